@@ -1,0 +1,52 @@
+# The commands a person types. `make run-local` and `make test` set everything up by themselves.
+
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command -v $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEMO := demo
+
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PYSPARK_PYTHON := $(CURDIR)/$(BIN)/python
+
+.PHONY: help run-local test lint format types imports readme clean
+
+help:  ## say what there is
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
+
+run-local: $(READY) $(DEMO)/photos/.ready  ## embed a small set of real photos and show their neighbours
+	$(BIN)/spark-embed --input_dir $(DEMO)/photos --output_dir $(DEMO)/embeddings --overwrite
+	$(BIN)/python tools/show_neighbours.py $(DEMO)/embeddings
+
+test: $(READY) lint types imports  ## everything that CI runs
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+imports: $(READY)
+	$(BIN)/lint-imports
+
+format: $(READY)  ## put the code in its one format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+readme: $(READY)  ## write the README's tables anew from the code
+	$(BIN)/python tools/write_readme.py
+
+clean:  ## remove what these commands made
+	rm -rf $(VENV) $(DEMO) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(READY): pyproject.toml constraints.txt tools/check_machine.sh
+	sh tools/check_machine.sh "$(PYTHON)"
+	"$(PYTHON)" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(DEMO)/photos/.ready: $(READY) tools/make_demo.py
+	$(BIN)/python tools/make_demo.py $(DEMO)/photos
+	touch $@

@@ -1,0 +1,66 @@
+"""The command: flags -> session -> pipeline.run -> summary; turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from py4j.protocol import Py4JError, Py4JJavaError
+from pyspark.errors import PySparkException
+
+from spark_embed.config import Config, load_config
+from spark_embed.errors import SparkEmbedError
+from spark_embed.logs import start_logging
+
+logger = logging.getLogger(__name__)
+
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job and return its exit code (`spark_embed.errors.EXIT_CODES`)."""
+    start_logging("dev")
+    try:
+        config = load_config(sys.argv[1:] if argv is None else argv, os.environ)
+        start_logging(config.env)
+        sys.stdout.write(_run(config) + "\n")
+    except SparkEmbedError as exc:
+        logger.error("%s", exc)
+        return exc.exit_code
+    except (PySparkException, Py4JError) as exc:
+        logger.error("the Spark job failed: %s", first_cause(exc))
+        logger.debug("all of it", exc_info=exc)
+        return SparkEmbedError.exit_code
+    except KeyboardInterrupt:
+        logger.error("interrupted; nothing was published by this run")
+        return INTERRUPTED
+    return 0
+
+
+def _run(config: Config) -> str:
+    # Flags first: a wrong one is told before Spark is imported and its JVM started.
+    from spark_embed import pipeline
+    from spark_embed.session import make_session
+
+    spark = make_session(config)
+    try:
+        if config.dry_run:
+            return pipeline.describe_run(spark, config)
+        return pipeline.run(spark, config).text()
+    finally:
+        spark.stop()
+
+
+def first_cause(exc: Exception) -> str:
+    """Return the line of a Spark failure that says why, without the stack traces around it."""
+    text = str(exc.java_exception) if isinstance(exc, Py4JJavaError) else str(exc)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    causes = [line for line in lines if line.startswith("Caused by:") or _is_python_error(line)]
+    return (causes or lines or [type(exc).__name__])[-1].removeprefix("Caused by:").strip()
+
+
+def _is_python_error(line: str) -> bool:
+    name, colon, _ = line.partition(": ")
+    return bool(colon) and name.isidentifier() and name.endswith(("Error", "Exception"))

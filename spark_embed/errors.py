@@ -1,0 +1,82 @@
+"""The two kinds of failure: a job that must stop, and an image that becomes an error row.
+
+This room knows nothing of Spark, of images or of models: it only names what can go wrong.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+ErrorCode = Literal[
+    "null_bytes",  # the row has no image: null bytes, or no uri
+    "not_found",  # the uri names nothing
+    "forbidden",  # the uri may not be read: outside the allowed folders, or access denied
+    "fetch_failed",  # reading the bytes failed in any other way
+    "timeout",  # fetching or decoding took longer than its limit
+    "too_many_bytes",  # the encoded image is larger than the limit
+    "too_many_pixels",  # the header announces more pixels than the limit
+    "not_an_image",  # the bytes are in no format that is read here
+    "corrupt",  # an image format, but the pixels cannot be decoded
+    "out_of_memory",  # the image does not fit in memory, on the host or on the device
+    "bad_vector",  # the model returned NaN, an infinity or only zeros
+]
+ERROR_CODES: frozenset[str] = frozenset(get_args(ErrorCode))
+
+ERROR_DETAIL_CHARS = 200
+
+
+class ImageError(Exception):
+    """One image cannot be used; it becomes a row of errors.parquet and the job goes on.
+
+    Args:
+        code: one of the closed set `ERROR_CODES`, so that counting by code stays bounded.
+        detail: what a person needs to know; cut at 200 characters when the row is made.
+    """
+
+    def __init__(self, code: ErrorCode, detail: str = "") -> None:
+        super().__init__(f"{code}: {detail}" if detail else code)
+        self.code: ErrorCode = code
+        self.detail = detail[:ERROR_DETAIL_CHARS]
+
+    def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:
+        return type(self), (self.code, self.detail)
+
+
+class SparkEmbedError(Exception):
+    """The job cannot go on. Its text is one line that says what to do; nothing was lost."""
+
+    exit_code = 1
+
+
+class ConfigError(SparkEmbedError):
+    """An option, or the input that it points at, cannot be used."""
+
+    exit_code = 2
+
+
+class ModelError(SparkEmbedError):
+    """The model cannot be loaded, is not a vision model, or does not give the vectors it should."""
+
+    exit_code = 3
+
+
+class StorageError(SparkEmbedError):
+    """Reading the input or writing the output failed."""
+
+    exit_code = 4
+
+
+EXIT_CODES: dict[int, str] = {
+    0: "done; every input row is in embeddings.parquet or in errors.parquet",
+    1: "the Spark job failed, or a bug: the lines above say which",
+    ConfigError.exit_code: "an option or the input cannot be used; nothing was written",
+    ModelError.exit_code: "the model cannot be used; nothing was written",
+    StorageError.exit_code: "reading the input or writing the output failed",
+    130: "interrupted (Ctrl-C)",
+}
+
+
+def fatal_error_named(name: str) -> type[SparkEmbedError]:
+    """Return the fatal error class called `name`: errors cross from executor to driver by name."""
+    classes = {cls.__name__: cls for cls in (ConfigError, ModelError, StorageError)}
+    return classes.get(name, SparkEmbedError)

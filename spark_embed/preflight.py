@@ -1,0 +1,118 @@
+"""One task before the first wave: model, device, dtype, parity; its answers bind the whole run.
+
+Knows Spark and the model, so that nothing else has to learn from an executor what will run there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import platform
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+
+from spark_embed.errors import ImageError, SparkEmbedError, fatal_error_named
+from spark_embed.feed import FeedOptions
+from spark_embed.fetch import Buffer, Reference, make_fetch
+from spark_embed.models import Recipe
+from spark_embed.schema import IMAGE
+from spark_embed.udf import iterate_references, load_worker_model
+
+if TYPE_CHECKING:
+    from spark_embed.models.image_embedder import ImageEmbedder
+
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "transformers",
+    "timm",
+    "pillow",
+    "simplejpeg",
+    "numpy",
+    "pyarrow",
+    "pandas",
+)
+
+Probe = Callable[[Iterable[pa.RecordBatch]], Iterable[pa.RecordBatch]]
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What the executors said.
+
+    Attributes:
+        recipe: the run's recipe with device, dtype, commit and the weights' hash resolved.
+        model: what metadata.json says of the model.
+        parity: see `spark_embed.parity.Parity`, as a dict.
+        versions: of the packages that decide what a vector is, on the executor.
+    """
+
+    recipe: Recipe
+    model: dict[str, Any]
+    parity: dict[str, Any]
+    versions: dict[str, str]
+
+
+def run_preflight(
+    spark: SparkSession, sample: DataFrame | None, recipe: Recipe, options: FeedOptions
+) -> Preflight:
+    """Load the model in one task and compare it with plain transformers on `sample` (references).
+
+    Raises:
+        ModelError: the model cannot be used; the text is what the executor found.
+    """
+    probe = _make_probe(recipe, options)
+    answer = _run_one_task(sample, probe) if sample is not None else None
+    if answer is None:  # no sample, or not one usable reference in it
+        answer = _run_one_task(spark.range(0, 1, 1, 1), probe)
+    if answer is None:
+        raise RuntimeError("preflight: a task over one row gave no answer")
+    if "fatal" in answer:
+        raise fatal_error_named(answer["fatal"])(answer["text"])
+    return Preflight(Recipe(**answer.pop("recipe")), **answer)
+
+
+def _run_one_task(frame: DataFrame, probe: Probe) -> dict[str, Any] | None:
+    rows = frame.coalesce(1).mapInArrow(probe, "answer string").collect()
+    return json.loads(rows[0]["answer"]) if rows else None
+
+
+def _make_probe(recipe: Recipe, options: FeedOptions) -> Probe:
+    def probe(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
+        yield pa.RecordBatch.from_pydict({"answer": [json.dumps(_probe(batches, recipe, options))]})
+
+    return probe
+
+
+def _probe(batches: Iterable[pa.RecordBatch], recipe: Recipe, options: FeedOptions) -> dict[str, Any]:
+    """Run on an executor: load, compare, describe. A fatal error is an answer, so Spark does not retry."""
+    from spark_embed.models.image_embedder import describe
+    from spark_embed.parity import measure_parity
+
+    columns = (batch.column(IMAGE) for batch in batches if IMAGE in batch.schema.names)
+    images = list(_fetched(iterate_references(columns), options))
+    try:
+        loaded, _ = load_worker_model(recipe)
+        model: ImageEmbedder = loaded  # type: ignore[assignment]
+        parity = measure_parity(model, images, options.max_pixels)
+    except SparkEmbedError as exc:
+        return {"fatal": type(exc).__name__, "text": str(exc)}
+    return {
+        "recipe": asdict(model.recipe),
+        "model": describe(model),
+        "parity": asdict(parity),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+    }
+
+
+def _fetched(references: Iterator[Reference], options: FeedOptions) -> Iterator[Buffer]:
+    """Yield the bytes of the references that can be fetched; the others become error rows later."""
+    fetch = make_fetch(options.fetch)
+    for reference in references:
+        with contextlib.suppress(ImageError):
+            yield fetch(reference)

@@ -1,0 +1,107 @@
+"""Column names and Spark types, in and out; knows no file, no model and no session."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+from pyspark.sql import types as T
+
+# Output columns. (shard, shard_row) identifies a row; image_id is for people.
+IMAGE_ID = "image_id"
+SHARD = "shard"
+SHARD_ROW = "shard_row"
+EMBEDDING = "embedding"
+ERROR = "error"
+ERROR_DETAIL = "error_detail"
+RESERVED = (IMAGE_ID, SHARD, SHARD_ROW, EMBEDDING, ERROR, ERROR_DETAIL)
+
+# Columns that live only between the table of references and the published files.
+IMAGE = "__image__"
+RESULT = "__result__"
+
+STAGE_SECONDS = ("load_s", "fetch_s", "decode_s", "wait_s", "predict_s", "encode_s")
+
+IMAGE_TYPE = T.StructType(
+    [
+        T.StructField("bytes", T.BinaryType()),  # the encoded image, inline
+        T.StructField("uri", T.StringType()),  # else where it is
+        T.StructField("base", T.StringType()),  # the folder that a relative uri starts from
+    ]
+)
+"""A reference: where one image's bytes are. Only the fetch stage looks inside."""
+
+STATS_TYPE = T.StructType(
+    [
+        T.StructField("n_loads", T.IntegerType()),  # 1 where this batch had to load the model
+        *(T.StructField(name, T.FloatType()) for name in STAGE_SECONDS),
+    ]
+)
+"""What a batch cost, on its first row (null on the others), so that times are committed with the rows."""
+
+RESULT_TYPE = T.StructType(
+    [
+        T.StructField(EMBEDDING, T.ArrayType(T.FloatType(), containsNull=False)),
+        T.StructField(ERROR, T.StringType()),
+        T.StructField(ERROR_DETAIL, T.StringType()),
+        T.StructField("stats", STATS_TYPE),
+    ]
+)
+"""What the UDF returns: `embedding` is null exactly when `error` is set."""
+
+_SPARK_TYPES: dict[pa.DataType, T.DataType] = {
+    pa.null(): T.StringType(),  # a column without a single value: any type will do
+    pa.bool_(): T.BooleanType(),
+    pa.int8(): T.ByteType(),
+    pa.uint8(): T.ShortType(),
+    pa.int16(): T.ShortType(),
+    pa.uint16(): T.IntegerType(),
+    pa.int32(): T.IntegerType(),
+    pa.uint32(): T.LongType(),
+    pa.int64(): T.LongType(),
+    pa.uint64(): T.DecimalType(20, 0),
+    pa.float32(): T.FloatType(),
+    pa.float64(): T.DoubleType(),
+    pa.date32(): T.DateType(),
+    pa.string(): T.StringType(),
+    pa.large_string(): T.StringType(),
+    pa.binary(): T.BinaryType(),
+    pa.large_binary(): T.BinaryType(),
+}
+
+
+def spark_type(arrow_type: pa.DataType) -> T.DataType:
+    """Return the type with which Spark reads a parquet column that Arrow calls `arrow_type`.
+
+    The pairs are those of Spark's own parquet reader (Spark SQL guide, "Parquet files"), which is
+    stricter than Arrow.
+
+    Raises:
+        TypeError: Spark cannot hold the type (timestamp[ns], float16, time, ...).
+    """
+    if arrow_type in _SPARK_TYPES:
+        return _SPARK_TYPES[arrow_type]
+    if pa.types.is_decimal128(arrow_type):
+        return T.DecimalType(arrow_type.precision, arrow_type.scale)
+    if pa.types.is_timestamp(arrow_type) and arrow_type.unit != "ns":
+        return T.TimestampType() if arrow_type.tz else T.TimestampNTZType()
+    if pa.types.is_duration(arrow_type):
+        return T.LongType()  # parquet stores the number alone
+    if pa.types.is_fixed_size_binary(arrow_type):
+        return T.BinaryType()
+    if pa.types.is_dictionary(arrow_type):
+        return spark_type(arrow_type.value_type)
+    if pa.types.is_map(arrow_type):
+        return T.MapType(spark_type(arrow_type.key_type), spark_type(arrow_type.item_type))
+    if pa.types.is_struct(arrow_type):
+        return T.StructType([T.StructField(f.name, spark_type(f.type)) for f in arrow_type])
+    if (
+        pa.types.is_list(arrow_type)
+        or pa.types.is_large_list(arrow_type)
+        or pa.types.is_fixed_size_list(arrow_type)
+    ):
+        return T.ArrayType(spark_type(arrow_type.value_type))
+    raise TypeError(f"Spark cannot hold the type {arrow_type}")
+
+
+def quoted(column: str) -> str:
+    """Return `column` in backticks: a dot in a name would otherwise mean a field of a struct."""
+    return "`" + column.replace("`", "``") + "`"

@@ -1,0 +1,124 @@
+"""The Spark session of a job: checked, with the settings of conf/local.conf where nobody gave others."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+
+from py4j.protocol import Py4JError
+from pyspark import SparkConf
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from spark_embed.config import Config, conf_folder
+from spark_embed.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+MIN_JAVA = 17
+_TASK_ATTEMPTS = 4
+
+
+def make_session(config: Config) -> SparkSession:
+    """Return a session for this job: under spark-submit the given one, else one on this machine.
+
+    A local master is rewritten to local[N,4]: plain local[N] never retries a failed task.
+
+    Raises:
+        ConfigError: no Java, too old a Java, pandas 3, or a Spark that does not start.
+    """
+    check_pandas()
+    submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # spark-submit has started the JVM
+    if not submitted:
+        check_java()
+    given = SparkConf()
+    builder = SparkSession.builder.appName("spark_embed")
+    master = given.get("spark.master", "local[*]") or "local[*]"
+    if master.startswith("local") and not master.startswith("local-cluster"):
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+        builder = builder.master(local_master(master, config.num_workers))
+        for name, value in read_properties(str(conf_folder() / "local.conf")).items():
+            # Under spark-submit the JVM runs already, and options of the driver's JVM would be ignored.
+            if not given.contains(name) and not (submitted and name.startswith("spark.driver.")):
+                builder = builder.config(name, value)
+    try:
+        spark = builder.getOrCreate()
+    except (PySparkException, Py4JError, RuntimeError) as exc:
+        raise ConfigError(f"Spark does not start: {str(exc).splitlines()[0]}") from exc
+    spark.sparkContext.setLogLevel("WARN")
+    check_workers(spark, config.num_workers)
+    return spark
+
+
+def local_master(master: str, num_workers: int | None) -> str:
+    """Return local[N,4] for a local master: N is --num_workers, else the master's own, else all cores."""
+    found = re.fullmatch(r"local(?:\[(\d+|\*)(?:,\s*(\d+))?\])?", master)
+    if not found:
+        return master
+    cores, attempts = found[1] or "1", found[2] or str(_TASK_ATTEMPTS)
+    n_tasks = str(num_workers or (len(os.sched_getaffinity(0)) if cores == "*" else cores))
+    return f"local[{n_tasks},{attempts}]"
+
+
+def check_workers(spark: SparkSession, num_workers: int | None) -> None:
+    """Warn where --num_workers and what the session can run at once differ."""
+    slots = spark.sparkContext.defaultParallelism
+    if num_workers and num_workers != slots:
+        logger.warning(
+            "--num_workers %d: this Spark runs %d tasks at once; its master or the cluster decides that "
+            "(spark.executor.instances, spark.executor.cores)",
+            num_workers,
+            slots,
+        )
+
+
+def check_pandas() -> None:
+    """Refuse pandas 3.
+
+    Raises:
+        ConfigError: pandas is too new for pyspark.
+    """
+    if int(version("pandas").split(".")[0]) >= 3:
+        raise ConfigError(
+            f"pandas {version('pandas')}: Spark up to 4.3 needs pandas 2; pip install 'pandas<3'"
+        )
+
+
+def check_java() -> None:
+    """Refuse a missing or old Java before Spark prints pages about it.
+
+    Raises:
+        ConfigError: with what to install.
+    """
+    home = os.environ.get("JAVA_HOME")
+    java = os.path.join(home, "bin", "java") if home else shutil.which("java")
+    advice = (
+        f"install Java {MIN_JAVA} or later (Debian: apt-get install openjdk-17-jre-headless) or set JAVA_HOME"
+    )
+    if not java or not os.access(java, os.X_OK):
+        raise ConfigError(
+            f"Spark needs Java, and there is none{f' in JAVA_HOME {home}' if home else ''}: {advice}"
+        )
+    shown = subprocess.run([java, "-version"], capture_output=True, text=True, check=False, timeout=60)
+    found = re.search(r'version "(?:1\.)?(\d+)', shown.stderr + shown.stdout)
+    if not found:
+        raise ConfigError(f"{java} -version does not say its version: {advice}")
+    if int(found[1]) < MIN_JAVA:
+        raise ConfigError(f"{java} is Java {found[1]}, too old: {advice}")
+
+
+def read_properties(path: str) -> dict[str, str]:
+    """Read a Spark properties file: a name, white space or =, a value; # begins a comment line."""
+    values = {}
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            text = line.strip()
+            if text and not text.startswith("#"):
+                name, value = re.split(r"\s*=\s*|\s+", text, maxsplit=1)
+                values[name] = value
+    return values

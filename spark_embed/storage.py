@@ -1,0 +1,152 @@
+"""Paths, listings and the driver's small files; the only file that knows URIs.
+
+For now a local path, plain or as a file: URI. Nothing outside this room builds or takes apart a URI.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from spark_embed.errors import StorageError
+
+_HIDDEN = ("_", ".")
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file below a folder: `path` is relative to it, with '/'."""
+
+    path: str
+    n_bytes: int
+    modified_s: float
+
+
+def uri_scheme(uri: str) -> str:
+    """Return the scheme of `uri` in lower case, or '' for a plain path."""
+    scheme, separator, _ = uri.partition("://")
+    if separator and scheme.isalnum():
+        return scheme.lower()
+    return "file" if uri[:5].lower() == "file:" else ""
+
+
+def local_path(uri: str) -> str | None:
+    """Return the path that a plain path or a file: URI names, None for any other scheme or host."""
+    scheme = uri_scheme(uri)
+    if scheme == "":
+        return uri
+    if scheme != "file":
+        return None
+    parts = urlsplit(uri)
+    return unquote(parts.path) if parts.netloc in ("", "localhost") else None
+
+
+def folder_path(uri: str, flag: str) -> str:
+    """Return the absolute local path of the folder that the option `flag` names (it need not exist).
+
+    Raises:
+        StorageError: a scheme that is not read yet.
+    """
+    path = local_path(uri)
+    if path is None:
+        raise StorageError(f"{flag} {uri}: only local paths and file: URIs can be used so far")
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def is_below(path: str, folder: str) -> bool:
+    """Say whether `path` is `folder` or inside it, once symbolic links are resolved."""
+    real, root = os.path.realpath(path), os.path.realpath(folder)
+    return real == root or real.startswith(root.rstrip(os.sep) + os.sep)
+
+
+def list_files(folder: str, suffix: str) -> list[StoredFile]:
+    """List the files below `folder` whose name ends with `suffix`, sorted by path.
+
+    Names that begin with _ or . are left out, as Spark leaves them out (`_col=value` folders stay).
+
+    Raises:
+        StorageError: a folder cannot be listed.
+    """
+    try:
+        return sorted(_walk(folder, "", suffix, frozenset()), key=lambda file: file.path)
+    except OSError as exc:
+        raise StorageError(f"{folder}: cannot be listed: {exc}") from exc
+
+
+def _walk(folder: str, prefix: str, suffix: str, seen: frozenset[str]) -> Iterator[StoredFile]:
+    real = os.path.realpath(folder)
+    if real in seen:  # a symbolic link back up would never end
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(_HIDDEN) and "=" not in entry.name:
+                continue
+            if entry.is_dir():
+                yield from _walk(entry.path, f"{prefix}{entry.name}/", suffix, seen | {real})
+            elif entry.name.endswith(suffix):
+                stat = entry.stat()
+                yield StoredFile(prefix + entry.name, stat.st_size, stat.st_mtime)
+
+
+def list_names(folder: str) -> list[str]:
+    """Return the names in `folder`, sorted; none if it does not exist."""
+    try:
+        return sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []
+    except OSError as exc:
+        raise StorageError(f"{folder}: cannot be listed: {exc}") from exc
+
+
+def write_json(path: str, value: Any) -> None:
+    """Write `value` to `path` so that a reader sees the old file or the whole new one, never a part.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    staged = f"{path}.{os.getpid()}.tmp"
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(staged, "w", encoding="utf-8") as file:
+            json.dump(value, file, indent=2, ensure_ascii=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(staged, path)
+    except OSError as exc:
+        raise StorageError(f"{path}: cannot be written: {exc}") from exc
+
+
+def read_json(path: str) -> Any:
+    """Read the JSON file at `path`; None if there is no such file.
+
+    Raises:
+        StorageError: the file cannot be read or is not JSON.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as exc:
+        raise StorageError(f"{path}: cannot be read as JSON: {exc}") from exc
+
+
+def delete(path: str) -> None:
+    """Delete the file or folder at `path`, if there is one.
+
+    Raises:
+        StorageError: it cannot be deleted.
+    """
+    try:
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path)
+        elif os.path.lexists(path):
+            os.unlink(path)
+    except OSError as exc:
+        raise StorageError(f"{path}: cannot be deleted: {exc}") from exc

@@ -1,0 +1,68 @@
+"""The record of a run: what metadata.json holds and what a person is told."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Rows of a run: `rows` is always `embedded` + `errors`."""
+
+    rows: int
+    embedded: int
+    errors: int
+    errors_by_code: dict[str, int]
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """metadata.json, field by field; docs/output.md explains each."""
+
+    status: str
+    counts: Counts
+    model: dict[str, Any]
+    input: dict[str, Any]
+    output: dict[str, Any]
+    timings_s: dict[str, float]
+    stage_s: dict[str, float]
+    throughput: dict[str, float]
+    parity: dict[str, Any]
+    n_model_loads: int
+    versions: dict[str, str]
+    config: dict[str, Any]
+    started_at: str
+    finished_at: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the summary as JSON values."""
+        return asdict(self)
+
+    def text(self) -> str:
+        """Return the summary for a person, a few lines."""
+        counts = self.counts
+        by_code = ", ".join(f"{n:,} {code}" for code, n in self.counts.errors_by_code.items())
+        lines = [
+            f"{counts.rows:,} rows: {counts.embedded:,} embedded, {counts.errors:,} errors"
+            + (f" ({by_code})" if by_code else ""),
+            f"model   {self.model['name']}, {self.model['embedding_dim']} values, {self.model['dtype']} "
+            f"on {self.model['device']}",
+            f"parity  {describe_parity(self.parity)}",
+            f"speed   {self.throughput['images_per_s']:,.1f} images/s while embedding; "
+            + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.timings_s.items()),
+            f"output  {self.output['output_dir']}",
+        ]
+        return "\n".join(lines)
+
+
+def describe_parity(parity: dict[str, Any]) -> str:
+    """Return one line on how the run's vectors compare with plain transformers."""
+    if not parity["n_images"]:
+        return "not measured"
+    line = (
+        f"smallest cosine {parity['min_cosine']:.6f} with plain transformers on {parity['n_images']} images"
+    )
+    if parity["max_pixel_difference"] is not None:
+        line += f", pixels within {parity['max_pixel_difference']:.1f} grey levels"
+    return line

@@ -1,0 +1,67 @@
+"""How tables are read and written with Spark: the settings that this takes, and the vectors' encoding."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, SparkSession
+
+logger = logging.getLogger(__name__)
+
+# Bytes of images that may be under way between the JVM and one Python worker in one Arrow batch.
+_ARROW_BATCH_BYTES = 16 << 20
+_MIN_RECORDS, _MAX_RECORDS = 8, 256
+
+
+def table_settings(bytes_per_row: float) -> dict[str, str]:
+    """Return the SQL settings of a run over rows of about this size.
+
+    Spark's defaults (10,000 rows in an Arrow batch, 4,096 in a parquet batch) are made for numbers:
+    with images of 110 KB the first is over a gigabyte.
+    """
+    records = str(round(min(max(_ARROW_BATCH_BYTES / max(bytes_per_row, 1), _MIN_RECORDS), _MAX_RECORDS)))
+    return {
+        "spark.sql.execution.arrow.maxRecordsPerBatch": records,
+        "spark.sql.parquet.columnarReaderBatchSize": records,
+        "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",  # INT96, the default, is deprecated
+        # A file that cannot be read must stop the job: skipping it would lose rows without a word.
+        "spark.sql.files.ignoreCorruptFiles": "false",
+        "spark.sql.files.ignoreMissingFiles": "false",
+    }
+
+
+@contextmanager
+def settings(spark: SparkSession, values: dict[str, str]) -> Iterator[None]:
+    """Set SQL settings inside a `with` block and put the old ones back: the session may be the user's.
+
+    A setting that the platform does not allow to change is left alone.
+    """
+    before: dict[str, str | None] = {}
+    for name, value in values.items():
+        old = spark.conf.get(name, None)
+        try:
+            spark.conf.set(name, value)
+            before[name] = old
+        except (PySparkException, Py4JError) as exc:
+            logger.warning("%s stays at %s: this platform does not let it be set (%s)", name, old, exc)
+    try:
+        yield
+    finally:
+        for name, old in before.items():
+            if old is None:
+                spark.conf.unset(name)
+            else:
+                spark.conf.set(name, old)
+
+
+def write_parquet(frame: DataFrame, folder: str, vector_column: str) -> None:
+    """Write a frame whose vectors, if it has any, are in `vector_column`; replaces the folder.
+
+    A dictionary of floats is wasted work: hardly two are equal.
+    """
+    no_dictionary = f"parquet.enable.dictionary#{vector_column}.list.element"
+    frame.write.mode("overwrite").option(no_dictionary, "false").parquet(folder)
