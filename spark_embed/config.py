@@ -47,7 +47,7 @@ class ModelOptions(BaseModel):
     )
     revision: str | None = _option(None, "Model", "branch, tag or commit of a hub id")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = _option(
-        "auto", "Model", "precision of the forward pass; auto: bfloat16 where the device is fast at it"
+        "auto", "Model", "precision of the forward pass; auto: what the device is fast at, if parity holds"
     )
     batch_size: int = _option(32, "Model", "images in one forward pass", ge=1)
     normalize: bool = _option(True, "Model", "scale every vector to length 1 (L2)")

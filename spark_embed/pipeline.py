@@ -103,14 +103,23 @@ def check_model(spark: SparkSession, config: Config, source: ParquetSource) -> P
         )
     sample = source.sample(spark, config.parity_samples) if config.parity_samples else None
     options = make_feed_options(config, source_roots(config, source))
-    preflight = run_preflight(spark, sample, make_recipe(config), options)
+    preflight = run_preflight(spark, sample, make_recipe(config), options, config.parity_min_cosine)
     if isinstance(preflight.model["preprocessing"], str):
         logger.warning(
             "no fast path for %s: images are prepared by transformers itself, which is slower",
             preflight.model["preprocessing"],
         )
-    cosine = preflight.parity["min_cosine"]
+    if rejected := preflight.parity["rejected"]:
+        logger.info(
+            "dtype: float32, because %s takes a vector's cosine down to %.6f (--parity_min_cosine %s); "
+            "--dtype %s is faster",
+            rejected["dtype"],
+            rejected["min_cosine"],
+            config.parity_min_cosine,
+            rejected["dtype"],
+        )
     logger.info("parity: %s", describe_parity(preflight.parity))
+    cosine = preflight.parity["min_cosine"]
     if cosine is not None and not cosine >= config.parity_min_cosine:  # NaN is below, too
         text = (
             f"parity: smallest cosine with plain transformers is {cosine:.6f}, below --parity_min_cosine "

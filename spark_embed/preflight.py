@@ -9,9 +9,9 @@ import contextlib
 import json
 import platform
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
@@ -48,7 +48,8 @@ class Preflight:
     Attributes:
         recipe: the run's recipe with device, dtype, commit and the weights' hash resolved.
         model: what metadata.json says of the model.
-        parity: see `spark_embed.parity.Parity`, as a dict.
+        parity: see `spark_embed.parity.Parity`, as a dict; `rejected` says which
+            precision was tried first and fell below the limit, None for none.
         versions: of the packages that decide what a vector is, on the executor.
     """
 
@@ -59,14 +60,17 @@ class Preflight:
 
 
 def run_preflight(
-    spark: SparkSession, sample: DataFrame | None, recipe: Recipe, options: FeedOptions
+    spark: SparkSession, sample: DataFrame | None, recipe: Recipe, options: FeedOptions, min_cosine: float
 ) -> Preflight:
     """Load the model in one task and compare it with plain transformers on `sample` (references).
+
+    dtype "auto" takes the fast precision of the device, unless that brings a vector of the sample below
+    `min_cosine`: then float32.
 
     Raises:
         ModelError: the model cannot be used; the text is what the executor found.
     """
-    probe = _make_probe(recipe, options)
+    probe = _make_probe(recipe, options, min_cosine)
     answer = _run_one_task(sample, probe) if sample is not None else None
     if answer is None:  # no sample, or not one usable reference in it
         answer = _run_one_task(spark.range(0, 1, 1, 1), probe)
@@ -82,14 +86,18 @@ def _run_one_task(frame: DataFrame, probe: Probe) -> dict[str, Any] | None:
     return json.loads(rows[0]["answer"]) if rows else None
 
 
-def _make_probe(recipe: Recipe, options: FeedOptions) -> Probe:
+def _make_probe(recipe: Recipe, options: FeedOptions, min_cosine: float) -> Probe:
     def probe(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
-        yield pa.RecordBatch.from_pydict({"answer": [json.dumps(_probe(batches, recipe, options))]})
+        yield pa.RecordBatch.from_pydict(
+            {"answer": [json.dumps(_probe(batches, recipe, options, min_cosine))]}
+        )
 
     return probe
 
 
-def _probe(batches: Iterable[pa.RecordBatch], recipe: Recipe, options: FeedOptions) -> dict[str, Any]:
+def _probe(
+    batches: Iterable[pa.RecordBatch], recipe: Recipe, options: FeedOptions, min_cosine: float
+) -> dict[str, Any]:
     """Run on an executor: load, compare, describe. A fatal error is an answer, so Spark does not retry."""
     from spark_embed.models.image_embedder import describe
     from spark_embed.parity import measure_parity
@@ -97,17 +105,27 @@ def _probe(batches: Iterable[pa.RecordBatch], recipe: Recipe, options: FeedOptio
     columns = (batch.column(IMAGE) for batch in batches if IMAGE in batch.schema.names)
     images = list(_fetched(iterate_references(columns), options))
     try:
-        loaded, _ = load_worker_model(recipe)
-        model: ImageEmbedder = loaded  # type: ignore[assignment]
+        model = _load(recipe)
         parity = measure_parity(model, images, options.max_pixels)
+        rejected = None
+        if recipe.dtype == "auto" and parity.min_cosine is not None and parity.min_cosine < min_cosine:
+            rejected = {"dtype": model.recipe.dtype, "min_cosine": parity.min_cosine}
+            model = _load(replace(recipe, dtype="float32"))
+            parity = measure_parity(model, images, options.max_pixels)
     except SparkEmbedError as exc:
         return {"fatal": type(exc).__name__, "text": str(exc)}
     return {
-        "recipe": asdict(model.recipe),
+        # Every task finds its own GPU's number.
+        "recipe": asdict(replace(model.recipe, device=model.recipe.device.partition(":")[0])),
         "model": describe(model),
-        "parity": asdict(parity),
+        "parity": {**asdict(parity), "rejected": rejected},
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
     }
+
+
+def _load(recipe: Recipe) -> ImageEmbedder:
+    model, _ = load_worker_model(recipe)
+    return cast("ImageEmbedder", model)  # parity needs its processor, which is not in the seam
 
 
 def _fetched(references: Iterator[Reference], options: FeedOptions) -> Iterator[Buffer]:

@@ -38,11 +38,16 @@ def make_session(config: Config) -> SparkSession:
         check_java()
     given = SparkConf()
     builder = SparkSession.builder.appName("spark_embed")
+    if not given.contains("spark.log.level"):
+        builder = builder.config("spark.log.level", "WARN")
     master = given.get("spark.master", "local[*]") or "local[*]"
     if master.startswith("local") and not master.startswith("local-cluster"):
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+        os.environ.setdefault(
+            "SPARK_LOCAL_IP", "127.0.0.1"
+        )  # else Spark looks for the host's name, and warns
         builder = builder.master(local_master(master, config.num_workers))
-        for name, value in read_properties(str(conf_folder() / "local.conf")).items():
+        for name, value in local_properties().items():
             # Under spark-submit the JVM runs already, and options of the driver's JVM would be ignored.
             if not given.contains(name) and not (submitted and name.startswith("spark.driver.")):
                 builder = builder.config(name, value)
@@ -50,7 +55,6 @@ def make_session(config: Config) -> SparkSession:
         spark = builder.getOrCreate()
     except (PySparkException, Py4JError, RuntimeError) as exc:
         raise ConfigError(f"Spark does not start: {str(exc).splitlines()[0]}") from exc
-    spark.sparkContext.setLogLevel("WARN")
     check_workers(spark, config.num_workers)
     return spark
 
@@ -110,6 +114,15 @@ def check_java() -> None:
         raise ConfigError(f"{java} -version does not say its version: {advice}")
     if int(found[1]) < MIN_JAVA:
         raise ConfigError(f"{java} is Java {found[1]}, too old: {advice}")
+
+
+def local_properties() -> dict[str, str]:
+    """Return the settings of conf/local.conf, and conf/log4j2.properties for the driver's JVM."""
+    values = read_properties(str(conf_folder() / "local.conf"))
+    log4j = (conf_folder() / "log4j2.properties").absolute().as_uri()
+    options = "spark.driver.extraJavaOptions"
+    values[options] = f"{values.get(options, '')} -Dlog4j2.configurationFile={log4j}".strip()
+    return values
 
 
 def read_properties(path: str) -> dict[str, str]:

@@ -47,7 +47,8 @@ def make_embed_column(recipe: Recipe, options: FeedOptions) -> Callable[[Column]
     def embed_frames(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         return _embed_frames(frames, recipe, options)
 
-    return _as_column(pandas_udf(embed_frames, RESULT_TYPE))
+    # The stubs know no iterator of DataFrames.
+    return _as_column(pandas_udf(embed_frames, RESULT_TYPE))  # type: ignore[call-overload]
 
 
 def image_embedding(image: str | Column, *, model: str | None = None, **options: object) -> Column:

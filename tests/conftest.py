@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -66,3 +68,34 @@ def photo_bytes(photos) -> list[bytes]:
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Cosine of each row of `a` with the same row of `b`."""
     return np.sum(a * b, axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory) -> Path:
+    """A CLIP with random weights in Hugging Face layout: 24 values, a few milliseconds to load."""
+    import torch
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+
+    torch.manual_seed(0)
+    text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = {**text, "image_size": 64, "patch_size": 16, "projection_dim": 24}
+    config = CLIPConfig(text_config={**text, "vocab_size": 50}, vision_config=vision, projection_dim=24)
+    folder = tmp_path_factory.mktemp("models") / "tiny-clip"
+    CLIPModel(config).save_pretrained(folder)
+    size = {"height": 64, "width": 64}
+    CLIPImageProcessor(size={"shortest_edge": 64}, crop_size=size).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory, photo_bytes) -> Path:
+    """Three shards in img2dataset's shape: 24 photos, and a failed download in each shard."""
+    folder = tmp_path_factory.mktemp("shards")
+    for shard in range(3):
+        images = [photo_bytes[(shard + row) % len(photo_bytes)] for row in range(8)]
+        rows = [
+            {"key": f"{shard}{row}", "caption": f"photo {row}", "width": row, "jpg": data}
+            for row, data in enumerate([*images[:5], None, *images[5:]])
+        ]
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"{shard:05d}.parquet")
+    return folder

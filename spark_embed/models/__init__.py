@@ -95,5 +95,7 @@ def load_model(recipe: Recipe) -> tuple[Model, bool]:
         from spark_embed.models.image_embedder import ImageEmbedder  # torch: executors only
 
         _loaded.clear()
-        _loaded[recipe] = ImageEmbedder(recipe)
-        return _loaded[recipe], True
+        model = ImageEmbedder(recipe)
+        # Preflight asks with "auto" and binds the run to what that became: the same model.
+        _loaded[recipe] = _loaded[model.recipe] = model
+        return model, True

@@ -6,6 +6,7 @@ They are the table of references already: this room finds the columns and reads 
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -110,21 +111,21 @@ class ParquetSource:
         needed = {field.name for field in self.own_columns} | {self.image_column, self.id_column}
         present = [field for field in schema if field.name in needed and not pa.types.is_null(field.type)]
         file_schema = T.StructType([T.StructField(field.name, spark_type(field.type)) for field in present])
-        for name in self.hive:
-            file_schema = file_schema.add(name, T.StringType())  # as text: cat=007 stays 007
         frame = (
             spark.read.schema(file_schema)
-            .option("basePath", self.root)
             .option("__globPaths__", "false")  # x[1].parquet is a name, not a pattern
+            .option("recursiveFileLookup", "true")  # else [ or * in a folder's name multiplies the rows
             .parquet(*(os.path.join(self.root, shard.path) for shard in shards))
         )
         names = set(file_schema.names)
+        shard, row = _shard_path(self.root), F.col("_metadata.row_index")
 
         def column(name: str) -> Column:
+            if name in self.hive:
+                return _hive_value(shard, name)
             return F.col(quoted(name)) if name in names else F.lit(None)
 
         own = [column(field.name).cast(field.dataType).alias(field.name) for field in self.own_columns]
-        shard, row = _shard_path(self.root), F.col("_metadata.row_index")
         place = F.concat(shard, F.lit("#"), row.cast("string"))
         image_id = F.coalesce(column(self.id_column).cast("string"), place) if self.id_column else place
         return frame.select(
@@ -241,7 +242,20 @@ def _checked_type(schema: pa.Schema, name: str) -> T.DataType:
 def _shard_path(root: str) -> Column:
     """Return the shard of each row: its file's path relative to `root`, percent-decoding undone.
 
-    Spark's file_path is a percent-encoded URI; url_decode would also turn + into a space.
+    Spark's file_path is a percent-encoded URI.
     """
-    uri = F.url_decode(F.replace(F.col("_metadata.file_path"), F.lit("+"), F.lit("%2B")))
+    uri = _percent_decoded(F.col("_metadata.file_path"))
     return uri.substr(F.instr(uri, root + "/") + F.lit(len(root) + 1), F.length(uri))
+
+
+def _hive_value(shard: Column, name: str) -> Column:
+    """Return what a folder such as cat=007 says of each row, as text: 007 stays 007.
+
+    Hive writes null as a name of its own and percent-encodes what a path cannot hold.
+    """
+    found = F.regexp_extract(shard, f"(?:^|/){re.escape(name)}=([^/]*)/", 1)
+    return F.when(found != "__HIVE_DEFAULT_PARTITION__", _percent_decoded(found))
+
+
+def _percent_decoded(text: Column) -> Column:
+    return F.url_decode(F.replace(text, F.lit("+"), F.lit("%2B")))  # url_decode takes + for a space

@@ -112,7 +112,7 @@ def _common_type(name: str, types: dict[pa.DataType, str]) -> pa.DataType:
     try:
         return reduce(widen, types)
     except pa.ArrowException as exc:
-        found = ", ".join(f"{arrow_type} in {path}" for arrow_type, path in list(types.items())[:3])
+        found = ", ".join(f"{arrow_type} in {path}" for arrow_type, path in types.items())
         raise ConfigError(
             f"column {name!r} has types that do not fit together ({found}): "
             f"leave it out with --drop_columns {name}"
