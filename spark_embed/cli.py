@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
+from types import FrameType
 
 from py4j.protocol import Py4JError, Py4JJavaError
 from pyspark.errors import PySparkException
@@ -17,6 +21,7 @@ from spark_embed.logs import start_logging
 logger = logging.getLogger(__name__)
 
 INTERRUPTED = 130
+_signal_seen = threading.Event()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,13 +34,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SparkEmbedError as exc:
         logger.error("%s", exc)
         return exc.exit_code
+    except KeyboardInterrupt:
+        return _interrupted()
     except (PySparkException, Py4JError) as exc:
+        if _signal_seen.is_set():  # py4j, cut off in the middle of a call, raises errors of its own
+            return _interrupted()
         logger.error("the Spark job failed: %s", first_cause(exc))
         logger.debug("all of it", exc_info=exc)
         return SparkEmbedError.exit_code
-    except KeyboardInterrupt:
-        logger.error("interrupted; nothing was published by this run")
-        return INTERRUPTED
     return 0
 
 
@@ -45,12 +51,25 @@ def _run(config: Config) -> str:
     from spark_embed.session import make_session
 
     spark = make_session(config)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _on_signal)  # instead of pyspark's own, which talks to the JVM from inside
     try:
         if config.dry_run:
             return pipeline.describe_run(spark, config)
         return pipeline.run(spark, config).text()
     finally:
-        spark.stop()
+        with contextlib.suppress(Py4JError):  # the connection may be gone, and the exit ends the JVM anyway
+            spark.stop()
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    _signal_seen.set()
+    raise KeyboardInterrupt
+
+
+def _interrupted() -> int:
+    logger.error("interrupted; nothing was published by this run")
+    return INTERRUPTED
 
 
 def first_cause(exc: Exception) -> str:

@@ -72,7 +72,7 @@ EXIT_CODES: dict[int, str] = {
     ConfigError.exit_code: "an option or the input cannot be used; nothing was written",
     ModelError.exit_code: "the model cannot be used; nothing was written",
     StorageError.exit_code: "reading the input or writing the output failed",
-    130: "interrupted (Ctrl-C)",
+    130: "interrupted (Ctrl-C or SIGTERM)",
 }
 
 

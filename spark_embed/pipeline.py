@@ -41,6 +41,9 @@ def run(spark: SparkSession, config: Config) -> RunSummary:
     with clock.measure("plan"):
         source = find_source(config)
         output = check_output(config)
+    logger.info(
+        "found %d shards, %s rows, layout %s", len(source.shards), f"{source.n_rows:,}", source.layout
+    )
     with settings(spark, table_settings(source.n_bytes / max(source.n_rows, 1))):
         with clock.measure("preflight"):
             preflight = check_model(spark, config, source)

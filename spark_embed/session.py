@@ -117,12 +117,10 @@ def check_java() -> None:
 
 
 def local_properties() -> dict[str, str]:
-    """Return the settings of conf/local.conf, and conf/log4j2.properties for the driver's JVM."""
+    """Return the settings of conf/local.conf, with the path in it made absolute."""
     values = read_properties(str(conf_folder() / "local.conf"))
     log4j = (conf_folder() / "log4j2.properties").absolute().as_uri()
-    options = "spark.driver.extraJavaOptions"
-    values[options] = f"{values.get(options, '')} -Dlog4j2.configurationFile={log4j}".strip()
-    return values
+    return {name: value.replace("conf/log4j2.properties", log4j) for name, value in values.items()}
 
 
 def read_properties(path: str) -> dict[str, str]:

@@ -44,11 +44,11 @@ def make_embed_column(recipe: Recipe, options: FeedOptions) -> Callable[[Column]
 
         return _as_column(F.arrow_udf(embed, RESULT_TYPE))
 
-    def embed_frames(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-        return _embed_frames(frames, recipe, options)
+    def embed_pandas(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        return embed_frames(frames, recipe, options)
 
     # The stubs know no iterator of DataFrames.
-    return _as_column(pandas_udf(embed_frames, RESULT_TYPE))  # type: ignore[call-overload]
+    return _as_column(pandas_udf(embed_pandas, RESULT_TYPE))  # type: ignore[call-overload]
 
 
 def image_embedding(image: str | Column, *, model: str | None = None, **options: object) -> Column:
@@ -185,7 +185,7 @@ def _result_array(outcomes: Outcomes, *, n_loads: int, seconds: dict[str, float]
     )
 
 
-def _embed_frames(
+def embed_frames(
     frames: Iterator[pd.DataFrame], recipe: Recipe, options: FeedOptions
 ) -> Iterator[pd.DataFrame]:
     """Do the same through pandas, for Spark before 4.1 (about 30 microseconds a row slower)."""

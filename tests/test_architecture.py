@@ -1,0 +1,49 @@
+"""Rules that a machine keeps: import directions, and what the driver must not import."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+
+def test_imports_keep_their_directions():
+    """The contracts are in pyproject.toml, under tool.importlinter."""
+    command = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("module", ["spark_embed.pipeline", "spark_embed.cli", "spark_embed"])
+def test_the_driver_imports_neither_torch_nor_transformers(module):
+    program = f"import sys, {module}; print(sorted({{'torch', 'transformers', 'timm'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_wrong_flags_are_told_without_starting_spark():
+    program = (
+        "import sys; from spark_embed.cli import main; code = main(['--nope', '1']);"
+        "print(code, 'spark_embed.session' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "2 False"
+
+
+def test_functions_stay_short_and_take_few_parameters():
+    import ast
+
+    too_big = []
+    for path in sorted((REPOSITORY / "spark_embed").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                n_lines = node.end_lineno - node.lineno + 1
+                n_parameters = len(
+                    [a for a in node.args.args + node.args.kwonlyargs if a.arg not in ("self", "cls")]
+                )
+                if n_lines > 60 or n_parameters > 6:
+                    too_big.append(
+                        f"{path.name}:{node.lineno} {node.name}: {n_lines} lines, {n_parameters} parameters"
+                    )
+    assert too_big == []

@@ -1,0 +1,150 @@
+"""The command as a person types it: separate processes, exit codes, one clear line."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import REPOSITORY
+
+BIN = Path(sys.executable).parent
+
+
+def run_command(*argv, environ=None, cwd=None):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("SPARK_EMBED_", "PYSPARK_"))}
+    environment["PATH"] = f"{BIN}{os.pathsep}{environment['PATH']}"
+    environment.update(environ or {})
+    return subprocess.run(
+        [str(word) for word in argv], env=environment, cwd=cwd, capture_output=True, text=True, check=False
+    )
+
+
+def last_line(done) -> str:
+    return done.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_spark_submit_works_with_nothing_else_given(shards, tiny_clip, tmp_path):
+    done = run_command(
+        "spark-submit", REPOSITORY / "jobs/embed.py", "--input_dir", shards, "--output_dir", tmp_path / "out",
+        environ={"SPARK_EMBED_MODEL_DIRECTORY": str(tiny_clip)}, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "27 rows: 24 embedded, 3 errors" in done.stdout
+    once_the_session_is_up = done.stderr.partition('Setting Spark log level to "WARN"')[2]
+    assert not re.search(r" INFO [A-Z]\w+: ", once_the_session_is_up)  # Spark's own noise
+    assert len(pd.read_parquet(tmp_path / "out/embeddings.parquet")) == 24
+
+
+@pytest.mark.slow
+def test_prod_logs_json_lines_and_a_failed_job_has_its_exit_code(shards, tmp_path):
+    done = run_command(
+        BIN / "spark-embed", "--input_dir", shards, "--output_dir", tmp_path / "out", "--env", "prod",
+        "--model_directory", tmp_path / "missing", "--num_workers", 1,
+    )  # fmt: skip
+    assert done.returncode == 3
+    line = json.loads(last_line(done))
+    assert line["level"] == "ERROR"
+    assert set(line) == {"timestamp", "level", "logger", "message", "fields"}
+    assert f"--model_directory {tmp_path / 'missing'}: there is no such folder" in line["message"]
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ", "code", "words"),
+    [
+        (["--batchsize", "3"], {}, 2, "did you mean --batch_size?"),
+        ([], {}, 2, "--input_dir is required"),
+        (["--input_dir", "a", "--output_dir", "b"], {"JAVA_HOME": "/nowhere"}, 2, "Spark needs Java"),
+        (
+            ["--input_dir", "/no/such", "--output_dir", "b"],
+            {},
+            2,
+            "--input_dir /no/such: there is no such folder",
+        ),
+    ],
+)
+def test_what_is_wrong_is_one_line_with_an_exit_code(argv, environ, code, words, tmp_path):
+    done = run_command(BIN / "spark-embed", *argv, environ=environ, cwd=tmp_path)
+    assert done.returncode == code
+    assert words in last_line(done)
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def fake_java(tmp_path):
+    """A JAVA_HOME whose java says a version of choice."""
+
+    def make(version: str) -> str:
+        (tmp_path / "bin").mkdir()
+        java = tmp_path / "bin/java"
+        java.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\"' >&2\n")
+        java.chmod(0o755)
+        return str(tmp_path)
+
+    return make
+
+
+@pytest.mark.parametrize("version", ["1.8.0_402", "11.0.22"])
+def test_an_old_java_is_told(fake_java, monkeypatch, version):
+    from spark_embed.errors import ConfigError
+    from spark_embed.session import check_java
+
+    monkeypatch.setenv("JAVA_HOME", fake_java(version))
+    with pytest.raises(ConfigError, match="too old: install Java 17"):
+        check_java()
+
+
+def test_pandas_3_is_told(monkeypatch):
+    from spark_embed import session
+    from spark_embed.errors import ConfigError
+
+    monkeypatch.setattr(session, "version", lambda package: "3.0.1")
+    with pytest.raises(ConfigError, match="needs pandas 2"):
+        session.check_pandas()
+
+
+@pytest.mark.parametrize(
+    ("master", "num_workers", "expected"),
+    [
+        ("local[8]", None, "local[8,4]"),
+        ("local[8]", 3, "local[3,4]"),
+        ("local", None, "local[1,4]"),
+        ("local[2,9]", None, "local[2,9]"),
+        ("local[*]", 5, "local[5,4]"),
+        ("yarn", 5, "yarn"),
+        ("local-cluster[1,2,1024]", 5, "local-cluster[1,2,1024]"),
+    ],
+)
+def test_a_local_master_retries_failed_tasks(master, num_workers, expected):
+    from spark_embed.session import local_master
+
+    assert local_master(master, num_workers) == expected
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_run_with_one_line(shards, tmp_path):
+    process = subprocess.Popen(
+        [BIN / "spark-embed", "--input_dir", shards, "--output_dir", tmp_path / "out"],
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        seen = []
+        for line in process.stderr:  # until the run is under way
+            seen.append(line)
+            if "found 3 shards" in line:
+                process.send_signal(signal.SIGINT)
+                break
+        rest = process.stderr.read()
+        assert process.wait(timeout=60) == 130, "".join(seen) + rest
+        assert "interrupted" in rest
+    finally:
+        process.kill()

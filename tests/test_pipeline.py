@@ -1,0 +1,280 @@
+"""run(), end to end on real Spark and real files: every row in is one row out, and the vectors are right."""
+
+import datetime
+import json
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import cosines
+
+from spark_embed.config import Config
+from spark_embed.errors import ConfigError, ModelError, StorageError
+from spark_embed.pipeline import describe_run, run
+
+
+@pytest.fixture
+def embed(spark, tiny_clip, tmp_path):
+    """Run a folder through the tiny CLIP; returns metadata.json, the embeddings and the errors."""
+
+    def embed(input_dir, **options):
+        given = {"model_directory": str(tiny_clip), "output_dir": str(tmp_path / "out"), **options}
+        summary = run(spark, Config(input_dir=str(input_dir), **given))
+        metadata = json.loads((tmp_path / "out/metadata.json").read_text())
+        assert metadata == json.loads(json.dumps(summary.to_dict()))
+        embeddings = pd.read_parquet(f"{given['output_dir']}/embeddings.parquet")
+        errors = pd.read_parquet(f"{given['output_dir']}/errors.parquet")
+        assert len(embeddings) + len(errors) == metadata["counts"]["rows"]
+        return metadata, embeddings, errors
+
+    return embed
+
+
+def vectors_of(table: pd.DataFrame) -> np.ndarray:
+    return np.stack(table["embedding"].to_list())
+
+
+def knn_scores(vectors: np.ndarray, labels: np.ndarray, k: int) -> tuple[float, float]:
+    """Leave-one-out top-1 accuracy and precision at k, by cosine; `vectors` have length 1."""
+    similarity = vectors @ vectors.T
+    np.fill_diagonal(similarity, -np.inf)
+    same = labels[np.argsort(-similarity, axis=1)[:, :k]] == labels[:, None]
+    return same[:, 0].mean(), same.mean()
+
+
+def test_the_real_shards_give_401_vectors_equal_to_plain_transformers_and_8_errors(embed, material):
+    metadata, embeddings, errors = embed(
+        material / "img2dataset/parquet", model_directory=str(material / "clip-tiny"), dtype="float32"
+    )
+    assert metadata["counts"] == {
+        "rows": 409,
+        "embedded": 401,
+        "errors": 8,
+        "errors_by_code": {"null_bytes": 8},
+    }
+    assert set(errors["error"]) == {"null_bytes"}
+
+    expected = pd.read_parquet(material / "img2dataset/expected-clip-tiny.parquet").set_index("key")
+    expected = expected.loc[embeddings["key"]]
+    assert cosines(vectors_of(embeddings), vectors_of(expected)).min() >= 0.9999
+    assert metadata["parity"]["n_images"] == 16
+    assert metadata["parity"]["min_cosine"] >= 0.9999
+    assert metadata["parity"]["max_pixel_difference"] <= 2
+
+
+@pytest.mark.slow
+def test_the_default_model_finds_photos_of_the_same_category(embed, material):
+    """The figures that NOTES.md gives for the reference network: 0.968 and 0.943."""
+    metadata, embeddings, _ = embed(material / "img2dataset/parquet", model_directory=None)
+    assert metadata["model"]["name"] == "efficientnet_lite0"
+    assert metadata["model"]["embedding_dim"] == 1280
+    photos = embeddings[embeddings["category"] != ""].dropna(subset=["category"])
+    counted = photos.groupby("category")["key"].transform("count") >= 20  # one image is not of the photos
+    photos = photos[counted]
+    top1, precision = knn_scores(vectors_of(photos), photos["category"].to_numpy(), k=5)
+    assert len(photos) == 400
+    assert top1 >= 0.95
+    assert precision >= 0.92
+
+
+def test_rows_keep_their_columns_and_their_place(embed, shards, photo_bytes):
+    metadata, embeddings, errors = embed(shards)
+    own = pd.concat([pd.read_parquet(path) for path in sorted(shards.iterdir())]).drop(columns="jpg")
+    names = ["key", "caption", "width"]
+    out = pd.concat([embeddings, errors]).sort_values(["shard", "shard_row"])
+    assert out[names].values.tolist() == own[names].values.tolist()
+    assert out["image_id"].tolist() == own["key"].tolist()
+    assert list(embeddings.columns) == [*names, "image_id", "shard", "shard_row", "embedding"]
+    assert list(errors.columns) == [*names, "image_id", "shard", "shard_row", "error", "error_detail"]
+    assert errors["shard_row"].tolist() == [5, 5, 5]
+    assert not embeddings.isna().to_numpy().any()
+    assert np.linalg.norm(vectors_of(embeddings), axis=1) == pytest.approx(1, abs=1e-5)
+    assert embeddings["embedding"][0].dtype == np.float32
+    assert metadata["counts"]["errors_by_code"] == {"null_bytes": 3}
+
+
+def test_the_record_says_what_ran_on_what_and_how(embed, shards, tiny_clip):
+    metadata, _, _ = embed(shards, dtype="float32")
+    assert metadata["status"] == "complete"
+    model = metadata["model"]
+    assert model["name"] == "tiny-clip"
+    assert model["source"] == str(tiny_clip)
+    assert (model["embedding_dim"], model["dtype"], model["normalized"]) == (24, "float32", True)
+    assert len(model["weights_sha256"]) == 64
+    assert model["preprocessing"]["resample"] == "bicubic"
+    assert metadata["input"]["n_shards"] == 3
+    assert metadata["input"]["layout"] == "parquet"
+    assert metadata["input"]["n_bytes"] == sum(path.stat().st_size for path in shards.iterdir())
+    assert set(metadata["timings_s"]) == {"plan", "preflight", "embed", "publish", "total"}
+    assert metadata["stage_s"]["predict_s"] > 0
+    assert metadata["stage_s"]["decode_s"] > 0
+    assert metadata["throughput"]["images_per_s"] > 0
+    assert metadata["config"]["dtype"] == "float32"
+    assert {"torch", "transformers", "pyspark", "spark_embed"} <= set(metadata["versions"])
+    assert metadata["started_at"] <= metadata["finished_at"]
+
+
+def test_a_url_column_of_local_paths_is_read_within_its_roots(embed, tmp_path, photo_bytes):
+    for name in ("in/sub/near.jpg", "in/top.jpg", "allowed/far.jpg", "secret/no.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(photo_bytes[0])
+    urls = {
+        "near.jpg": None,
+        "../top.jpg": None,
+        str(tmp_path / "in/top.jpg"): None,
+        str(tmp_path / "allowed/far.jpg"): None,
+        "missing.jpg": "not_found",
+        "../../secret/no.jpg": "forbidden",
+        str(tmp_path / "secret/no.jpg"): "forbidden",
+        "file:///etc/passwd": "forbidden",
+        "http://127.0.0.1/x.jpg": "fetch_failed",
+        None: "null_bytes",
+    }
+    pq.write_table(pa.table({"url": list(urls)}), tmp_path / "in/sub/urls.parquet")
+
+    metadata, embeddings, errors = embed(tmp_path / "in", allowed_roots=(str(tmp_path / "allowed"),))
+
+    outcome = {**dict.fromkeys(embeddings["url"]), **dict(zip(errors["url"], errors["error"], strict=True))}
+    assert outcome == urls
+    assert metadata["input"]["layout"] == "parquet_urls"
+    assert not errors["error_detail"].str.contains("root:").any()
+
+
+def test_every_kind_of_own_column_arrives_unchanged(embed, tmp_path, photo_bytes):
+    table = pa.table(
+        {
+            "jpg": photo_bytes[:2],
+            "when": pa.array([datetime.datetime(1969, 7, 20), None], pa.timestamp("us")),
+            "utc": pa.array([datetime.datetime(2026, 1, 2), None], pa.timestamp("us", "UTC")),
+            "dotted.name": [[1.5], []],
+            "nested": [{"a": 1, "b": ["x", None]}, None],
+            "big": pa.array([2**60, None]),
+            "nothing": pa.nulls(2),
+            "text": ["naïve 🙂", ""],
+        }
+    )
+    (tmp_path / "in/cat=a b").mkdir(parents=True)
+    pq.write_table(table, tmp_path / "in/cat=a b/0.parquet")
+    embed(tmp_path / "in")
+    out = pq.read_table(tmp_path / "out/embeddings.parquet").sort_by("shard_row")
+    for name in table.column_names[1:]:
+        assert out[name].to_pylist() == table[name].to_pylist(), name
+    assert out["cat"].to_pylist() == ["a b", "a b"]
+    assert out.schema.field("when").type == pa.timestamp("us")
+
+
+def test_an_image_that_cannot_be_used_is_a_row_and_never_an_exception(embed, tmp_path, photo_bytes):
+    images = [photo_bytes[0], b"", b"<html>", photo_bytes[0][:3000], None]
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table({"id": range(5), "jpg": images}), tmp_path / "in/a.parquet")
+    _, embeddings, errors = embed(tmp_path / "in")
+    assert dict(zip(errors["image_id"], errors["error"], strict=True)) == {
+        "1": "not_an_image",
+        "2": "not_an_image",
+        "3": "corrupt",
+        "4": "null_bytes",
+    }
+    assert embeddings["image_id"].tolist() == ["0"]
+
+
+def test_a_data_set_without_one_good_image_is_done_all_the_same(embed, tmp_path):
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table({"jpg": pa.nulls(3, pa.binary())}), tmp_path / "in/a.parquet")
+    metadata, embeddings, errors = embed(tmp_path / "in")
+    assert (len(embeddings), len(errors)) == (0, 3)
+    assert "embedding" in embeddings.columns
+    assert metadata["parity"]["n_images"] == 0
+
+
+def test_a_data_set_without_one_error_has_an_empty_errors_file(embed, tmp_path, photo_bytes):
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table({"jpg": photo_bytes}), tmp_path / "in/a.parquet")
+    _, embeddings, errors = embed(tmp_path / "in")
+    assert (len(embeddings), len(errors)) == (len(photo_bytes), 0)
+    assert {"error", "error_detail", "shard"} <= set(errors.columns)
+
+
+def test_only_the_first_rows_are_embedded_if_asked(embed, shards):
+    metadata, embeddings, errors = embed(shards, max_samples=11)
+    assert metadata["counts"]["rows"] == 11
+    places = pd.concat([embeddings, errors])[["shard", "shard_row"]].values.tolist()
+    assert sorted(places) == [["00000.parquet", i] for i in range(9)] + [
+        ["00001.parquet", i] for i in range(2)
+    ]
+
+
+def test_a_second_run_is_refused_until_it_says_overwrite(embed, shards):
+    _, first, _ = embed(shards, max_samples=3)
+    with pytest.raises(ConfigError, match="finished run; replace it with --overwrite"):
+        embed(shards)
+    _, second, _ = embed(shards, overwrite=True)
+    assert (len(first), len(second)) == (3, 24)
+
+
+def test_output_files_have_the_wanted_size_and_no_vector_is_stored_twice(embed, shards, tmp_path):
+    embed(shards)
+    assert len(list((tmp_path / "out/embeddings.parquet").glob("*.parquet"))) == 1
+    assert not list((tmp_path / "out/_spark_embed").rglob("*.parquet"))
+    assert (tmp_path / "out/_spark_embed/run.json").exists()
+
+
+def test_the_users_own_settings_are_put_back(embed, spark, shards):
+    name = "spark.sql.execution.arrow.maxRecordsPerBatch"
+    before = spark.conf.get(name)
+    embed(shards, max_samples=1)
+    assert spark.conf.get(name) == before
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda out, shards: shards / "inside", "inside --input_dir"),
+        (lambda out, shards: shards, "inside --input_dir"),
+        (lambda out, shards: (out.mkdir(), (out / "thesis.txt").touch(), out)[-1], "not ours"),
+        (lambda out, shards: (out.mkdir(), (out / "metadata.json").touch(), out)[-1], "choose another"),
+    ],
+)
+def test_an_output_folder_that_is_not_ours_is_left_alone(embed, shards, tmp_path, make, message):
+    folder = make(tmp_path / "out", shards)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigError, match=message):
+        embed(shards, output_dir=str(folder), overwrite=True)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_output_path_that_is_a_file_is_refused(embed, shards, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises((ConfigError, StorageError)):
+        embed(shards, output_dir=str(tmp_path / "file/out"))
+
+
+def test_a_model_that_cannot_be_used_leaves_nothing_behind(embed, shards, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        embed(shards, model_directory=str(tmp_path / "empty"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_parity_below_its_limit_fails_if_told_to(embed, shards, tmp_path):
+    with pytest.raises(ModelError, match="below --parity_min_cosine 1"):
+        embed(shards, dtype="bfloat16", parity_min_cosine=1, parity_action="fail")
+    assert not (tmp_path / "out").exists()
+
+
+def test_dtype_auto_falls_back_to_float32_where_a_faster_one_costs_parity(embed, shards):
+    metadata, _, _ = embed(shards, parity_min_cosine=0.9999999)
+    assert metadata["model"]["dtype"] == "float32"
+    without, _, _ = embed(shards, parity_samples=0, overwrite=True)
+    assert without["parity"]["n_images"] == 0
+
+
+def test_a_dry_run_says_what_would_run_and_writes_nothing(spark, shards, tiny_clip, tmp_path):
+    config = Config(
+        input_dir=str(shards), output_dir=str(tmp_path / "out"), model_directory=str(tiny_clip), max_samples=5
+    )
+    text = describe_run(spark, config)
+    for word in ("3 in", "27", "5 would be", "caption: string", "tiny-clip, 24 values", "tasks"):
+        assert word in text
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,92 @@
+"""The README says what the code does, and its commands work as they stand."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+sys.path.insert(0, str(REPOSITORY / "tools"))
+import write_readme
+
+README = (REPOSITORY / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def test_the_tables_are_those_of_the_code():
+    assert write_readme.render(README) == README, "run `make readme`"
+
+
+def test_the_error_codes_are_all_explained():
+    from spark_embed.errors import ERROR_CODES
+
+    text = (REPOSITORY / "docs/output.md").read_text()
+    assert [code for code in ERROR_CODES if f"| `{code}` |" not in text] == []
+
+
+def test_the_fields_of_the_record_are_all_explained():
+    from dataclasses import fields
+
+    from spark_embed.summary import RunSummary
+
+    text = (REPOSITORY / "docs/output.md").read_text()
+    assert [field.name for field in fields(RunSummary) if f"`{field.name}`" not in text] == []
+
+
+def test_links_lead_somewhere():
+    documents = [
+        REPOSITORY / "README.md",
+        REPOSITORY / "CONTRIBUTING.md",
+        *(REPOSITORY / "docs").glob("*.md"),
+    ]
+    for document in documents:
+        for target in re.findall(r"\]\((?!http)([^)#]+)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> Path:
+    """A folder that looks like a checkout in which `make run-local` has made the demo photos."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("jobs", "conf"):
+        (folder / name).symlink_to(REPOSITORY / name)
+    (folder / ".venv").symlink_to(sys.prefix)
+    made = subprocess.run(
+        [sys.executable, REPOSITORY / "tools/make_demo.py", folder / "demo/photos"], check=False
+    )
+    assert made.returncode == 0
+    return folder
+
+
+@pytest.mark.slow
+def test_the_commands_for_the_shell_work_as_they_stand(checkout):
+    (commands,) = blocks("bash")
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYSPARK_PYTHON", "SPARK_LOCAL_IP")}
+    done = subprocess.run(
+        ["bash", "-euc", commands], cwd=checkout, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "97 rows: 96 embedded, 1 errors (1 null_bytes)" in done.stdout
+    assert "20 rows: " in done.stdout
+    assert not re.search(r" INFO [A-Z]\w+: ", done.stderr), "Spark's own log is not down to warnings"
+    assert "97 would be embedded" in done.stdout
+    assert (checkout / "demo/vectors/metadata.json").exists()
+    assert not (checkout / "demo/other").exists()
+
+
+@pytest.mark.slow
+def test_the_python_code_works_as_it_stands(checkout, spark, monkeypatch, capsys):
+    monkeypatch.chdir(checkout)
+    run_and_column, read_output = blocks("python")
+    names: dict = {}
+    exec(run_and_column, names)
+    assert names["df"].where("embedding is null").count() == 1
+    assert "97 rows" in capsys.readouterr().out
+    exec(read_output.replace("demo/vectors", "demo/from_python"), names)
+    assert (len(names["table"]), len(names["errors"])) == (96, 1)
