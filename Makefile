@@ -9,7 +9,7 @@ DEMO := demo
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYSPARK_PYTHON := $(CURDIR)/$(BIN)/python
 
-.PHONY: help run-local test lint format types imports readme clean
+.PHONY: help run-local test lint format types readme clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -18,7 +18,7 @@ run-local: $(READY) $(DEMO)/photos/.ready  ## embed a small set of real photos a
 	$(BIN)/spark-embed --input_dir $(DEMO)/photos --output_dir $(DEMO)/embeddings --overwrite
 	$(BIN)/python tools/show_neighbours.py $(DEMO)/embeddings
 
-test: $(READY) lint types imports  ## everything that CI runs
+test: $(READY) lint types  ## everything that CI runs
 	$(BIN)/python -m pytest
 
 lint: $(READY)
@@ -27,9 +27,6 @@ lint: $(READY)
 
 types: $(READY)
 	$(BIN)/mypy
-
-imports: $(READY)
-	$(BIN)/lint-imports
 
 format: $(READY)  ## put the code in its one format
 	$(BIN)/ruff check --fix .

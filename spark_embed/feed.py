@@ -21,9 +21,7 @@ from spark_embed.errors import ImageError
 from spark_embed.fetch import FetchPolicy, Reference, make_fetch
 from spark_embed.models import Model, Prepared
 
-# RGB, a second copy while it is turned or composited, and RGBA in between.
-_BYTES_PER_PIXEL = 10
-
+# So that a long run of bad rows neither piles up nor keeps the good rows before it waiting.
 MAX_ROWS_PER_CHUNK = 1024
 
 
@@ -97,13 +95,16 @@ def run_feed(references: Iterable[Reference], model: Model, options: FeedOptions
     """Yield the outcome of every reference, in order, in chunks that hold at most one forward pass.
 
     `references` is read ahead of the forward pass by about two batches, always by the calling thread.
-    Batches are `options.batch_size` good images, however the references arrive.
+    Batches are `options.batch_size` good images, however the references arrive; smaller are the last
+    one, and one that `MAX_ROWS_PER_CHUNK` rows did not fill because nearly all of them were bad.
 
     Raises:
-        Exception: whatever the model raises. Only an `ImageError` becomes an outcome.
+        Exception: whatever the model raises. Only an `ImageError` from fetch, decode or `prepare`
+            becomes an outcome; `predict` names the rows that failed.
     """
     make_item = _item_maker(model, options)
     pool = ThreadPoolExecutor(options.n_threads, thread_name_prefix="decode")
+    max_rows = max(MAX_ROWS_PER_CHUNK, options.batch_size)
     ahead = 2 * options.batch_size + options.n_threads
     waiting: deque[Future[_Item]] = deque()
     chunk: list[_Item] = []
@@ -125,7 +126,7 @@ def run_feed(references: Iterable[Reference], model: Model, options: FeedOptions
             wait_s += time.perf_counter() - started
             chunk.append(item)
             n_good += item.error is None
-            if n_good == options.batch_size or len(chunk) == MAX_ROWS_PER_CHUNK:
+            if n_good == options.batch_size or len(chunk) == max_rows:
                 yield _predict(chunk, model, wait_s)
                 chunk, n_good, wait_s = [], 0, 0.0
         if chunk:
@@ -146,10 +147,11 @@ def _item_maker(model: Model, options: FeedOptions) -> Callable[[Reference], _It
             data = fetch(reference)
             fetched = time.perf_counter()
             image = open_image(data, options.max_pixels)
-            with budget.reserve(image.width * image.height * _BYTES_PER_PIXEL):
+            with budget.reserve(image.peak_bytes):
                 item.prepared = model.prepare(image.decode())
         except ImageError as exc:
-            item.error = exc
+            # Not `exc` itself: its traceback would keep the image's bytes and pixels in memory.
+            item.error = ImageError(exc.code, exc.detail)
         item.fetch_s = fetched - started
         item.decode_s = time.perf_counter() - fetched
         return item
@@ -166,6 +168,8 @@ def _predict(chunk: list[_Item], model: Model, wait_s: float) -> Outcomes:
     if good:
         prediction = model.predict([chunk[row].prepared for row in good])
         embedding = prediction.embedding
+        if len(embedding) != len(good):
+            raise ValueError(f"predict gave {len(embedding)} vectors for a batch of {len(good)}")
         for index, error in prediction.failures.items():
             errors[good[index]] = error
         if prediction.failures:

@@ -5,14 +5,15 @@ Runs on executors, on the feed's threads. It knows no image format: bytes are by
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from spark_embed.errors import ImageError
-from spark_embed.storage import is_below, local_path, uri_scheme
+from spark_embed.storage import is_inside, local_path
 
 Buffer = bytes | memoryview
 
@@ -40,11 +41,12 @@ Fetch = Callable[[Reference], Buffer]
 
 def make_fetch(policy: FetchPolicy) -> Fetch:
     """Return the function that turns a reference into bytes, or raises an `ImageError`."""
+    roots = [os.path.realpath(root) for root in policy.roots]
 
     def fetch(reference: Reference) -> Buffer:
         data = reference.inline
         if data is None:
-            data = _read_uri(reference, policy)
+            data = _read_file(_allowed_path(reference, roots), policy.max_bytes)
         if len(data) > policy.max_bytes:
             raise ImageError("too_many_bytes", f"{len(data)} is more than {policy.max_bytes}")
         return data
@@ -52,38 +54,42 @@ def make_fetch(policy: FetchPolicy) -> Fetch:
     return fetch
 
 
-def _read_uri(reference: Reference, policy: FetchPolicy) -> bytes:
+def _allowed_path(reference: Reference, roots: Sequence[str]) -> str:
+    """Return the path that the uri names, free of symbolic links, so that what is checked is what is read."""
     if not reference.uri:
         raise ImageError("null_bytes", "the row has neither image bytes nor a uri")
     path = local_path(reference.uri)
     if path is None:
-        raise ImageError(
-            "fetch_failed", f"{uri_scheme(reference.uri)}: uris are not fetched, only local paths"
-        )
-    if "\0" in path:
-        raise ImageError("not_found", "the path holds a null character")
+        raise ImageError("fetch_failed", f"only local paths are read so far: {reference.uri}")
     path = os.path.join(reference.base or "", path)
-    if not any(is_below(path, root) for root in policy.roots):
-        raise ImageError("forbidden", f"{path} is outside the folders that may be read (--allowed_roots)")
-    return _read_file(path, policy.max_bytes)
+    try:
+        real = os.path.realpath(path)
+    except ValueError as exc:  # a null character, or one that the file system's encoding lacks
+        raise ImageError("not_found", "the path holds a character that no file name can") from exc
+    if not any(is_inside(real, root) for root in roots):
+        raise ImageError("forbidden", f"outside the folders that may be read (--allowed_roots): {path}")
+    return real
 
 
 def _read_file(path: str, max_bytes: int) -> bytes:
     try:
         # Without O_NONBLOCK the open of a named pipe would wait for a writer for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
+        try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise ImageError("not_found", f"{path} is not a regular file")
+                raise ImageError("not_found", f"not a regular file: {path}")
             if status.st_size > max_bytes:
                 raise ImageError("too_many_bytes", f"{status.st_size} is more than {max_bytes}")
-            return file.read()
+            with open(descriptor, "rb", closefd=False) as file:
+                return file.read()
+        finally:
+            os.close(descriptor)
     except (FileNotFoundError, NotADirectoryError) as exc:
         raise ImageError("not_found", path) from exc
-    except IsADirectoryError as exc:
-        raise ImageError("not_found", f"{path} is not a regular file") from exc
     except PermissionError as exc:
-        raise ImageError("forbidden", f"{path}: permission denied") from exc
+        raise ImageError("forbidden", f"permission denied: {path}") from exc
     except OSError as exc:
-        raise ImageError("fetch_failed", f"{path}: {exc.strerror}") from exc
+        if exc.errno == errno.ENXIO:  # a socket
+            raise ImageError("not_found", f"not a regular file: {path}") from exc
+        raise ImageError("fetch_failed", f"{exc.strerror}: {path}") from exc

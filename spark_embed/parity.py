@@ -16,6 +16,7 @@ from PIL import Image
 
 from spark_embed.decode import Buffer, open_image, open_with_pillow
 from spark_embed.errors import ImageError
+from spark_embed.models import Prediction
 from spark_embed.models.image_embedder import ImageEmbedder
 
 Vectors = npt.NDArray[np.float32]
@@ -29,7 +30,8 @@ class Parity:
     """How the run's vectors compare with plain transformers on some of its own images.
 
     Attributes:
-        n_images: images compared; broken and extremely narrow ones cannot be.
+        n_images: images compared; broken and extremely narrow ones cannot be, nor those for which plain
+            transformers has no usable vector either.
         min_cosine: smallest cosine between a vector of the run and its reference; None for no image.
         max_pixel_difference: largest difference of a prepared pixel, in grey levels (0 to 255); None
             where the model's own processor prepares the images, so that nothing can differ.
@@ -54,13 +56,12 @@ def measure_parity(model: ImageEmbedder, images: Sequence[Buffer], max_pixels: i
         return Parity(0, None, None)
     prepared = [model.prepare(pixels) for pixels, _ in decoded]
     inputs = [model.process(Image.fromarray(reference)) for _, reference in decoded]
-    vectors = model.predict(prepared).embedding
-    references = _reference_vectors(model, inputs)
     difference = None
     if model.preprocessing is not None:
         expected = model.preprocessing.grey_levels(torch.stack([item["pixel_values"][0] for item in inputs]))
-        difference = float((torch.stack(prepared).float() - expected).abs().max())
-    return Parity(len(decoded), float(_cosines(vectors, references).min()), difference)
+        difference = round(float((torch.stack(prepared).float() - expected).abs().max()), 3)
+    cosines = _cosines(model.predict(prepared), _reference_vectors(model, inputs))
+    return Parity(len(cosines), float(cosines.min()) if len(cosines) else None, difference)
 
 
 def _reference_vectors(model: ImageEmbedder, inputs: Sequence[dict[str, torch.Tensor]]) -> Vectors:
@@ -71,8 +72,16 @@ def _reference_vectors(model: ImageEmbedder, inputs: Sequence[dict[str, torch.Te
         return np.concatenate([reference.forward(item).cpu().numpy() for item in inputs])
 
 
-def _cosines(a: Vectors, b: Vectors) -> npt.NDArray[np.float64]:
-    """Return the cosine of each row of `a` with the same row of `b`; both (n, dim)."""
-    lengths = np.linalg.norm(a.astype(np.float64), axis=1) * np.linalg.norm(b.astype(np.float64), axis=1)
-    cosines: npt.NDArray[np.float64] = np.sum(a.astype(np.float64) * b, axis=1) / lengths
-    return cosines
+def _cosines(prediction: Prediction, references: Vectors) -> npt.NDArray[np.float64]:
+    """Return the cosine of each image that has a reference vector: 0 where the run's own is unusable.
+
+    So a precision that overflows where float32 does not is seen, and not taken for a bad image.
+    """
+    vectors = prediction.embedding.astype(np.float64)
+    vectors[list(prediction.failures)] = 0
+    lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(references.astype(np.float64), axis=1)
+    usable = np.isfinite(references).all(axis=1) & references.any(axis=1)
+    cosines: npt.NDArray[np.float64] = np.sum(vectors * references, axis=1) / np.where(
+        lengths > 0, lengths, 1
+    )
+    return cosines[usable]

@@ -17,7 +17,7 @@ from spark_embed.preflight import Preflight, run_preflight
 from spark_embed.progress import Progress
 from spark_embed.publish import Output, check_output, count_published, publish, start_output
 from spark_embed.source import ParquetSource, find_source
-from spark_embed.storage import write_json
+from spark_embed.storage import folder_path, write_json
 from spark_embed.summary import Counts, RunSummary, describe_parity
 from spark_embed.tables import settings, table_settings
 from spark_embed.udf import make_feed_options, make_recipe
@@ -136,7 +136,7 @@ def check_model(spark: SparkSession, config: Config, source: ParquetSource) -> P
 
 def source_roots(config: Config, source: ParquetSource) -> tuple[str, ...]:
     """Return the folders below which local paths of a url column may be read."""
-    return (source.root, *config.allowed_roots)
+    return (source.root, *(folder_path(root, "--allowed_roots") for root in config.allowed_roots))
 
 
 def check_nothing_lost(n_rows: int, counted: WaveCounts, output: Output) -> None:

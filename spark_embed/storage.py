@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -42,7 +44,10 @@ def local_path(uri: str) -> str | None:
         return uri
     if scheme != "file":
         return None
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # brackets that are no IPv6 address
+        return None
     return unquote(parts.path) if parts.netloc in ("", "localhost") else None
 
 
@@ -60,8 +65,12 @@ def folder_path(uri: str, flag: str) -> str:
 
 def is_below(path: str, folder: str) -> bool:
     """Say whether `path` is `folder` or inside it, once symbolic links are resolved."""
-    real, root = os.path.realpath(path), os.path.realpath(folder)
-    return real == root or real.startswith(root.rstrip(os.sep) + os.sep)
+    return is_inside(os.path.realpath(path), os.path.realpath(folder))
+
+
+def is_inside(path: str, folder: str) -> bool:
+    """Say the same of two paths that are absolute and free of symbolic links, without looking at the disk."""
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
 def list_files(folder: str, suffix: str) -> list[StoredFile]:
@@ -109,16 +118,18 @@ def write_json(path: str, value: Any) -> None:
     Raises:
         StorageError: the file cannot be written.
     """
-    staged = f"{path}.{os.getpid()}.tmp"
+    data = (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+    staged = f"{path}.{threading.get_native_id()}.tmp"  # no other writer on this machine has that name
     try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(staged, "w", encoding="utf-8") as file:
-            json.dump(value, file, indent=2, ensure_ascii=False)
-            file.write("\n")
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        with open(staged, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(staged, path)
     except OSError as exc:
+        with suppress(OSError):
+            os.unlink(staged)
         raise StorageError(f"{path}: cannot be written: {exc}") from exc
 
 

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import torch
 
+from spark_embed.errors import ModelError
+
 
 def resolve_device(wanted: str) -> str:
-    """Return "cuda", "mps" or "cpu" for "auto"; anything else as it is."""
+    """Return "cuda", "mps" or "cpu" for "auto"; anything else as it is.
+
+    Raises:
+        ModelError: this machine does not have the wanted device.
+    """
     if wanted != "auto":
+        try:
+            torch.empty(0, device=wanted)
+        except (RuntimeError, AssertionError) as exc:  # AssertionError: a torch built without CUDA
+            reason = " ".join(str(exc).split())[:200]
+            raise ModelError(f"device {wanted}: cannot be used on this machine: {reason}") from exc
         return wanted
     if torch.cuda.is_available():
         return "cuda"

@@ -17,6 +17,10 @@ def _image_embeds(outputs: Any) -> Any:
 
 
 def _pooler_output(outputs: Any) -> Any:
+    if outputs.pooler_output is None:
+        raise ModelError(
+            "--model_directory: the network gives no pooled features; config.json leaves them out"
+        )
     return outputs.pooler_output.flatten(start_dim=1)
 
 
@@ -34,7 +38,7 @@ class Family:
         dim: where its size comes from in the model's config.json.
         network: transformers class to load.
         embedding: model outputs -> (n, dim).
-        network_options: further arguments of the class, such as leaving out a head that is not used.
+        network_options: config.json -> further arguments of the class, such as leaving out an unused head.
     """
 
     title: str
@@ -42,11 +46,22 @@ class Family:
     dim: str
     network: str
     embedding: Callable[[Any], Any]
-    network_options: tuple[tuple[str, Any], ...] = ()
+    network_options: Callable[[dict[str, Any]], dict[str, Any]] = lambda config: {}
+
+
+def _clip_options(config: dict[str, Any]) -> dict[str, Any]:
+    # A whole CLIP projects to its own projection_dim, whatever its vision_config says (many say the
+    # default, 512); the vision model alone would believe its vision_config.
+    return {"projection_dim": config.get("projection_dim", 512)} if "vision_config" in config else {}
 
 
 _CLIP = Family(
-    "CLIP", "projected image features", "projection_dim", "CLIPVisionModelWithProjection", _image_embeds
+    "CLIP",
+    "projected image features",
+    "projection_dim",
+    "CLIPVisionModelWithProjection",
+    _image_embeds,
+    _clip_options,
 )
 _SIGLIP = Family(
     "SigLIP", "image features (attention pooling)", "hidden_size", "SiglipVisionModel", _pooler_output
@@ -62,7 +77,7 @@ _VIT = Family(
     "hidden_size",
     "AutoModel",
     _cls_token,
-    (("add_pooling_layer", False),),
+    lambda config: {"add_pooling_layer": False},
 )
 _CONVNEXT = Family("ConvNeXt", "globally pooled features", "hidden_sizes[-1]", "AutoModel", _pooler_output)
 _RESNET = Family("ResNet", "globally pooled features", "hidden_sizes[-1]", "AutoModel", _pooler_output)

@@ -14,7 +14,11 @@ from spark_embed.errors import ImageError, ModelError
 from spark_embed.models import Prediction, Prepared, Recipe
 from spark_embed.models.checkpoint import open_checkpoint
 from spark_embed.models.device import resolve_device, resolve_dtype
+from spark_embed.models.families import FAMILIES
 from spark_embed.models.preprocess import read_preprocessing
+
+# transformers 4 guesses where the channels are, wrongly for an image 1 or 3 pixels high.
+_CHANNELS_LAST = {"input_data_format": "channels_last"}
 
 
 class ImageEmbedder:
@@ -87,7 +91,8 @@ class ImageEmbedder:
 
     def process(self, image: Image.Image) -> dict[str, torch.Tensor]:
         """Run the model's own processor on one RGB image: the reference for `prepare`."""
-        return dict(self.processor(image, return_tensors="pt"))
+        options = {} if self.family is FAMILIES["timm_wrapper"] else _CHANNELS_LAST
+        return dict(self.processor(image, return_tensors="pt", **options))
 
     def _measure_dim(self) -> int:
         grey = np.full((64, 64, 3), 128, dtype=np.uint8)

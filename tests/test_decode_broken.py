@@ -1,0 +1,256 @@
+"""Broken, foreign and hostile bytes: an ImageError with the right code, little memory, never a surprise."""
+
+import csv
+import ctypes
+import io
+import time
+import zlib
+from pathlib import Path
+
+import image_files
+import numpy as np
+import pytest
+from conftest import encode
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from spark_embed.decode import decode, open_image
+from spark_embed.errors import ERROR_DETAIL_CHARS, ImageError
+
+MIB = 1 << 20
+SLOWEST_S = 10
+FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "JPEG2000", "AVIF"]
+
+
+def error_of(data, **limits) -> ImageError:
+    with pytest.raises(ImageError) as caught:
+        decode(data, **limits)
+    assert len(caught.value.detail) <= ERROR_DETAIL_CHARS
+    return caught.value
+
+
+def noise_image(width: int = 40, height: int = 30) -> Image.Image:
+    """Noise does not compress: every byte of the file carries pixels."""
+    return Image.fromarray(np.random.default_rng(1).integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
+class PeakMemory:
+    """What the process has taken at most since it was asked to start counting; C allocations count."""
+
+    def __init__(self) -> None:
+        ctypes.CDLL(None).malloc_trim(0)  # else freed memory is taken again unseen
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): reset the peak
+        self._start = self._peak()
+
+    def grown_by(self) -> int:
+        return self._peak() - self._start
+
+    def _peak(self) -> int:
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+
+
+@pytest.fixture
+def peak_memory():
+    """Start counting. Skips where the kernel does not keep this count."""
+    try:
+        PeakMemory()
+    except (OSError, AttributeError):
+        pytest.skip("needs Linux with glibc: no peak memory to read")
+    return PeakMemory
+
+
+FOREIGN = {
+    "nothing": b"",
+    "html": b"<!DOCTYPE html><html><body>404 not found</body></html>",
+    "svg": b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9" height="9"/></svg>',
+    "text": b"BANANA " * 20,
+    "zeros": bytes(1000),
+    "three bytes of a JPEG": b"\xff\xd8\xff",
+    **{f"random {seed}": np.random.default_rng(seed).bytes(500) for seed in range(5)},
+}
+
+
+@pytest.mark.parametrize("data", FOREIGN.values(), ids=FOREIGN)
+def test_what_is_no_image_is_called_so(data):
+    assert error_of(data).code == "not_an_image"
+
+
+@pytest.mark.parametrize("image_format", ["EPS", "PPM", "ICO", "TGA", "PCX", "SGI", "DDS"])
+def test_formats_that_are_not_on_the_list_are_not_opened(image_format):
+    data = encode(Image.new("RGB", (32, 32)), image_format)
+    assert Image.open(io.BytesIO(data)).size == (32, 32)  # Pillow would
+    assert error_of(data).code == "not_an_image"
+
+
+@pytest.mark.parametrize("kept", [0.95, 0.6, 0.3, 16])
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_a_truncated_image_is_corrupt_wherever_it_is_cut(image_format, kept):
+    data = encode(noise_image(), image_format)
+    length = kept if isinstance(kept, int) else int(kept * len(data))
+    assert error_of(data[:length]).code == "corrupt"
+
+
+def test_a_damaged_png_is_corrupt():
+    rows = [bytes(30)] * 10
+    good = image_files.png(10, 10, 8, image_files.PNG_RGB, rows)
+    assert decode(good).shape == (10, 10, 3)
+    damaged = good.replace(zlib.compress(b"".join(b"\0" + row for row in rows)), b"x" * 12)
+    assert error_of(damaged).code == "corrupt"
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_the_pixel_limit_holds_for_every_format(image_format):
+    data = encode(noise_image(40, 30), image_format)
+    assert open_image(data, max_pixels=1200).n_pixels == 1200
+    assert error_of(data, max_pixels=1199).code == "too_many_pixels"
+
+
+BOMBS = {
+    "png": image_files.png_bomb(),
+    "bmp": image_files.bmp_bomb(),
+    "gif": image_files.gif_bomb(),
+    "webp": image_files.webp_bomb(),
+    "tiff tile": image_files.tiff_tile_bomb(),
+    "jpeg": image_files.jpeg_bomb(encode(noise_image())),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
+def test_announced_pixels_are_refused_before_they_take_memory(bomb, peak_memory):
+    assert len(bomb) < 10_000
+    memory = peak_memory()
+    assert error_of(bomb).code == "too_many_pixels"
+    assert memory.grown_by() < 16 * MIB
+
+
+@pytest.mark.parametrize(
+    ("mode", "image_format", "options"),
+    [
+        ("RGB", "JPEG", {}),
+        ("RGB", "JPEG", {"progressive": True, "subsampling": 0}),
+        ("RGB", "PNG", {"compress_level": 1}),
+        ("RGBA", "PNG", {"compress_level": 1}),
+        ("LA", "PNG", {"compress_level": 1}),
+        ("RGBA", "WEBP", {"method": 0}),
+        ("F", "TIFF", {}),
+        ("RGB", "JPEG2000", {}),
+    ],
+    ids=str,
+)
+def test_no_decoder_takes_more_memory_than_it_announces(mode, image_format, options, peak_memory):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = noise_image(75, 75).resize((1500, 1500)).convert(mode)
+    data = encode(image, image_format, exif=exif, **options)
+    memory = peak_memory()
+    opened = open_image(data)
+    array = opened.decode()
+    assert array.nbytes < opened.peak_bytes
+    assert memory.grown_by() < opened.peak_bytes + MIB
+
+
+def test_memory_that_runs_out_is_named(monkeypatch):
+    def no_memory(self):
+        raise MemoryError
+
+    opened = open_image(encode(noise_image(), "PNG"))
+    monkeypatch.setattr(Image.Image, "load", no_memory)
+    monkeypatch.setattr(type(opened._opened), "load", no_memory)
+    with pytest.raises(ImageError) as caught:
+        opened.decode()
+    assert caught.value.code == "out_of_memory"
+
+
+def gives_pixels_or_image_error(data: bytes) -> None:
+    try:
+        array = decode(data, max_pixels=1_000_000)
+    except ImageError:
+        return
+    assert array.dtype == np.uint8
+    assert array.ndim == 3
+    assert array.shape[2] == 3
+
+
+# The same examples on every run; they are few, so that the suite stays fast.
+bounded = settings(
+    max_examples=200, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+)
+
+
+@bounded
+@given(st.binary(max_size=300))
+def test_random_bytes_never_surprise(data):
+    gives_pixels_or_image_error(data)
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow warns of what it skips
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_changed_bytes_never_surprise(image_format):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    metadata = {} if image_format in ("GIF", "BMP", "JPEG2000") else {"exif": exif}
+    original = encode(noise_image(9, 7), image_format, **metadata)
+    position = st.integers(0, len(original) - 1)
+    header = st.integers(0, min(120, len(original) - 1))
+
+    @bounded
+    @given(
+        changes=st.lists(st.tuples(header | position, st.integers(0, 255)), min_size=1, max_size=8),
+        cut=st.none() | position,
+        inserted=st.tuples(position, st.binary(max_size=20)),
+    )
+    def check(changes, cut, inserted):
+        data = bytearray(original)
+        for index, value in changes:
+            data[index] = value
+        data[inserted[0] : inserted[0]] = inserted[1]
+        gives_pixels_or_image_error(bytes(data[:cut]))
+
+    check()
+
+
+# Every file of the folder is in a format that is read here, and the policy refuses none that Pillow
+# decodes: there is no file on which the two differ. These are refused for their size before Pillow
+# could find another reason.
+TOO_MANY_PIXELS = {
+    "images__decompression_bomb.gif",
+    "images__l2rgb_read.bmp",
+    "images__bmp__b__badwidth.bmp",
+    "images__bmp__b__reallybig.bmp",
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_pillows_own_hostile_files_give_what_pillow_gives(material):
+    decoded, codes, seconds = set(), {}, {}
+    with open(material / "hostile" / "manifest.csv") as file:
+        manifest = list(csv.DictReader(file))
+    for row in manifest:
+        data = (material / "hostile" / row["file"]).read_bytes()
+        started = time.perf_counter()
+        try:
+            array = decode(data)
+        except ImageError as error:
+            codes[row["file"]] = error.code
+        else:
+            decoded.add(row["file"])
+            if not row["mode"].startswith(("I", "F")):  # Pillow clips those at 255; see test_decode
+                np.testing.assert_array_equal(array, by_pillow(data), err_msg=row["file"])
+        seconds[row["file"]] = time.perf_counter() - started
+    assert len(manifest) > 600
+    assert decoded == {row["file"] for row in manifest if row["pillow_stage_reached"] == "ok"}
+    assert {name for name, code in codes.items() if code == "too_many_pixels"} == TOO_MANY_PIXELS
+    assert set(codes.values()) == {"corrupt", "too_many_pixels"}  # all begin as an image does
+    assert max(seconds.values()) < SLOWEST_S
+
+
+def by_pillow(data: bytes) -> np.ndarray:
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return np.asarray(image.convert("RGB"))

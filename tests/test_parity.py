@@ -1,0 +1,78 @@
+"""Parity sees what differs from plain transformers, and skips what cannot be compared."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import encode
+from PIL import Image
+from small_models import save_model
+
+from spark_embed.decode import MAX_PIXELS
+from spark_embed.models import Recipe
+from spark_embed.models.image_embedder import ImageEmbedder
+from spark_embed.models.preprocess import Preprocessing
+from spark_embed.parity import Parity, measure_parity
+
+
+@pytest.fixture
+def clip(tmp_path) -> ImageEmbedder:
+    save_model("clip", tmp_path)
+    return ImageEmbedder(Recipe(str(tmp_path), device="cpu", dtype="float32"))
+
+
+def test_an_unbroken_model_agrees_with_plain_transformers(clip, photo_bytes):
+    parity = measure_parity(clip, photo_bytes, MAX_PIXELS)
+    assert parity.n_images == len(photo_bytes)
+    assert parity.min_cosine >= 0.9999
+    assert parity.max_pixel_difference < 2.01
+
+
+def test_a_model_without_a_fast_path_has_no_pixels_that_could_differ(tmp_path, photo_bytes):
+    save_model("siglip2-naflex", tmp_path)
+    model = ImageEmbedder(Recipe(str(tmp_path), device="cpu", dtype="float32"))
+    parity = measure_parity(model, photo_bytes, MAX_PIXELS)
+    assert parity.max_pixel_difference is None
+    assert parity.min_cosine >= 0.9999
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"resample": "bilinear"}, {"size": (225, 225)}, {"mean": (0.5, 0.5, 0.5)}, {"std": (0.3, 0.3, 0.3)}],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_a_wrong_preprocessing_is_seen_in_the_pixels(clip, photo_bytes, wrong):
+    clip.preprocessing = replace(clip.preprocessing, **wrong)
+    assert measure_parity(clip, photo_bytes, MAX_PIXELS).max_pixel_difference > 5
+
+
+def test_swapped_channels_are_seen_in_the_pixels(clip, photo_bytes, monkeypatch):
+    prepare = Preprocessing.prepare
+    monkeypatch.setattr(Preprocessing, "prepare", lambda self, pixels: prepare(self, pixels).flip(0))
+    assert measure_parity(clip, photo_bytes, MAX_PIXELS).max_pixel_difference > 50
+
+
+def test_a_lower_precision_is_compared_with_float32(clip, photo_bytes):
+    model = ImageEmbedder(replace(clip.recipe, dtype="bfloat16"))
+    assert 0.999 < measure_parity(model, photo_bytes, MAX_PIXELS).min_cosine < 1
+
+
+def test_images_that_cannot_be_compared_are_skipped(clip, photo_bytes):
+    narrow = encode(Image.new("RGB", (2100, 100)))
+    large = encode(Image.new("RGB", (2000, 1000)))
+    skipped = [b"", b"no image", photo_bytes[0][:500], narrow, large]
+    parity = measure_parity(clip, [*photo_bytes[:2], *skipped], max_pixels=1_000_000)
+    assert parity.n_images == 2
+    assert parity.min_cosine >= 0.9999
+    assert measure_parity(clip, skipped, max_pixels=1_000_000) == Parity(0, None, None)
+
+
+def test_a_precision_that_overflows_has_cosine_0(clip, photo_bytes):
+    with torch.no_grad():  # beyond float16, 65,504, but not beyond float32
+        clip._network.visual_projection.weight.mul_(1e6)
+    state = clip._network.state_dict()
+    half = ImageEmbedder(replace(clip.recipe, dtype="float16"))
+    half._network.load_state_dict(state)
+    assert len(half.predict([half.prepare(np.zeros((9, 9, 3), np.uint8))]).failures) == 1
+    assert measure_parity(half, photo_bytes, MAX_PIXELS).min_cosine == 0

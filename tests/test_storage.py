@@ -1,0 +1,228 @@
+"""Listings, paths and URIs, and small files that are never seen half-written."""
+
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from spark_embed.errors import StorageError
+from spark_embed.storage import (
+    delete,
+    folder_path,
+    is_below,
+    list_files,
+    list_names,
+    local_path,
+    read_json,
+    uri_scheme,
+    write_json,
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A data set with everything that a listing has to leave out."""
+    for name in (
+        "b.parquet",
+        "a.parquet",
+        "10.parquet",
+        "9.parquet",
+        "cat=2/x.parquet",
+        "cat=1/y.parquet",
+        "_kind=good/z.parquet",
+        "deep/er/d.parquet",
+        "notes.txt",
+        "_SUCCESS",
+        ".hidden.parquet",
+        "_temporary/t.parquet",
+        ".spark/s.parquet",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    return tmp_path
+
+
+def paths(folder, suffix=".parquet") -> list[str]:
+    return [file.path for file in list_files(str(folder), suffix)]
+
+
+def test_a_listing_is_recursive_and_sorted_and_leaves_hidden_names_out(folder):
+    assert paths(folder) == [
+        "10.parquet",
+        "9.parquet",
+        "_kind=good/z.parquet",
+        "a.parquet",
+        "b.parquet",
+        "cat=1/y.parquet",
+        "cat=2/x.parquet",
+        "deep/er/d.parquet",
+    ]
+
+
+def test_a_listing_tells_size_and_time(folder):
+    (file,) = list_files(str(folder), ".txt")
+    status = os.stat(folder / "notes.txt")
+    assert (file.path, file.n_bytes, file.modified_s) == ("notes.txt", len("notes.txt"), status.st_mtime)
+
+
+def test_a_listing_follows_links_and_ends_where_they_go_in_circles(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "linked.parquet").write_text("")
+    (folder / "elsewhere").symlink_to(elsewhere)
+    (folder / "deep" / "up").symlink_to(folder)
+    (elsewhere / "back").symlink_to(folder)
+    found = paths(folder)
+    assert "elsewhere/linked.parquet" in found
+    assert found.count("a.parquet") == 1
+    assert not [path for path in found if "up/" in path or "back/" in path]
+
+
+@pytest.mark.parametrize("target", ["nowhere", "dead.parquet"])
+def test_a_link_to_a_shard_that_is_not_there_is_not_left_out_silently(folder, target):
+    (folder / "dead.parquet").symlink_to(target)
+    with pytest.raises(StorageError, match=r"dead\.parquet"):
+        list_files(str(folder), ".parquet")
+
+
+@pytest.mark.parametrize("what", ["missing", "notes.txt"])
+def test_what_is_no_folder_cannot_be_listed(folder, what):
+    with pytest.raises(StorageError, match=what):
+        list_files(str(folder / what), ".parquet")
+
+
+def test_names_are_sorted_hidden_ones_too(folder):
+    assert list_names(str(folder))[:3] == [".hidden.parquet", ".spark", "10.parquet"]
+    assert list_names(str(folder / "missing")) == []
+    with pytest.raises(StorageError, match=r"notes\.txt"):
+        list_names(str(folder / "notes.txt"))
+
+
+@pytest.mark.parametrize(
+    ("uri", "scheme", "path"),
+    [
+        ("/data/a b%20.jpg", "", "/data/a b%20.jpg"),
+        ("data/a#b?c", "", "data/a#b?c"),
+        ("C:x", "", "C:x"),
+        ("", "", ""),
+        ("file:/data/a%20b", "file", "/data/a b"),
+        ("file:///data/a%23b%25", "file", "/data/a#b%"),
+        ("FILE:///data", "file", "/data"),
+        ("file://localhost/data", "file", "/data"),
+        ("file://host/data", "file", None),
+        ("file://[/data", "file", None),
+        ("s3://bucket/key", "s3", None),
+        ("S3A://bucket/key", "s3a", None),
+        ("https://example.org/a", "https", None),
+    ],
+)
+def test_uris_and_paths(uri, scheme, path):
+    assert (uri_scheme(uri), local_path(uri)) == (scheme, path)
+
+
+def test_a_folder_option_becomes_an_absolute_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert folder_path("out/../in", "--input_dir") == str(tmp_path / "in")
+    assert folder_path("~/in", "--input_dir") == "/home/someone/in"
+    assert folder_path("file:///data/in%20here/", "--input_dir") == "/data/in here"
+    with pytest.raises(StorageError, match="--input_dir s3://bucket/in"):
+        folder_path("s3://bucket/in", "--input_dir")
+
+
+@pytest.mark.parametrize(
+    ("path", "below"),
+    [
+        ("in", True),
+        ("in/a/b", True),
+        ("in/missing/too", True),
+        ("in/../in/a", True),
+        ("in/../out", False),
+        ("input", False),
+        (".", False),
+        ("in/link-out/x", False),
+        ("link-in/x", True),
+    ],
+)
+def test_is_below_looks_through_links(tmp_path, path, below):
+    for name in ("in", "out"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "in" / "link-out").symlink_to(tmp_path / "out")
+    (tmp_path / "link-in").symlink_to(tmp_path / "in")
+    assert is_below(str(tmp_path / path), str(tmp_path / "in")) is below
+    assert is_below(str(tmp_path / path), str(tmp_path / "link-in") + "/") is below
+    assert is_below(str(tmp_path / path), "/")
+
+
+def test_json_comes_back_and_can_be_read_by_people(tmp_path):
+    value = {"name": "Köln", "rows": [1, 2.5, None]}
+    path = str(tmp_path / "state" / "deep" / "run.json")
+    write_json(path, value)
+    assert read_json(path) == value
+    assert '\n  "name": "Köln"' in (tmp_path / "state" / "deep" / "run.json").read_text("utf-8")
+    assert read_json(str(tmp_path / "missing.json")) is None
+
+
+def test_a_bare_name_is_written_to_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_json("run.json", [1])
+    assert read_json("run.json") == [1]
+
+
+@pytest.mark.parametrize("content", [b"", b'{"half": ', b"\xff\xfe"])
+def test_what_is_not_json_is_an_error_with_the_path(tmp_path, content):
+    (tmp_path / "run.json").write_bytes(content)
+    with pytest.raises(StorageError, match=r"run\.json"):
+        read_json(str(tmp_path / "run.json"))
+
+
+def test_a_reader_sees_the_old_file_or_the_new_one_never_a_part(tmp_path):
+    path = str(tmp_path / "metadata.json")
+    versions = [{"version": version, "padding": ["x"] * 5000} for version in range(4)]
+    write_json(path, versions[0])
+
+    def write(own):
+        for _ in range(25):
+            for version in own:
+                write_json(path, version)
+
+    with ThreadPoolExecutor(2) as pool:
+        writers = [pool.submit(write, own) for own in (versions[:2], versions[2:])]
+        while not all(writer.done() for writer in writers):
+            assert read_json(path) in versions
+    for writer in writers:
+        writer.result()
+    assert os.listdir(tmp_path) == ["metadata.json"]
+
+
+def _full_disk(*_):
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, failing):
+    path = str(tmp_path / "run.json")
+    write_json(path, "old")
+    monkeypatch.setattr(os, failing, _full_disk)
+    with pytest.raises(StorageError, match=r"run\.json: cannot be written.*No space left"):
+        write_json(path, "new")
+    assert read_json(path) == "old"
+    assert os.listdir(tmp_path) == ["run.json"]
+
+
+def test_a_value_that_is_not_json_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = str(tmp_path / "run.json")
+    write_json(path, "old")
+    with pytest.raises(TypeError):
+        write_json(path, {"rows": [1, 2, object()]})
+    assert json.loads((tmp_path / "run.json").read_text()) == "old"
+    assert os.listdir(tmp_path) == ["run.json"]
+
+
+def test_deleting_takes_files_folders_and_links_but_not_what_links_point_to(folder):
+    (folder / "link").symlink_to(folder / "deep")
+    (folder / "dead").symlink_to(folder / "nowhere")
+    for name in ("link", "dead", "cat=1", "a.parquet", "missing"):
+        delete(str(folder / name))
+        assert not os.path.lexists(folder / name)
+    assert (folder / "deep" / "er" / "d.parquet").exists()
