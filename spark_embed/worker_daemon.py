@@ -19,4 +19,4 @@ IMPORTED = (timm, torch, torchvision, transformers, AutoImageProcessor, AutoMode
 if __name__ == "__main__":
     gc.collect()
     gc.freeze()  # the workers' collector leaves these pages alone, so they stay shared
-    manager()
+    manager()  # type: ignore[no-untyped-call]
