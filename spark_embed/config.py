@@ -77,6 +77,9 @@ class Config(ModelOptions):
     allowed_roots: Names = _option(
         (), "Input", "folders outside --input_dir that local paths in a url column may point into"
     )
+    image_transport: Literal["auto", "reference", "bytes"] = _option(
+        "auto", "Input", "the worker reads the image column itself, or gets it from Spark; auto: what works"
+    )
     max_samples: int | None = _option(None, "Input", "embed only the first N rows, in shard order", ge=1)
     parity_samples: int = _option(
         16, "Model", "images of the run to compare with plain transformers first; 0: none", ge=0

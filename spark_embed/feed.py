@@ -18,11 +18,15 @@ import numpy.typing as npt
 
 from spark_embed.decode import MAX_PIXELS, open_image
 from spark_embed.errors import ImageError
-from spark_embed.fetch import FetchPolicy, Reference, make_fetch
+from spark_embed.fetch import FetchPolicy, Reference, make_fetch, make_locate
 from spark_embed.models import Model, Prepared
 
 # So that a long run of bad rows neither piles up nor keeps the good rows before it waiting.
 MAX_ROWS_PER_CHUNK = 1024
+
+STAGES = ("read_s", "fetch_s", "decode_s", "wait_s", "predict_s")
+"""Seconds of a chunk: waiting for references, fetching, decoding and preparing (both thread time), waiting
+for a prepared image, predicting."""
 
 
 @dataclass(frozen=True)
@@ -102,37 +106,61 @@ def run_feed(references: Iterable[Reference], model: Model, options: FeedOptions
         Exception: whatever the model raises. Only an `ImageError` from fetch, decode or `prepare`
             becomes an outcome; `predict` names the rows that failed.
     """
-    make_item = _item_maker(model, options)
     pool = ThreadPoolExecutor(options.n_threads, thread_name_prefix="decode")
+    make_item = _item_maker(model, options)
+    locate = make_locate(options.fetch)
     max_rows = max(MAX_ROWS_PER_CHUNK, options.batch_size)
     ahead = 2 * options.batch_size + options.n_threads
     waiting: deque[Future[_Item]] = deque()
-    chunk: list[_Item] = []
-    n_good = 0
-    wait_s = 0.0
+    source = iter(references)
+    chunk = _Chunk()
     try:
-        source = iter(references)
-        exhausted = False
-        while waiting or not exhausted:
-            while not exhausted and len(waiting) < ahead:
-                try:
-                    waiting.append(pool.submit(make_item, next(source)))
-                except StopIteration:
-                    exhausted = True
+        while True:
+            while len(waiting) < ahead:
+                with chunk.timed("read_s"):
+                    reference = next(source, None)
+                if reference is None:
+                    ahead = 0  # the source is exhausted
+                    break
+                with chunk.timed("fetch_s"):
+                    located = locate(reference)
+                waiting.append(pool.submit(make_item, located))
             if not waiting:
                 break
-            started = time.perf_counter()
-            item = waiting.popleft().result()
-            wait_s += time.perf_counter() - started
-            chunk.append(item)
-            n_good += item.error is None
-            if n_good == options.batch_size or len(chunk) == max_rows:
-                yield _predict(chunk, model, wait_s)
-                chunk, n_good, wait_s = [], 0, 0.0
-        if chunk:
-            yield _predict(chunk, model, wait_s)
+            with chunk.timed("wait_s"):
+                item = waiting.popleft().result()
+            chunk.add(item)
+            if chunk.n_good == options.batch_size or len(chunk.items) == max_rows:
+                yield _predict(chunk, model)
+                chunk = _Chunk()
+        if chunk.items:
+            yield _predict(chunk, model)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Chunk:
+    """The rows that go into one forward pass, and what they have cost so far."""
+
+    def __init__(self) -> None:
+        self.items: list[_Item] = []
+        self.n_good = 0
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+
+    def add(self, item: _Item) -> None:
+        self.items.append(item)
+        self.n_good += item.error is None
+        self.seconds["fetch_s"] += item.fetch_s
+        self.seconds["decode_s"] += item.decode_s
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the time that the `with` block takes to a stage."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - started
 
 
 def _item_maker(model: Model, options: FeedOptions) -> Callable[[Reference], _Item]:
@@ -159,14 +187,14 @@ def _item_maker(model: Model, options: FeedOptions) -> Callable[[Reference], _It
     return make_item
 
 
-def _predict(chunk: list[_Item], model: Model, wait_s: float) -> Outcomes:
+def _predict(chunk: _Chunk, model: Model) -> Outcomes:
     """Run the good images of `chunk` through the model and put every row's outcome together."""
-    errors = [item.error for item in chunk]
+    errors = [item.error for item in chunk.items]
     good = [row for row, error in enumerate(errors) if error is None]
-    started = time.perf_counter()
     embedding = np.empty((0, model.embedding_dim), dtype=np.float32)
     if good:
-        prediction = model.predict([chunk[row].prepared for row in good])
+        with chunk.timed("predict_s"):
+            prediction = model.predict([chunk.items[row].prepared for row in good])
         embedding = prediction.embedding
         if len(embedding) != len(good):
             raise ValueError(f"predict gave {len(embedding)} vectors for a batch of {len(good)}")
@@ -175,13 +203,4 @@ def _predict(chunk: list[_Item], model: Model, wait_s: float) -> Outcomes:
         if prediction.failures:
             kept = [index for index in range(len(good)) if index not in prediction.failures]
             embedding = embedding[kept]
-    return Outcomes(
-        embedding,
-        errors,
-        {
-            "fetch_s": sum(item.fetch_s for item in chunk),
-            "decode_s": sum(item.decode_s for item in chunk),
-            "wait_s": wait_s,
-            "predict_s": time.perf_counter() - started,
-        },
-    )
+    return Outcomes(embedding, errors, dict(chunk.seconds))

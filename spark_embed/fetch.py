@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from spark_embed.errors import ImageError
-from spark_embed.storage import is_inside, local_path
+from spark_embed.rows import RowReader
+from spark_embed.storage import is_inside, local_path, uri_scheme
 
 Buffer = bytes | memoryview
 
@@ -21,22 +22,51 @@ MAX_BYTES = 1 << 30
 
 
 class Reference(NamedTuple):
-    """Where one image's bytes are: inline, or at a uri (a relative one starts from `base`)."""
+    """Where one image's bytes are.
 
-    inline: Buffer | None
+    Inline; or at a uri (a relative one starts from `base`); or in a `row` of a parquet `file` that had
+    this `version` (`spark_embed.rows.file_version`) when the run was planned.
+    """
+
+    inline: Buffer | None = None
     uri: str | None = None
     base: str | None = None
+    file: str | None = None
+    row: int | None = None
+    version: str | None = None
 
 
 @dataclass(frozen=True)
 class FetchPolicy:
-    """What may be read. `roots` are absolute folders; a path outside all of them is `forbidden`."""
+    """What may be read, and where.
+
+    Attributes:
+        roots: absolute folders; a uri's path outside all of them is `forbidden`.
+        column: the image column of the parquet files that rows are read from.
+    """
 
     roots: tuple[str, ...] = ()
+    column: str = ""
     max_bytes: int = MAX_BYTES
 
 
 Fetch = Callable[[Reference], Buffer]
+Locate = Callable[[Reference], Reference]
+
+
+def make_locate(policy: FetchPolicy) -> Locate:
+    """Return the step that must see the references in their order: it turns a parquet row into bytes.
+
+    It belongs to one thread; what it returns can go to `make_fetch`'s function on any.
+    """
+    reader = RowReader(policy.column)
+
+    def locate(reference: Reference) -> Reference:
+        if reference.file is None or reference.row is None:
+            return reference
+        return Reference(reader.read(reference.file, reference.row, reference.version or ""))
+
+    return locate
 
 
 def make_fetch(policy: FetchPolicy) -> Fetch:
@@ -60,7 +90,8 @@ def _allowed_path(reference: Reference, roots: Sequence[str]) -> str:
         raise ImageError("null_bytes", "the row has neither image bytes nor a uri")
     path = local_path(reference.uri)
     if path is None:
-        raise ImageError("fetch_failed", f"only local paths are read so far: {reference.uri}")
+        # Not the uri itself: it may hold a password.
+        raise ImageError("fetch_failed", f"{uri_scheme(reference.uri)}: only local paths are read so far")
     path = os.path.join(reference.base or "", path)
     try:
         real = os.path.realpath(path)

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -13,7 +14,9 @@ from pyspark.sql import SparkSession
 
 from spark_embed.config import Config
 from spark_embed.errors import ModelError, StorageError
-from spark_embed.preflight import Preflight, run_preflight
+from spark_embed.feed import FeedOptions
+from spark_embed.fetch import FetchPolicy
+from spark_embed.preflight import ParityOptions, Preflight, UnreachableError, run_preflight
 from spark_embed.progress import Progress
 from spark_embed.publish import Output, check_output, count_published, publish, start_output
 from spark_embed.source import ParquetSource, find_source
@@ -24,6 +27,9 @@ from spark_embed.udf import make_feed_options, make_recipe
 from spark_embed.wave import WaveCounts, count_wave, embed_table, read_wave, run_wave
 
 logger = logging.getLogger(__name__)
+
+# References looked at for each image that parity wants: by reference, a null is seen only when it is read.
+SAMPLE_FACTOR = 4
 
 
 def run(spark: SparkSession, config: Config) -> RunSummary:
@@ -46,14 +52,12 @@ def run(spark: SparkSession, config: Config) -> RunSummary:
     )
     with settings(spark, table_settings(source.n_bytes / max(source.n_rows, 1))):
         with clock.measure("preflight"):
-            preflight = check_model(spark, config, source)
+            source, options, preflight = check_model(spark, config, source)
         start_output(output, {"started_at": clock.started_at, "model": preflight.model})
 
         table = source.table(spark) if config.max_samples is None else source.head(spark, config.max_samples)
         n_rows = min(source.n_rows, config.max_samples or source.n_rows)
-        embedded = embed_table(
-            table, preflight.recipe, make_feed_options(config, source_roots(config, source))
-        )
+        embedded = embed_table(table, preflight.recipe, options)
         with clock.measure("embed"), Progress(spark, n_rows):
             run_wave(embedded, output.wave)
 
@@ -77,9 +81,9 @@ def describe_run(spark: SparkSession, config: Config) -> str:
     source = find_source(config)
     output = check_output(config)
     with settings(spark, table_settings(source.n_bytes / max(source.n_rows, 1))):
-        preflight = check_model(spark, config, source)
+        source, options, preflight = check_model(spark, config, source)
         n_rows = min(source.n_rows, config.max_samples or source.n_rows)
-        embedded = embed_table(source.table(spark), preflight.recipe, make_feed_options(config))
+        embedded = embed_table(source.table(spark), preflight.recipe, options)
         n_tasks = embedded.rdd.getNumPartitions()
     own = ", ".join(f"{field.name}: {field.dataType.simpleString()}" for field in source.own_columns)
     return "\n".join(
@@ -91,22 +95,43 @@ def describe_run(spark: SparkSession, config: Config) -> str:
             f"model    {preflight.model['name']}, {preflight.model['embedding_dim']} values, "
             f"{preflight.model['dtype']} on {preflight.model['device']}",
             f"parity   {describe_parity(preflight.parity)}",
+            f"images   by {source.transport}",
             f"plan     one job of {n_tasks} tasks, {spark.sparkContext.defaultParallelism} at once",
             f"output   {output.root}",
         ]
     )
 
 
-def check_model(spark: SparkSession, config: Config, source: ParquetSource) -> Preflight:
-    """Run the preflight and say, or refuse, what it found."""
+def check_model(
+    spark: SparkSession, config: Config, source: ParquetSource
+) -> tuple[ParquetSource, FeedOptions, Preflight]:
+    """Run the preflight; return the source with its transport resolved, the feed's options, its answers."""
     if config.model_directory is None:
         logger.info(
             "model: the embedded EfficientNet-Lite0 (ImageNet); for CLIP give "
             "--model_directory openai/clip-vit-base-patch32 or a folder that holds it"
         )
-    sample = source.sample(spark, config.parity_samples) if config.parity_samples else None
-    options = make_feed_options(config, source_roots(config, source))
-    preflight = run_preflight(spark, sample, make_recipe(config), options, config.parity_min_cosine)
+    roots = (source.root, *(folder_path(root, "--allowed_roots") for root in config.allowed_roots))
+    options = make_feed_options(config, FetchPolicy(roots=roots, column=source.image_column))
+    parity = ParityOptions(config.parity_samples, config.parity_min_cosine)
+    tried: list[str] = []
+    for transport in source.transports(config.image_transport):
+        source = replace(source, transport=transport)
+        sample = source.sample(spark, max(1, SAMPLE_FACTOR * config.parity_samples))
+        try:
+            preflight = run_preflight(spark, sample, make_recipe(config), options, parity)
+        except UnreachableError as exc:
+            tried.append(f"{transport}: {exc}")
+            continue
+        report_preflight(config, preflight)
+        return source, options, preflight
+    raise StorageError(
+        f"--image_transport {config.image_transport}: the workers cannot read the images: " + "; ".join(tried)
+    )
+
+
+def report_preflight(config: Config, preflight: Preflight) -> None:
+    """Say what preflight found, and refuse what --parity_action says to refuse."""
     if isinstance(preflight.model["preprocessing"], str):
         logger.warning(
             "no fast path for %s: images are prepared by transformers itself, which is slower",
@@ -131,12 +156,6 @@ def check_model(spark: SparkSession, config: Config, source: ParquetSource) -> P
         if config.parity_action == "fail":
             raise ModelError(text)
         logger.warning("%s", text)
-    return preflight
-
-
-def source_roots(config: Config, source: ParquetSource) -> tuple[str, ...]:
-    """Return the folders below which local paths of a url column may be read."""
-    return (source.root, *(folder_path(root, "--allowed_roots") for root in config.allowed_roots))
 
 
 def check_nothing_lost(n_rows: int, counted: WaveCounts, output: Output) -> None:
@@ -194,6 +213,7 @@ def _summarize(
             "n_rows": source.n_rows,
             "n_bytes": source.n_bytes,
             "image_column": source.image_column,
+            "transport": source.transport,
         },
         output=output.describe(),
         timings_s=clock.with_total(),

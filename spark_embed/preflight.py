@@ -11,6 +11,7 @@ import platform
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from spark_embed.errors import ImageError, SparkEmbedError, fatal_error_named
 from spark_embed.feed import FeedOptions
-from spark_embed.fetch import Buffer, Reference, make_fetch
+from spark_embed.fetch import Buffer, Reference, make_fetch, make_locate
 from spark_embed.models import Recipe
 from spark_embed.schema import IMAGE
 from spark_embed.udf import iterate_references, load_worker_model
@@ -42,6 +43,18 @@ Probe = Callable[[Iterable[pa.RecordBatch]], Iterable[pa.RecordBatch]]
 
 
 @dataclass(frozen=True)
+class ParityOptions:
+    """How many images to compare, and the smallest cosine that counts as equal."""
+
+    n_images: int
+    min_cosine: float
+
+
+class UnreachableError(Exception):
+    """A worker cannot read where the references point; another transport may do."""
+
+
+@dataclass(frozen=True)
 class Preflight:
     """What the executors said.
 
@@ -60,22 +73,25 @@ class Preflight:
 
 
 def run_preflight(
-    spark: SparkSession, sample: DataFrame | None, recipe: Recipe, options: FeedOptions, min_cosine: float
+    spark: SparkSession, sample: DataFrame, recipe: Recipe, options: FeedOptions, parity: ParityOptions
 ) -> Preflight:
     """Load the model in one task and compare it with plain transformers on `sample` (references).
 
     dtype "auto" takes the fast precision of the device, unless that brings a vector of the sample below
-    `min_cosine`: then float32.
+    the smallest cosine that is wanted: then float32.
 
     Raises:
         ModelError: the model cannot be used; the text is what the executor found.
+        UnreachableError: the executor cannot read where the references of the sample point.
     """
-    probe = _make_probe(recipe, options, min_cosine)
-    answer = _run_one_task(sample, probe) if sample is not None else None
-    if answer is None:  # no sample, or not one usable reference in it
+    probe = _make_probe(recipe, options, parity)
+    answer = _run_one_task(sample, probe)
+    if answer is None:  # a data set without rows
         answer = _run_one_task(spark.range(0, 1, 1, 1), probe)
     if answer is None:
         raise RuntimeError("preflight: a task over one row gave no answer")
+    if "unreachable" in answer:
+        raise UnreachableError(answer["unreachable"])
     if "fatal" in answer:
         raise fatal_error_named(answer["fatal"])(answer["text"])
     return Preflight(Recipe(**answer.pop("recipe")), **answer)
@@ -86,29 +102,32 @@ def _run_one_task(frame: DataFrame, probe: Probe) -> dict[str, Any] | None:
     return json.loads(rows[0]["answer"]) if rows else None
 
 
-def _make_probe(recipe: Recipe, options: FeedOptions, min_cosine: float) -> Probe:
+def _make_probe(recipe: Recipe, options: FeedOptions, parity: ParityOptions) -> Probe:
     def probe(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
-        yield pa.RecordBatch.from_pydict(
-            {"answer": [json.dumps(_probe(batches, recipe, options, min_cosine))]}
-        )
+        yield pa.RecordBatch.from_pydict({"answer": [json.dumps(_probe(batches, recipe, options, parity))]})
 
     return probe
 
 
 def _probe(
-    batches: Iterable[pa.RecordBatch], recipe: Recipe, options: FeedOptions, min_cosine: float
+    batches: Iterable[pa.RecordBatch], recipe: Recipe, options: FeedOptions, wanted: ParityOptions
 ) -> dict[str, Any]:
     """Run on an executor: load, compare, describe. A fatal error is an answer, so Spark does not retry."""
     from spark_embed.models.image_embedder import describe
     from spark_embed.parity import measure_parity
 
     columns = (batch.column(IMAGE) for batch in batches if IMAGE in batch.schema.names)
-    images = list(_fetched(iterate_references(columns), options))
+    try:
+        images = list(islice(_fetched(iterate_references(columns), options), wanted.n_images))
+    except OSError as exc:
+        return {"unreachable": str(exc)}
+    except SparkEmbedError as exc:
+        return {"fatal": type(exc).__name__, "text": str(exc)}
     try:
         model = _load(recipe)
         parity = measure_parity(model, images, options.max_pixels)
         rejected = None
-        if recipe.dtype == "auto" and parity.min_cosine is not None and parity.min_cosine < min_cosine:
+        if recipe.dtype == "auto" and parity.min_cosine is not None and parity.min_cosine < wanted.min_cosine:
             rejected = {"dtype": model.recipe.dtype, "min_cosine": parity.min_cosine}
             model = _load(replace(recipe, dtype="float32"))
             parity = measure_parity(model, images, options.max_pixels)
@@ -130,7 +149,7 @@ def _load(recipe: Recipe) -> ImageEmbedder:
 
 def _fetched(references: Iterator[Reference], options: FeedOptions) -> Iterator[Buffer]:
     """Yield the bytes of the references that can be fetched; the others become error rows later."""
-    fetch = make_fetch(options.fetch)
+    locate, fetch = make_locate(options.fetch), make_fetch(options.fetch)
     for reference in references:
         with contextlib.suppress(ImageError):
-            yield fetch(reference)
+            yield fetch(locate(reference))

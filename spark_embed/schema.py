@@ -18,13 +18,16 @@ RESERVED = (IMAGE_ID, SHARD, SHARD_ROW, EMBEDDING, ERROR, ERROR_DETAIL)
 IMAGE = "__image__"
 RESULT = "__result__"
 
-STAGE_SECONDS = ("load_s", "fetch_s", "decode_s", "wait_s", "predict_s", "encode_s")
+STAGE_SECONDS = ("load_s", "read_s", "fetch_s", "decode_s", "wait_s", "predict_s", "encode_s")
 
 IMAGE_TYPE = T.StructType(
     [
         T.StructField("bytes", T.BinaryType()),  # the encoded image, inline
-        T.StructField("uri", T.StringType()),  # else where it is
+        T.StructField("uri", T.StringType()),  # or where it is
         T.StructField("base", T.StringType()),  # the folder that a relative uri starts from
+        T.StructField("file", T.StringType()),  # or the parquet file that holds it
+        T.StructField("row", T.LongType()),  # and its row there
+        T.StructField("version", T.StringType()),  # of that file when the run was planned
     ]
 )
 """A reference: where one image's bytes are. Only the fetch stage looks inside."""

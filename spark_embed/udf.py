@@ -76,8 +76,8 @@ def image_embedding_result(image: str | Column, *, model: str | None = None, **o
     """
     checked = ModelOptions.model_validate({"dtype": "float32", **options, "model_directory": model})
     column = F.col(image) if isinstance(image, str) else image
-    nothing = F.lit(None).cast("string")
-    reference = F.struct(column.alias("bytes"), nothing.alias("uri"), nothing.alias("base"))
+    nowhere = (F.lit(None).cast(field.dataType).alias(field.name) for field in IMAGE_TYPE.fields[1:])
+    reference = F.struct(column.alias("bytes"), *nowhere)
     return make_embed_column(make_recipe(checked), make_feed_options(checked))(reference)
 
 
@@ -93,10 +93,10 @@ def make_recipe(options: ModelOptions) -> Recipe:
     )
 
 
-def make_feed_options(options: ModelOptions, roots: tuple[str, ...] = ()) -> FeedOptions:
-    """Return how a task is fed; local paths may be read below `roots` only."""
+def make_feed_options(options: ModelOptions, fetch: FetchPolicy | None = None) -> FeedOptions:
+    """Return how a task is fed."""
     return FeedOptions(
-        batch_size=options.batch_size, max_pixels=options.max_pixels, fetch=FetchPolicy(roots=roots)
+        batch_size=options.batch_size, max_pixels=options.max_pixels, fetch=fetch or FetchPolicy()
     )
 
 
@@ -151,13 +151,10 @@ def load_worker_model(recipe: Recipe) -> tuple[Model, bool]:
 def iterate_references(arrays: Iterator[pa.Array]) -> Iterator[Reference]:
     """Take the rows of `IMAGE_TYPE` arrays apart; inline bytes stay views into the Arrow buffers."""
     for array in arrays:
-        inline, uris, bases = (array.field(name) for name in IMAGE_TYPE.names)
-        for row in range(len(array)):
-            scalar = inline[row]
-            if scalar.is_valid:
-                yield Reference(memoryview(scalar.as_buffer()).cast("B"))
-            else:
-                yield Reference(None, uris[row].as_py(), bases[row].as_py())
+        inline = array.field("bytes")
+        others = [array.field(name).to_pylist() for name in IMAGE_TYPE.names[1:]]
+        for scalar, *place in zip(inline, *others, strict=True):
+            yield Reference(memoryview(scalar.as_buffer()).cast("B") if scalar.is_valid else None, *place)
 
 
 def _result_array(outcomes: Outcomes, *, n_loads: int, seconds: dict[str, float]) -> pa.StructArray:

@@ -79,6 +79,20 @@ def test_the_default_model_finds_photos_of_the_same_category(embed, material):
     assert precision >= 0.92
 
 
+def test_images_by_reference_and_through_spark_give_the_same(embed, shards, tmp_path):
+    by_reference, vectors, errors = embed(shards)
+    assert by_reference["input"]["transport"] == "reference"
+    through_spark, other_vectors, other_errors = embed(
+        shards, image_transport="bytes", output_dir=str(tmp_path / "out"), overwrite=True
+    )
+    assert through_spark["input"]["transport"] == "bytes"
+    pd.testing.assert_frame_equal(errors, other_errors)
+    order = ["shard", "shard_row"]
+    pd.testing.assert_frame_equal(
+        vectors.sort_values(order, ignore_index=True), other_vectors.sort_values(order, ignore_index=True)
+    )
+
+
 def test_rows_keep_their_columns_and_their_place(embed, shards, photo_bytes):
     metadata, embeddings, errors = embed(shards)
     own = pd.concat([pd.read_parquet(path) for path in sorted(shards.iterdir())]).drop(columns="jpg")

@@ -7,6 +7,7 @@ import pytest
 from conftest import cosines
 from pydantic import ValidationError
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import to_arrow_type
 
 from spark_embed import image_embedding, image_embedding_result
 from spark_embed.feed import FeedOptions
@@ -16,8 +17,7 @@ from spark_embed.udf import embed_arrays, embed_frames
 
 
 def references(images):
-    rows = [{"bytes": data, "uri": None, "base": None} for data in images]
-    return pa.array(rows, pa.struct([("bytes", pa.binary()), ("uri", pa.string()), ("base", pa.string())]))
+    return pa.array([{"bytes": data} for data in images], to_arrow_type(IMAGE_TYPE))
 
 
 @pytest.fixture

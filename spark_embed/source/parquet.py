@@ -53,6 +53,9 @@ class ParquetSource:
         own_columns: the data set's own columns that go to the output, with their Spark types.
         image_column: the column with the bytes, or with the paths.
         id_column: the column that image_id is made from; None: shard#row.
+        hive: columns that the folders add (cat=007/), in order.
+        transport: how bytes reach the worker: "bytes" (through Spark), "reference" (it reads the image
+            column itself), "uri" (it reads the file that a url column names).
     """
 
     layout: str
@@ -62,6 +65,13 @@ class ParquetSource:
     image_column: str
     id_column: str | None
     hive: tuple[str, ...]
+    transport: str = "bytes"
+
+    def transports(self, wanted: str) -> list[str]:
+        """Return the transports to try, best first, for --image_transport `wanted`."""
+        if self.transport == "uri":
+            return ["uri"]
+        return ["reference", "bytes"] if wanted == "auto" else [wanted]
 
     @property
     def n_rows(self) -> int:
@@ -86,11 +96,13 @@ class ParquetSource:
         return reduce(DataFrame.unionByName, tables)
 
     def sample(self, spark: SparkSession, n_rows: int) -> DataFrame:
-        """Return some `n_rows` references that are not null, from a few shards spread over the data set."""
+        """Return some `n_rows` references, from a few shards spread over the data set."""
         step = max(1, len(self.shards) // _SAMPLED_SHARDS)
-        table = self.table(spark, self.shards[::step][:_SAMPLED_SHARDS])
+        table = self.table(spark, self.shards[::step][:_SAMPLED_SHARDS]).select(IMAGE)
         image = F.col(IMAGE)
-        return table.where(image["bytes"].isNotNull() | image["uri"].isNotNull()).select(IMAGE).limit(n_rows)
+        if self.transport == "bytes":
+            table = table.where(image["bytes"].isNotNull())
+        return table.limit(n_rows)
 
     def head(self, spark: SparkSession, n_rows: int) -> DataFrame:
         """Return the table of the first `n_rows` rows, in shard order."""
@@ -108,7 +120,9 @@ class ParquetSource:
         return table
 
     def _read_group(self, spark: SparkSession, schema: pa.Schema, shards: Sequence[Shard]) -> DataFrame:
-        needed = {field.name for field in self.own_columns} | {self.image_column, self.id_column}
+        needed = {field.name for field in self.own_columns} | {self.id_column}
+        if self.transport != "reference":
+            needed.add(self.image_column)
         present = [field for field in schema if field.name in needed and not pa.types.is_null(field.type)]
         file_schema = T.StructType([T.StructField(field.name, spark_type(field.type)) for field in present])
         frame = (
@@ -137,14 +151,20 @@ class ParquetSource:
         )
 
     def _reference(self, value: Column, shard: Column) -> Column:
-        """Return the reference of each row: the bytes, or the path and the shard's folder."""
-        if self.layout == "parquet":
-            parts = [value, F.lit(None), F.lit(None)]
-        else:
+        """Return the reference of each row, by `transport`."""
+        if self.transport == "bytes":
+            parts = {"bytes": value}
+        elif self.transport == "uri":
             folder = F.regexp_replace(F.concat(F.lit(self.root + "/"), shard), "/[^/]*$", "")
-            parts = [F.lit(None), value, folder]
-        fields = [p.cast(f.dataType).alias(f.name) for p, f in zip(parts, IMAGE_TYPE.fields, strict=True)]
-        return F.struct(*fields)
+            parts = {"uri": value, "base": folder}
+        else:
+            modified = F.unix_millis("_metadata.file_modification_time").cast("string")
+            version = F.concat_ws("-", F.col("_metadata.file_size").cast("string"), modified)
+            row = F.col("_metadata.row_index")
+            parts = {"file": F.col("_metadata.file_path"), "row": row, "version": version}
+        return F.struct(
+            *(parts.get(f.name, F.lit(None)).cast(f.dataType).alias(f.name) for f in IMAGE_TYPE.fields)
+        )
 
 
 def find_source(config: Config) -> ParquetSource:
@@ -170,7 +190,10 @@ def find_source(config: Config) -> ParquetSource:
     schema = merge_schemas(shards, read)
     hive_fields = {name: T.StringType() for name in hive}
     own = [T.StructField(name, hive_fields.get(name) or _checked_type(schema, name)) for name in names]
-    return ParquetSource(layout, root, tuple(shards), tuple(own), image_column, id_column, tuple(hive))
+    transport = "bytes" if layout == "parquet" else "uri"
+    return ParquetSource(
+        layout, root, tuple(shards), tuple(own), image_column, id_column, tuple(hive), transport
+    )
 
 
 def _find_image_column(config: Config, shards: Sequence[Shard], names: Sequence[str]) -> tuple[str, str]:

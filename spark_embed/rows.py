@@ -1,0 +1,97 @@
+"""The image column of parquet files, row after row, read by the worker itself; knows no Spark.
+
+Reading the column here instead of sending it through the JVM takes a tenth of the CPU time. Row groups are
+streamed in small batches, so one of many gigabytes costs no more memory than a small one.
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections.abc import Iterator
+from itertools import accumulate
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from spark_embed.errors import StorageError
+from spark_embed.storage import local_path
+
+_BATCH_BYTES = 8 << 20
+_MAX_BATCH_ROWS = 64
+_STREAM_BUFFER_BYTES = 1 << 20
+
+
+def file_version(n_bytes: int, modified_ns: int) -> str:
+    """Return what tells a file from the one that replaces it; `source` builds the same with Spark."""
+    return f"{n_bytes}-{modified_ns // 1_000_000}"
+
+
+class RowReader:
+    """Reads single rows of one column; fast where rows come in increasing order, as in a Spark task."""
+
+    def __init__(self, column: str) -> None:
+        self._column = column
+        self._uri = ""
+
+    def read(self, uri: str, row: int, version: str) -> memoryview | None:
+        """Return the bytes at `row` of the parquet file at `uri`, without a copy.
+
+        None where the value is null, or the file has no such column.
+
+        Raises:
+            OSError: the file cannot be reached from here.
+            StorageError: the file is not the one that was planned with (`file_version`), or is broken.
+        """
+        if uri != self._uri:
+            self._open(uri, version)
+        if self._column not in self._file.schema_arrow.names:
+            return None
+        try:
+            if not self._start <= row < self._start + len(self._rows):
+                self._seek(row)
+        except (pa.ArrowException, StopIteration) as exc:
+            raise StorageError(f"{uri}: row {row} cannot be read: {exc}") from exc
+        value = self._rows[row - self._start]
+        return memoryview(value.as_buffer()).cast("B") if value.is_valid else None
+
+    def _open(self, uri: str, version: str) -> None:
+        path = local_path(uri)
+        if path is None:
+            raise OSError(f"only local files can be read by the worker itself: {uri}")
+        self._path, self._version = path, version
+        self._check_version()
+        try:
+            self._file = pq.ParquetFile(path, buffer_size=_STREAM_BUFFER_BYTES)
+        except pa.ArrowException as exc:
+            raise StorageError(f"{uri}: not parquet: {exc}") from exc
+        metadata = self._file.metadata
+        n_rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        self._first_rows = [0, *accumulate(n_rows)]
+        self._uri, self._group, self._start = uri, -1, 0
+        self._rows: pa.Array = pa.array([], pa.binary())
+        self._batches: Iterator[pa.RecordBatch] = iter(())
+
+    def _seek(self, row: int) -> None:
+        group = bisect_right(self._first_rows, row) - 1
+        if group != self._group or row < self._start:
+            self._check_version()
+            self._batches = self._file.iter_batches(
+                self._batch_rows(group), row_groups=[group], columns=[self._column], use_threads=False
+            )
+            self._group, self._start, self._rows = group, self._first_rows[group], self._rows[:0]
+        while row >= self._start + len(self._rows):
+            self._start += len(self._rows)
+            self._rows = next(self._batches).column(0)
+
+    def _batch_rows(self, group: int) -> int:
+        metadata = self._file.metadata.row_group(group)
+        columns = (metadata.column(index) for index in range(metadata.num_columns))
+        n_bytes = sum(c.total_uncompressed_size for c in columns if c.path_in_schema == self._column)
+        rows_in_budget: int = _BATCH_BYTES * metadata.num_rows // max(n_bytes, 1)
+        return max(1, min(rows_in_budget, _MAX_BATCH_ROWS))
+
+    def _check_version(self) -> None:
+        status = os.stat(self._path)
+        if file_version(status.st_size, status.st_mtime_ns) != self._version:
+            raise StorageError(f"{self._path} changed while it was being read; run again")

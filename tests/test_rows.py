@@ -1,0 +1,101 @@
+"""The image column by reference: the right bytes, whatever the file's shape, in bounded memory."""
+
+import os
+import resource
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from spark_embed.errors import StorageError
+from spark_embed.rows import RowReader, file_version
+
+
+def version_of(path) -> str:
+    status = os.stat(path)
+    return file_version(status.st_size, status.st_mtime_ns)
+
+
+def read(path, rows, column="jpg"):
+    reader = RowReader(column)
+    values = [reader.read(path.as_uri(), row, version_of(path)) for row in rows]
+    return [None if value is None else bytes(value) for value in values]
+
+
+@pytest.fixture
+def path(tmp_path):
+    """1,000 rows in row groups of 300, every seventh null."""
+    values = [None if row % 7 == 0 else b"%d" % row * 50 for row in range(1000)]
+    path = tmp_path / "a b%20c.parquet"
+    pq.write_table(pa.table({"n": range(1000), "jpg": values}), path, row_group_size=300)
+    return path
+
+
+def expected(rows):
+    return [None if row % 7 == 0 else b"%d" % row * 50 for row in rows]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [range(1000), range(0, 1000, 13), [999], [599, 600, 299, 300], [5, 5, 4], range(310, 320), []],
+    ids=["all", "some", "last", "across groups", "backwards", "inside", "none"],
+)
+def test_every_row_is_its_own(path, rows):
+    assert read(path, rows) == expected(rows)
+
+
+def test_rows_of_several_files_may_alternate(path, tmp_path):
+    other = tmp_path / "other.parquet"
+    pq.write_table(pa.table({"jpg": pa.array([b"x", b"y"], pa.large_binary())}), other)
+    reader = RowReader("jpg")
+    places = [(path, 1), (other, 0), (path, 2), (other, 1)]
+    got = [bytes(reader.read(p.as_uri(), row, version_of(p))) for p, row in places]
+    assert got == [b"1" * 50, b"x", b"2" * 50, b"y"]
+
+
+def test_a_file_without_the_column_or_with_nothing_in_it_gives_nulls(tmp_path):
+    for number, table in enumerate([pa.table({"n": [1]}), pa.table({"jpg": pa.nulls(1)})]):
+        path = tmp_path / f"{number}.parquet"
+        pq.write_table(table, path)
+        assert read(path, [0]) == [None]
+
+
+def test_a_file_that_changes_is_noticed(path):
+    planned = version_of(path)
+    reader = RowReader("jpg")
+    assert reader.read(path.as_uri(), 1, planned) is not None
+    pq.write_table(pa.table({"jpg": [b"other"] * 1000}), path)
+    with pytest.raises(StorageError, match="changed"):
+        reader.read(path.as_uri(), 900, planned)  # in the next row group
+    with pytest.raises(StorageError, match="changed"):
+        RowReader("jpg").read(path.as_uri(), 1, planned)
+
+
+def test_what_cannot_be_reached_is_an_oserror_so_that_bytes_can_travel_through_spark(tmp_path):
+    for uri in (f"file:{tmp_path}/gone.parquet", "s3a://bucket/a.parquet"):
+        with pytest.raises(OSError):
+            RowReader("jpg").read(uri, 0, "1-1")
+
+
+def test_a_broken_file_is_named(tmp_path):
+    path = tmp_path / "broken.parquet"
+    path.write_bytes(b"PAR1 not really")
+    with pytest.raises(StorageError, match=r"broken\.parquet"):
+        read(path, [0])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux only")
+def test_a_large_row_group_is_streamed(tmp_path):
+    path = tmp_path / "large.parquet"
+    row = os.urandom(1 << 20)
+    schema = pa.schema([("jpg", pa.binary())])
+    with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False) as writer:
+        writer.write_table(pa.table({"jpg": [row] * 400}, schema))
+    reader, version = RowReader("jpg"), version_of(path)
+    reader.read(path.as_uri(), 0, version)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    n_bytes = sum(len(reader.read(path.as_uri(), row, version)) for row in range(400))
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert n_bytes == 400 << 20
+    assert grown < 100_000
