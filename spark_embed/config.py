@@ -55,6 +55,9 @@ class ModelOptions(BaseModel):
         False, "Model", "accept weights that are not safetensors (loaded with weights_only=True)"
     )
     trust_remote_code: bool = _option(False, "Model", "let the model folder bring its own Python code")
+    decode_timeout_s: float = _option(
+        30, "Input", "an image that takes longer to decode is an error row", gt=0
+    )
     max_pixels: int = _option(
         100_000_000, "Input", "an image with more pixels (by its header) is an error row", ge=1
     )

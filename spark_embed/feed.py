@@ -5,11 +5,9 @@ Knows no Spark: references come in, outcomes go out, one for each, in order.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -17,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spark_embed.decode import MAX_PIXELS, open_image
+from spark_embed.decode_pool import ByteBudget, DecodePool, Job
 from spark_embed.errors import ImageError
 from spark_embed.fetch import FetchPolicy, Reference, make_fetch, make_locate
 from spark_embed.models import Model, Prepared
@@ -37,12 +36,14 @@ class FeedOptions:
         batch_size: images in one forward pass.
         n_threads: threads that fetch, decode and prepare beside the forward pass.
         decode_budget_bytes: memory that images being decoded at once may take together.
+        decode_timeout_s: seconds after which an image is given up; None for no limit.
     """
 
     batch_size: int = 32
     n_threads: int = 1
     max_pixels: int = MAX_PIXELS
     decode_budget_bytes: int = 512 << 20
+    decode_timeout_s: float | None = None
     fetch: FetchPolicy = field(default_factory=FetchPolicy)
 
 
@@ -72,29 +73,6 @@ class _Item:
     decode_s: float = 0.0
 
 
-class ByteBudget:
-    """Memory shared by the decode threads: reserved from the header's size before the pixels exist."""
-
-    def __init__(self, total_bytes: int) -> None:
-        self._total = total_bytes
-        self._used = 0
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def reserve(self, n_bytes: int) -> Iterator[None]:
-        """Wait until `n_bytes` are free; one image larger than the whole budget goes alone."""
-        n_bytes = min(n_bytes, self._total)
-        with self._changed:
-            self._changed.wait_for(lambda: self._used + n_bytes <= self._total)
-            self._used += n_bytes
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._used -= n_bytes
-                self._changed.notify_all()
-
-
 def run_feed(references: Iterable[Reference], model: Model, options: FeedOptions) -> Iterator[Outcomes]:
     """Yield the outcome of every reference, in order, in chunks that hold at most one forward pass.
 
@@ -106,12 +84,11 @@ def run_feed(references: Iterable[Reference], model: Model, options: FeedOptions
         Exception: whatever the model raises. Only an `ImageError` from fetch, decode or `prepare`
             becomes an outcome; `predict` names the rows that failed.
     """
-    pool = ThreadPoolExecutor(options.n_threads, thread_name_prefix="decode")
-    make_item = _item_maker(model, options)
+    pool = DecodePool(_item_maker(model, options), _timed_out, options.n_threads, options.decode_timeout_s)
     locate = make_locate(options.fetch)
     max_rows = max(MAX_ROWS_PER_CHUNK, options.batch_size)
     ahead = 2 * options.batch_size + options.n_threads
-    waiting: deque[Future[_Item]] = deque()
+    waiting: deque[Job[Reference, _Item]] = deque()
     source = iter(references)
     chunk = _Chunk()
     try:
@@ -124,11 +101,11 @@ def run_feed(references: Iterable[Reference], model: Model, options: FeedOptions
                     break
                 with chunk.timed("fetch_s"):
                     located = locate(reference)
-                waiting.append(pool.submit(make_item, located))
+                waiting.append(pool.submit(located))
             if not waiting:
                 break
             with chunk.timed("wait_s"):
-                item = waiting.popleft().result()
+                item = pool.result(waiting.popleft())
             chunk.add(item)
             if chunk.n_good == options.batch_size or len(chunk.items) == max_rows:
                 yield _predict(chunk, model)
@@ -136,7 +113,7 @@ def run_feed(references: Iterable[Reference], model: Model, options: FeedOptions
         if chunk.items:
             yield _predict(chunk, model)
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.close()
 
 
 class _Chunk:
@@ -163,19 +140,23 @@ class _Chunk:
             self.seconds[stage] += time.perf_counter() - started
 
 
-def _item_maker(model: Model, options: FeedOptions) -> Callable[[Reference], _Item]:
+def _timed_out(error: ImageError) -> _Item:
+    return _Item(error=error)
+
+
+def _item_maker(model: Model, options: FeedOptions) -> Callable[[Job[Reference, _Item]], _Item]:
     """Return what runs on a decode thread: reference -> `_Item`; only an `ImageError` is caught."""
     fetch = make_fetch(options.fetch)
     budget = ByteBudget(options.decode_budget_bytes)
 
-    def make_item(reference: Reference) -> _Item:
+    def make_item(job: Job[Reference, _Item]) -> _Item:
         item = _Item()
         started = fetched = time.perf_counter()
         try:
-            data = fetch(reference)
+            data = fetch(job.given)
             fetched = time.perf_counter()
             image = open_image(data, options.max_pixels)
-            with budget.reserve(image.peak_bytes):
+            with job.decoding(budget, image.peak_bytes):
                 item.prepared = model.prepare(image.decode())
         except ImageError as exc:
             # Not `exc` itself: its traceback would keep the image's bytes and pixels in memory.

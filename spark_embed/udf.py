@@ -96,7 +96,10 @@ def make_recipe(options: ModelOptions) -> Recipe:
 def make_feed_options(options: ModelOptions, fetch: FetchPolicy | None = None) -> FeedOptions:
     """Return how a task is fed."""
     return FeedOptions(
-        batch_size=options.batch_size, max_pixels=options.max_pixels, fetch=fetch or FetchPolicy()
+        batch_size=options.batch_size,
+        max_pixels=options.max_pixels,
+        decode_timeout_s=options.decode_timeout_s,
+        fetch=fetch or FetchPolicy(),
     )
 
 
