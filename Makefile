@@ -12,7 +12,7 @@ DEMO := demo
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYSPARK_PYTHON := $(CURDIR)/$(BIN)/python
 
-.PHONY: help run-local test lint format types readme clean
+.PHONY: help run-local test lint format types readme bench bench-peers clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -38,8 +38,14 @@ format: $(READY)  ## put the code in its one format
 readme: $(READY)  ## write the README's tables anew from the code
 	$(BIN)/python tools/write_readme.py
 
+bench: $(READY)  ## how fast the job is against bare loops and the shapes people publish (docs/speed.md)
+	$(BIN)/python -m benchmarks.bench
+
+bench-peers: $(READY)  ## the same against Daft, Ray Data, datasets and clip-retrieval, in venvs of their own
+	$(BIN)/python -m benchmarks.peers
+
 clean:  ## remove what these commands made
-	rm -rf $(VENV) $(DEMO) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(DEMO) benchmarks/.cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(READY): pyproject.toml constraints.txt tools/check_machine.sh
 	sh tools/check_machine.sh "$(PYTHON)"

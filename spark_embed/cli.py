@@ -47,9 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(config: Config) -> str:
     # Flags first: a wrong one is told before Spark is imported and its JVM started.
+    from pyspark.sql import SparkSession
+
     from spark_embed import pipeline
     from spark_embed.session import make_session
 
+    borrowed = SparkSession.getActiveSession() is not None  # a notebook's or a platform's
     spark = make_session(config)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _on_signal)  # instead of pyspark's own, which talks to the JVM from inside
@@ -58,8 +61,9 @@ def _run(config: Config) -> str:
             return pipeline.describe_run(spark, config)
         return pipeline.run(spark, config).text()
     finally:
-        with contextlib.suppress(Py4JError):  # the connection may be gone, and the exit ends the JVM anyway
-            spark.stop()
+        if not borrowed:
+            with contextlib.suppress(Py4JError, OSError):  # the JVM may be gone; the exit ends it anyway
+                spark.stop()
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
@@ -68,7 +72,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 
 
 def _interrupted() -> int:
-    logger.error("interrupted; nothing was published by this run")
+    logger.error("interrupted; every row is still there: start again with --overwrite")
     return INTERRUPTED
 
 
@@ -82,4 +86,5 @@ def first_cause(exc: Exception) -> str:
 
 def _is_python_error(line: str) -> bool:
     name, colon, _ = line.partition(": ")
-    return bool(colon) and name.isidentifier() and name.endswith(("Error", "Exception"))
+    words = name.split(".")
+    return bool(colon) and all(map(str.isidentifier, words)) and name.endswith(("Error", "Exception"))

@@ -10,7 +10,7 @@ import argparse
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError
@@ -20,6 +20,9 @@ from spark_embed.errors import EXIT_CODES, ConfigError
 
 ENVIRONMENT_PREFIX = "SPARK_EMBED_"
 MAX_YAML_BYTES = 1_000_000
+
+Environment = Literal["dev", "prod"]
+ENVIRONMENTS = get_args(Environment)
 
 GROUPS = ("Input", "Model", "Output", "Run")
 
@@ -43,12 +46,16 @@ class ModelOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     model_directory: str | None = _option(
-        None, "Model", "folder in Hugging Face layout, or a hub id; default: the embedded EfficientNet-Lite0"
+        None,
+        "Model",
+        "folder in Hugging Face layout, or a hub id; default: the embedded EfficientNet-Lite0",
+        min_length=1,
     )
-    revision: str | None = _option(None, "Model", "branch, tag or commit of a hub id")
+    revision: str | None = _option(None, "Model", "branch, tag or commit of a hub id", min_length=1)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = _option(
         "auto", "Model", "precision of the forward pass; auto: what the device is fast at, if parity holds"
     )
+    require_gpu: bool = _option(False, "Model", "stop at once where there is no GPU (CUDA or MPS)")
     batch_size: int = _option(32, "Model", "images in one forward pass", ge=1)
     normalize: bool = _option(True, "Model", "scale every vector to length 1 (L2)")
     allow_pickle_weights: bool = _option(
@@ -66,12 +73,18 @@ class ModelOptions(BaseModel):
 class Config(ModelOptions):
     """All options of a run. Immutable; written as it is into metadata.json (no option is a secret)."""
 
-    input_dir: str = _option(..., "Input", "folder with the parquet shards, searched through its subfolders")
+    # An unset shell variable gives an empty text, which would else name the working folder.
+    input_dir: str = _option(
+        ..., "Input", "folder with the parquet shards, searched through its subfolders", min_length=1
+    )
     image_column: str | None = _option(
-        None, "Input", "binary column with the encoded images; default: jpg, jpeg, png, webp or image"
+        None,
+        "Input",
+        "binary column with the encoded images; default: jpg, jpeg, png, webp or image",
+        min_length=1,
     )
     id_column: str | None = _option(
-        None, "Input", "column that becomes image_id; default: key, else id, else shard#row"
+        None, "Input", "column that becomes image_id; default: key, else id, else shard#row", min_length=1
     )
     columns: Names | None = _option(
         None, "Input", "own columns to carry to the output, comma-separated; default: all"
@@ -92,7 +105,9 @@ class Config(ModelOptions):
     )
     parity_action: Literal["warn", "fail"] = _option("warn", "Model", "what to do below --parity_min_cosine")
 
-    output_dir: str = _option(..., "Output", "folder for embeddings.parquet, errors.parquet, metadata.json")
+    output_dir: str = _option(
+        ..., "Output", "folder for embeddings.parquet, errors.parquet, metadata.json", min_length=1
+    )
     overwrite: bool = _option(False, "Output", "replace a run that is already in --output_dir")
     output_file_bytes: ByteSize = _option(
         "128MiB", "Output", "size to which output files are coalesced", ge=1_000, validate_default=True
@@ -101,11 +116,11 @@ class Config(ModelOptions):
     num_workers: int | None = _option(
         None, "Run", "tasks at once; default: one per core here, the cluster's slots elsewhere", ge=1
     )
-    config: str | None = _option(None, "Run", "YAML file with any of these options")
-    env: Literal["dev", "prod"] = _option(
+    config: str | None = _option(None, "Run", "YAML file with any of these options", min_length=1)
+    env: Environment = _option(
         "dev", "Run", "reads conf/<env>.yaml; dev logs DEBUG for people, prod JSON lines"
     )
-    aws_region: str | None = _option(None, "Run", "region of the S3 buckets")
+    aws_region: str | None = _option(None, "Run", "region of the S3 buckets", min_length=1)
     dry_run: bool = _option(False, "Run", "print what was found and what would run, then stop")
 
 
@@ -123,12 +138,13 @@ def load_config(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
         ("the command line", flags),
     ]
     if path := chosen.get("config"):
-        layers.insert(0, (str(path), _read_yaml(str(path))))
+        layers.insert(0, (str(path), _read_yaml(str(path), f"--config {path}", refused=("config",))))
     env = next(
         (layer["env"] for _, layer in reversed(layers) if "env" in layer), Config.model_fields["env"].default
     )
-    if env_file := _env_file(str(env)):
-        layers.insert(0, (env_file, _read_yaml(env_file)))
+    if env in ENVIRONMENTS:  # any other value is refused with the rest
+        path = str(conf_folder() / f"{env}.yaml")
+        layers.insert(0, (path, _read_yaml(path, path, refused=("config", "env"))))
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for origin, layer in layers:
@@ -206,33 +222,31 @@ def _read_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return values
 
 
-def _read_yaml(path: str) -> dict[str, Any]:
+def _read_yaml(path: str, called: str, *, refused: Sequence[str]) -> dict[str, Any]:
+    """Read a file of options, `called` so in errors, in which the options `refused` have no effect."""
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read(MAX_YAML_BYTES + 1)
     except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"--config {path}: cannot be read: {exc}") from exc
+        raise ConfigError(f"{called}: cannot be read: {exc}") from exc
     if len(text) > MAX_YAML_BYTES:
-        raise ConfigError(f"--config {path}: larger than {MAX_YAML_BYTES} bytes, so not a list of options")
+        raise ConfigError(f"{called}: larger than {MAX_YAML_BYTES} bytes, so not a list of options")
     try:
         values = yaml.safe_load(text)
-    except yaml.YAMLError as exc:
-        raise ConfigError(f"--config {path}: not YAML: {' '.join(str(exc).split())}") from exc
+    except (yaml.YAMLError, ValueError, RecursionError) as exc:  # ValueError: a date such as 2026-02-31
+        raise ConfigError(f"{called}: not YAML: {' '.join(str(exc).split())}") from exc
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise ConfigError(
-            f"--config {path}: must hold lines such as 'batch_size: 64', not a {type(values).__name__}"
+            f"{called}: must hold lines such as 'batch_size: 64', not a {type(values).__name__}"
         )
     for name in values:
         if name not in Config.model_fields:
-            raise ConfigError(f"{path}: unknown option {name!r}{_nearest(str(name), '')}")
+            raise ConfigError(f"{called}: unknown option {name!r}{_nearest(str(name), '')}")
+        if name in refused:
+            raise ConfigError(f"{called}: {name} has no effect in this file; give it as a flag")
     return values
-
-
-def _env_file(env: str) -> str | None:
-    path = conf_folder() / f"{env}.yaml"
-    return str(path) if path.exists() else None
 
 
 def conf_folder() -> Path:
@@ -256,7 +270,12 @@ def _explain(exc: ValidationError, origins: Mapping[str, str]) -> str:
     if error["type"] == "extra_forbidden":
         return f"unknown option {name!r}{_nearest(name, '')}"
     origin = f" (from {origins[name]})" if name in origins else ""
-    message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    message = (
+        error["msg"]
+        .removeprefix("Value error, ")
+        .replace("Input should", "must")
+        .replace("String should", "must")
+    )
     return f"--{name} {error['input']!r}{origin}: {message}"
 
 

@@ -20,6 +20,7 @@ Made = TypeVar("Made")
 
 MAX_ABANDONED = 4
 _LOOK_EVERY_S = 0.5
+_CLOSE_WITHIN_S = 2.0
 
 
 class ByteBudget:
@@ -133,6 +134,7 @@ class DecodePool(Generic[Given, Made]):
         self._n_abandoned = 0
         self._n_threads = n_threads
         self._closed = False
+        self._threads: list[threading.Thread] = []
         for _ in range(n_threads):
             self._start_thread()
 
@@ -153,14 +155,19 @@ class DecodePool(Generic[Given, Made]):
         return job.outcome()
 
     def close(self) -> None:
-        """End the threads; jobs that are still queued are dropped."""
+        """End the threads, and wait for those that are not stuck; jobs that are still queued are dropped."""
         self._closed = True
         for _ in range(self._n_threads):
             self._queue.put(None)
+        give_up = time.monotonic() + _CLOSE_WITHIN_S
+        for thread in self._threads:
+            thread.join(max(0.0, give_up - time.monotonic()))
 
     def _start_thread(self) -> None:
         # A daemon: an interpreter that ends does not wait for a thread that never will.
-        threading.Thread(target=self._loop, name="decode", daemon=True).start()
+        thread = threading.Thread(target=self._loop, name="decode", daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def _loop(self) -> None:
         while (job := self._queue.get()) is not None and not self._closed:

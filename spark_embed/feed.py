@@ -24,8 +24,8 @@ from spark_embed.models import Model, Prepared
 MAX_ROWS_PER_CHUNK = 1024
 
 STAGES = ("read_s", "fetch_s", "decode_s", "wait_s", "predict_s")
-"""Seconds of a chunk: waiting for references, fetching, decoding and preparing (both thread time), waiting
-for a prepared image, predicting."""
+"""Seconds of a chunk. On the task's own thread: reading references (and image columns, by reference), waiting
+for a prepared image, predicting. Added up over the decode threads: fetching uris, decoding and preparing."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def run_feed(references: Iterable[Reference], model: Model, options: FeedOptions
                 if reference is None:
                     ahead = 0  # the source is exhausted
                     break
-                with chunk.timed("fetch_s"):
+                with chunk.timed("read_s"):
                     located = locate(reference)
                 waiting.append(pool.submit(located))
             if not waiting:

@@ -16,7 +16,7 @@ from spark_embed.errors import ImageError
 from spark_embed.rows import RowReader
 from spark_embed.storage import is_inside, local_path, uri_scheme
 
-Buffer = bytes | memoryview
+Buffer = bytes | bytearray | memoryview
 
 MAX_BYTES = 1 << 30
 

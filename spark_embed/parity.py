@@ -6,7 +6,8 @@ processor (its PIL backend where there is one), the network in float32.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,13 +17,10 @@ from PIL import Image
 
 from spark_embed.decode import Buffer, open_image, open_with_pillow
 from spark_embed.errors import ImageError
-from spark_embed.models import Prediction
+from spark_embed.models import Prediction, Prepared
 from spark_embed.models.image_embedder import ImageEmbedder
 
 Vectors = npt.NDArray[np.float32]
-
-# transformers resizes a whole image before it crops: at 6000 x 2 that takes gigabytes.
-MAX_ASPECT_RATIO = 20
 
 
 @dataclass(frozen=True)
@@ -42,32 +40,55 @@ class Parity:
     max_pixel_difference: float | None
 
 
-def measure_parity(model: ImageEmbedder, images: Sequence[Buffer], max_pixels: int) -> Parity:
-    """Compare `model` with the reference on encoded images. Takes a second copy of the network."""
-    decoded = []
+@dataclass(frozen=True)
+class Sampled:
+    """One image as the run prepares it and as plain transformers does; not the image itself.
+
+    Attributes:
+        pixel_difference: largest difference of a prepared pixel, in grey levels; None without a fast path.
+    """
+
+    prepared: Prepared
+    reference: dict[str, torch.Tensor]
+    pixel_difference: float | None
+
+
+def prepare_sample(model: ImageEmbedder, images: Iterable[Buffer], max_pixels: int) -> Iterator[Sampled]:
+    """Yield the encoded images that can be compared, prepared in both ways; decodes one at a time."""
     for data in images:
-        try:
-            pixels = open_image(data, max_pixels).decode()
-            if max(pixels.shape[:2]) <= MAX_ASPECT_RATIO * min(pixels.shape[:2]):
-                decoded.append((pixels, open_with_pillow(data).decode()))
-        except ImageError:
-            continue  # it will be an error row; there is nothing to compare
-    if not decoded:
+        with contextlib.suppress(ImageError):  # it will be an error row; there is nothing to compare
+            prepared = model.prepare(open_image(data, max_pixels).decode())
+            reference = model.process(Image.fromarray(open_with_pillow(data).decode()))
+            yield Sampled(prepared, reference, _pixel_difference(model, prepared, reference))
+
+
+def measure_parity(model: ImageEmbedder, sample: Sequence[Sampled]) -> Parity:
+    """Compare the vectors of `model` with the reference's. Takes a second copy of the network."""
+    if not sample:
         return Parity(0, None, None)
-    prepared = [model.prepare(pixels) for pixels, _ in decoded]
-    inputs = [model.process(Image.fromarray(reference)) for _, reference in decoded]
-    difference = None
-    if model.preprocessing is not None:
-        expected = model.preprocessing.grey_levels(torch.stack([item["pixel_values"][0] for item in inputs]))
-        difference = round(float((torch.stack(prepared).float() - expected).abs().max()), 3)
-    cosines = _cosines(model.predict(prepared), _reference_vectors(model, inputs))
-    return Parity(len(cosines), float(cosines.min()) if len(cosines) else None, difference)
+    differences = [item.pixel_difference for item in sample if item.pixel_difference is not None]
+    prediction = model.predict([item.prepared for item in sample])
+    cosines = _cosines(prediction, _reference_vectors(model, [item.reference for item in sample]))
+    return Parity(
+        n_images=len(cosines),
+        min_cosine=float(cosines.min()) if len(cosines) else None,
+        max_pixel_difference=max(differences, default=None),
+    )
+
+
+def _pixel_difference(
+    model: ImageEmbedder, prepared: Prepared, reference: dict[str, torch.Tensor]
+) -> float | None:
+    if model.preprocessing is None:
+        return None
+    expected = model.preprocessing.grey_levels(reference["pixel_values"])[0]
+    return round(float((prepared.float() - expected).abs().max()), 3)
 
 
 def _reference_vectors(model: ImageEmbedder, inputs: Sequence[dict[str, torch.Tensor]]) -> Vectors:
     reference = model
-    if model.recipe.dtype != "float32":
-        reference = ImageEmbedder(replace(model.recipe, dtype="float32"))
+    if model.recipe.dtype != "float32" or model.n_folded:
+        reference = ImageEmbedder(replace(model.recipe, dtype="float32"), fold=False)
     with torch.inference_mode():
         return np.concatenate([reference.forward(item).cpu().numpy() for item in inputs])
 

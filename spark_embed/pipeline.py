@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
-from datetime import UTC, datetime
-from importlib.metadata import version
+from dataclasses import asdict, dataclass, replace
 
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
+from spark_embed.clock import Clock, now
 from spark_embed.config import Config
 from spark_embed.errors import ModelError, StorageError
 from spark_embed.feed import FeedOptions
 from spark_embed.fetch import FetchPolicy
+from spark_embed.output import Output, check_output, start_output
 from spark_embed.preflight import ParityOptions, Preflight, UnreachableError, run_preflight
 from spark_embed.progress import Progress
-from spark_embed.publish import Output, check_output, count_published, publish, start_output
+from spark_embed.publish import Published, publish, stage
 from spark_embed.source import ParquetSource, find_source
 from spark_embed.storage import folder_path, write_json
-from spark_embed.summary import Counts, RunSummary, describe_parity
+from spark_embed.summary import Counts, RunSummary, describe_model, describe_parity
 from spark_embed.tables import settings, table_settings
 from spark_embed.udf import make_feed_options, make_recipe
+from spark_embed.verdict import Measured, judge
 from spark_embed.wave import WaveCounts, count_wave, embed_table, read_wave, run_wave
 
 logger = logging.getLogger(__name__)
@@ -36,7 +34,8 @@ def run(spark: SparkSession, config: Config) -> RunSummary:
     """Embed every image under `config.input_dir` into `config.output_dir`; runs on the driver.
 
     Every input row ends in embeddings.parquet or in errors.parquet. Nothing is written before the
-    input, the output folder and the model have been found usable.
+    input, the output folder and the model have been found usable, and an older run is replaced only
+    once every row of the new one is accounted for.
 
     Raises:
         ConfigError: an option or the input cannot be used.
@@ -45,30 +44,24 @@ def run(spark: SparkSession, config: Config) -> RunSummary:
     """
     clock = Clock()
     with clock.measure("plan"):
-        source = find_source(config)
-        output = check_output(config)
-    logger.info(
-        "found %d shards, %s rows, layout %s", len(source.shards), f"{source.n_rows:,}", source.layout
-    )
+        source, output = find(config)
     with settings(spark, table_settings(source.n_bytes / max(source.n_rows, 1))):
         with clock.measure("preflight"):
-            source, options, preflight = check_model(spark, config, source)
-        start_output(output, {"started_at": clock.started_at, "model": preflight.model})
-
-        table = source.table(spark) if config.max_samples is None else source.head(spark, config.max_samples)
-        n_rows = min(source.n_rows, config.max_samples or source.n_rows)
-        embedded = embed_table(table, preflight.recipe, options)
-        with clock.measure("embed"), Progress(spark, n_rows):
+            plan = check_model(spark, config, source)
+        start_output(output, {"started_at": clock.started_at, "model": plan.preflight.model})
+        embedded = plan.embedded(spark)
+        with clock.measure("embed"), Progress(spark, plan.n_rows):
             run_wave(embedded, output.wave)
-
         with clock.measure("publish"):
             wave = read_wave(embedded, output.wave)
             counted = count_wave(wave)
-            publish(wave, output, config.output_file_bytes)
-            check_nothing_lost(n_rows, counted, output)
-    summary = _summarize(config, source, preflight, counted, output, clock)
+            published = stage(wave, output, plan.n_rows, config.output_file_bytes)
+            check_nothing_lost(plan.n_rows, counted, published)
+            publish(output)
+    summary = _summarize(config, plan, counted, output, published, clock)
     write_json(output.metadata, summary.to_dict())
-    output.clear_wave()
+    output.clear_state()
+    logger.info("done", extra={"counts": summary.to_dict()["counts"], "timings_s": summary.timings_s})
     return summary
 
 
@@ -78,66 +71,93 @@ def describe_run(spark: SparkSession, config: Config) -> str:
     Raises:
         SparkEmbedError: as `run`.
     """
-    source = find_source(config)
-    output = check_output(config)
+    source, output = find(config)
     with settings(spark, table_settings(source.n_bytes / max(source.n_rows, 1))):
-        source, options, preflight = check_model(spark, config, source)
-        n_rows = min(source.n_rows, config.max_samples or source.n_rows)
-        embedded = embed_table(source.table(spark), preflight.recipe, options)
-        n_tasks = embedded.rdd.getNumPartitions()
+        plan = check_model(spark, config, source)
+        n_tasks = plan.embedded(spark).rdd.getNumPartitions()
+    source, model = plan.source, plan.preflight.model
     own = ", ".join(f"{field.name}: {field.dataType.simpleString()}" for field in source.own_columns)
     return "\n".join(
         [
-            f"layout   {source.layout}, images in column {source.image_column!r}",
+            f"layout   {source.layout}, images in column {source.image_column!r}, by {source.transport}",
             f"shards   {len(source.shards):,} in {source.root}, {source.n_bytes:,} bytes",
-            f"rows     {source.n_rows:,}, of which {n_rows:,} would be embedded",
+            f"rows     {source.n_rows:,}, of which {plan.n_rows:,} would be embedded",
             f"columns  {own or 'none'}; image_id from {source.id_column or 'shard#row'}",
-            f"model    {preflight.model['name']}, {preflight.model['embedding_dim']} values, "
-            f"{preflight.model['dtype']} on {preflight.model['device']}",
-            f"parity   {describe_parity(preflight.parity)}",
-            f"images   by {source.transport}",
-            f"plan     one job of {n_tasks} tasks, {spark.sparkContext.defaultParallelism} at once",
+            f"model    {describe_model(model)}",
+            f"parity   {describe_parity(plan.preflight.parity)}",
+            f"plan     one job of {n_tasks} tasks, {plan.n_slots} at once",
             f"output   {output.root}",
         ]
     )
 
 
-def check_model(
-    spark: SparkSession, config: Config, source: ParquetSource
-) -> tuple[ParquetSource, FeedOptions, Preflight]:
-    """Run the preflight; return the source with its transport resolved, the feed's options, its answers."""
+@dataclass(frozen=True)
+class Plan:
+    """All that a run was bound to before its first wave."""
+
+    source: ParquetSource
+    preflight: Preflight
+    options: FeedOptions
+    n_rows: int
+    n_slots: int
+
+    def embedded(self, spark: SparkSession) -> DataFrame:
+        """Return the table with its results; nothing runs yet."""
+        whole = self.n_rows == self.source.n_rows
+        table = self.source.table(spark) if whole else self.source.head(spark, self.n_rows)
+        return embed_table(table, self.preflight.recipe, self.options)
+
+
+def find(config: Config) -> tuple[ParquetSource, Output]:
+    """Find the input and check the output, and say what was found."""
+    source = find_source(config)
+    logger.info(
+        "found %s shards, %s rows, layout %s",
+        f"{len(source.shards):,}",
+        f"{source.n_rows:,}",
+        source.layout,
+        extra={"n_shards": len(source.shards), "n_rows": source.n_rows, "n_bytes": source.n_bytes},
+    )
+    return source, check_output(config)
+
+
+def check_model(spark: SparkSession, config: Config, source: ParquetSource) -> Plan:
+    """Run the preflight with the best transport that works, and bind the run to its answers."""
     if config.model_directory is None:
         logger.info(
             "model: the embedded EfficientNet-Lite0 (ImageNet); for CLIP give "
-            "--model_directory openai/clip-vit-base-patch32 or a folder that holds it"
+            "--model_directory openai/clip-vit-large-patch14 or a folder that holds it"
         )
     roots = (source.root, *(folder_path(root, "--allowed_roots") for root in config.allowed_roots))
     options = make_feed_options(config, FetchPolicy(roots=roots, column=source.image_column))
     parity = ParityOptions(config.parity_samples, config.parity_min_cosine)
-    tried: list[str] = []
+    unreachable: list[str] = []
     for transport in source.transports(config.image_transport):
         source = replace(source, transport=transport)
         sample = source.sample(spark, max(1, SAMPLE_FACTOR * config.parity_samples))
         try:
             preflight = run_preflight(spark, sample, make_recipe(config), options, parity)
         except UnreachableError as exc:
-            tried.append(f"{transport}: {exc}")
+            unreachable.append(f"{transport}: {exc}")
             continue
         report_preflight(config, preflight)
-        return source, options, preflight
+        n_rows = min(source.n_rows, config.max_samples or source.n_rows)
+        return Plan(source, preflight, options, n_rows, spark.sparkContext.defaultParallelism)
     raise StorageError(
-        f"--image_transport {config.image_transport}: the workers cannot read the images: " + "; ".join(tried)
+        f"--image_transport {config.image_transport}: the workers cannot read the images: "
+        + "; ".join(unreachable)
     )
 
 
 def report_preflight(config: Config, preflight: Preflight) -> None:
     """Say what preflight found, and refuse what --parity_action says to refuse."""
+    parity = preflight.parity
     if isinstance(preflight.model["preprocessing"], str):
         logger.warning(
             "no fast path for %s: images are prepared by transformers itself, which is slower",
             preflight.model["preprocessing"],
         )
-    if rejected := preflight.parity["rejected"]:
+    if rejected := parity["rejected"]:
         logger.info(
             "dtype: float32, because %s takes a vector's cosine down to %.6f (--parity_min_cosine %s); "
             "--dtype %s is faster",
@@ -146,66 +166,48 @@ def report_preflight(config: Config, preflight: Preflight) -> None:
             config.parity_min_cosine,
             rejected["dtype"],
         )
-    logger.info("parity: %s", describe_parity(preflight.parity))
-    cosine = preflight.parity["min_cosine"]
-    if cosine is not None and not cosine >= config.parity_min_cosine:  # NaN is below, too
-        text = (
-            f"parity: smallest cosine with plain transformers is {cosine:.6f}, below --parity_min_cosine "
-            f"{config.parity_min_cosine}; --dtype float32 is the most exact"
-        )
-        if config.parity_action == "fail":
-            raise ModelError(text)
-        logger.warning("%s", text)
+    logger.info("parity: %s", describe_parity(parity), extra={"parity": parity})
+    if not config.parity_samples or (parity["n_images"] and parity["min_cosine"] >= config.parity_min_cosine):
+        return
+    text = (
+        f"parity: smallest cosine with plain transformers is {parity['min_cosine']:.6f}, below "
+        f"--parity_min_cosine {config.parity_min_cosine}; --dtype float32 is the most exact"
+        if parity["n_images"]
+        else "parity: no image of the sample could be compared; --parity_samples 0 goes without"
+    )
+    if config.parity_action == "fail":
+        raise ModelError(f"{text} (--parity_action fail)")
+    logger.warning("%s", text)
 
 
-def check_nothing_lost(n_rows: int, counted: WaveCounts, output: Output) -> None:
-    """Compare the rows that went in with those that are published.
+def check_nothing_lost(n_rows: int, counted: WaveCounts, published: Published) -> None:
+    """Compare the rows that went in with those that would be published.
 
     Raises:
-        StorageError: they are not the same number.
+        StorageError: they are not the same number; what was published before is untouched.
     """
-    n_embedded, n_errors = count_published(output)
     n_wave_errors = sum(counted.n_errors_by_code.values())
-    if (n_embedded + n_errors, n_errors) != (n_rows, n_wave_errors):
+    n_out = published.n_embedded + published.n_errors
+    if (n_out, published.n_errors) != (n_rows, n_wave_errors):
         raise StorageError(
-            f"{n_rows} rows in, but {n_embedded} in {output.embeddings} and {n_errors} in {output.errors}: "
-            "a shard changed during the run, or this is a bug; run again with --overwrite"
+            f"{n_rows} rows in, but {published.n_embedded} vectors and {published.n_errors} errors out: a "
+            "shard changed during the run, or this is a bug; nothing was published; run again (--overwrite)"
         )
-
-
-class Clock:
-    """Names and adds up the seconds of a run."""
-
-    def __init__(self) -> None:
-        self.started_at = _now()
-        self.timings_s: dict[str, float] = {}
-        self._start = time.perf_counter()
-
-    @contextmanager
-    def measure(self, name: str) -> Iterator[None]:
-        """Record how long the `with` block takes."""
-        started = time.perf_counter()
-        yield
-        self.timings_s[name] = round(time.perf_counter() - started, 3)
-
-    def with_total(self) -> dict[str, float]:
-        """Return the timings, and the seconds since the clock was made as "total"."""
-        return {**self.timings_s, "total": round(time.perf_counter() - self._start, 3)}
 
 
 def _summarize(
-    config: Config,
-    source: ParquetSource,
-    preflight: Preflight,
-    counted: WaveCounts,
-    output: Output,
-    clock: Clock,
+    config: Config, plan: Plan, counted: WaveCounts, output: Output, published: Published, clock: Clock
 ) -> RunSummary:
+    source = plan.source
     n_errors = sum(counted.n_errors_by_code.values())
+    model = plan.preflight.model
+    measured = Measured(
+        counted.stage_s, counted.n_tasks, plan.n_slots, clock.timings_s["embed"], model["device"]
+    )
     return RunSummary(
         status="complete",
         counts=Counts(counted.n_rows, counted.n_rows - n_errors, n_errors, counted.n_errors_by_code),
-        model=preflight.model,
+        model=model,
         input={
             "input_dir": config.input_dir,
             "layout": source.layout,
@@ -215,18 +217,16 @@ def _summarize(
             "image_column": source.image_column,
             "transport": source.transport,
         },
-        output=output.describe(),
+        output={"output_dir": output.root, "n_files": published.n_files, "n_bytes": published.n_bytes},
         timings_s=clock.with_total(),
         stage_s=counted.stage_s,
         throughput={"images_per_s": round(counted.n_rows / max(clock.timings_s["embed"], 1e-3), 1)},
-        parity=preflight.parity,
-        n_model_loads=counted.n_loads,
-        versions={"spark_embed": version("spark-embed"), "pyspark": version("pyspark"), **preflight.versions},
+        parity=plan.preflight.parity,
+        verdict=asdict(judge(measured)),
+        n_tasks=counted.n_tasks,
+        n_model_loads=counted.n_model_loads,
+        versions=plan.preflight.versions,
         config=config.model_dump(mode="json"),
         started_at=clock.started_at,
-        finished_at=_now(),
+        finished_at=now(),
     )
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -5,12 +5,11 @@ Knows Spark and the model, so that nothing else has to learn from an executor wh
 
 from __future__ import annotations
 
-import contextlib
 import json
 import platform
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
@@ -26,8 +25,14 @@ from spark_embed.udf import iterate_references, load_worker_model
 
 if TYPE_CHECKING:
     from spark_embed.models.image_embedder import ImageEmbedder
+    from spark_embed.parity import Parity
+
+MAX_SAMPLE_BYTES = 64 << 20
+"""Encoded size beyond which an image is not taken to compare precisions with."""
 
 _PACKAGES = (
+    "spark_embed",
+    "pyspark",
     "torch",
     "torchvision",
     "transformers",
@@ -62,8 +67,10 @@ class Preflight:
         recipe: the run's recipe with device, dtype, commit and the weights' hash resolved.
         model: what metadata.json says of the model.
         parity: see `spark_embed.parity.Parity`, as a dict; `rejected` says which
-            precision was tried first and fell below the limit, None for none.
-        versions: of the packages that decide what a vector is, on the executor.
+            precision was tried first and fell below the limit, None for none. With n_images 0 nothing
+            could be compared, or nothing was to be.
+        versions: of the packages that decide what a vector is, on the executor; "unknown" for a copy
+            that came without its metadata.
     """
 
     recipe: Recipe
@@ -78,7 +85,7 @@ def run_preflight(
     """Load the model in one task and compare it with plain transformers on `sample` (references).
 
     dtype "auto" takes the fast precision of the device, unless that brings a vector of the sample below
-    the smallest cosine that is wanted: then float32.
+    the smallest cosine that is wanted, or no image of the sample can be compared: then float32.
 
     Raises:
         ModelError: the model cannot be used; the text is what the executor found.
@@ -114,23 +121,24 @@ def _probe(
 ) -> dict[str, Any]:
     """Run on an executor: load, compare, describe. A fatal error is an answer, so Spark does not retry."""
     from spark_embed.models.image_embedder import describe
-    from spark_embed.parity import measure_parity
+    from spark_embed.parity import measure_parity, prepare_sample
 
     columns = (batch.column(IMAGE) for batch in batches if IMAGE in batch.schema.names)
-    try:
-        images = list(islice(_fetched(iterate_references(columns), options), wanted.n_images))
-    except OSError as exc:
-        return {"unreachable": str(exc)}
-    except SparkEmbedError as exc:
-        return {"fatal": type(exc).__name__, "text": str(exc)}
+    images = _fetched(iterate_references(columns), options)
     try:
         model = _load(recipe)
-        parity = measure_parity(model, images, options.max_pixels)
+        # At least one, if only to see that it can be fetched.
+        sample = list(islice(prepare_sample(model, images, options.max_pixels), max(1, wanted.n_images)))
+        sample = sample[: wanted.n_images]
+        parity = measure_parity(model, sample)
         rejected = None
-        if recipe.dtype == "auto" and parity.min_cosine is not None and parity.min_cosine < wanted.min_cosine:
-            rejected = {"dtype": model.recipe.dtype, "min_cosine": parity.min_cosine}
+        if recipe.dtype == "auto" and model.recipe.dtype != "float32" and _is_in_doubt(parity, wanted):
+            if parity.min_cosine is not None:
+                rejected = {"dtype": model.recipe.dtype, "min_cosine": parity.min_cosine}
             model = _load(replace(recipe, dtype="float32"))
-            parity = measure_parity(model, images, options.max_pixels)
+            parity = measure_parity(model, sample)
+    except _FetchError as exc:
+        return {"unreachable": str(exc)}
     except SparkEmbedError as exc:
         return {"fatal": type(exc).__name__, "text": str(exc)}
     return {
@@ -138,8 +146,22 @@ def _probe(
         "recipe": asdict(replace(model.recipe, device=model.recipe.device.partition(":")[0])),
         "model": describe(model),
         "parity": {**asdict(parity), "rejected": rejected},
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
     }
+
+
+def _is_in_doubt(parity: Parity, wanted: ParityOptions) -> bool:
+    """Say whether a precision may be too low: it fell short, or was to be measured and could not be."""
+    if wanted.n_images == 0:
+        return False
+    return parity.min_cosine is None or not parity.min_cosine >= wanted.min_cosine  # NaN falls short, too
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # a copy without its metadata: --py-files, PYTHONPATH
+        return "unknown"
 
 
 def _load(recipe: Recipe) -> ImageEmbedder:
@@ -147,9 +169,19 @@ def _load(recipe: Recipe) -> ImageEmbedder:
     return cast("ImageEmbedder", model)  # parity needs its processor, which is not in the seam
 
 
+class _FetchError(Exception):
+    """The worker cannot read where a reference points."""
+
+
 def _fetched(references: Iterator[Reference], options: FeedOptions) -> Iterator[Buffer]:
     """Yield the bytes of the references that can be fetched; the others become error rows later."""
     locate, fetch = make_locate(options.fetch), make_fetch(options.fetch)
     for reference in references:
-        with contextlib.suppress(ImageError):
-            yield fetch(locate(reference))
+        try:
+            data = fetch(locate(reference))
+        except ImageError:
+            continue
+        except OSError as exc:
+            raise _FetchError(str(exc)) from exc
+        if len(data) <= MAX_SAMPLE_BYTES:
+            yield data

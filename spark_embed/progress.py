@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import threading
@@ -9,11 +10,13 @@ import time
 import uuid
 from types import TracebackType
 
+from py4j.protocol import Py4JError
 from pyspark.sql import SparkSession
 from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
 
+_JOB_PROPERTIES = ("spark.jobGroup.id", "spark.job.description", "spark.job.interruptOnCancel")
 _TERMINAL_INTERVAL_S = 0.5
 _LOG_INTERVAL_S = 30.0
 
@@ -32,6 +35,7 @@ class Progress:
         self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
 
     def __enter__(self) -> Progress:
+        self._properties_before = {name: self._context.getLocalProperty(name) for name in _JOB_PROPERTIES}
         self._context.setJobGroup(self._group, "spark_embed: embed images", interruptOnCancel=True)
         self._thread.start()
         return self
@@ -39,13 +43,19 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None:
-            self._context.cancelJobGroup(self._group)
         self._done.set()
         self._thread.join()
-        self._context.setLocalProperty("spark.jobGroup.id", None)  # type: ignore[arg-type]
+        with contextlib.suppress(Py4JError, OSError):  # the JVM may be what ended the block
+            if kind is not None:
+                self._context.cancelJobGroup(self._group)
+            for name, value in self._properties_before.items():
+                self._context.setLocalProperty(name, value)  # type: ignore[arg-type]
 
     def _watch(self) -> None:
+        with contextlib.suppress(Py4JError, OSError):  # the JVM is gone, and the main thread says so
+            self._show()
+
+    def _show(self) -> None:
         if not sys.stderr.isatty():
             started = time.monotonic()
             while not self._done.wait(_LOG_INTERVAL_S):

@@ -12,18 +12,22 @@ SHARD_ROW = "shard_row"
 EMBEDDING = "embedding"
 ERROR = "error"
 ERROR_DETAIL = "error_detail"
-RESERVED = (IMAGE_ID, SHARD, SHARD_ROW, EMBEDDING, ERROR, ERROR_DETAIL)
 
 # Columns that live only between the table of references and the published files.
 IMAGE = "__image__"
 RESULT = "__result__"
+
+METADATA = "_metadata"  # Spark's hidden column: a real one of that name would take its place
+
+RESERVED = (IMAGE_ID, SHARD, SHARD_ROW, EMBEDDING, ERROR, ERROR_DETAIL, IMAGE, RESULT, METADATA)
+"""Names that no own column may have, in any case: Spark's readers do not tell cases apart by default."""
 
 STAGE_SECONDS = ("load_s", "read_s", "fetch_s", "decode_s", "wait_s", "predict_s", "encode_s")
 
 IMAGE_TYPE = T.StructType(
     [
         T.StructField("bytes", T.BinaryType()),  # the encoded image, inline
-        T.StructField("uri", T.StringType()),  # or where it is
+        T.StructField("uri", T.BinaryType()),  # or where it is; Spark's strings need not be UTF-8
         T.StructField("base", T.StringType()),  # the folder that a relative uri starts from
         T.StructField("file", T.StringType()),  # or the parquet file that holds it
         T.StructField("row", T.LongType()),  # and its row there
@@ -34,7 +38,8 @@ IMAGE_TYPE = T.StructType(
 
 STATS_TYPE = T.StructType(
     [
-        T.StructField("n_loads", T.IntegerType()),  # 1 where this batch had to load the model
+        T.StructField("n_tasks", T.IntegerType()),  # 1 in the first batch of a task
+        T.StructField("n_model_loads", T.IntegerType()),  # 1 where this batch had to load the model
         *(T.StructField(name, T.FloatType()) for name in STAGE_SECONDS),
     ]
 )
@@ -51,7 +56,7 @@ RESULT_TYPE = T.StructType(
 """What the UDF returns: `embedding` is null exactly when `error` is set."""
 
 _SPARK_TYPES: dict[pa.DataType, T.DataType] = {
-    pa.null(): T.StringType(),  # a column without a single value: any type will do
+    pa.null(): T.NullType(),  # without a single value: any type will do
     pa.bool_(): T.BooleanType(),
     pa.int8(): T.ByteType(),
     pa.uint8(): T.ShortType(),
@@ -95,6 +100,8 @@ def spark_type(arrow_type: pa.DataType) -> T.DataType:
     if pa.types.is_map(arrow_type):
         return T.MapType(spark_type(arrow_type.key_type), spark_type(arrow_type.item_type))
     if pa.types.is_struct(arrow_type):
+        if len({f.name.lower() for f in arrow_type}) < arrow_type.num_fields:
+            raise TypeError(f"Spark cannot hold fields that differ only in case: {arrow_type}")
         return T.StructType([T.StructField(f.name, spark_type(f.type)) for f in arrow_type])
     if (
         pa.types.is_list(arrow_type)
@@ -103,6 +110,23 @@ def spark_type(arrow_type: pa.DataType) -> T.DataType:
     ):
         return T.ArrayType(spark_type(arrow_type.value_type))
     raise TypeError(f"Spark cannot hold the type {arrow_type}")
+
+
+def without_nulls(data_type: T.DataType, null: T.DataType | None = None) -> T.DataType:
+    """Return the type with `null` for a NullType, and integers for those inside it.
+
+    Spark 4.1 itself takes the elements of a list without a value for integers, as parquet stores them;
+    Spark 3.5 reads no NullType.
+    """
+    if isinstance(data_type, T.NullType):
+        return null or T.IntegerType()
+    if isinstance(data_type, T.ArrayType):
+        return T.ArrayType(without_nulls(data_type.elementType))
+    if isinstance(data_type, T.MapType):
+        return T.MapType(without_nulls(data_type.keyType), without_nulls(data_type.valueType))
+    if isinstance(data_type, T.StructType):
+        return T.StructType([T.StructField(f.name, without_nulls(f.dataType)) for f in data_type])
+    return data_type
 
 
 def quoted(column: str) -> str:

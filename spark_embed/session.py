@@ -11,7 +11,7 @@ import sys
 from importlib.metadata import version
 
 from py4j.protocol import Py4JError
-from pyspark import SparkConf
+from pyspark import SparkConf, SparkContext
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
@@ -23,40 +23,52 @@ logger = logging.getLogger(__name__)
 MIN_JAVA = 17
 _TASK_ATTEMPTS = 4
 
+# Where one of these is set, somebody else has said how Spark is to run: spark-submit, or the site's files.
+_CONFIGURED_BY = ("PYSPARK_GATEWAY_PORT", "PYSPARK_SUBMIT_ARGS", "SPARK_CONF_DIR")
+
 
 def make_session(config: Config) -> SparkSession:
-    """Return a session for this job: under spark-submit the given one, else one on this machine.
+    """Return the session that is active already, else one as spark-submit says, else one on this machine.
 
-    A local master is rewritten to local[N,4]: plain local[N] never retries a failed task.
+    A local master is rewritten to local[N,4]: plain local[N] never retries a failed task. On a cluster
+    nothing is set that was not asked for.
 
     Raises:
         ConfigError: no Java, too old a Java, pandas 3, or a Spark that does not start.
     """
     check_pandas()
-    submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # spark-submit has started the JVM
-    if not submitted:
+    if (active := SparkSession.getActiveSession()) is not None:
+        check_workers(active, config.num_workers)
+        return active
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:  # else spark-submit has started the JVM
         check_java()
+    try:
+        spark = _builder(config).getOrCreate()
+    except (PySparkException, Py4JError, RuntimeError, OSError) as exc:
+        raise ConfigError(f"Spark does not start: {str(exc).splitlines()[0]}") from exc
+    check_workers(spark, config.num_workers)
+    return spark
+
+
+def _builder(config: Config) -> SparkSession.Builder:
+    jvm_runs = any(name in os.environ for name in _CONFIGURED_BY)
+    if jvm_runs:
+        SparkContext._ensure_initialized()  # only then does SparkConf show what spark-submit was given
     given = SparkConf()
     builder = SparkSession.builder.appName("spark_embed")
     if not given.contains("spark.log.level"):
         builder = builder.config("spark.log.level", "WARN")
-    master = given.get("spark.master", "local[*]") or "local[*]"
-    if master.startswith("local") and not master.startswith("local-cluster"):
-        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-        os.environ.setdefault(
-            "SPARK_LOCAL_IP", "127.0.0.1"
-        )  # else Spark looks for the host's name, and warns
-        builder = builder.master(local_master(master, config.num_workers))
-        for name, value in local_properties().items():
-            # Under spark-submit the JVM runs already, and options of the driver's JVM would be ignored.
-            if not given.contains(name) and not (submitted and name.startswith("spark.driver.")):
-                builder = builder.config(name, value)
-    try:
-        spark = builder.getOrCreate()
-    except (PySparkException, Py4JError, RuntimeError) as exc:
-        raise ConfigError(f"Spark does not start: {str(exc).splitlines()[0]}") from exc
-    check_workers(spark, config.num_workers)
-    return spark
+    master = given.get("spark.master", None) or "local[*]"
+    if not master.startswith("local") or master.startswith("local-cluster"):
+        return builder
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")  # else Spark looks for the host's name, and warns
+    builder = builder.master(local_master(master, config.num_workers))
+    for name, value in local_properties().items():
+        # Options of a driver's JVM that runs already would be ignored, though Spark would show them.
+        if not given.contains(name) and not (jvm_runs and name.startswith("spark.driver.")):
+            builder = builder.config(name, value)
+    return builder
 
 
 def local_master(master: str, num_workers: int | None) -> str:
@@ -108,7 +120,10 @@ def check_java() -> None:
         raise ConfigError(
             f"Spark needs Java, and there is none{f' in JAVA_HOME {home}' if home else ''}: {advice}"
         )
-    shown = subprocess.run([java, "-version"], capture_output=True, text=True, check=False, timeout=60)
+    try:
+        shown = subprocess.run([java, "-version"], capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        raise ConfigError(f"{java} -version does not run ({exc}): {advice}") from exc
     found = re.search(r'version "(?:1\.)?(\d+)', shown.stderr + shown.stdout)
     if not found:
         raise ConfigError(f"{java} -version does not say its version: {advice}")

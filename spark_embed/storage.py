@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from spark_embed.errors import StorageError
+from spark_embed.errors import ConfigError, StorageError
 
 _HIDDEN = ("_", ".")
 
@@ -26,7 +26,6 @@ class StoredFile:
 
     path: str
     n_bytes: int
-    modified_s: float
 
 
 def uri_scheme(uri: str) -> str:
@@ -55,11 +54,13 @@ def folder_path(uri: str, flag: str) -> str:
     """Return the absolute local path of the folder that the option `flag` names (it need not exist).
 
     Raises:
-        StorageError: a scheme that is not read yet.
+        ConfigError: no path at all, or a scheme that is not read yet.
     """
     path = local_path(uri)
     if path is None:
-        raise StorageError(f"{flag} {uri}: only local paths and file: URIs can be used so far")
+        raise ConfigError(f"{flag} {uri}: only local paths and file: URIs can be used so far")
+    if not path:
+        raise ConfigError(f"{flag} {uri!r}: names no folder")
     return os.path.abspath(os.path.expanduser(path))
 
 
@@ -98,8 +99,7 @@ def _walk(folder: str, prefix: str, suffix: str, seen: frozenset[str]) -> Iterat
             if entry.is_dir():
                 yield from _walk(entry.path, f"{prefix}{entry.name}/", suffix, seen | {real})
             elif entry.name.endswith(suffix):
-                stat = entry.stat()
-                yield StoredFile(prefix + entry.name, stat.st_size, stat.st_mtime)
+                yield StoredFile(prefix + entry.name, entry.stat().st_size)
 
 
 def list_names(folder: str) -> list[str]:
@@ -161,3 +161,15 @@ def delete(path: str) -> None:
             os.unlink(path)
     except OSError as exc:
         raise StorageError(f"{path}: cannot be deleted: {exc}") from exc
+
+
+def move(path: str, to: str) -> None:
+    """Move the file or folder at `path` to `to`, which must not exist; both on one file system.
+
+    Raises:
+        StorageError: it cannot be moved.
+    """
+    try:
+        os.rename(path, to)
+    except OSError as exc:
+        raise StorageError(f"{path}: cannot be moved to {to}: {exc}") from exc

@@ -28,7 +28,9 @@ class RunSummary:
     timings_s: dict[str, float]
     stage_s: dict[str, float]
     throughput: dict[str, float]
+    verdict: dict[str, str]
     parity: dict[str, Any]
+    n_tasks: int
     n_model_loads: int
     versions: dict[str, str]
     config: dict[str, Any]
@@ -46,14 +48,19 @@ class RunSummary:
         lines = [
             f"{counts.rows:,} rows: {counts.embedded:,} embedded, {counts.errors:,} errors"
             + (f" ({by_code})" if by_code else ""),
-            f"model   {self.model['name']}, {self.model['embedding_dim']} values, {self.model['dtype']} "
-            f"on {self.model['device']}",
+            f"model   {describe_model(self.model)}",
             f"parity  {describe_parity(self.parity)}",
             f"speed   {self.throughput['images_per_s']:,.1f} images/s while embedding; "
             + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.timings_s.items()),
+            f"verdict {self.verdict['text']}",
             f"output  {self.output['output_dir']}",
         ]
         return "\n".join(lines)
+
+
+def describe_model(model: dict[str, Any]) -> str:
+    """Return one line on the model: name, length of a vector, precision, device."""
+    return f"{model['name']}, {model['embedding_dim']} values, {model['dtype']} on {model['device']}"
 
 
 def describe_parity(parity: dict[str, Any]) -> str:

@@ -28,6 +28,10 @@ def table_settings(bytes_per_row: float) -> dict[str, str]:
         "spark.sql.execution.arrow.maxRecordsPerBatch": records,
         "spark.sql.parquet.columnarReaderBatchSize": records,
         "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",  # INT96, the default, is deprecated
+        # Dates before 1582 as they are: some versions refuse to write them unless told.
+        "spark.sql.parquet.datetimeRebaseModeInWrite": "CORRECTED",
+        # A file may hold Url beside url: with one of them left out, Spark must read the other by its name.
+        "spark.sql.caseSensitive": "true",
         # A file that cannot be read must stop the job: skipping it would lose rows without a word.
         "spark.sql.files.ignoreCorruptFiles": "false",
         "spark.sql.files.ignoreMissingFiles": "false",
@@ -58,10 +62,11 @@ def settings(spark: SparkSession, values: dict[str, str]) -> Iterator[None]:
                 spark.conf.set(name, old)
 
 
-def write_parquet(frame: DataFrame, folder: str, vector_column: str) -> None:
-    """Write a frame whose vectors, if it has any, are in `vector_column`; replaces the folder.
+def write_parquet(frame: DataFrame, folder: str, vector_column: str, max_rows_per_file: int = 0) -> None:
+    """Write a frame whose vectors, if it has any, are in `vector_column`; 0 rows a file means no limit.
 
     A dictionary of floats is wasted work: hardly two are equal.
     """
     no_dictionary = f"parquet.enable.dictionary#{vector_column}.list.element"
-    frame.write.mode("overwrite").option(no_dictionary, "false").parquet(folder)
+    writer = frame.write.mode("overwrite").option("maxRecordsPerFile", max_rows_per_file)
+    writer.option(no_dictionary, "false").parquet(folder)

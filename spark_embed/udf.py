@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
 
@@ -23,12 +23,14 @@ from pyspark.sql.pandas.functions import pandas_udf
 from pyspark.sql.pandas.types import to_arrow_type
 
 from spark_embed.config import ModelOptions
+from spark_embed.errors import ConfigError
 from spark_embed.feed import FeedOptions, Outcomes, run_feed
 from spark_embed.fetch import FetchPolicy, Reference
 from spark_embed.models import EMBEDDED_MODEL, Model, Recipe, load_model
-from spark_embed.schema import EMBEDDING, IMAGE_TYPE, RESULT_TYPE, STAGE_SECONDS, STATS_TYPE
+from spark_embed.schema import EMBEDDING, IMAGE_TYPE, RESULT_TYPE, STATS_TYPE
 
 _STATS_ARROW = to_arrow_type(STATS_TYPE)
+_IMAGE_ARROW_TYPES = [to_arrow_type(field.dataType) for field in IMAGE_TYPE]
 
 
 def make_embed_column(recipe: Recipe, options: FeedOptions) -> Callable[[Column], Column]:
@@ -57,8 +59,11 @@ def image_embedding(image: str | Column, *, model: str | None = None, **options:
     `df.withColumn("embedding", image_embedding("jpg"))` adds array<float>, null where the image is
     null or unusable; `image_embedding_result` says why.
 
+    Spark sends 10,000 rows to Python at once, which with images of 100 KB is a gigabyte: set
+    `spark.sql.execution.arrow.maxRecordsPerBatch` to some 100.
+
     Args:
-        image: binary column, or its name.
+        image: binary column, or its name. A column of another type fails the job.
         model: folder in Hugging Face layout or hub id; default: the embedded EfficientNet-Lite0.
         options: other fields of `spark_embed.config.ModelOptions`. `dtype` is float32 unless given:
             without a preflight, "auto" could differ between workers.
@@ -82,11 +87,18 @@ def image_embedding_result(image: str | Column, *, model: str | None = None, **o
 
 
 def make_recipe(options: ModelOptions) -> Recipe:
-    """Return the recipe of the model that the options name, nothing resolved yet."""
+    """Return the recipe of the model that the options name, nothing resolved yet.
+
+    A folder that is here is named by its absolute path: the workers' working folder is another.
+    """
+    source = options.model_directory or EMBEDDED_MODEL
+    if os.path.isdir(os.path.expanduser(source)) and options.model_directory:
+        source = os.path.abspath(os.path.expanduser(source))
     return Recipe(
-        source=options.model_directory or EMBEDDED_MODEL,
+        source=source,
         revision=options.revision,
         dtype=options.dtype,
+        device="gpu" if options.require_gpu else "auto",
         normalize=options.normalize,
         allow_pickle_weights=options.allow_pickle_weights,
         trust_remote_code=options.trust_remote_code,
@@ -118,14 +130,13 @@ def embed_arrays(
     started = time.perf_counter()
     model, loaded = load_worker_model(recipe)
     load_s = time.perf_counter() - started if loaded else 0.0
-    encode_s = 0.0
+    stats = {"n_tasks": 1, "n_model_loads": int(loaded), "load_s": load_s}
+    options = replace(options, n_threads=task_cpus() or options.n_threads)
     for outcomes in run_feed(chain([first], references), model, options):
         started = time.perf_counter()
-        seconds = {**outcomes.seconds, "load_s": load_s, "encode_s": encode_s}
-        yield _result_array(outcomes, n_loads=int(loaded), seconds=seconds)
+        yield _result_array(outcomes, {**outcomes.seconds, **stats})
         # While this generator stood still, Spark wrote the array to the JVM: the next chunk carries that.
-        encode_s = time.perf_counter() - started
-        loaded, load_s = False, 0.0
+        stats = {"encode_s": time.perf_counter() - started}
 
 
 def task_device(recipe: Recipe) -> str:
@@ -134,34 +145,66 @@ def task_device(recipe: Recipe) -> str:
     Spark hands out addresses without hiding the other GPUs (it does not set CUDA_VISIBLE_DEVICES).
     """
     context = TaskContext.get()
-    resources = context.resources() if context else {}
-    if recipe.device == "cuda" and "gpu" in resources and not os.environ.get("CUDA_VISIBLE_DEVICES"):
-        return f"cuda:{resources['gpu'].addresses[0]}"
+    gpu = context.resources().get("gpu") if context else None
+    if gpu and recipe.device in ("auto", "gpu", "cuda") and not os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return f"cuda:{gpu.addresses[0]}"
     return recipe.device
 
 
+def task_cpus() -> int | None:
+    """Return the cores that Spark gave this task (spark.task.cpus); None outside a task."""
+    context = TaskContext.get()
+    return max(1, context.cpus()) if context else None
+
+
 def load_worker_model(recipe: Recipe) -> tuple[Model, bool]:
-    """Return this worker's model on this task's device, and whether this call loaded it."""
+    """Return this worker's model on this task's device, and whether this call loaded it.
+
+    From the first load on, torch takes the task's cores and no more: it would take all of the machine's,
+    in every worker.
+    """
     model, loaded = load_model(replace(recipe, device=task_device(recipe)))
     if loaded:
-        # The PySpark daemon collects garbage after every task: with torch and transformers imported
-        # that was a quarter of the worker's time. Frozen objects are not walked again.
-        gc.collect()
-        gc.freeze()
+        if n_cpus := task_cpus():
+            import torch  # executors only
+
+            torch.set_num_threads(n_cpus)
+        if TaskContext.get() is not None:
+            # The PySpark daemon collects garbage after every task: with torch and transformers imported
+            # that was a quarter of the worker's time. Frozen objects are not walked again.
+            gc.collect()
+            gc.freeze()
     return model, loaded
 
 
 def iterate_references(arrays: Iterator[pa.Array]) -> Iterator[Reference]:
-    """Take the rows of `IMAGE_TYPE` arrays apart; inline bytes stay views into the Arrow buffers."""
+    """Take the rows of `IMAGE_TYPE` arrays apart; inline bytes stay views into the Arrow buffers.
+
+    Raises:
+        ConfigError: the images are in a column that is not binary.
+    """
     for array in arrays:
         inline = array.field("bytes")
-        others = [array.field(name).to_pylist() for name in IMAGE_TYPE.names[1:]]
-        for scalar, *place in zip(inline, *others, strict=True):
+        if not _holds_bytes(inline.type):
+            raise ConfigError(
+                f"the image column holds {inline.type}; it must be binary, an encoded image a row"
+            )
+        uris = (uri and uri.decode(errors="replace") for uri in array.field("uri").to_pylist())
+        others = [array.field(name).to_pylist() for name in IMAGE_TYPE.names[2:]]
+        for scalar, *place in zip(inline, uris, *others, strict=True):
             yield Reference(memoryview(scalar.as_buffer()).cast("B") if scalar.is_valid else None, *place)
 
 
-def _result_array(outcomes: Outcomes, *, n_loads: int, seconds: dict[str, float]) -> pa.StructArray:
-    """Build a `RESULT_TYPE` array: one vector per good row, without a copy of the vectors."""
+def _holds_bytes(arrow_type: pa.DataType) -> bool:
+    kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_null)
+    return any(is_kind(arrow_type) for is_kind in kinds)
+
+
+def _result_array(outcomes: Outcomes, stats: Mapping[str, float]) -> pa.StructArray:
+    """Build a `RESULT_TYPE` array: one vector per good row, without a copy of the vectors.
+
+    `stats` goes on the first row; what it does not say is 0.
+    """
     errors = outcomes.errors
     n_rows, dim = len(errors), outcomes.embedding.shape[1]
     is_error = np.fromiter((error is not None for error in errors), dtype=bool, count=n_rows)
@@ -172,8 +215,7 @@ def _result_array(outcomes: Outcomes, *, n_loads: int, seconds: dict[str, float]
         type=pa.list_(pa.field("element", pa.float32(), nullable=False)),
         mask=pa.array(is_error),
     )
-    stats = [n_loads, *(seconds.get(name, 0.0) for name in STAGE_SECONDS)]
-    first_row_only = [dict(zip(STATS_TYPE.names, stats, strict=True)), *[None] * (n_rows - 1)]
+    first_row_only = [{name: stats.get(name, 0) for name in STATS_TYPE.names}, *[None] * (n_rows - 1)]
     return pa.StructArray.from_arrays(
         [
             embedding,
@@ -189,11 +231,22 @@ def embed_frames(
     frames: Iterator[pd.DataFrame], recipe: Recipe, options: FeedOptions
 ) -> Iterator[pd.DataFrame]:
     """Do the same through pandas, for Spark before 4.1 (about 30 microseconds a row slower)."""
-    reference_type = to_arrow_type(IMAGE_TYPE)
-    arrays = (pa.array(frame.to_dict("records"), type=reference_type) for frame in frames)
-    for result in embed_arrays(arrays, recipe, options):
+    for result in embed_arrays(map(_reference_array, frames), recipe, options):
         columns = {name: result.field(name).to_pandas() for name in RESULT_TYPE.names}
         yield pd.DataFrame(columns)
+
+
+def _reference_array(frame: pd.DataFrame) -> pa.StructArray:
+    """Return the references of a frame; its nulls may be None or NaN, its integers floats beside a NaN.
+
+    The type of the images is left as it is found, so that text is seen to be text.
+    """
+    types = [None, *_IMAGE_ARROW_TYPES[1:]]
+    columns = [
+        pa.array(frame[name], arrow_type, from_pandas=True)
+        for name, arrow_type in zip(IMAGE_TYPE.names, types, strict=True)
+    ]
+    return pa.StructArray.from_arrays(columns, names=IMAGE_TYPE.names)
 
 
 def _as_column(function) -> Callable[[Column], Column]:  # type: ignore[no-untyped-def]

@@ -24,6 +24,10 @@ def run_command(*argv, environ=None, cwd=None):
     )
 
 
+def json_lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("{")]
+
+
 def last_line(done) -> str:
     return done.stderr.strip().splitlines()[-1]
 
@@ -42,6 +46,53 @@ def test_spark_submit_works_with_nothing_else_given(shards, tiny_clip, tmp_path)
 
 
 @pytest.mark.slow
+def test_spark_submit_decides_where_it_runs(shards, tiny_clip, tmp_path):
+    """A master of its own, executors in processes of their own, and settings that are not overridden."""
+    done = run_command(
+        "spark-submit", "--master", "local-cluster[1,1,1024]", "--conf", "spark.log.level=ERROR",
+        REPOSITORY / "jobs/embed.py", "--input_dir", shards, "--output_dir", tmp_path / "out",
+        "--model_directory", tiny_clip, "--num_workers", 7, cwd=tmp_path,
+        environ={"SPARK_WORKER_DIR": str(tmp_path / "work")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert list((tmp_path / "work").glob("app-*/0/stderr")), "no executor process of its own"
+    assert "--num_workers 7: this Spark runs" in done.stdout
+    assert 'Setting Spark log level to "ERROR"' in done.stderr
+    assert "27 rows: 24 embedded, 3 errors" in done.stdout
+
+
+@pytest.mark.slow
+def test_after_a_kill_the_next_run_says_what_to_do_and_does_it(shards, tiny_clip, tmp_path):
+    paths = ["--input_dir", shards, "--output_dir", tmp_path / "out", "--model_directory", tiny_clip]
+    command = [BIN / "spark-embed", *paths]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if "parity:" in line:
+            break
+    process.kill()
+    process.wait()
+    process.stderr.close()
+    done = run_command(*command)
+    if done.returncode != 0:  # it had begun to write
+        assert done.returncode == 2
+        assert "holds an unfinished run; replace it with --overwrite" in last_line(done)
+        done = run_command(*command, "--overwrite")
+    assert "27 rows: 24 embedded, 3 errors" in done.stdout
+
+
+def test_a_failed_spark_job_is_told_by_its_cause():
+    from spark_embed.cli import first_cause
+
+    lines = [
+        "Job aborted due to stage failure: Task 0 in stage 3.0 failed 4 times, most recent failure:",
+        '  File "x.py", line 3, in read',
+        "spark_embed.errors.StorageError: a.parquet changed while it was being read; run again",
+        "    at org.apache.spark.Foo.bar(Foo.scala:1)",
+    ]
+    assert first_cause(RuntimeError("\n".join(lines))) == lines[2]
+
+
+@pytest.mark.slow
 def test_prod_logs_json_lines_and_a_failed_job_has_its_exit_code(shards, tmp_path):
     done = run_command(
         BIN / "spark-embed", "--input_dir", shards, "--output_dir", tmp_path / "out", "--env", "prod",
@@ -51,6 +102,9 @@ def test_prod_logs_json_lines_and_a_failed_job_has_its_exit_code(shards, tmp_pat
     line = json.loads(last_line(done))
     assert line["level"] == "ERROR"
     assert set(line) == {"timestamp", "level", "logger", "message", "fields"}
+    entries = map(json.loads, json_lines(done.stderr))
+    found = next(entry for entry in entries if "found 3 shards" in entry["message"])
+    assert found["fields"]["n_rows"] == 27
     assert f"--model_directory {tmp_path / 'missing'}: there is no such folder" in line["message"]
     assert "Traceback" not in done.stderr
     assert done.stdout == ""

@@ -2,6 +2,7 @@
 
 import pytest
 
+from spark_embed import config as config_module
 from spark_embed.config import Config, load_config, options_table
 from spark_embed.errors import ConfigError
 
@@ -75,6 +76,10 @@ def test_names_are_separated_by_commas_and_sizes_have_units():
         (PATHS, {"SPARK_EMBED_BATCHSIZE": "1"}, ["SPARK_EMBED_BATCHSIZE", "SPARK_EMBED_BATCH_SIZE"]),
         (PATHS, {"SPARK_EMBED_BATCH_SIZE": "-1"}, ["--batch_size", "'-1'", "the environment"]),
         ([*PATHS, "--config", "/no/such.yaml"], {}, ["/no/such.yaml", "cannot be read"]),
+        (["--input_dir", "", "--output_dir", "out"], {}, ["--input_dir ''", "at least 1 character"]),
+        (["--input_dir=in"], {"SPARK_EMBED_OUTPUT_DIR": ""}, ["--output_dir ''", "the environment"]),
+        ([*PATHS, "--model_directory", ""], {}, ["--model_directory ''"]),
+        ([*PATHS, "--config", ""], {}, ["--config ''"]),
     ],
 )
 def test_a_wrong_option_is_one_line_with_its_name_its_value_and_what_is_allowed(argv, environ, words):
@@ -90,6 +95,9 @@ def test_a_wrong_option_is_one_line_with_its_name_its_value_and_what_is_allowed(
         ("a: [", "not YAML"),
         ("!!python/object/apply:os.system ['true']", "not YAML"),
         ("batch_size: 0", "greater than or equal to 1"),
+        ("[" * 5000, "not YAML"),
+        ("max_samples: 2026-02-31", "not YAML"),
+        ("config: other.yaml", "config has no effect"),
     ],
 )
 def test_a_wrong_yaml_file_is_named(tmp_path, content, word):
@@ -98,6 +106,31 @@ def test_a_wrong_yaml_file_is_named(tmp_path, content, word):
     text = error_of([*PATHS, "--config", str(path)])
     assert word in text
     assert str(path) in text
+
+
+def test_a_yaml_file_may_choose_the_environment(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("env: prod")
+    assert load_config([*PATHS, "--config", str(path)], {}).parity_action == "fail"
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        ("[", "not YAML"),
+        ("env: dev", "env has no effect"),
+        ("config: x", "config has no effect"),
+        (None, "read"),
+    ],
+)
+def test_a_wrong_or_missing_environment_file_is_named_by_itself(tmp_path, monkeypatch, content, word):
+    monkeypatch.setattr(config_module, "conf_folder", lambda: tmp_path)
+    path = tmp_path / "prod.yaml"
+    if content:
+        path.write_text(content)
+    text = error_of([*PATHS, "--env", "prod"])
+    assert word in text
+    assert text.startswith(str(path))
 
 
 def test_the_table_has_a_row_for_every_option():

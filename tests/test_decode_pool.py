@@ -45,14 +45,14 @@ def test_an_error_gives_its_reservation_back():
 
 @pytest.fixture
 def stuck():
-    """Ends every decode that a test left hanging."""
-    event = threading.Event()
-    yield event
-    event.set()
+    """Until it is set, a decode of "stuck" hangs."""
+    return threading.Event()
 
 
-def make_pool(stuck, n_threads, budget=None, limit_s=0.2):
-    budget = budget or ByteBudget(100)
+@pytest.fixture
+def make_pool(stuck):
+    """Make pools whose threads end with the test."""
+    budget, pools = ByteBudget(100), []
 
     def work(job):
         with job.decoding(budget, 100):
@@ -62,35 +62,42 @@ def make_pool(stuck, n_threads, budget=None, limit_s=0.2):
                 raise ZeroDivisionError("a bug")
         return job.given
 
-    return DecodePool(work, lambda error: error.code, n_threads, limit_s)
+    def make_pool(n_threads, limit_s=0.2):
+        pools.append(DecodePool(work, lambda error: error.code, n_threads, limit_s))
+        return pools[-1]
+
+    yield make_pool
+    stuck.set()
+    for pool in pools:
+        pool.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "decode"]
 
 
 @pytest.mark.parametrize("n_threads", [1, 3])
-def test_a_stuck_decode_is_given_up_and_the_images_behind_it_go_on(stuck, n_threads):
+def test_a_stuck_decode_is_given_up_and_the_images_behind_it_go_on(make_pool, n_threads):
     """It held the whole memory budget, and with one thread also the only thread."""
-    pool = make_pool(stuck, n_threads)
+    pool = make_pool(n_threads)
     jobs = [pool.submit(given) for given in ("a", "stuck", "b", "stuck", "c")]
     assert [pool.result(job) for job in jobs] == ["a", "timeout", "b", "timeout", "c"]
-    pool.close()
 
 
-def test_without_a_limit_an_image_may_take_as_long_as_it_wants(stuck):
-    pool = make_pool(stuck, 1, limit_s=None)
+def test_without_a_limit_an_image_may_take_as_long_as_it_wants(make_pool, stuck):
+    pool = make_pool(1, limit_s=None)
     job = pool.submit("stuck")
     assert not job.wait(0.7)
     stuck.set()
     assert pool.result(job) == "stuck"
 
 
-def test_too_many_stuck_decodes_fail_the_task(stuck):
-    pool = make_pool(stuck, 2, limit_s=0.01)
+def test_too_many_stuck_decodes_fail_the_task(make_pool):
+    pool = make_pool(2, limit_s=0.01)
     jobs = [pool.submit("stuck") for _ in range(MAX_ABANDONED + 2)]
     with pytest.raises(RuntimeError, match="decodes of this task took longer"):
         list(map(pool.result, jobs))
 
 
-def test_a_bug_on_a_decode_thread_comes_out_where_its_result_is_asked_for(stuck):
-    pool = make_pool(stuck, 1)
+def test_a_bug_on_a_decode_thread_comes_out_where_its_result_is_asked_for(make_pool):
+    pool = make_pool(1)
     jobs = [pool.submit("dies"), pool.submit("a")]
     with pytest.raises(ZeroDivisionError, match="a bug"):
         pool.result(jobs[0])

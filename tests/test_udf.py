@@ -1,19 +1,27 @@
 """The one Python node: batches, order, model loads, and the column for other people's DataFrames."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 from conftest import cosines
 from pydantic import ValidationError
+from pyspark.resource import ResourceInformation
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_type
 
-from spark_embed import image_embedding, image_embedding_result
+from spark_embed import image_embedding, image_embedding_result, models, udf
+from spark_embed.config import Config, ModelOptions
 from spark_embed.feed import FeedOptions
+from spark_embed.fetch import FetchPolicy, Reference
 from spark_embed.models import Recipe, load_model
-from spark_embed.schema import IMAGE_TYPE, RESULT_TYPE
-from spark_embed.udf import embed_arrays, embed_frames
+from spark_embed.schema import IMAGE, IMAGE_TYPE, RESULT_TYPE
+from spark_embed.source import find_source
+from spark_embed.udf import embed_arrays, embed_frames, make_embed_column, make_recipe, task_device
 
 
 def references(images):
@@ -46,7 +54,9 @@ def test_vectors_and_errors_stay_in_the_order_of_the_rows(recipe, photo_bytes):
     assert [row["embedding"] is None for row in rows] == [False, True, True, False, False]
     assert rows[0]["embedding"] == pytest.approx(rows[4]["embedding"], abs=1e-6)
     assert rows[0]["embedding"] != pytest.approx(rows[3]["embedding"], abs=1e-3)
-    assert rows[0]["stats"]["n_loads"] in (0, 1)
+    assert rows[0]["stats"]["n_model_loads"] in (0, 1)
+    assert rows[0]["stats"]["n_tasks"] == 1
+    assert rows[0]["stats"]["predict_s"] > 0
     assert [row["stats"] for row in rows[1:]] == [None] * 4  # a batch's cost is told once
 
 
@@ -61,6 +71,123 @@ def test_the_two_kinds_of_udf_give_the_same_rows(recipe, photo_bytes):
     expected = arrow.field("embedding").to_pylist()
     assert pandas["embedding"][1] is None
     assert pandas["embedding"][2] == pytest.approx(expected[2])
+
+
+@pytest.fixture
+def without_arrow_udf(monkeypatch):
+    """Make Spark 4.1 take the way that Spark 3.5 and 4.0 take."""
+    monkeypatch.delattr(F, "arrow_udf", raising=False)
+
+
+def test_rows_and_uris_survive_pandas_beside_nulls(recipe, monkeypatch):
+    """pandas turns an integer column with a null in it into floats with a NaN."""
+    given = [
+        {"bytes": None, "row": 2**40, "file": "f", "version": "1-2"},
+        {"bytes": b"x", "row": None, "uri": b"\xff/\xc3\xa9.jpg"},
+    ]
+    array = pa.array(given, to_arrow_type(IMAGE_TYPE))
+    frame = pd.DataFrame({name: array.field(name).to_pandas() for name in IMAGE_TYPE.names})
+    assert frame["row"].dtype == float
+    seen = []
+    monkeypatch.setattr(udf, "run_feed", lambda references, *_: seen.extend(references) or [])
+    list(embed_frames(iter([frame, frame[:0]]), recipe, FeedOptions()))
+    assert seen[0] == Reference(file="f", row=2**40, version="1-2")
+    assert bytes(seen[1].inline) == b"x"
+    assert seen[1][1:] == ("\ufffd/é.jpg", None, None, None, None)
+
+
+def test_before_spark_4_1_the_column_gives_the_same(frame, tiny_clip, without_arrow_udf, photo_bytes, recipe):
+    rows = frame.select("jpg", image_embedding_result("jpg", model=str(tiny_clip)).alias("r")).collect()
+    assert [row.r.error for row in rows if row.jpg is None] == ["null_bytes"] * 3
+    good = [row for row in rows if row.jpg is not None]
+    (expected,) = embed_arrays(iter([references([bytes(row.jpg) for row in good])]), recipe, FeedOptions())
+    ours = np.array([row.r.embedding for row in good])
+    assert cosines(ours, np.array(expected.field("embedding").to_pylist())).min() > 0.99999
+    assert sum(row.r.stats.n_tasks for row in rows if row.r.stats) >= 1
+
+
+@pytest.mark.parametrize("transport", ["reference", "bytes"])
+def test_before_spark_4_1_the_pipelines_references_work(spark, shards, recipe, without_arrow_udf, transport):
+    source = replace(find_source(Config(input_dir=str(shards), output_dir="x")), transport=transport)
+    column = make_embed_column(recipe, FeedOptions(fetch=FetchPolicy(column="jpg")))
+    errors = source.table(spark).select(column(F.col(IMAGE))["error"].alias("e")).groupBy("e").count()
+    assert dict(map(tuple, errors.collect())) == {None: 24, "null_bytes": 3}
+
+
+@pytest.mark.parametrize("arrow", [True, False])
+def test_a_uri_that_is_not_utf_8_is_an_error_row(spark, tmp_path, recipe, photo_bytes, arrow, monkeypatch):
+    if not arrow:
+        monkeypatch.delattr(F, "arrow_udf", raising=False)
+    (tmp_path / "é.jpg").write_bytes(photo_bytes[0])
+    urls = pa.array([b"\xff.jpg", None, "é.jpg".encode()]).view(pa.string())
+    pq.write_table(pa.table({"url": urls}), tmp_path / "a.parquet")
+    source = find_source(Config(input_dir=str(tmp_path), output_dir="x"))
+    column = make_embed_column(recipe, FeedOptions(fetch=FetchPolicy(roots=(str(tmp_path),))))
+    results = source.table(spark).orderBy("shard_row").select(column(F.col(IMAGE)).alias("r")).collect()
+    assert [row.r.error for row in results] == ["not_found", "null_bytes", None]
+    assert results[0].r.error_detail == f"{tmp_path}/\ufffd.jpg"
+
+
+@pytest.mark.parametrize("arrow", [True, False])
+def test_a_column_that_is_not_binary_fails_the_job(frame, tiny_clip, arrow, monkeypatch):
+    if not arrow:
+        monkeypatch.delattr(F, "arrow_udf", raising=False)
+    nulls = [F.lit(None).cast("string")] if hasattr(F, "arrow_udf") else []  # pandas forgets their type
+    for column in ("caption", F.col("width"), *nulls):
+        with pytest.raises(Exception, match="it must be binary"):
+            frame.select(image_embedding(column, model=str(tiny_clip))).collect()
+
+
+class Task:
+    """A stand-in for TaskContext.get(), with what Spark gave the task."""
+
+    def __init__(self, cpus=1, **addresses):
+        self.cpus = lambda: cpus
+        self.resources = lambda: {n: ResourceInformation(n, found) for n, found in addresses.items()}
+
+
+@pytest.mark.parametrize(
+    ("device", "task", "visible", "expected"),
+    [
+        ("auto", Task(gpu=["3", "1"]), None, "cuda:3"),
+        ("gpu", Task(gpu=["3"]), None, "cuda:3"),
+        ("cuda", Task(gpu=["3"]), "", "cuda:3"),
+        ("cuda", Task(gpu=["3"]), "3", "cuda"),  # the only one that is seen, and its number is 0
+        ("cpu", Task(gpu=["3"]), None, "cpu"),
+        ("cuda:1", Task(gpu=["3"]), None, "cuda:1"),
+        ("auto", Task(), None, "auto"),
+        ("auto", Task(fpga=["3"]), None, "auto"),
+        ("auto", None, None, "auto"),
+    ],
+)
+def test_the_device_is_the_one_that_spark_gave_the_task(device, task, visible, expected, monkeypatch):
+    monkeypatch.setattr(udf.TaskContext, "get", lambda: task)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert task_device(Recipe(device=device)) == expected
+
+
+@pytest.mark.parametrize(("task", "n_threads"), [(Task(cpus=3), 3), (Task(cpus=0), 1), (None, None)])
+def test_a_worker_takes_the_cores_of_its_task(task, n_threads, recipe, monkeypatch):
+    monkeypatch.setattr(udf.TaskContext, "get", lambda: task)
+    given = []
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: given.append(n))
+    monkeypatch.setattr(udf, "run_feed", lambda _, __, options: given.append(options.n_threads) or [])
+    monkeypatch.setattr(models, "_loaded", {})
+    for _ in range(2):  # the second task finds the model loaded
+        list(embed_arrays(iter([references([b"1"])]), recipe, FeedOptions(n_threads=7)))
+    assert given == ([n_threads] * 3 if task else [7, 7])
+
+
+def test_a_model_folder_that_is_here_is_named_by_its_absolute_path(tiny_clip, monkeypatch):
+    monkeypatch.chdir(tiny_clip.parent)
+    monkeypatch.setenv("HOME", str(tiny_clip.parent))
+    for given in (tiny_clip.name, f"./{tiny_clip.name}", f"~/{tiny_clip.name}", str(tiny_clip)):
+        assert make_recipe(ModelOptions(model_directory=given)).source == str(tiny_clip)
+    assert make_recipe(ModelOptions(model_directory="openai/clip")).source == "openai/clip"
+    (tiny_clip.parent / models.EMBEDDED_MODEL).mkdir()
+    assert make_recipe(ModelOptions()).source == models.EMBEDDED_MODEL
 
 
 def test_an_empty_task_loads_no_model():
@@ -108,9 +235,11 @@ def test_the_udf_stands_once_in_the_plan_whatever_is_done_with_its_result(frame,
 def test_a_worker_process_loads_the_model_once_however_many_tasks_it_runs(frame, tiny_clip):
     result = image_embedding_result("jpg", model=str(tiny_clip), dtype="bfloat16")  # no other test has it
     many_tasks = frame.repartition(12).withColumn("r", result)
-    row = many_tasks.agg(F.sum("r.stats.n_loads"), F.count("r.stats.n_loads")).collect()[0]
-    n_loads, n_batches = row[0], row[1]
-    assert n_batches >= 12
+    stats = many_tasks.select("r.stats.*")
+    n_tasks, n_loads, n_batches = stats.selectExpr(
+        "sum(n_tasks)", "sum(n_model_loads)", "count(n_tasks)"
+    ).collect()[0]
+    assert n_tasks == n_batches == 12
     assert 1 <= n_loads <= 2  # two tasks at once: two workers
 
 

@@ -30,7 +30,7 @@ class Recipe:
         source: folder in Hugging Face layout, hub id, or `EMBEDDED_MODEL`.
         revision: branch, tag or commit of a hub id; after preflight always the commit.
         dtype: "auto" until preflight has resolved it.
-        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        device: "auto", "gpu" (CUDA or MPS, never the CPU), "cpu", "cuda", "cuda:1" or "mps".
         normalize: scale every vector to length 1.
         weights_sha256: what the weights must hash to; None until preflight has read them.
     """
@@ -47,15 +47,21 @@ class Recipe:
 
 @dataclass
 class Prediction:
-    """What one forward pass gave.
+    """What a batch gave.
 
     Attributes:
         embedding: float32 (n, dim), one row per image of the batch, in order.
         failures: the rows that have no usable result, by index; their vectors are not to be used.
+        batch_size: images in the largest forward pass that ran: fewer than n where all of them did not fit
+            into the device's memory at once. 0 when made means n.
     """
 
     embedding: npt.NDArray[np.float32]
     failures: dict[int, ImageError] = field(default_factory=dict)
+    batch_size: int = 0
+
+    def __post_init__(self) -> None:
+        self.batch_size = self.batch_size or len(self.embedding)
 
 
 class Model(Protocol):
@@ -72,7 +78,10 @@ class Model(Protocol):
         ...
 
     def predict(self, batch: list[Prepared]) -> Prediction:
-        """Run one forward pass on the device, normalisation of the pixels included."""
+        """Run the batch on the device, normalisation of the pixels included.
+
+        In one forward pass, or in smaller ones where that does not fit into the device's memory.
+        """
         ...
 
 

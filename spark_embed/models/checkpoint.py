@@ -6,8 +6,6 @@ checkpoint does not hold is refused: transformers would fill it with random numb
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import pickle
 import re
@@ -23,25 +21,27 @@ from safetensors.torch import load_file
 from spark_embed.errors import ModelError
 from spark_embed.models import EMBEDDED_MODEL, Recipe
 from spark_embed.models.families import FAMILIES, Family, find_family
+from spark_embed.models.folder import HUB_ERRORS, find_folder, find_weights, hash_files, one_line, read_config
 
-# One file, or numbered ones.
-_SAFETENSORS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
-_PICKLED = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin")
-_PICKLE_SUFFIXES = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
-_HASH_CHUNK_BYTES = 1 << 22
-
-# What transformers, safetensors and torch raise on files that are broken or of another network.
-_LOAD_ERRORS = (
+LIBRARY_ERRORS: tuple[type[Exception], ...] = (
     OSError,
     ValueError,
     RuntimeError,
-    KeyError,
+    LookupError,
     TypeError,
+    AttributeError,
+    ArithmeticError,
+    MemoryError,
     ImportError,
     EOFError,
     SafetensorError,
     pickle.UnpicklingError,
+    *HUB_ERRORS,
 )
+"""What transformers, safetensors and torch raise on files that are broken or of another network."""
+
+# Of timm.create_model: these read further files, or reach for the network.
+_TIMM_ARGUMENTS_REFUSED = re.compile(r".*(pretrained|checkpoint|cache).*")
 
 
 @dataclass
@@ -74,41 +74,38 @@ def open_checkpoint(recipe: Recipe) -> Checkpoint:
     if recipe.source == EMBEDDED_MODEL:
         from spark_embed.models.efficientnet_lite0 import open_embedded
 
+        if recipe.revision:
+            raise ModelError(
+                f"--revision {recipe.revision}: only a hub id has one, and without --model_directory the "
+                "embedded model runs"
+            )
         return open_embedded()
-    folder, revision = _find_folder(recipe)
-    config = _read_config(folder, recipe.source)
+    folder, revision = find_folder(recipe)
+    config = read_config(folder, recipe.source)
     family = find_family(_model_type(config), recipe.source)
-    weights = _find_weights(folder, recipe)
+    weights = find_weights(folder, recipe)
     try:
         if family is FAMILIES["timm_wrapper"]:
+            _check_timm_config(config)
             network, missing = _load_timm_network(folder, weights)
         else:
             network, missing = _load_network(folder, family.network, family.network_options(config), recipe)
-    except _LOAD_ERRORS as exc:
-        raise ModelError(f"--model_directory {recipe.source}: cannot be loaded: {_one_line(exc)}") from exc
+        network, weights_sha256 = network.float().eval(), hash_files(weights)
+    except LIBRARY_ERRORS as exc:
+        raise ModelError(f"--model_directory {recipe.source}: cannot be loaded: {one_line(exc)}") from exc
     if missing:
         raise ModelError(
             f"--model_directory {recipe.source}: the weights lack {len(missing)} of the network's tensors or "
             f"have them in another shape ({', '.join(missing[:3])}); are they of this model?"
         )
     return Checkpoint(
-        network=network.float().eval(),
+        network=network,
         processor=load_processor(folder, recipe),
         family=family,
         name=os.path.basename(os.path.normpath(recipe.source)) if revision is None else recipe.source,
         revision=revision,
-        weights_sha256=hash_files(weights),
+        weights_sha256=weights_sha256,
     )
-
-
-def hash_files(paths: Sequence[str]) -> str:
-    """Return the sha256, in hex, of the files one after the other."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with open(path, "rb") as file:
-            while block := file.read(_HASH_CHUNK_BYTES):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def load_processor(folder: str, recipe: Recipe) -> Any:
@@ -122,80 +119,17 @@ def load_processor(folder: str, recipe: Recipe) -> Any:
         return transformers.AutoImageProcessor.from_pretrained(
             folder, trust_remote_code=recipe.trust_remote_code, **pil
         )
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as exc:
+    except LIBRARY_ERRORS as exc:
         raise ModelError(
             f"--model_directory {recipe.source}: its image processor cannot be loaded from "
-            f"preprocessor_config.json: {_one_line(exc)}"
+            f"preprocessor_config.json: {one_line(exc)}"
         ) from exc
-
-
-def _find_folder(recipe: Recipe) -> tuple[str, str | None]:
-    """Return the local folder with the files of the model, and the commit if it came from the hub."""
-    source = os.path.expanduser(recipe.source)
-    if os.path.isdir(source):
-        if recipe.revision:
-            raise ModelError(
-                f"--revision {recipe.revision}: only a hub id has one, {recipe.source} is a folder"
-            )
-        return source, None
-    if os.path.isabs(source) or source.startswith(".") or source.count("/") > 1:
-        raise ModelError(f"--model_directory {recipe.source}: there is no such folder")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    patterns = ["*.json", "model*.safetensors"]
-    patterns += ["pytorch_model*.bin"] if recipe.allow_pickle_weights else []
-    patterns += ["*.py"] if recipe.trust_remote_code else []
-    try:
-        folder = snapshot_download(recipe.source, revision=recipe.revision, allow_patterns=patterns)
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as exc:
-        raise ModelError(
-            f"--model_directory {recipe.source}: neither a folder here nor a hub id that can be fetched: "
-            f"{_one_line(exc)}"
-        ) from exc
-    return folder, os.path.basename(folder)
-
-
-def _read_config(folder: str, source: str) -> dict[str, Any]:
-    path = os.path.join(folder, "config.json")
-    try:
-        with open(path, encoding="utf-8") as file:
-            config = json.load(file)
-    except FileNotFoundError as exc:
-        raise ModelError(
-            f"--model_directory {source}: no config.json in it; expected a folder in Hugging Face layout "
-            "(config.json, model.safetensors, preprocessor_config.json)"
-        ) from exc
-    except (OSError, ValueError) as exc:
-        raise ModelError(f"--model_directory {source}: config.json cannot be read: {_one_line(exc)}") from exc
-    if not isinstance(config, dict):
-        raise ModelError(f"--model_directory {source}: config.json is not an object")
-    return config
 
 
 def _model_type(config: dict[str, Any]) -> str:
     if "model_type" not in config and "architecture" in config:
         return "timm_wrapper"
     return str(config.get("model_type"))
-
-
-def _find_weights(folder: str, recipe: Recipe) -> list[str]:
-    """Return the files that will be loaded; a repository may hold others, of open_clip for example."""
-    names = sorted(os.listdir(folder))
-    weights = [name for name in names if _SAFETENSORS.fullmatch(name)]
-    if not weights:
-        pickled = [name for name in names if name.endswith(_PICKLE_SUFFIXES)]
-        if pickled and not recipe.allow_pickle_weights:
-            raise ModelError(
-                f"--model_directory {recipe.source}: only pickled weights ({', '.join(pickled)}); "
-                "convert them to model.safetensors, or accept them with --allow_pickle_weights"
-            )
-        weights = [name for name in pickled if _PICKLED.fullmatch(name)]
-    if not weights:
-        # not downloaded from a hub without the flag, so there may be some
-        hint = " or pytorch_model.bin" if recipe.allow_pickle_weights else "; pickled: --allow_pickle_weights"
-        raise ModelError(f"--model_directory {recipe.source}: no weights in it (model.safetensors{hint})")
-    return [os.path.join(folder, name) for name in weights]
 
 
 def _load_network(
@@ -215,6 +149,20 @@ def _load_network(
     return network, sorted(mismatched.union(report["missing_keys"]))
 
 
+def _check_timm_config(config: dict[str, Any]) -> None:
+    """Refuse what would make timm fetch a network or open files elsewhere: "hf-hub:...", "local-dir:...".
+
+    Raises:
+        ValueError: the architecture is none of timm's own, or its arguments name weights.
+    """
+    architecture = config.get("architecture")
+    if not isinstance(architecture, str) or not re.fullmatch(r"[\w.-]+", architecture):
+        raise ValueError(f"config.json: architecture {architecture!r} is not the name of a timm network")
+    refused = [name for name in config.get("model_args") or {} if _TIMM_ARGUMENTS_REFUSED.fullmatch(name)]
+    if refused:
+        raise ValueError(f"config.json: model_args may not hold {', '.join(refused)}: weights come from here")
+
+
 def _load_timm_network(folder: str, weights: Sequence[str]) -> tuple[torch.nn.Module, list[str]]:
     """Do the same for a timm folder.
 
@@ -231,7 +179,3 @@ def _load_timm_network(folder: str, weights: Sequence[str]) -> tuple[torch.nn.Mo
     state = {name.removeprefix("timm_model."): tensor for name, tensor in state.items()}
     report = network.timm_model.load_state_dict(state, strict=False)
     return network, sorted(report.missing_keys)
-
-
-def _one_line(exc: BaseException) -> str:
-    return " ".join(str(exc).split())[:300]

@@ -8,12 +8,12 @@ from spark_embed.errors import ModelError
 
 
 def resolve_device(wanted: str) -> str:
-    """Return "cuda", "mps" or "cpu" for "auto"; anything else as it is.
+    """Return "cuda", "mps" or "cpu" for "auto", the first two for "gpu"; anything else as it is.
 
     Raises:
         ModelError: this machine does not have the wanted device.
     """
-    if wanted != "auto":
+    if wanted not in ("auto", "gpu"):
         try:
             torch.empty(0, device=wanted)
         except (RuntimeError, AssertionError) as exc:  # AssertionError: a torch built without CUDA
@@ -22,7 +22,13 @@ def resolve_device(wanted: str) -> str:
         return wanted
     if torch.cuda.is_available():
         return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    if torch.backends.mps.is_available():
+        return "mps"
+    if wanted == "gpu":
+        raise ModelError(
+            f"--require_gpu true: torch {torch.__version__} finds no CUDA or MPS device on this machine"
+        )
+    return "cpu"
 
 
 def resolve_dtype(wanted: str, device: str) -> str:

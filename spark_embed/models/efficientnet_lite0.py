@@ -9,6 +9,7 @@ with weights_only=True, and only if its sha256 is the pinned one.
 from __future__ import annotations
 
 import re
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -18,8 +19,9 @@ from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmW
 
 from spark_embed.errors import ModelError
 from spark_embed.models import EMBEDDED_MODEL
-from spark_embed.models.checkpoint import Checkpoint, hash_files
+from spark_embed.models.checkpoint import Checkpoint
 from spark_embed.models.families import FAMILIES
+from spark_embed.models.folder import hash_files
 
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
@@ -66,7 +68,8 @@ def open_embedded() -> Checkpoint:
     if sha256 != WEIGHTS_SHA256:
         raise ModelError(f"the embedded model's weights hash to {sha256}, not to the pinned {WEIGHTS_SHA256}")
     state = torch.load(path, map_location="cpu", weights_only=True)
-    network = TimmWrapperModel(TimmWrapperConfig.from_dict(CONFIG))
+    # A copy: transformers 4 takes entries out of what it is given.
+    network = TimmWrapperModel(TimmWrapperConfig.from_dict(deepcopy(CONFIG)))
     network.load_state_dict(_rename(state), strict=True)
     return Checkpoint(
         network=network.float().eval(),

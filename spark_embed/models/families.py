@@ -18,9 +18,7 @@ def _image_embeds(outputs: Any) -> Any:
 
 def _pooler_output(outputs: Any) -> Any:
     if outputs.pooler_output is None:
-        raise ModelError(
-            "--model_directory: the network gives no pooled features; config.json leaves them out"
-        )
+        raise ValueError("the network gives no pooled features; config.json leaves them out")
     return outputs.pooler_output.flatten(start_dim=1)
 
 
@@ -37,7 +35,7 @@ class Family:
         output: what the vector is, in words.
         dim: where its size comes from in the model's config.json.
         network: transformers class to load.
-        embedding: model outputs -> (n, dim).
+        embedding: model outputs -> (n, dim); ValueError where the outputs hold no such thing.
         network_options: config.json -> further arguments of the class, such as leaving out an unused head.
     """
 

@@ -1,7 +1,7 @@
-"""Pixels -> the model's input size, in uint8: a model's own preprocessing, read from its processor.
+"""Pixels -> the model's input size, in uint8: the fast path.
 
-The fast path covers resize (bilinear, bicubic), centre crop, rescale and normalise, which is what the
-processors of the common image models do. What it does not know goes through the model's own processor.
+It covers resize (bilinear, bicubic), centre crop, rescale and normalise, which is what the processors of the
+common image models do. What it does not know goes through the model's own processor.
 """
 
 from __future__ import annotations
@@ -18,12 +18,8 @@ from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
 
-# PIL.Image.Resampling values that torch's antialiased uint8 resize has too.
-_RESAMPLES: dict[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}
 _SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}
 _PIL_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-
-_CLASSES_KNOWN = ("CLIP", "ChineseCLIP", "Siglip", "ViT", "DeiT", "Bit", "ConvNext", "TimmWrapper")
 
 # Which axis Pillow resizes first, and rounds to whole grey levels: up to 12 always the width, from 13 on
 # sometimes the height (python-pillow/Pillow#9549). The wrong order costs up to 6 levels a pixel.
@@ -54,6 +50,19 @@ class Preprocessing:
     rescale_factor: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Check the numbers, which come from other people's files.
+
+        Raises:
+            ValueError: a size below 1, not three channels, or a division by 0.
+        """
+        if min(*self.size, *self.crop) < 1:
+            raise ValueError(f"its sizes must be positive, not {self.size} and {self.crop}")
+        if (len(self.mean), len(self.std)) != (3, 3):
+            raise ValueError(f"mean {self.mean} and std {self.std} must have 3 values each")
+        if 0 in self.std or self.rescale_factor == 0:
+            raise ValueError(f"std {self.std} and rescale_factor {self.rescale_factor} must not be 0")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values, for the run record."""
@@ -158,86 +167,3 @@ def _height_goes_first(size: tuple[int, ...], resized: tuple[int, int]) -> bool:
     """
     fewer_rows, fewer_columns = size[0] - resized[0], size[1] - resized[1]
     return _PILLOW_CHOOSES_ORDER and fewer_rows > 0 and fewer_rows > 2 * fewer_columns
-
-
-def read_preprocessing(processor: Any) -> Preprocessing | None:
-    """Read what a transformers image processor does; None where the fast path cannot do the same."""
-    name = type(processor).__name__.removesuffix("Pil").removesuffix("Fast").removesuffix("ImageProcessor")
-    if name not in _CLASSES_KNOWN:
-        return None
-    if name == "TimmWrapper":
-        return _from_timm(processor.data_config)
-    if not processor.do_resize or processor.resample not in _RESAMPLES or getattr(processor, "do_pad", None):
-        return None
-    size = dict(processor.size)
-    crop = None
-    if name == "ConvNext":
-        return _from_convnext(processor, size.get("shortest_edge"))
-    if getattr(processor, "do_center_crop", None):
-        crop_size = dict(processor.crop_size)
-        crop = (crop_size["height"], crop_size["width"])
-    if edge := size.get("shortest_edge"):
-        if crop is None or max(crop) > edge or size.get("longest_edge"):
-            return None  # without a crop every image has its own shape; a larger crop pads
-        return _make(processor, "shortest_edge", (edge, edge), crop)
-    if size.get("height") and size.get("width"):
-        exact = (size["height"], size["width"])
-        if crop and (crop[0] > exact[0] or crop[1] > exact[1]):
-            return None
-        return _make(processor, "exact", exact, crop or exact)
-    return None
-
-
-def _make(
-    processor: Any,
-    resize: Literal["shortest_edge", "exact"],
-    size: tuple[int, int],
-    crop: tuple[int, int],
-) -> Preprocessing:
-    mean, std = (
-        (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0] * 3, [1.0] * 3)
-    )
-    return Preprocessing(
-        resize=resize,
-        size=size,
-        crop=crop,
-        crop_rounding="floor",
-        resample=_RESAMPLES[int(processor.resample)],
-        rescale_factor=float(processor.rescale_factor) if processor.do_rescale else 1.0,
-        mean=tuple(map(float, mean)),
-        std=tuple(map(float, std)),
-    )
-
-
-def _from_convnext(processor: Any, edge: int | None) -> Preprocessing | None:
-    """ConvNext's rule: below 384 resize to edge / crop_pct and crop; from 384 on stretch, no crop."""
-    if not edge or getattr(processor, "do_center_crop", None):
-        return None
-    if edge >= 384:
-        return _make(processor, "exact", (edge, edge), (edge, edge))
-    resized = int(edge / processor.crop_pct)
-    if resized < edge:
-        return None  # a larger crop pads
-    return _make(processor, "shortest_edge", (resized, resized), (edge, edge))
-
-
-def _from_timm(data: dict[str, Any]) -> Preprocessing | None:
-    """timm's evaluation transform for a resolved data config (timm.data.create_transform)."""
-    channels, height, width = data["input_size"]
-    if data["interpolation"] not in _SUPPORT or channels != 3 or height != width:
-        return None
-    if data["crop_mode"] not in ("center", "squash"):
-        return None
-    scaled = math.floor(height / data["crop_pct"])
-    if scaled < height:
-        return None  # a larger crop pads
-    return Preprocessing(
-        resize="shortest_edge" if data["crop_mode"] == "center" else "exact",
-        size=(scaled, scaled),
-        crop=(height, width),
-        crop_rounding="round",
-        resample=data["interpolation"],
-        rescale_factor=1 / 255,
-        mean=tuple(map(float, data["mean"])),
-        std=tuple(map(float, data["std"])),
-    )

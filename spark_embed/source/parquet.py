@@ -1,10 +1,11 @@
 """Parquet shards with an image column (img2dataset's shape), or with a url column of local paths.
 
-They are the table of references already: this room finds the columns and reads them with Spark.
+They are the table of references already: this room reads them with Spark.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections import defaultdict
@@ -18,11 +19,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from spark_embed.config import Config
-from spark_embed.errors import ConfigError
 from spark_embed.schema import (
-    EMBEDDING,
-    ERROR,
-    ERROR_DETAIL,
     IMAGE,
     IMAGE_ID,
     IMAGE_TYPE,
@@ -30,15 +27,12 @@ from spark_embed.schema import (
     SHARD_ROW,
     quoted,
     spark_type,
+    without_nulls,
 )
-from spark_embed.source.shards import Shard, hive_columns, list_shards, merge_schemas
+from spark_embed.source.columns import find_columns
+from spark_embed.source.shards import Shard, hive_columns, list_shards
 from spark_embed.storage import folder_path
 
-IMAGE_NAMES = ("jpg", "jpeg", "png", "webp", "image")
-"""Binary columns taken for the image without --image_column: img2dataset names it by its encode format."""
-
-URL_NAME = "url"
-_ID_NAMES = ("key", "id")
 _SAMPLED_SHARDS = 4
 
 
@@ -53,6 +47,7 @@ class ParquetSource:
         own_columns: the data set's own columns that go to the output, with their Spark types.
         image_column: the column with the bytes, or with the paths.
         id_column: the column that image_id is made from; None: shard#row.
+        id_type: its type in the data set as a whole, so that equal ids look the same from every shard.
         hive: columns that the folders add (cat=007/), in order.
         transport: how bytes reach the worker: "bytes" (through Spark), "reference" (it reads the image
             column itself), "uri" (it reads the file that a url column names).
@@ -64,6 +59,7 @@ class ParquetSource:
     own_columns: tuple[T.StructField, ...]
     image_column: str
     id_column: str | None
+    id_type: T.DataType
     hive: tuple[str, ...]
     transport: str = "bytes"
 
@@ -96,13 +92,20 @@ class ParquetSource:
         return reduce(DataFrame.unionByName, tables)
 
     def sample(self, spark: SparkSession, n_rows: int) -> DataFrame:
-        """Return some `n_rows` references, from a few shards spread over the data set."""
-        step = max(1, len(self.shards) // _SAMPLED_SHARDS)
-        table = self.table(spark, self.shards[::step][:_SAMPLED_SHARDS]).select(IMAGE)
-        image = F.col(IMAGE)
-        if self.transport == "bytes":
-            table = table.where(image["bytes"].isNotNull())
-        return table.limit(n_rows)
+        """Return some `n_rows` references: the first ones of a few shards spread over the data set.
+
+        One partition that takes the shards in turns, so that its first few rows come from all of them.
+        """
+        shards = [shard for shard in self.shards if shard.n_rows] or self.shards
+        n_shards = min(len(shards), _SAMPLED_SHARDS)
+        parts = []
+        for index in range(n_shards):
+            table = self.table(spark, [shards[index * len(shards) // n_shards]])
+            if self.transport == "bytes":
+                table = table.where(F.col(IMAGE)["bytes"].isNotNull())
+            parts.append(table.select(IMAGE, SHARD_ROW).limit(math.ceil(n_rows / n_shards)))
+        together = reduce(DataFrame.unionByName, parts).coalesce(1)
+        return together.sortWithinPartitions(SHARD_ROW).select(IMAGE)
 
     def head(self, spark: SparkSession, n_rows: int) -> DataFrame:
         """Return the table of the first `n_rows` rows, in shard order."""
@@ -124,7 +127,9 @@ class ParquetSource:
         if self.transport != "reference":
             needed.add(self.image_column)
         present = [field for field in schema if field.name in needed and not pa.types.is_null(field.type)]
-        file_schema = T.StructType([T.StructField(field.name, spark_type(field.type)) for field in present])
+        file_schema = T.StructType(
+            [T.StructField(field.name, without_nulls(spark_type(field.type))) for field in present]
+        )
         frame = (
             spark.read.schema(file_schema)
             .option("__globPaths__", "false")  # x[1].parquet is a name, not a pattern
@@ -141,7 +146,9 @@ class ParquetSource:
 
         own = [column(field.name).cast(field.dataType).alias(field.name) for field in self.own_columns]
         place = F.concat(shard, F.lit("#"), row.cast("string"))
-        image_id = F.coalesce(column(self.id_column).cast("string"), place) if self.id_column else place
+        image_id = place
+        if self.id_column:
+            image_id = F.coalesce(column(self.id_column).cast(self.id_type).cast("string"), place)
         return frame.select(
             *own,
             image_id.alias(IMAGE_ID),
@@ -176,90 +183,22 @@ def find_source(config: Config) -> ParquetSource:
     """
     root = folder_path(config.input_dir, "--input_dir")
     shards = list_shards(root)
-    hive = hive_columns(shards)
-    all_names = list(dict.fromkeys(name for schema in {s.schema for s in shards} for name in schema.names))
-    layout, image_column = _find_image_column(config, shards, all_names)
-    id_column = _find_id_column(config, [*all_names, *hive], image_column)
-    names = _own_names(config, [*all_names, *(name for name in hive if name not in all_names)])
-    if layout == "parquet":
-        names = [name for name in names if name != image_column]
-    if id_column == IMAGE_ID:
-        names = [name for name in names if name != IMAGE_ID]  # it is image_id already
-    _check_reserved(names)
-    read = {*names, image_column, *([id_column] if id_column else [])} - set(hive)
-    schema = merge_schemas(shards, read)
-    hive_fields = {name: T.StringType() for name in hive}
-    own = [T.StructField(name, hive_fields.get(name) or _checked_type(schema, name)) for name in names]
-    transport = "bytes" if layout == "parquet" else "uri"
+    schemas: dict[pa.Schema, str] = {}
+    for shard in shards:
+        schemas.setdefault(shard.schema, shard.path)
+    hive = hive_columns(root, shards)
+    columns = find_columns(config, root, schemas, hive)
     return ParquetSource(
-        layout, root, tuple(shards), tuple(own), image_column, id_column, tuple(hive), transport
+        layout=columns.layout,
+        root=root,
+        shards=tuple(shards),
+        own_columns=columns.own,
+        image_column=columns.image,
+        id_column=columns.id.name if columns.id else None,
+        id_type=columns.id.dataType if columns.id else T.StringType(),
+        hive=tuple(hive),
+        transport="bytes" if columns.layout == "parquet" else "uri",
     )
-
-
-def _find_image_column(config: Config, shards: Sequence[Shard], names: Sequence[str]) -> tuple[str, str]:
-    """Return the layout and the column with the bytes or with the paths."""
-    types: dict[str, set[bool]] = defaultdict(set)  # name -> is it binary? (null in a shard: no answer)
-    for schema in {shard.schema for shard in shards}:
-        for field in schema:
-            if not pa.types.is_null(field.type):
-                types[field.name].add(pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type))
-    binary = [name for name in names if types[name] == {True}]
-    if wanted := config.image_column:
-        if wanted not in names:
-            raise ConfigError(f"--image_column {wanted!r}: no such column; there are {', '.join(names)}")
-        if wanted not in binary:
-            raise ConfigError(
-                f"--image_column {wanted!r}: not binary; binary columns: {', '.join(binary) or 'none'}"
-            )
-        return "parquet", wanted
-    if found := next((name for name in IMAGE_NAMES if name in binary), None):
-        return "parquet", found
-    if binary:
-        raise ConfigError(
-            f"--input_dir: which column holds the images? Say --image_column, one of {', '.join(binary)} "
-            f"(found without it: {', '.join(IMAGE_NAMES)})"
-        )
-    if URL_NAME in names:
-        return "parquet_urls", URL_NAME
-    raise ConfigError(
-        f"--input_dir: no image column (binary {', '.join(IMAGE_NAMES)}, or {URL_NAME} with paths); "
-        f"the shards have {', '.join(names)}"
-    )
-
-
-def _find_id_column(config: Config, names: Sequence[str], image_column: str) -> str | None:
-    wanted = config.id_column
-    if wanted is None:
-        return next((name for name in _ID_NAMES if name in names and name != image_column), None)
-    if wanted not in names:
-        raise ConfigError(f"--id_column {wanted!r}: no such column; there are {', '.join(names)}")
-    return wanted
-
-
-def _own_names(config: Config, names: Sequence[str]) -> list[str]:
-    for flag, chosen in (("--columns", config.columns or ()), ("--drop_columns", config.drop_columns)):
-        if missing := [name for name in chosen if name not in names]:
-            raise ConfigError(f"{flag} {missing[0]!r}: no such column; there are {', '.join(names)}")
-    wanted = names if config.columns is None else config.columns
-    return [name for name in wanted if name not in config.drop_columns]
-
-
-def _check_reserved(names: Sequence[str]) -> None:
-    reserved = (IMAGE_ID, SHARD, SHARD_ROW, EMBEDDING, ERROR, ERROR_DETAIL)
-    for name in names:
-        if name.lower() in reserved:
-            also = f" (or use it as the id: --id_column {name})" if name.lower() == IMAGE_ID else ""
-            raise ConfigError(
-                f"the data set has a column {name!r}, which the output needs for itself: leave it out with "
-                f"--drop_columns {name}{also}"
-            )
-
-
-def _checked_type(schema: pa.Schema, name: str) -> T.DataType:
-    try:
-        return spark_type(schema.field(name).type)
-    except TypeError as exc:
-        raise ConfigError(f"column {name!r}: {exc}; leave it out with --drop_columns {name}") from exc
 
 
 def _shard_path(root: str) -> Column:

@@ -1,13 +1,11 @@
-"""Parquet shards as the driver sees them: files, footers, and the one schema they have together."""
+"""Parquet shards as the driver sees them: files, footers, and what the names of their folders say."""
 
 from __future__ import annotations
 
 import os
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import reduce
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,7 +30,7 @@ def list_shards(input_dir: str) -> list[Shard]:
     """List the parquet files below `input_dir`, sorted by path, and read their footers.
 
     Raises:
-        ConfigError: no such folder, no parquet file in it, or a name that Hadoop cannot read.
+        ConfigError: no such folder, no parquet file in it, or a name that Hadoop or Java cannot read.
         StorageError: a file is not parquet.
     """
     if not os.path.isdir(input_dir):
@@ -42,30 +40,63 @@ def list_shards(input_dir: str) -> list[Shard]:
         raise ConfigError(f"--input_dir {input_dir}: no *.parquet file in it or in its subfolders")
     if colons := [file.path for file in files if ":" in file.path]:
         raise ConfigError(f"--input_dir {input_dir}: Hadoop cannot read a name with ':', rename {colons[0]}")
+    if odd := [file.path for file in files if not _is_unicode(file.path)]:
+        raise ConfigError(f"--input_dir {input_dir}: Spark needs names in UTF-8, rename {odd[0]!a}")
     known: dict[pa.Schema, pa.Schema] = {}  # a hundred thousand shards share a handful of schemas
 
     def open_shard(file: StoredFile) -> Shard:
-        shard = _read_footer(input_dir, file)
-        return Shard(shard.path, shard.n_bytes, shard.n_rows, known.setdefault(shard.schema, shard.schema))
+        n_rows, schema = _read_footer(input_dir, file)
+        return Shard(file.path, file.n_bytes, n_rows, known.setdefault(schema, schema))
 
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
         return list(pool.map(open_shard, files))
 
 
-def _read_footer(input_dir: str, file: StoredFile) -> Shard:
+def _is_unicode(path: str) -> bool:
+    return not any(
+        "\ud800" <= character <= "\udfff" for character in path
+    )  # what os.listdir could not decode
+
+
+def _read_footer(input_dir: str, file: StoredFile) -> tuple[int, pa.Schema]:
     try:
         footer = pq.read_metadata(os.path.join(input_dir, file.path))
         schema = footer.schema.to_arrow_schema().remove_metadata()
     except (OSError, pa.ArrowException) as exc:
-        raise StorageError(f"{file.path} in --input_dir cannot be read as parquet: {exc}") from exc
-    return Shard(file.path, file.n_bytes, footer.num_rows, schema)
+        raise StorageError(f"--input_dir {input_dir}: {file.path} cannot be read as parquet: {exc}") from exc
+    physical = [footer.schema.column(index).physical_type for index in range(len(footer.schema))]
+    if "INT96" in physical:
+        leaves = iter(physical)
+        schema = pa.schema([field.with_type(_with_instants(field.type, leaves)) for field in schema])
+    return footer.num_rows, schema
 
 
-def hive_columns(shards: Sequence[Shard]) -> list[str]:
+def _with_instants(arrow_type: pa.DataType, leaves: Iterator[str]) -> pa.DataType:
+    """Return the type with an instant of microseconds wherever the file's next leaf column is INT96.
+
+    Spark's writer stores timestamps so by default and reads them as instants; Arrow calls them
+    timestamp[ns], which Spark would not read.
+    """
+    if pa.types.is_struct(arrow_type):
+        return pa.struct([field.with_type(_with_instants(field.type, leaves)) for field in arrow_type])
+    if pa.types.is_map(arrow_type):
+        key = _with_instants(arrow_type.key_type, leaves)
+        return pa.map_(key, _with_instants(arrow_type.item_type, leaves))
+    if (
+        pa.types.is_list(arrow_type)
+        or pa.types.is_large_list(arrow_type)
+        or pa.types.is_fixed_size_list(arrow_type)
+    ):
+        return pa.list_(_with_instants(arrow_type.value_type, leaves))
+    return pa.timestamp("us", "UTC") if next(leaves) == "INT96" else arrow_type
+
+
+def hive_columns(input_dir: str, shards: Sequence[Shard]) -> list[str]:
     """Return the columns that folders such as cat=1/ add, in order.
 
     Raises:
-        ConfigError: the shards lie below different such folders, so that some would lack a column.
+        ConfigError: the shards lie below different such folders, so that some would lack a column, or
+            a name comes twice in one path.
     """
     by_keys: dict[tuple[str, ...], str] = {}
     for shard in shards:
@@ -73,52 +104,10 @@ def hive_columns(shards: Sequence[Shard]) -> list[str]:
         by_keys.setdefault(tuple(name.split("=")[0] for name in folders if "=" in name), shard.path)
     if len(by_keys) > 1:
         one, other = list(by_keys.values())[:2]
-        raise ConfigError(f"--input_dir: {one} and {other} lie below different column=value folders")
-    return list(next(iter(by_keys), ()))
-
-
-def merge_schemas(shards: Sequence[Shard], columns: Iterable[str] | None = None) -> pa.Schema:
-    """Return the schema that holds every shard's columns: nulls take any type, numbers widen.
-
-    Raises:
-        ConfigError: a column has types that do not fit together, or two names differ only in case.
-    """
-    wanted = None if columns is None else set(columns)
-    examples: dict[str, dict[pa.DataType, str]] = defaultdict(dict)
-    for schema, shard in {shard.schema: shard for shard in shards}.items():
-        for field in schema:
-            if wanted is None or field.name in wanted:
-                examples[field.name].setdefault(_plain(field.type), shard.path)
-    _check_case(examples)
-    return pa.schema([(name, _common_type(name, types)) for name, types in examples.items()])
-
-
-def _check_case(names: Iterable[str]) -> None:
-    seen: dict[str, str] = {}
-    for name in names:
-        other = seen.setdefault(name.lower(), name)
-        if other != name:
-            raise ConfigError(
-                f"columns {other!r} and {name!r} differ only in case, which Spark cannot tell apart: leave "
-                f"one out with --drop_columns {name}"
-            )
-
-
-def _common_type(name: str, types: dict[pa.DataType, str]) -> pa.DataType:
-    def widen(one: pa.DataType, other: pa.DataType) -> pa.DataType:
-        both = [pa.schema([(name, one)]), pa.schema([(name, other)])]
-        return pa.unify_schemas(both, promote_options="permissive").field(name).type
-
-    try:
-        return reduce(widen, types)
-    except pa.ArrowException as exc:
-        found = ", ".join(f"{arrow_type} in {path}" for arrow_type, path in types.items())
         raise ConfigError(
-            f"column {name!r} has types that do not fit together ({found}): "
-            f"leave it out with --drop_columns {name}"
-        ) from exc
-
-
-def _plain(arrow_type: pa.DataType) -> pa.DataType:
-    """Return the type without dictionary encoding, which parquet has per page and not per column."""
-    return arrow_type.value_type if pa.types.is_dictionary(arrow_type) else arrow_type
+            f"--input_dir {input_dir}: {one} and {other} lie below different column=value folders"
+        )
+    for keys, path in by_keys.items():
+        if len(set(keys)) < len(keys):
+            raise ConfigError(f"--input_dir {input_dir}: {path} has two folders for one column; rename one")
+    return list(next(iter(by_keys), ()))

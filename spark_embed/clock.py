@@ -1,0 +1,33 @@
+"""The seconds of a run, by name."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+
+def now() -> str:
+    """Return the time as ISO 8601, UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class Clock:
+    """Names and adds up the seconds of a run, from its making on."""
+
+    def __init__(self) -> None:
+        self.started_at = now()
+        self.timings_s: dict[str, float] = {}
+        self._start = time.perf_counter()
+
+    @contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        """Record how long the `with` block takes."""
+        started = time.perf_counter()
+        yield
+        self.timings_s[name] = round(time.perf_counter() - started, 3)
+
+    def with_total(self) -> dict[str, float]:
+        """Return the timings, and the seconds since the clock was made as "total"."""
+        return {**self.timings_s, "total": round(time.perf_counter() - self._start, 3)}

@@ -1,0 +1,141 @@
+"""The benchmarks measure what they say: the promised images, and the same vectors from all who compete."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from conftest import REPOSITORY, cosines
+from PIL import Image
+
+sys.path.insert(0, str(REPOSITORY))
+from benchmarks import data, loops
+from benchmarks.measure import Line, Spread, System, count_vectors, ratios
+from benchmarks.report import describe_machine, markdown, summarize
+
+N_IMAGES = 24
+FEED = replace(data.FEED, n_distinct=16, rows_per_shard=8, rows_per_group=4)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    """A cache with a tiny data set and the model that costs nothing, made as `make bench` makes them."""
+    folder = tmp_path_factory.mktemp("cache")
+    data.make_shards(FEED, N_IMAGES, folder)
+    data.make_model("tiny", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def table(cache):
+    return pq.ParquetDataset(data.make_shards(FEED, N_IMAGES, cache)).read()
+
+
+@pytest.fixture(scope="module")
+def feed_vectors(cache, table) -> np.ndarray:
+    """What the job's feed makes of the images, in float32."""
+    from spark_embed.feed import FeedOptions, run_feed
+    from spark_embed.fetch import Reference
+    from spark_embed.models import Recipe, load_model
+
+    model, _ = load_model(Recipe(str(data.make_model("tiny", cache)), dtype="float32", device="cpu"))
+    references = [Reference(image) for image in table["jpg"].to_pylist()]
+    return np.concatenate([chunk.embedding for chunk in run_feed(references, model, FeedOptions())])
+
+
+def run(*arguments) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-m", *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_images_have_the_promised_size(table):
+    import io
+
+    encoded = table["jpg"].to_pylist()
+    assert {Image.open(io.BytesIO(image)).size for image in encoded} == {(500, 375)}
+    assert np.mean([len(image) for image in encoded]) == pytest.approx(110_000, rel=0.05)
+    assert all(90_000 < len(image) < 130_000 for image in encoded)
+
+
+def test_the_shards_have_the_shape_of_img2dataset(cache, table):
+    shards = sorted(data.make_shards(FEED, N_IMAGES, cache).glob("*.parquet"))
+    assert table.column_names == ["key", "url", "caption", "width", "height", "jpg"]
+    assert [pq.read_metadata(shard).num_row_groups for shard in shards] == [2, 2, 2]
+    assert len(set(table["key"].to_pylist())) == N_IMAGES
+    assert len(set(table["jpg"].to_pylist())) == 16, "the images repeat after the distinct ones"
+
+
+def test_the_data_are_made_once(cache):
+    files = [path for path in cache.rglob("*") if path.is_file()]
+    before = {path: path.stat().st_mtime_ns for path in files}
+    smaller = data.make_shards(FEED, 8, cache)
+    data.make_model("tiny", cache)
+    assert {path: path.stat().st_mtime_ns for path in files} == before
+    assert [path.stat().st_nlink for path in smaller.iterdir()] == [3]  # the pool's, and both data sets'
+
+
+def test_a_number_of_images_that_fills_no_shard_is_refused(cache):
+    with pytest.raises(ValueError, match="multiple of 8"):
+        data.make_shards(FEED, 12, cache)
+
+
+@pytest.mark.parametrize("name", loops.LOOPS)
+def test_the_loops_and_the_feed_give_the_same_vectors(name, cache, table, feed_vectors):
+    embed = loops.LOOPS[name](data.make_model("tiny", cache), "float32")
+    vectors = embed(table["jpg"].to_pylist())
+    assert cosines(vectors, feed_vectors).min() > 0.9999
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+
+
+def test_a_loop_as_a_whole_process_embeds_every_image_once(cache, table, feed_vectors, tmp_path):
+    folders = (data.make_shards(FEED, N_IMAGES, cache), tmp_path / "out", data.make_model("tiny", cache))
+    done = run("benchmarks.loops", "tuned", *folders, "--dtype", "float32", "--workers", "2")
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "out").iterdir())) == 2, "one file per worker"
+    assert count_vectors(tmp_path / "out") == N_IMAGES
+    written = pq.ParquetDataset(tmp_path / "out").read().sort_by("key")
+    assert written["key"].to_pylist() == table["key"].to_pylist()
+    assert cosines(np.stack(written["embedding"].to_numpy()), feed_vectors).min() > 0.9999
+
+
+def test_the_feed_runs_alone_on_the_cpu_without_pyspark(cache, tmp_path):
+    done = run(
+        *("benchmarks.feed_device", "--device", "cpu", "--models", "tiny", "--cache", cache),
+        *("--input_dir", data.make_shards(FEED, N_IMAGES, cache), "--seconds", "0.2"),
+        *("--json", tmp_path / "figures.json"),
+    )
+    assert done.returncode == 0, done.stderr
+    (figures,) = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["device"] == "cpu"
+    assert figures["min_cosine"] > 0.999
+    assert min(figures["feed"], figures["device_limit"], figures["cpu_limit"]) > 0
+    assert "| tiny |" in done.stdout
+
+
+def test_two_sizes_give_the_steady_rate_and_the_fixed_seconds():
+    line = Line((1000, 3000), (12.0, 32.0))  # 2 s fixed, 100 images/s
+    assert line.images_per_s == pytest.approx(100)
+    assert line.fixed_s == pytest.approx(2)
+
+
+def test_ratios_compare_within_a_round():
+    slow_then_fast = [Line((0, 100), (1.0, 3.0)), Line((0, 100), (1.0, 2.0))]
+    twice_as_fast = [Line((0, 100), (1.0, 2.0)), Line((0, 100), (1.0, 1.5))]
+    lines = {"a": twice_as_fast, "b": slow_then_fast}
+    assert ratios(lines, "a", "b") == Spread(2.0, 2.0, 2.0)
+
+
+def test_a_table_names_the_machine_and_the_spread():
+    lines = {"tuned": [Line((0, 100), (1.0, 2.0)), Line((0, 100), (1.0, 3.0))]}
+    systems = [System("tuned", lambda n_images, output: [], "float32")]
+    result = summarize("feed", lines, systems, ["tuned", "absent"]) | {"machine": describe_machine()}
+    text = markdown(json.loads(json.dumps(result)))
+    assert "| tuned | float32 | 75 (50-100) | 1.00 (1.00-1.00) | 1.0 (1.0-1.0) |" in text
+    assert "torch " in text
+    assert "cores of" in text

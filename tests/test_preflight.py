@@ -1,0 +1,105 @@
+"""The probe binds the run: what it measures decides the precision, and what it cannot measure, too."""
+
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+
+import pyarrow as pa
+import pyspark
+import pytest
+from pyspark.sql.pandas.types import to_arrow_type
+from small_models import save_model
+
+from spark_embed import preflight
+from spark_embed.errors import ModelError
+from spark_embed.feed import FeedOptions
+from spark_embed.models import Recipe, image_embedder
+from spark_embed.models.image_embedder import ImageEmbedder
+from spark_embed.parity import Parity
+from spark_embed.preflight import ParityOptions, run_preflight
+from spark_embed.schema import IMAGE, IMAGE_TYPE
+
+WANTED = ParityOptions(n_images=4, min_cosine=0.99)
+
+
+@pytest.fixture
+def recipe(tmp_path) -> Recipe:
+    save_model("clip", tmp_path)
+    return Recipe(str(tmp_path), device="cpu")
+
+
+@pytest.fixture
+def fast_bfloat16(monkeypatch):
+    """A device on which dtype "auto" is bfloat16, on any machine."""
+    monkeypatch.setattr(
+        image_embedder, "resolve_dtype", lambda dtype, device: "bfloat16" if dtype == "auto" else dtype
+    )
+
+
+def probe(recipe: Recipe, images: list[bytes | None], wanted: ParityOptions = WANTED) -> dict:
+    """Run the probe in this process."""
+    rows = pa.array([{"bytes": data} for data in images], to_arrow_type(IMAGE_TYPE))
+    batch = pa.RecordBatch.from_arrays([rows], names=[IMAGE])
+    return preflight._probe([batch], recipe, FeedOptions(), wanted)
+
+
+def test_auto_keeps_the_fast_precision_that_agrees_with_float32(fast_bfloat16, recipe, photo_bytes):
+    answer = probe(recipe, photo_bytes)
+    assert answer["recipe"]["dtype"] == "bfloat16"
+    assert answer["parity"]["n_images"] == 4
+    assert answer["parity"]["rejected"] is None
+
+
+@pytest.mark.parametrize("images", [[None] * 3, [b"", b"no image"], []], ids=["null", "broken", "no rows"])
+def test_auto_is_float32_where_nothing_could_be_measured(fast_bfloat16, recipe, images):
+    answer = probe(recipe, images)
+    assert answer["recipe"]["dtype"] == "float32"
+    assert (answer["parity"]["n_images"], answer["parity"]["rejected"]) == (0, None)
+    chosen = probe(replace(recipe, dtype="bfloat16"), images)
+    assert chosen["recipe"]["dtype"] == "bfloat16"
+    unasked = probe(recipe, images, replace(WANTED, n_images=0))
+    assert unasked["recipe"]["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("cosine", [0.98, float("nan")])
+def test_auto_is_float32_where_the_fast_precision_falls_short(
+    fast_bfloat16, recipe, photo_bytes, monkeypatch, cosine
+):
+    def measure(model: ImageEmbedder, sample: list) -> Parity:
+        return Parity(len(sample), 1.0 if model.recipe.dtype == "float32" else cosine, 0.5)
+
+    monkeypatch.setattr("spark_embed.parity.measure_parity", measure)
+    answer = probe(recipe, photo_bytes)
+    assert answer["recipe"]["dtype"] == "float32"
+    assert answer["parity"]["rejected"]["dtype"] == "bfloat16"
+    assert answer["parity"]["min_cosine"] == 1.0
+
+
+def test_broken_images_at_the_start_leave_others_to_compare(recipe, photo_bytes):
+    answer = probe(recipe, [None, b"", b"no image", photo_bytes[0][:300], *photo_bytes])
+    assert answer["parity"]["n_images"] == WANTED.n_images
+
+
+def test_an_image_of_many_bytes_is_not_compared(recipe, photo_bytes, monkeypatch):
+    monkeypatch.setattr(preflight, "MAX_SAMPLE_BYTES", len(photo_bytes[0]) - 1)
+    assert probe(recipe, photo_bytes[:1])["parity"]["n_images"] == 0
+
+
+def test_versions_are_the_workers_and_unknown_without_metadata(recipe, monkeypatch):
+    def find(package: str) -> str:
+        if package == "spark_embed":
+            raise PackageNotFoundError(package)
+        return version(package)
+
+    versions = probe(recipe, [])["versions"]
+    assert versions["pyspark"] == pyspark.__version__
+    assert versions["spark_embed"] == version("spark-embed")
+    monkeypatch.setattr(preflight, "version", find)
+    assert probe(recipe, [])["versions"]["spark_embed"] == "unknown"
+
+
+def test_a_model_that_cannot_run_is_one_answer_and_no_failed_task(spark, tmp_path):
+    save_model("clip", tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text("[]")
+    sample = spark.createDataFrame([], "image struct<bytes: binary>")
+    with pytest.raises(ModelError, match="image processor cannot be loaded"):
+        run_preflight(spark, sample, Recipe(str(tmp_path)), FeedOptions(), WANTED)
