@@ -120,7 +120,9 @@ class Config(ModelOptions):
     env: Environment = _option(
         "dev", "Run", "reads conf/<env>.yaml; dev logs DEBUG for people, prod JSON lines"
     )
-    aws_region: str | None = _option(None, "Run", "region of the S3 buckets", min_length=1)
+    aws_region: str | None = _option(
+        None, "Run", "region of the S3 buckets; without effect until S3 is read", min_length=1
+    )
     dry_run: bool = _option(False, "Run", "print what was found and what would run, then stop")
 
 

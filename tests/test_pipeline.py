@@ -10,7 +10,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import cosines
+from conftest import cosines, encode
+from PIL import Image
 
 from spark_embed import pipeline
 from spark_embed.config import Config
@@ -204,6 +205,33 @@ def test_an_image_that_cannot_be_used_is_a_row_and_never_an_exception(embed, tmp
         "4": "null_bytes",
     }
     assert embeddings["image_id"].tolist() == ["0"]
+
+
+def test_odd_images_are_embedded_like_any_other(embed, tmp_path, photos):
+    photo = photos[0].resize((60, 40))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    images = {
+        "grey": encode(photo.convert("L")),
+        "cmyk": encode(photo.convert("CMYK")),
+        "palette with transparency": encode(photo.convert("P"), "PNG", transparency=0),
+        "16-bit": encode(Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257), "PNG"),
+        "turned": encode(photo, exif=turned),
+        "animated": encode(photo, "GIF", save_all=True, append_images=[photo.rotate(90)]),
+        "1x1": encode(photo.resize((1, 1)), "PNG"),
+        "3 px wide": encode(photo.resize((3, 50)), "PNG"),
+        "6000x2": encode(photo.resize((6000, 2)), "PNG"),
+        "upright": encode(photo),
+        "turned by hand": encode(photo.transpose(Image.Transpose.ROTATE_270)),
+    }
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table({"id": list(images), "jpg": list(images.values())}), tmp_path / "in/a.parquet")
+    _, embeddings, errors = embed(tmp_path / "in", dtype="float32")
+    assert errors.empty
+    vectors = dict(zip(embeddings["image_id"], vectors_of(embeddings), strict=True))
+    assert vectors["turned"] @ vectors["turned by hand"] > 0.999
+    assert vectors["turned"] @ vectors["upright"] < vectors["turned"] @ vectors["turned by hand"]
+    assert vectors["16-bit"] @ vectors["grey"] > 0.999
 
 
 def test_a_data_set_without_one_good_image_is_done_all_the_same(embed, tmp_path):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import REPOSITORY
 
@@ -89,4 +90,25 @@ def test_the_python_code_works_as_it_stands(checkout, spark, monkeypatch, capsys
     assert names["df"].where("embedding is null").count() == 1
     assert "97 rows" in capsys.readouterr().out
     exec(read_output.replace("demo/vectors", "demo/from_python"), names)
-    assert (len(names["table"]), len(names["errors"])) == (96, 1)
+    table = names["table"]
+    assert (len(table), len(names["errors"])) == (96, 1)
+    similarity = np.stack(table["embedding"].to_list()) @ np.stack(table["embedding"].to_list()).T
+    np.fill_diagonal(similarity, -1)
+    nearest = table["caption"].to_numpy()[similarity.argmax(axis=1)]
+    assert (nearest == table["caption"]).mean() >= 0.95, "a crop's nearest neighbour is of the same photo"
+
+
+@pytest.mark.slow
+def test_the_neighbours_that_make_run_local_shows_are_of_the_same_photo(checkout):
+    """After the test above, which has made the vectors."""
+    folder = checkout / "demo/from_python"
+    shown = subprocess.run(
+        [sys.executable, REPOSITORY / "tools/show_neighbours.py", folder],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = [line.split(maxsplit=1) for line in shown.stdout.splitlines()[1:]]
+    assert len(lines) == 3
+    for caption, neighbours in lines:
+        assert all(one.split()[0] == caption for one in neighbours.split(", ")), shown.stdout
