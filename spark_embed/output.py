@@ -104,6 +104,8 @@ def _check_ours(output: Output, names: Sequence[str], *, overwrite: bool) -> Non
             f"--output_dir {root}: holds files that are not ours ({foreign[0]}); choose another folder"
         )
     record = read_json(output.run_record)
+    if record is None and _only_begun(output, names):
+        return
     if not isinstance(record, dict) or record.get("product") != "spark_embed":
         raise ConfigError(
             f"--output_dir {root}: holds {names[0]}, but no {STATE_NAME}/run.json says that it is ours; "
@@ -112,6 +114,13 @@ def _check_ours(output: Output, names: Sequence[str], *, overwrite: bool) -> Non
     if not overwrite:
         state = "a finished" if os.path.exists(output.metadata) else "an unfinished"
         raise ConfigError(f"--output_dir {root}: holds {state} run; replace it with --overwrite")
+
+
+def _only_begun(output: Output, names: Sequence[str]) -> bool:
+    """Say whether a run of ours ended after it had made its folder and before run.json was there."""
+    state = os.path.dirname(output.run_record)
+    run_record = os.path.basename(output.run_record)
+    return names == [STATE_NAME] and all(name.startswith(run_record) for name in list_names(state))
 
 
 def _ancestors(path: str) -> Sequence[str]:

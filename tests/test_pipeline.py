@@ -268,6 +268,15 @@ def test_a_second_run_is_refused_until_it_says_overwrite(embed, shards):
     assert (len(first), len(second)) == (3, 24)
 
 
+@pytest.mark.parametrize("left", [[], ["run.json.4711.tmp"]])
+def test_a_run_that_was_killed_before_its_first_file_is_in_nobodys_way(embed, shards, tmp_path, left):
+    (tmp_path / "out/_spark_embed").mkdir(parents=True)
+    for name in left:
+        (tmp_path / "out/_spark_embed" / name).touch()
+    _, embeddings, _ = embed(shards)
+    assert len(embeddings) == 24
+
+
 def test_output_files_have_the_wanted_size_and_no_vector_is_stored_twice(embed, shards, tmp_path):
     metadata, _, _ = embed(shards)
     assert (
@@ -341,6 +350,7 @@ def test_the_users_own_settings_are_put_back(embed, spark, shards):
         (lambda out, shards: shards, "inside --input_dir"),
         (lambda out, shards: (out.mkdir(), (out / "thesis.txt").touch(), out)[-1], "not ours"),
         (lambda out, shards: (out.mkdir(), (out / "metadata.json").touch(), out)[-1], "choose another"),
+        (lambda out, shards: ((out / "_spark_embed/thesis").mkdir(parents=True), out)[-1], "choose another"),
     ],
 )
 def test_an_output_folder_that_is_not_ours_is_left_alone(embed, shards, tmp_path, make, message):

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from conftest import REPOSITORY
 
@@ -82,26 +81,30 @@ def test_the_commands_for_the_shell_work_as_they_stand(checkout):
 
 
 @pytest.mark.slow
-def test_the_python_code_works_as_it_stands(checkout, spark, monkeypatch, capsys):
-    monkeypatch.chdir(checkout)
+def test_the_python_code_works_as_it_stands(checkout):
+    """In a process of its own: a relative path means the folder in which Spark was started."""
     run_and_column, read_output = blocks("python")
-    names: dict = {}
-    exec(run_and_column, names)
-    assert names["df"].where("embedding is null").count() == 1
-    assert "97 rows" in capsys.readouterr().out
-    exec(read_output.replace("demo/vectors", "demo/from_python"), names)
-    table = names["table"]
-    assert (len(table), len(names["errors"])) == (96, 1)
-    similarity = np.stack(table["embedding"].to_list()) @ np.stack(table["embedding"].to_list()).T
-    np.fill_diagonal(similarity, -1)
-    nearest = table["caption"].to_numpy()[similarity.argmax(axis=1)]
-    assert (nearest == table["caption"]).mean() >= 0.95, "a crop's nearest neighbour is of the same photo"
+    checks = """
+import numpy as np
+
+assert df.where("embedding is null").count() == 1
+assert (len(table), len(errors)) == (96, 1)
+similarity = np.stack(table["embedding"].to_list()) @ np.stack(table["embedding"].to_list()).T
+np.fill_diagonal(similarity, -1)
+nearest = table["caption"].to_numpy()[similarity.argmax(axis=1)]
+assert (nearest == table["caption"]).mean() >= 0.95, "a crop's nearest neighbour is of the same photo"
+"""
+    code = run_and_column + read_output.replace("demo/vectors", "demo/from_python") + checks
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=checkout, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "97 rows" in done.stdout
+    assert_neighbours_are_of_the_same_photo(checkout / "demo/from_python")
 
 
-@pytest.mark.slow
-def test_the_neighbours_that_make_run_local_shows_are_of_the_same_photo(checkout):
-    """After the test above, which has made the vectors."""
-    folder = checkout / "demo/from_python"
+def assert_neighbours_are_of_the_same_photo(folder: Path) -> None:
+    """Look at what `make run-local` prints after its run."""
     shown = subprocess.run(
         [sys.executable, REPOSITORY / "tools/show_neighbours.py", folder],
         capture_output=True,
