@@ -106,7 +106,7 @@ def device_steps(model: ImageEmbedder, image: bytes, batch_size: int) -> Iterato
     device = torch.device(model.recipe.device)
     prepared = model.prepare(open_image(image).decode())
     batch = torch.stack([prepared] * batch_size).to(device, memory_format=torch.channels_last)
-    pixel_values = model.preprocessing.normalize(batch).to(getattr(torch, model.recipe.dtype))
+    pixel_values = model.preprocessing.normalize(batch, getattr(torch, model.recipe.dtype))
     wait = waiter(device)
     while True:
         with torch.inference_mode():

@@ -29,6 +29,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, CLIPVisionModelWithProjection
 
 from spark_embed.decode import open_image
+from spark_embed.memory import keep_freed_memory
 from spark_embed.models.device import resolve_dtype
 from spark_embed.models.preprocess import Preprocessing
 from spark_embed.models.processor import read_preprocessing
@@ -72,7 +73,8 @@ def make_tuned_loop(model_directory: Path, dtype: str) -> Embed:
 
     def embed(images: Sequence[memoryview]) -> np.ndarray:
         batch = torch.stack([preprocessing.prepare(open_image(data).decode()) for data in images])
-        return predict(network, preprocessing.normalize(batch.to(memory_format=torch.channels_last)))
+        batch = batch.to(memory_format=torch.channels_last)
+        return predict(network, preprocessing.normalize(batch, network.dtype))
 
     return embed
 
@@ -103,6 +105,8 @@ def list_units(input_dir: Path) -> list[Unit]:
 
 def _run_worker(number: int, options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
+    if options.loop == "tuned":
+        keep_freed_memory()
     embed = LOOPS[options.loop](options.model_directory, options.dtype)
     units = list_units(options.input_dir)[number :: options.workers]
     embed_shards(units, embed, options.output_dir / f"{number:05d}.parquet", options.batch_size)

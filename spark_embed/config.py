@@ -40,6 +40,9 @@ def _split_names(value: object) -> object:
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_names)]
 
 
+BatchSize = Annotated[int, Field(ge=1)] | Literal["auto"]
+
+
 class ModelOptions(BaseModel):
     """The options that decide what a vector is; `image_embedding` takes them by the same names."""
 
@@ -56,7 +59,9 @@ class ModelOptions(BaseModel):
         "auto", "Model", "precision of the forward pass; auto: what the device is fast at, if parity holds"
     )
     require_gpu: bool = _option(False, "Model", "stop at once where there is no GPU (CUDA or MPS)")
-    batch_size: int = _option(32, "Model", "images in one forward pass", ge=1)
+    batch_size: BatchSize = _option(
+        32, "Model", "images in one forward pass; auto: as many as make the model fast, tried out first"
+    )
     normalize: bool = _option(True, "Model", "scale every vector to length 1 (L2)")
     allow_pickle_weights: bool = _option(
         False, "Model", "accept weights that are not safetensors (loaded with weights_only=True)"

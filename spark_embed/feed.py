@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,6 +21,8 @@ from spark_embed.models import Model, Prepared
 
 # So that a long run of bad rows neither piles up nor keeps the good rows before it waiting.
 MAX_ROWS_PER_CHUNK = 1024
+
+DEFAULT_BATCH_SIZE = 32
 
 STAGES = ("read_s", "fetch_s", "decode_s", "wait_s", "predict_s")
 """Seconds of a chunk. On the task's own thread: reading references (and image columns, by reference), waiting
@@ -39,7 +40,7 @@ class FeedOptions:
         decode_timeout_s: seconds after which an image is given up; None for no limit.
     """
 
-    batch_size: int = 32
+    batch_size: int = DEFAULT_BATCH_SIZE
     n_threads: int = 1
     max_pixels: int = MAX_PIXELS
     decode_budget_bytes: int = 512 << 20
@@ -56,11 +57,13 @@ class Outcomes:
         errors: one entry per row: None, or why the row has no vector.
         seconds: what these rows cost, by stage; fetch_s and decode_s are thread time, so with several
             threads they may exceed the clock.
+        batch_limit: see `Prediction.batch_limit`.
     """
 
     embedding: npt.NDArray[np.float32]
     errors: list[ImageError | None]
     seconds: dict[str, float] = field(default_factory=dict)
+    batch_limit: int | None = None
 
 
 @dataclass
@@ -94,18 +97,16 @@ def run_feed(references: Iterable[Reference], model: Model, options: FeedOptions
     try:
         while True:
             while len(waiting) < ahead:
-                with chunk.timed("read_s"):
-                    reference = next(source, None)
+                reference = next(source, None)
                 if reference is None:
                     ahead = 0  # the source is exhausted
                     break
-                with chunk.timed("read_s"):
-                    located = locate(reference)
-                waiting.append(pool.submit(located))
+                waiting.append(pool.submit(locate(reference)))
+            chunk.lap("read_s")
             if not waiting:
                 break
-            with chunk.timed("wait_s"):
-                item = pool.result(waiting.popleft())
+            item = pool.result(waiting.popleft())
+            chunk.lap("wait_s")
             chunk.add(item)
             if chunk.n_good == options.batch_size or len(chunk.items) == max_rows:
                 yield _predict(chunk, model)
@@ -123,6 +124,7 @@ class _Chunk:
         self.items: list[_Item] = []
         self.n_good = 0
         self.seconds = dict.fromkeys(STAGES, 0.0)
+        self._lap_started = time.perf_counter()
 
     def add(self, item: _Item) -> None:
         self.items.append(item)
@@ -130,14 +132,11 @@ class _Chunk:
         self.seconds["fetch_s"] += item.fetch_s
         self.seconds["decode_s"] += item.decode_s
 
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Add the time that the `with` block takes to a stage."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] += time.perf_counter() - started
+    def lap(self, stage: str) -> None:
+        """Add the time since the last lap, or since the chunk was made, to a stage."""
+        now = time.perf_counter()
+        self.seconds[stage] += now - self._lap_started
+        self._lap_started = now
 
 
 def _timed_out(error: ImageError) -> _Item:
@@ -173,9 +172,11 @@ def _predict(chunk: _Chunk, model: Model) -> Outcomes:
     errors = [item.error for item in chunk.items]
     good = [row for row, error in enumerate(errors) if error is None]
     embedding = np.empty((0, model.embedding_dim), dtype=np.float32)
+    batch_limit = None
     if good:
-        with chunk.timed("predict_s"):
-            prediction = model.predict([chunk.items[row].prepared for row in good])
+        prediction = model.predict([chunk.items[row].prepared for row in good])
+        chunk.lap("predict_s")
+        batch_limit = prediction.batch_limit
         embedding = prediction.embedding
         if len(embedding) != len(good):
             raise ValueError(f"predict gave {len(embedding)} vectors for a batch of {len(good)}")
@@ -184,4 +185,4 @@ def _predict(chunk: _Chunk, model: Model) -> Outcomes:
         if prediction.failures:
             kept = [index for index in range(len(good)) if index not in prediction.failures]
             embedding = embedding[kept]
-    return Outcomes(embedding, errors, dict(chunk.seconds))
+    return Outcomes(embedding, errors, chunk.seconds, batch_limit)

@@ -7,6 +7,7 @@ processor (its PIL backend where there is one), the network in float32.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -46,20 +47,24 @@ class Sampled:
 
     Attributes:
         pixel_difference: largest difference of a prepared pixel, in grey levels; None without a fast path.
+        prepare_s: seconds that the run takes to decode and prepare it, on one thread.
     """
 
     prepared: Prepared
     reference: dict[str, torch.Tensor]
     pixel_difference: float | None
+    prepare_s: float
 
 
 def prepare_sample(model: ImageEmbedder, images: Iterable[Buffer], max_pixels: int) -> Iterator[Sampled]:
     """Yield the encoded images that can be compared, prepared in both ways; decodes one at a time."""
     for data in images:
         with contextlib.suppress(ImageError):  # it will be an error row; there is nothing to compare
+            started = time.perf_counter()
             prepared = model.prepare(open_image(data, max_pixels).decode())
+            prepare_s = time.perf_counter() - started
             reference = model.process(Image.fromarray(open_with_pillow(data).decode()))
-            yield Sampled(prepared, reference, _pixel_difference(model, prepared, reference))
+            yield Sampled(prepared, reference, _pixel_difference(model, prepared, reference), prepare_s)
 
 
 def measure_parity(model: ImageEmbedder, sample: Sequence[Sampled]) -> Parity:

@@ -13,13 +13,13 @@ from spark_embed.errors import ModelError, StorageError
 from spark_embed.feed import FeedOptions
 from spark_embed.fetch import FetchPolicy
 from spark_embed.output import Output, check_output, start_output
-from spark_embed.preflight import ParityOptions, Preflight, UnreachableError, run_preflight
+from spark_embed.preflight import Preflight, ProbeOptions, UnreachableError, run_preflight
 from spark_embed.progress import Progress
 from spark_embed.publish import Published, publish, stage
 from spark_embed.source import ParquetSource, find_source
 from spark_embed.storage import folder_path, write_json
 from spark_embed.summary import Counts, RunSummary, describe_model, describe_parity
-from spark_embed.tables import settings, table_settings
+from spark_embed.tables import Rate, settings, table_settings, task_settings
 from spark_embed.udf import make_feed_options, make_recipe
 from spark_embed.verdict import Measured, judge
 from spark_embed.wave import WaveCounts, count_wave, embed_table, read_wave, run_wave
@@ -49,8 +49,8 @@ def run(spark: SparkSession, config: Config) -> RunSummary:
         with clock.measure("preflight"):
             plan = check_model(spark, config, source)
         start_output(output, {"started_at": clock.started_at, "model": plan.preflight.model})
-        embedded = plan.embedded(spark)
-        with clock.measure("embed"), Progress(spark, plan.n_rows):
+        with settings(spark, plan.task_settings()), clock.measure("embed"), Progress(spark, plan.n_rows):
+            embedded = plan.embedded(spark)
             run_wave(embedded, output.wave)
         with clock.measure("publish"):
             wave = read_wave(embedded, output.wave)
@@ -74,7 +74,8 @@ def describe_run(spark: SparkSession, config: Config) -> str:
     source, output = find(config)
     with settings(spark, table_settings(source.n_bytes / max(source.n_rows, 1))):
         plan = check_model(spark, config, source)
-        n_tasks = plan.embedded(spark).rdd.getNumPartitions()
+        with settings(spark, plan.task_settings()):
+            n_tasks = plan.embedded(spark).rdd.getNumPartitions()
     source, model = plan.source, plan.preflight.model
     own = ", ".join(f"{field.name}: {field.dataType.simpleString()}" for field in source.own_columns)
     return "\n".join(
@@ -100,6 +101,13 @@ class Plan:
     options: FeedOptions
     n_rows: int
     n_slots: int
+
+    def task_settings(self) -> dict[str, str]:
+        """Return the settings that size the tasks; Spark's own where nothing is known about their speed."""
+        if self.preflight.row_s is None:
+            return {}
+        source, rate = self.source, Rate(self.preflight.row_s, self.n_slots)
+        return task_settings(source.n_bytes, source.n_rows, len(source.shards), rate)
 
     def embedded(self, spark: SparkSession) -> DataFrame:
         """Return the table with its results; nothing runs yet."""
@@ -130,18 +138,23 @@ def check_model(spark: SparkSession, config: Config, source: ParquetSource) -> P
         )
     roots = (source.root, *(folder_path(root, "--allowed_roots") for root in config.allowed_roots))
     options = make_feed_options(config, FetchPolicy(roots=roots, column=source.image_column))
-    parity = ParityOptions(config.parity_samples, config.parity_min_cosine)
+    wanted = ProbeOptions(
+        config.parity_samples,
+        config.parity_min_cosine,
+        None if config.batch_size == "auto" else config.batch_size,
+    )
     unreachable: list[str] = []
     for transport in source.transports(config.image_transport):
         source = replace(source, transport=transport)
         sample = source.sample(spark, max(1, SAMPLE_FACTOR * config.parity_samples))
         try:
-            preflight = run_preflight(spark, sample, make_recipe(config), options, parity)
+            preflight = run_preflight(spark, sample, make_recipe(config), options, wanted)
         except UnreachableError as exc:
             unreachable.append(f"{transport}: {exc}")
             continue
         report_preflight(config, preflight)
         n_rows = min(source.n_rows, config.max_samples or source.n_rows)
+        options = replace(options, batch_size=preflight.batch_size)
         return Plan(source, preflight, options, n_rows, spark.sparkContext.defaultParallelism)
     raise StorageError(
         f"--image_transport {config.image_transport}: the workers cannot read the images: "

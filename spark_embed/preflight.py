@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Iterable, Iterator
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
@@ -17,15 +18,16 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_embed.errors import ImageError, SparkEmbedError, fatal_error_named
-from spark_embed.feed import FeedOptions
+from spark_embed.feed import DEFAULT_BATCH_SIZE, FeedOptions
 from spark_embed.fetch import Buffer, Reference, make_fetch, make_locate
 from spark_embed.models import Recipe
+from spark_embed.pace import find_batch_size, measure_pace
 from spark_embed.schema import IMAGE
-from spark_embed.udf import iterate_references, load_worker_model
+from spark_embed.udf import iterate_references, load_worker_model, task_cpus
 
 if TYPE_CHECKING:
     from spark_embed.models.image_embedder import ImageEmbedder
-    from spark_embed.parity import Parity
+    from spark_embed.parity import Parity, Sampled
 
 MAX_SAMPLE_BYTES = 64 << 20
 """Encoded size beyond which an image is not taken to compare precisions with."""
@@ -48,11 +50,18 @@ Probe = Callable[[Iterable[pa.RecordBatch]], Iterable[pa.RecordBatch]]
 
 
 @dataclass(frozen=True)
-class ParityOptions:
-    """How many images to compare, and the smallest cosine that counts as equal."""
+class ProbeOptions:
+    """What preflight is to find out.
+
+    Attributes:
+        n_images: images to compare with plain transformers.
+        min_cosine: smallest cosine that counts as equal.
+        batch_size: images in a forward pass; None to find a good number.
+    """
 
     n_images: int
     min_cosine: float
+    batch_size: int | None = DEFAULT_BATCH_SIZE
 
 
 class UnreachableError(Exception):
@@ -69,6 +78,8 @@ class Preflight:
         parity: see `spark_embed.parity.Parity`, as a dict; `rejected` says which
             precision was tried first and fell below the limit, None for none. With n_images 0 nothing
             could be compared, or nothing was to be.
+        batch_size: images in a forward pass: what was wanted, or found.
+        row_s: seconds that a row will take one task, about; None where there was no image to try.
         versions: of the packages that decide what a vector is, on the executor; "unknown" for a copy
             that came without its metadata.
     """
@@ -76,11 +87,13 @@ class Preflight:
     recipe: Recipe
     model: dict[str, Any]
     parity: dict[str, Any]
+    batch_size: int
+    row_s: float | None
     versions: dict[str, str]
 
 
 def run_preflight(
-    spark: SparkSession, sample: DataFrame, recipe: Recipe, options: FeedOptions, parity: ParityOptions
+    spark: SparkSession, sample: DataFrame, recipe: Recipe, options: FeedOptions, wanted: ProbeOptions
 ) -> Preflight:
     """Load the model in one task and compare it with plain transformers on `sample` (references).
 
@@ -91,7 +104,7 @@ def run_preflight(
         ModelError: the model cannot be used; the text is what the executor found.
         UnreachableError: the executor cannot read where the references of the sample point.
     """
-    probe = _make_probe(recipe, options, parity)
+    probe = _make_probe(recipe, options, wanted)
     answer = _run_one_task(sample, probe)
     if answer is None:  # a data set without rows
         answer = _run_one_task(spark.range(0, 1, 1, 1), probe)
@@ -109,17 +122,17 @@ def _run_one_task(frame: DataFrame, probe: Probe) -> dict[str, Any] | None:
     return json.loads(rows[0]["answer"]) if rows else None
 
 
-def _make_probe(recipe: Recipe, options: FeedOptions, parity: ParityOptions) -> Probe:
+def _make_probe(recipe: Recipe, options: FeedOptions, wanted: ProbeOptions) -> Probe:
     def probe(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
-        yield pa.RecordBatch.from_pydict({"answer": [json.dumps(_probe(batches, recipe, options, parity))]})
+        yield pa.RecordBatch.from_pydict({"answer": [json.dumps(_probe(batches, recipe, options, wanted))]})
 
     return probe
 
 
 def _probe(
-    batches: Iterable[pa.RecordBatch], recipe: Recipe, options: FeedOptions, wanted: ParityOptions
+    batches: Iterable[pa.RecordBatch], recipe: Recipe, options: FeedOptions, wanted: ProbeOptions
 ) -> dict[str, Any]:
-    """Run on an executor: load, compare, describe. A fatal error is an answer, so Spark does not retry."""
+    """Run on an executor: load, compare, time, describe. A fatal error is an answer: no retry by Spark."""
     from spark_embed.models.image_embedder import describe
     from spark_embed.parity import measure_parity, prepare_sample
 
@@ -129,14 +142,15 @@ def _probe(
         model = _load(recipe)
         # At least one, if only to see that it can be fetched.
         sample = list(islice(prepare_sample(model, images, options.max_pixels), max(1, wanted.n_images)))
-        sample = sample[: wanted.n_images]
-        parity = measure_parity(model, sample)
+        compared = sample[: wanted.n_images]
+        parity = measure_parity(model, compared)
         rejected = None
         if recipe.dtype == "auto" and model.recipe.dtype != "float32" and _is_in_doubt(parity, wanted):
             if parity.min_cosine is not None:
                 rejected = {"dtype": model.recipe.dtype, "min_cosine": parity.min_cosine}
             model = _load(replace(recipe, dtype="float32"))
-            parity = measure_parity(model, sample)
+            parity = measure_parity(model, compared)
+        batch_size, row_s = _measure_pace(model, sample, wanted.batch_size)
     except _FetchError as exc:
         return {"unreachable": str(exc)}
     except SparkEmbedError as exc:
@@ -146,15 +160,29 @@ def _probe(
         "recipe": asdict(replace(model.recipe, device=model.recipe.device.partition(":")[0])),
         "model": describe(model),
         "parity": {**asdict(parity), "rejected": rejected},
+        "batch_size": batch_size,
+        "row_s": row_s,
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
     }
 
 
-def _is_in_doubt(parity: Parity, wanted: ParityOptions) -> bool:
+def _is_in_doubt(parity: Parity, wanted: ProbeOptions) -> bool:
     """Say whether a precision may be too low: it fell short, or was to be measured and could not be."""
     if wanted.n_images == 0:
         return False
     return parity.min_cosine is None or not parity.min_cosine >= wanted.min_cosine  # NaN falls short, too
+
+
+def _measure_pace(
+    model: ImageEmbedder, sample: Sequence[Sampled], batch_size: int | None
+) -> tuple[int, float | None]:
+    """Return the batch size, found if none is wanted, and the seconds that a row takes a task."""
+    if not sample:
+        return batch_size or DEFAULT_BATCH_SIZE, None
+    prepared = [item.prepared for item in sample]
+    pace = measure_pace(model, prepared, batch_size) if batch_size else find_batch_size(model, prepared)
+    prepare_s = statistics.median(item.prepare_s for item in sample)
+    return batch_size or pace.batch_size, pace.row_s(prepare_s, task_cpus() or 1, model.recipe.device)
 
 
 def _version(package: str) -> str:

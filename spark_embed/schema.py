@@ -24,6 +24,8 @@ RESERVED = (IMAGE_ID, SHARD, SHARD_ROW, EMBEDDING, ERROR, ERROR_DETAIL, IMAGE, R
 
 STAGE_SECONDS = ("load_s", "read_s", "fetch_s", "decode_s", "wait_s", "predict_s", "encode_s")
 
+BATCH_LIMIT = "batch_limit"
+
 IMAGE_TYPE = T.StructType(
     [
         T.StructField("bytes", T.BinaryType()),  # the encoded image, inline
@@ -41,6 +43,7 @@ STATS_TYPE = T.StructType(
         T.StructField("n_tasks", T.IntegerType()),  # 1 in the first batch of a task
         T.StructField("n_model_loads", T.IntegerType()),  # 1 where this batch had to load the model
         *(T.StructField(name, T.FloatType()) for name in STAGE_SECONDS),
+        T.StructField(BATCH_LIMIT, T.IntegerType()),  # images that fitted into the device at once; null: all
     ]
 )
 """What a batch cost, on its first row (null on the others), so that times are committed with the rows."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Iterable
 from importlib.metadata import version
 
 from py4j.protocol import Py4JError
@@ -47,7 +50,30 @@ def make_session(config: Config) -> SparkSession:
     except (PySparkException, Py4JError, RuntimeError, OSError) as exc:
         raise ConfigError(f"Spark does not start: {str(exc).splitlines()[0]}") from exc
     check_workers(spark, config.num_workers)
+    if str(spark.sparkContext.master).startswith("local["):
+        start_worker_daemon(spark)
     return spark
+
+
+def start_worker_daemon(spark: SparkSession) -> threading.Thread:
+    """Begin with the workers' slow imports in the background; returns the thread that waits for them.
+
+    Spark starts its Python daemon (`spark_embed.worker_daemon`) with the first task that needs it, which in
+    a new session is seconds away: the first query has classes to load and code to compile. A task
+    without SQL gets there at once.
+    """
+
+    def run() -> None:
+        with contextlib.suppress(PySparkException, Py4JError, OSError):  # stopped meanwhile
+            spark.sparkContext.parallelize([0], 1).foreachPartition(_do_nothing)
+
+    thread = threading.Thread(target=run, name="worker daemon", daemon=True)
+    thread.start()
+    return thread
+
+
+def _do_nothing(rows: Iterable[int]) -> None:
+    pass
 
 
 def _builder(config: Config) -> SparkSession.Builder:

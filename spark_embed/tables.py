@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
+
+_MIN_TASKS_PER_SLOT = 4
+_MIN_TASK_S, _MAX_TASK_S = 2.0, 60.0
+_OPEN_FILE_S = 0.02
+_SLACK = 1.01  # files that just fill a task should not be cut by a few bytes
 
 logger = logging.getLogger(__name__)
 
 # Bytes of images that may be under way between the JVM and one Python worker in one Arrow batch.
 _ARROW_BATCH_BYTES = 16 << 20
 _MIN_RECORDS, _MAX_RECORDS = 8, 256
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How fast a session embeds, by preflight's sample: seconds of one task a row, and tasks at once."""
+
+    row_s: float
+    n_slots: int
 
 
 def table_settings(bytes_per_row: float) -> dict[str, str]:
@@ -35,6 +50,25 @@ def table_settings(bytes_per_row: float) -> dict[str, str]:
         # A file that cannot be read must stop the job: skipping it would lose rows without a word.
         "spark.sql.files.ignoreCorruptFiles": "false",
         "spark.sql.files.ignoreMissingFiles": "false",
+    }
+
+
+def task_settings(n_bytes: int, n_rows: int, n_files: int, rate: Rate) -> dict[str, str]:
+    """Return the SQL settings that cut such an input into tasks of 10 to 60 s, shorter in a short run.
+
+    A task costs some 0.1 s besides its rows, and a slot that is done before the others waits for them:
+    each slot gets at least four tasks, as long as they take 2 s.
+    """
+    row_s = max(rate.row_s, 1e-6)
+    run_s = n_rows * row_s / rate.n_slots
+    task_s = min(max(run_s / _MIN_TASKS_PER_SLOT, _MIN_TASK_S), _MAX_TASK_S)
+    n_tasks = rate.n_slots * max(1, round(run_s / task_s))
+    open_bytes = math.ceil(_OPEN_FILE_S / row_s * n_bytes / max(n_rows, 1))
+    task_bytes = math.ceil((n_bytes + n_files * open_bytes) / n_tasks * _SLACK)
+    return {
+        "spark.sql.files.maxPartitionBytes": str(task_bytes),
+        "spark.sql.files.openCostInBytes": str(open_bytes),
+        "spark.sql.files.minPartitionNum": "1",  # else the number of slots, which would cut tasks smaller
     }
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, repeat
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,13 +25,18 @@ from pyspark.sql.pandas.types import to_arrow_type
 
 from spark_embed.config import ModelOptions
 from spark_embed.errors import ConfigError
-from spark_embed.feed import FeedOptions, Outcomes, run_feed
+from spark_embed.feed import DEFAULT_BATCH_SIZE, FeedOptions, Outcomes, run_feed
 from spark_embed.fetch import FetchPolicy, Reference
+from spark_embed.memory import keep_freed_memory
 from spark_embed.models import EMBEDDED_MODEL, Model, Recipe, load_model
-from spark_embed.schema import EMBEDDING, IMAGE_TYPE, RESULT_TYPE, STATS_TYPE
+from spark_embed.schema import BATCH_LIMIT, EMBEDDING, IMAGE_TYPE, RESULT_TYPE, STATS_TYPE
 
 _STATS_ARROW = to_arrow_type(STATS_TYPE)
+_NO_STATS = {name: None if name == BATCH_LIMIT else 0 for name in STATS_TYPE.names}
 _IMAGE_ARROW_TYPES = [to_arrow_type(field.dataType) for field in IMAGE_TYPE]
+
+# Each array that goes back to the JVM costs about 300 microseconds, whatever its length.
+_MIN_ROWS_PER_RESULT = 256
 
 
 def make_embed_column(recipe: Recipe, options: FeedOptions) -> Callable[[Column], Column]:
@@ -106,9 +112,9 @@ def make_recipe(options: ModelOptions) -> Recipe:
 
 
 def make_feed_options(options: ModelOptions, fetch: FetchPolicy | None = None) -> FeedOptions:
-    """Return how a task is fed."""
+    """Return how a task is fed; batch size "auto" becomes the default until preflight has found a better."""
     return FeedOptions(
-        batch_size=options.batch_size,
+        batch_size=DEFAULT_BATCH_SIZE if options.batch_size == "auto" else options.batch_size,
         max_pixels=options.max_pixels,
         decode_timeout_s=options.decode_timeout_s,
         fetch=fetch or FetchPolicy(),
@@ -130,11 +136,11 @@ def embed_arrays(
     started = time.perf_counter()
     model, loaded = load_worker_model(recipe)
     load_s = time.perf_counter() - started if loaded else 0.0
-    stats = {"n_tasks": 1, "n_model_loads": int(loaded), "load_s": load_s}
+    stats: dict[str, float] = {"n_tasks": 1, "n_model_loads": int(loaded), "load_s": load_s}
     options = replace(options, n_threads=task_cpus() or options.n_threads)
-    for outcomes in run_feed(chain([first], references), model, options):
+    for outcomes in _joined(run_feed(chain([first], references), model, options)):
         started = time.perf_counter()
-        yield _result_array(outcomes, {**outcomes.seconds, **stats})
+        yield _result_array(outcomes, {**outcomes.seconds, **stats, BATCH_LIMIT: outcomes.batch_limit})
         # While this generator stood still, Spark wrote the array to the JVM: the next chunk carries that.
         stats = {"encode_s": time.perf_counter() - started}
 
@@ -170,6 +176,7 @@ def load_worker_model(recipe: Recipe) -> tuple[Model, bool]:
 
             torch.set_num_threads(n_cpus)
         if TaskContext.get() is not None:
+            keep_freed_memory()
             # The PySpark daemon collects garbage after every task: with torch and transformers imported
             # that was a quarter of the worker's time. Frozen objects are not walked again.
             gc.collect()
@@ -189,10 +196,23 @@ def iterate_references(arrays: Iterator[pa.Array]) -> Iterator[Reference]:
             raise ConfigError(
                 f"the image column holds {inline.type}; it must be binary, an encoded image a row"
             )
-        uris = (uri and uri.decode(errors="replace") for uri in array.field("uri").to_pylist())
-        others = [array.field(name).to_pylist() for name in IMAGE_TYPE.names[2:]]
-        for scalar, *place in zip(inline, uris, *others, strict=True):
-            yield Reference(memoryview(scalar.as_buffer()).cast("B") if scalar.is_valid else None, *place)
+        others = (_values(array.field(name), pa.Array.to_pylist) for name in IMAGE_TYPE.names[2:])
+        yield from map(
+            Reference, _values(inline, _views), _values(array.field("uri"), _decoded_texts), *others
+        )
+
+
+def _values(column: pa.Array, convert: Callable[[pa.Array], Iterable[Any]]) -> Iterable[Any]:
+    """Return a column's values; most columns of references are null from top to bottom."""
+    return convert(column) if column.null_count < len(column) else repeat(None, len(column))
+
+
+def _views(column: pa.Array) -> Iterator[memoryview | None]:
+    return (memoryview(value.as_buffer()).cast("B") if value.is_valid else None for value in column)
+
+
+def _decoded_texts(column: pa.Array) -> Iterator[str | None]:
+    return (text and text.decode(errors="replace") for text in column.to_pylist())
 
 
 def _holds_bytes(arrow_type: pa.DataType) -> bool:
@@ -200,10 +220,34 @@ def _holds_bytes(arrow_type: pa.DataType) -> bool:
     return any(is_kind(arrow_type) for is_kind in kinds)
 
 
-def _result_array(outcomes: Outcomes, stats: Mapping[str, float]) -> pa.StructArray:
+def _joined(chunks: Iterable[Outcomes]) -> Iterator[Outcomes]:
+    """Put chunks together until they have `_MIN_ROWS_PER_RESULT` rows."""
+    collected: list[Outcomes] = []
+    n_rows = 0
+    for chunk in chunks:
+        collected.append(chunk)
+        n_rows += len(chunk.errors)
+        if n_rows >= _MIN_ROWS_PER_RESULT:
+            yield _concatenated(collected)
+            collected, n_rows = [], 0
+    if collected:
+        yield _concatenated(collected)
+
+
+def _concatenated(chunks: Sequence[Outcomes]) -> Outcomes:
+    limits = [chunk.batch_limit for chunk in chunks if chunk.batch_limit is not None]
+    return Outcomes(
+        np.concatenate([chunk.embedding for chunk in chunks]),
+        [error for chunk in chunks for error in chunk.errors],
+        {name: sum(chunk.seconds[name] for chunk in chunks) for name in chunks[0].seconds},
+        min(limits, default=None),
+    )
+
+
+def _result_array(outcomes: Outcomes, stats: Mapping[str, float | None]) -> pa.StructArray:
     """Build a `RESULT_TYPE` array: one vector per good row, without a copy of the vectors.
 
-    `stats` goes on the first row; what it does not say is 0.
+    `stats` goes on the first row; the seconds and counts that it does not name are 0.
     """
     errors = outcomes.errors
     n_rows, dim = len(errors), outcomes.embedding.shape[1]
@@ -215,7 +259,7 @@ def _result_array(outcomes: Outcomes, stats: Mapping[str, float]) -> pa.StructAr
         type=pa.list_(pa.field("element", pa.float32(), nullable=False)),
         mask=pa.array(is_error),
     )
-    first_row_only = [{name: stats.get(name, 0) for name in STATS_TYPE.names}, *[None] * (n_rows - 1)]
+    first_row_only = [{**_NO_STATS, **stats}, *[None] * (n_rows - 1)]
     return pa.StructArray.from_arrays(
         [
             embedding,

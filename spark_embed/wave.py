@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 
 from spark_embed.feed import FeedOptions
 from spark_embed.models import Recipe
-from spark_embed.schema import EMBEDDING, ERROR, IMAGE, RESULT, STAGE_SECONDS, STATS_TYPE
+from spark_embed.schema import BATCH_LIMIT, EMBEDDING, ERROR, IMAGE, RESULT, STAGE_SECONDS, STATS_TYPE
 from spark_embed.tables import write_parquet
 from spark_embed.udf import make_embed_column
 
@@ -23,6 +23,7 @@ class WaveCounts:
         n_tasks: tasks that had at least one row.
         n_model_loads: how often a worker process had to load the model.
         stage_s: seconds by stage, summed over threads and tasks.
+        batch_limit: images that fitted into the memory of the smallest device at once; None: all of a batch.
     """
 
     n_rows: int
@@ -30,6 +31,7 @@ class WaveCounts:
     n_tasks: int
     n_model_loads: int
     stage_s: dict[str, float]
+    batch_limit: int | None
 
 
 def embed_table(table: DataFrame, recipe: Recipe, options: FeedOptions) -> DataFrame:
@@ -51,15 +53,19 @@ def read_wave(embedded: DataFrame, folder: str) -> DataFrame:
 def count_wave(wave: DataFrame) -> WaveCounts:
     """Count the rows of a wave by outcome and add up what they cost; reads no vector."""
     stats = F.col(RESULT)["stats"]
-    sums = [F.sum(stats[name].cast("double")).alias(name) for name in STATS_TYPE.names]
-    rows = wave.groupBy(F.col(RESULT)[ERROR].alias(ERROR)).agg(F.count(F.lit(1)).alias("n"), *sums).collect()
-    totals = {name: sum(row[name] or 0.0 for row in rows) for name in STATS_TYPE.names}
+    names = [name for name in STATS_TYPE.names if name != BATCH_LIMIT]
+    sums = [F.sum(stats[name].cast("double")).alias(name) for name in names]
+    limit = F.min(stats[BATCH_LIMIT]).alias(BATCH_LIMIT)
+    by_code = wave.groupBy(F.col(RESULT)[ERROR].alias(ERROR))
+    rows = by_code.agg(F.count(F.lit(1)).alias("n"), limit, *sums).collect()
+    totals = {name: sum(row[name] or 0.0 for row in rows) for name in names}
     return WaveCounts(
         n_rows=sum(row["n"] for row in rows),
         n_errors_by_code={row[ERROR]: row["n"] for row in sorted(rows, key=_code) if row[ERROR]},
         n_tasks=int(totals["n_tasks"]),
         n_model_loads=int(totals["n_model_loads"]),
         stage_s={name: round(totals[name], 3) for name in STAGE_SECONDS},
+        batch_limit=min((row[BATCH_LIMIT] for row in rows if row[BATCH_LIMIT]), default=None),
     )
 
 

@@ -41,15 +41,15 @@ def batch(clip, photos) -> list:
 @pytest.mark.parametrize("error", [CUDA, CUBLAS, HOST, MemoryError()], ids=repr)
 def test_a_batch_that_does_not_fit_is_repeated_in_halves_that_stay(clip, batch, error):
     whole = clip.predict(batch)
-    assert whole.batch_size == 11
+    assert whole.batch_limit is None
     device = SmallDevice(clip, 3, error)
     pieces = clip.predict(batch)
     assert device.tried == [11, 5, 2, 2, 2, 2, 2, 1]
-    assert pieces.batch_size == 2
+    assert pieces.batch_limit == 2
     assert pieces.failures == {}
     np.testing.assert_allclose(pieces.embedding, whole.embedding, atol=1e-6)
     device.tried.clear()
-    assert clip.predict(batch[:5]).batch_size == 2
+    assert clip.predict(batch[:5]).batch_limit == 2
     assert device.tried == [2, 2, 1]  # what was too large is not tried again
 
 
@@ -73,7 +73,7 @@ def test_an_image_that_does_not_fit_alone_is_its_own_failure(clip, batch):
     prediction = clip.predict(batch[:3])
     assert [prediction.failures[row].code for row in range(3)] == ["out_of_memory"] * 3
     assert prediction.embedding.shape == (3, 24)
-    assert prediction.batch_size == 1
+    assert prediction.batch_limit == 1
 
 
 def test_any_other_error_of_the_network_is_not_hidden(clip, batch):

@@ -15,10 +15,10 @@ from spark_embed.feed import FeedOptions
 from spark_embed.models import Recipe, image_embedder
 from spark_embed.models.image_embedder import ImageEmbedder
 from spark_embed.parity import Parity
-from spark_embed.preflight import ParityOptions, run_preflight
+from spark_embed.preflight import ProbeOptions, run_preflight
 from spark_embed.schema import IMAGE, IMAGE_TYPE
 
-WANTED = ParityOptions(n_images=4, min_cosine=0.99)
+WANTED = ProbeOptions(n_images=4, min_cosine=0.99)
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def fast_bfloat16(monkeypatch):
     )
 
 
-def probe(recipe: Recipe, images: list[bytes | None], wanted: ParityOptions = WANTED) -> dict:
+def probe(recipe: Recipe, images: list[bytes | None], wanted: ProbeOptions = WANTED) -> dict:
     """Run the probe in this process."""
     rows = pa.array([{"bytes": data} for data in images], to_arrow_type(IMAGE_TYPE))
     batch = pa.RecordBatch.from_arrays([rows], names=[IMAGE])

@@ -43,7 +43,23 @@ def test_a_batch_of_32_spans_arrow_batches_of_10(recipe, photo_bytes, monkeypatc
     chunks = list(embed_arrays(arrow_batches, recipe, FeedOptions(batch_size=32)))
 
     assert sizes == [32, 32, 6]
-    assert [len(chunk) for chunk in chunks] == [32, 32, 6]
+    assert [len(chunk) for chunk in chunks] == [70]  # one trip to the JVM instead of three
+
+
+def test_results_go_to_the_jvm_some_batches_at_a_time(recipe, photo_bytes, monkeypatch):
+    monkeypatch.setattr(udf, "_MIN_ROWS_PER_RESULT", 5)
+    images = [photo_bytes[0], b"broken"] * 6
+    chunks = list(embed_arrays(iter([references(images)]), recipe, FeedOptions(batch_size=2)))
+    assert [len(chunk) for chunk in chunks] == [7, 5]
+    stats = [chunk.field("stats").to_pylist() for chunk in chunks]
+    assert [[row is not None for row in rows] for rows in stats] == [
+        [True] + [False] * 6,
+        [True] + [False] * 4,
+    ]
+    assert [rows[0]["n_tasks"] for rows in stats] == [1, 0]
+    assert all(rows[0]["predict_s"] > 0 for rows in stats)
+    errors = [code for chunk in chunks for code in chunk.field("error").to_pylist()]
+    assert errors == [None, "not_an_image"] * 6
 
 
 def test_vectors_and_errors_stay_in_the_order_of_the_rows(recipe, photo_bytes):

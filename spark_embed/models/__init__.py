@@ -52,16 +52,13 @@ class Prediction:
     Attributes:
         embedding: float32 (n, dim), one row per image of the batch, in order.
         failures: the rows that have no usable result, by index; their vectors are not to be used.
-        batch_size: images in the largest forward pass that ran: fewer than n where all of them did not fit
-            into the device's memory at once. 0 when made means n.
+        batch_limit: images that fit into one forward pass on this device, once more of them did not; None
+            while all of them fit.
     """
 
     embedding: npt.NDArray[np.float32]
     failures: dict[int, ImageError] = field(default_factory=dict)
-    batch_size: int = 0
-
-    def __post_init__(self) -> None:
-        self.batch_size = self.batch_size or len(self.embedding)
+    batch_limit: int | None = None
 
 
 class Model(Protocol):

@@ -18,11 +18,11 @@ class Backoff:
     """Runs batches in pieces of a size that fits; what was once too large is not tried again.
 
     Attributes:
-        max_rows: images that fit into one forward pass as far as is known; None before anything failed.
+        limit: images that fit into one forward pass as far as is known; None before anything failed.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.max_rows: int | None = None
+        self.limit: int | None = None
         self._device = device
 
     def run(
@@ -35,16 +35,16 @@ class Backoff:
         pieces: list[tuple[int, Prediction | None]] = []
         start = 0
         while start < len(batch):
-            n_rows = min(self.max_rows or len(batch), len(batch) - start)
+            n_rows = min(self.limit or len(batch), len(batch) - start)
             prediction = self._try(batch[start : start + n_rows], predict)
             if prediction is None and n_rows > 1:
-                self.max_rows = n_rows // 2
+                self.limit = n_rows // 2
                 continue
             pieces.append((start, prediction))
             start += n_rows
-        if len(pieces) == 1 and pieces[0][1] is not None:
-            return pieces[0][1]
-        return _joined(pieces, dim)
+        joined = _joined(pieces, dim)
+        joined.batch_limit = self.limit
+        return joined
 
     def _try(
         self, piece: list[Prepared], predict: Callable[[list[Prepared]], Prediction]
@@ -71,6 +71,8 @@ def is_out_of_memory(exc: BaseException) -> bool:
 
 def _joined(pieces: list[tuple[int, Prediction | None]], dim: int) -> Prediction:
     """Put pieces together, each with the row at which it starts; None is one row that did not fit."""
+    if len(pieces) == 1 and pieces[0][1] is not None:
+        return pieces[0][1]
     nothing = np.zeros((1, dim), dtype=np.float32)
     failures: dict[int, ImageError] = {}
     for start, prediction in pieces:
@@ -78,8 +80,5 @@ def _joined(pieces: list[tuple[int, Prediction | None]], dim: int) -> Prediction
             failures[start] = ImageError("out_of_memory", "a batch of one does not fit into the device")
         else:
             failures |= {start + row: error for row, error in prediction.failures.items()}
-    return Prediction(
-        np.concatenate([nothing if piece is None else piece.embedding for _, piece in pieces]),
-        failures,
-        batch_size=max((piece.batch_size for _, piece in pieces if piece is not None), default=1),
-    )
+    vectors = [nothing if piece is None else piece.embedding for _, piece in pieces]
+    return Prediction(np.concatenate(vectors), failures)

