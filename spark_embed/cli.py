@@ -14,6 +14,7 @@ from types import FrameType
 from py4j.protocol import Py4JError, Py4JJavaError
 from pyspark.errors import PySparkException
 
+from spark_embed.clock import Clock
 from spark_embed.config import Config, load_config
 from spark_embed.errors import SparkEmbedError
 from spark_embed.logs import start_logging
@@ -26,11 +27,12 @@ _signal_seen = threading.Event()
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code (`spark_embed.errors.EXIT_CODES`)."""
+    clock = Clock()
     start_logging("dev")
     try:
         config = load_config(sys.argv[1:] if argv is None else argv, os.environ)
         start_logging(config.env)
-        sys.stdout.write(_run(config) + "\n")
+        sys.stdout.write(_run(config, clock) + "\n")
     except SparkEmbedError as exc:
         logger.error("%s", exc)
         return exc.exit_code
@@ -45,21 +47,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(config: Config) -> str:
-    # Flags first: a wrong one is told before Spark is imported and its JVM started.
-    from pyspark.sql import SparkSession
+def _run(config: Config, clock: Clock) -> str:
+    with clock.measure("start"):
+        # Flags first: a wrong one is told before Spark is imported and its JVM started.
+        from pyspark.sql import SparkSession
 
-    from spark_embed import pipeline
-    from spark_embed.session import make_session
+        from spark_embed import pipeline
+        from spark_embed.session import make_session
 
-    borrowed = SparkSession.getActiveSession() is not None  # a notebook's or a platform's
-    spark = make_session(config)
+        borrowed = SparkSession.getActiveSession() is not None  # a notebook's or a platform's
+        spark = make_session(config)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _on_signal)  # instead of pyspark's own, which talks to the JVM from inside
     try:
         if config.dry_run:
             return pipeline.describe_run(spark, config)
-        return pipeline.run(spark, config).text()
+        return pipeline.run(spark, config, clock).text()
     finally:
         if not borrowed:
             with contextlib.suppress(Py4JError, OSError):  # the JVM may be gone; the exit ends it anyway

@@ -62,6 +62,11 @@ class ModelOptions(BaseModel):
     batch_size: BatchSize = _option(
         32, "Model", "images in one forward pass; auto: as many as make the model fast, tried out first"
     )
+    compile: bool = _option(
+        False,
+        "Model",
+        "torch.compile the network: some 20 s in each worker, for the gain that the summary says",
+    )
     normalize: bool = _option(True, "Model", "scale every vector to length 1 (L2)")
     allow_pickle_weights: bool = _option(
         False, "Model", "accept weights that are not safetensors (loaded with weights_only=True)"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
 
 from spark_embed.models import Model, Prepared
@@ -43,15 +43,16 @@ class Pace:
         return self.predict_s + ahead_s if device == "cpu" else max(self.predict_s, ahead_s)
 
 
-def measure_pace(model: Model, prepared: Sequence[Prepared], batch_size: int) -> Pace:
-    """Time a forward pass; `prepared` holds at least one image and is repeated to fill the batch.
+def estimate_pace(model: Model, prepared: Sequence[Prepared], batch_size: int) -> Pace:
+    """Time a forward pass; of a smaller batch where the network is slow: nobody waits half a minute."""
+    few = measure_pace(model, prepared, min(_FEW, batch_size))
+    if few.predict_s * few.batch_size > _FEW_S or few.batch_size < min(_FEW, batch_size):
+        return replace(few, batch_size=batch_size)
+    return measure_pace(model, prepared, batch_size)
 
-    With a slow network a smaller batch has to do: nobody waits half a minute for this.
-    """
-    few = list(islice(cycle(prepared), min(_FEW, batch_size)))
-    seconds, limit = _time(model, few)
-    if seconds > _FEW_S:
-        return Pace(min(batch_size, limit or batch_size), seconds / len(few))
+
+def measure_pace(model: Model, prepared: Sequence[Prepared], batch_size: int) -> Pace:
+    """Time a forward pass; `prepared` holds at least one image and is repeated to fill the batch."""
     batch = list(islice(cycle(prepared), batch_size))
     seconds, limit = _time(model, batch)
     if seconds < _SHORT_S:

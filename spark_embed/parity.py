@@ -92,8 +92,8 @@ def _pixel_difference(
 
 def _reference_vectors(model: ImageEmbedder, inputs: Sequence[dict[str, torch.Tensor]]) -> Vectors:
     reference = model
-    if model.recipe.dtype != "float32" or model.n_folded:
-        reference = ImageEmbedder(replace(model.recipe, dtype="float32"), fold=False)
+    if model.recipe.dtype != "float32" or model.n_folded or model.recipe.compile_rows:
+        reference = ImageEmbedder(replace(model.recipe, dtype="float32", compile_rows=None), fold=False)
     with torch.inference_mode():
         return np.concatenate([reference.forward(item).cpu().numpy() for item in inputs])
 

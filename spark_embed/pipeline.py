@@ -19,7 +19,7 @@ from spark_embed.publish import Published, publish, stage
 from spark_embed.source import ParquetSource, find_source
 from spark_embed.storage import folder_path, write_json
 from spark_embed.summary import Counts, RunSummary, describe_model, describe_parity
-from spark_embed.tables import Rate, settings, table_settings, task_settings
+from spark_embed.tables import Rate, is_task_size_set, settings, table_settings, task_settings
 from spark_embed.udf import make_feed_options, make_recipe
 from spark_embed.verdict import Measured, judge
 from spark_embed.wave import WaveCounts, count_wave, embed_table, read_wave, run_wave
@@ -30,26 +30,26 @@ logger = logging.getLogger(__name__)
 SAMPLE_FACTOR = 4
 
 
-def run(spark: SparkSession, config: Config) -> RunSummary:
+def run(spark: SparkSession, config: Config, clock: Clock | None = None) -> RunSummary:
     """Embed every image under `config.input_dir` into `config.output_dir`; runs on the driver.
 
     Every input row ends in embeddings.parquet or in errors.parquet. Nothing is written before the
     input, the output folder and the model have been found usable, and an older run is replaced only
-    once every row of the new one is accounted for.
+    once every row of the new one is accounted for. `clock` may have measured what came before ("start").
 
     Raises:
         ConfigError: an option or the input cannot be used.
         ModelError: the model cannot be used, or its parity is below a limit that was told to fail.
         StorageError: reading or writing failed, or rows went missing.
     """
-    clock = Clock()
+    clock = clock or Clock()
     with clock.measure("plan"):
         source, output = find(config)
     with settings(spark, table_settings(source.n_bytes / max(source.n_rows, 1))):
         with clock.measure("preflight"):
             plan = check_model(spark, config, source)
         start_output(output, {"started_at": clock.started_at, "model": plan.preflight.model})
-        with settings(spark, plan.task_settings()), clock.measure("embed"), Progress(spark, plan.n_rows):
+        with settings(spark, plan.task_settings), clock.measure("embed"), Progress(spark, plan.n_rows):
             embedded = plan.embedded(spark)
             run_wave(embedded, output.wave)
         with clock.measure("publish"):
@@ -74,7 +74,7 @@ def describe_run(spark: SparkSession, config: Config) -> str:
     source, output = find(config)
     with settings(spark, table_settings(source.n_bytes / max(source.n_rows, 1))):
         plan = check_model(spark, config, source)
-        with settings(spark, plan.task_settings()):
+        with settings(spark, plan.task_settings):
             n_tasks = plan.embedded(spark).rdd.getNumPartitions()
     source, model = plan.source, plan.preflight.model
     own = ", ".join(f"{field.name}: {field.dataType.simpleString()}" for field in source.own_columns)
@@ -94,20 +94,23 @@ def describe_run(spark: SparkSession, config: Config) -> str:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a run was bound to before its first wave."""
+    """All that a run was bound to before its first wave.
+
+    Attributes:
+        n_rows: rows to embed.
+        n_slots: tasks that Spark runs at once.
+        task_cpus: cores of each.
+        task_settings: Spark's settings that size the tasks; empty where their speed is not known, or where
+            somebody has set a size.
+    """
 
     source: ParquetSource
     preflight: Preflight
     options: FeedOptions
     n_rows: int
     n_slots: int
-
-    def task_settings(self) -> dict[str, str]:
-        """Return the settings that size the tasks; Spark's own where nothing is known about their speed."""
-        if self.preflight.row_s is None:
-            return {}
-        source, rate = self.source, Rate(self.preflight.row_s, self.n_slots)
-        return task_settings(source.n_bytes, source.n_rows, len(source.shards), rate)
+    task_cpus: int
+    task_settings: dict[str, str]
 
     def embedded(self, spark: SparkSession) -> DataFrame:
         """Return the table with its results; nothing runs yet."""
@@ -153,12 +156,29 @@ def check_model(spark: SparkSession, config: Config, source: ParquetSource) -> P
             unreachable.append(f"{transport}: {exc}")
             continue
         report_preflight(config, preflight)
-        n_rows = min(source.n_rows, config.max_samples or source.n_rows)
-        options = replace(options, batch_size=preflight.batch_size)
-        return Plan(source, preflight, options, n_rows, spark.sparkContext.defaultParallelism)
+        return _make_plan(spark, config, source, preflight, options)
     raise StorageError(
         f"--image_transport {config.image_transport}: the workers cannot read the images: "
         + "; ".join(unreachable)
+    )
+
+
+def _make_plan(
+    spark: SparkSession, config: Config, source: ParquetSource, preflight: Preflight, options: FeedOptions
+) -> Plan:
+    n_slots = spark.sparkContext.defaultParallelism
+    sizes: dict[str, str] = {}
+    if preflight.row_s is not None and not is_task_size_set(spark):
+        rate = Rate(preflight.row_s, n_slots)
+        sizes = task_settings(source.n_bytes, source.n_rows, len(source.shards), rate)
+    return Plan(
+        source,
+        preflight,
+        replace(options, batch_size=preflight.batch_size),
+        n_rows=min(source.n_rows, config.max_samples or source.n_rows),
+        n_slots=n_slots,
+        task_cpus=int(spark.conf.get("spark.task.cpus", "1") or 1),
+        task_settings=sizes,
     )
 
 
@@ -215,7 +235,12 @@ def _summarize(
     n_errors = sum(counted.n_errors_by_code.values())
     model = plan.preflight.model
     measured = Measured(
-        counted.stage_s, counted.n_tasks, plan.n_slots, clock.timings_s["embed"], model["device"]
+        counted.stage_s,
+        counted.n_tasks,
+        plan.n_slots,
+        clock.timings_s["embed"],
+        model["device"],
+        plan.task_cpus,
     )
     return RunSummary(
         status="complete",
@@ -237,6 +262,7 @@ def _summarize(
         parity=plan.preflight.parity,
         verdict=asdict(judge(measured)),
         n_tasks=counted.n_tasks,
+        batch_size=min(plan.options.batch_size, counted.batch_limit or plan.options.batch_size),
         n_model_loads=counted.n_model_loads,
         versions=plan.preflight.versions,
         config=config.model_dump(mode="json"),

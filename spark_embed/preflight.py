@@ -8,20 +8,22 @@ from __future__ import annotations
 import json
 import platform
 import statistics
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_embed.errors import ImageError, SparkEmbedError, fatal_error_named
 from spark_embed.feed import DEFAULT_BATCH_SIZE, FeedOptions
 from spark_embed.fetch import Buffer, Reference, make_fetch, make_locate
-from spark_embed.models import Recipe
-from spark_embed.pace import find_batch_size, measure_pace
+from spark_embed.models import Prepared, Recipe
+from spark_embed.pace import Pace, estimate_pace, find_batch_size, measure_pace
 from spark_embed.schema import IMAGE
 from spark_embed.udf import iterate_references, load_worker_model, task_cpus
 
@@ -139,7 +141,7 @@ def _probe(
     columns = (batch.column(IMAGE) for batch in batches if IMAGE in batch.schema.names)
     images = _fetched(iterate_references(columns), options)
     try:
-        model = _load(recipe)
+        model = _load(replace(recipe, compile_rows=None))
         # At least one, if only to see that it can be fetched.
         sample = list(islice(prepare_sample(model, images, options.max_pixels), max(1, wanted.n_images)))
         compared = sample[: wanted.n_images]
@@ -148,9 +150,15 @@ def _probe(
         if recipe.dtype == "auto" and model.recipe.dtype != "float32" and _is_in_doubt(parity, wanted):
             if parity.min_cosine is not None:
                 rejected = {"dtype": model.recipe.dtype, "min_cosine": parity.min_cosine}
-            model = _load(replace(recipe, dtype="float32"))
+            model = _load(replace(recipe, dtype="float32", compile_rows=None))
             parity = measure_parity(model, compared)
-        batch_size, row_s = _measure_pace(model, sample, wanted.batch_size)
+        grey = np.full((64, 64, 3), 128, dtype=np.uint8)
+        prepared = [item.prepared for item in sample] or [model.prepare(grey)]
+        pace = _measure_pace(model, prepared, wanted.batch_size)
+        compiled = None
+        if recipe.compile_rows:
+            model, pace, compiled = _compile(model, prepared, pace.batch_size)
+            parity = measure_parity(model, compared)
     except _FetchError as exc:
         return {"unreachable": str(exc)}
     except SparkEmbedError as exc:
@@ -158,10 +166,10 @@ def _probe(
     return {
         # Every task finds its own GPU's number.
         "recipe": asdict(replace(model.recipe, device=model.recipe.device.partition(":")[0])),
-        "model": describe(model),
+        "model": {**describe(model), "compiled": compiled},
         "parity": {**asdict(parity), "rejected": rejected},
-        "batch_size": batch_size,
-        "row_s": row_s,
+        "batch_size": pace.batch_size,
+        "row_s": _row_s(pace, sample, model.recipe.device),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
     }
 
@@ -173,16 +181,32 @@ def _is_in_doubt(parity: Parity, wanted: ProbeOptions) -> bool:
     return parity.min_cosine is None or not parity.min_cosine >= wanted.min_cosine  # NaN falls short, too
 
 
-def _measure_pace(
-    model: ImageEmbedder, sample: Sequence[Sampled], batch_size: int | None
-) -> tuple[int, float | None]:
-    """Return the batch size, found if none is wanted, and the seconds that a row takes a task."""
+def _measure_pace(model: ImageEmbedder, prepared: Sequence[Prepared], batch_size: int | None) -> Pace:
+    """Time the model, with a batch size that is found if none is wanted."""
+    if batch_size is None:
+        return find_batch_size(model, prepared)
+    return replace(estimate_pace(model, prepared, batch_size), batch_size=batch_size)
+
+
+def _compile(
+    model: ImageEmbedder, prepared: Sequence[Prepared], batch_size: int
+) -> tuple[ImageEmbedder, Pace, dict[str, float]]:
+    """Load the model again, compiled for its batch size; return it, its pace, what that took and gained."""
+    before = measure_pace(model, prepared, batch_size)
+    started = time.perf_counter()
+    compiled = _load(replace(model.recipe, compile_rows=batch_size))
+    seconds = time.perf_counter() - started
+    pace = measure_pace(compiled, prepared, batch_size)
+    gained = {"seconds": round(seconds, 1), "speedup": round(before.predict_s / pace.predict_s, 2)}
+    return compiled, pace, gained
+
+
+def _row_s(pace: Pace, sample: Sequence[Sampled], device: str) -> float | None:
+    """Return the seconds that a row will take one task."""
     if not sample:
-        return batch_size or DEFAULT_BATCH_SIZE, None
-    prepared = [item.prepared for item in sample]
-    pace = measure_pace(model, prepared, batch_size) if batch_size else find_batch_size(model, prepared)
+        return None
     prepare_s = statistics.median(item.prepare_s for item in sample)
-    return batch_size or pace.batch_size, pace.row_s(prepare_s, task_cpus() or 1, model.recipe.device)
+    return pace.row_s(prepare_s, task_cpus() or 1, device)
 
 
 def _version(package: str) -> str:

@@ -31,6 +31,7 @@ class RunSummary:
     verdict: dict[str, str]
     parity: dict[str, Any]
     n_tasks: int
+    batch_size: int
     n_model_loads: int
     versions: dict[str, str]
     config: dict[str, Any]
@@ -59,8 +60,11 @@ class RunSummary:
 
 
 def describe_model(model: dict[str, Any]) -> str:
-    """Return one line on the model: name, length of a vector, precision, device."""
-    return f"{model['name']}, {model['embedding_dim']} values, {model['dtype']} on {model['device']}"
+    """Return one line on the model: name, length of a vector, precision, device, gain of --compile."""
+    line = f"{model['name']}, {model['embedding_dim']} values, {model['dtype']} on {model['device']}"
+    if compiled := model["compiled"]:
+        line += f", compiled in {compiled['seconds']:.0f} s: {compiled['speedup']:.2f} times as fast"
+    return line
 
 
 def describe_parity(parity: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
+_TASK_BYTES, _TASK_BYTES_DEFAULT = "spark.sql.files.maxPartitionBytes", "134217728b"
 _MIN_TASKS_PER_SLOT = 4
 _MIN_TASK_S, _MAX_TASK_S = 2.0, 60.0
 _OPEN_FILE_S = 0.02
@@ -53,6 +54,11 @@ def table_settings(bytes_per_row: float) -> dict[str, str]:
     }
 
 
+def is_task_size_set(spark: SparkSession) -> bool:
+    """Say whether somebody has chosen how large tasks are."""
+    return spark.conf.get(_TASK_BYTES, _TASK_BYTES_DEFAULT) != _TASK_BYTES_DEFAULT
+
+
 def task_settings(n_bytes: int, n_rows: int, n_files: int, rate: Rate) -> dict[str, str]:
     """Return the SQL settings that cut such an input into tasks of 10 to 60 s, shorter in a short run.
 
@@ -66,7 +72,7 @@ def task_settings(n_bytes: int, n_rows: int, n_files: int, rate: Rate) -> dict[s
     open_bytes = math.ceil(_OPEN_FILE_S / row_s * n_bytes / max(n_rows, 1))
     task_bytes = math.ceil((n_bytes + n_files * open_bytes) / n_tasks * _SLACK)
     return {
-        "spark.sql.files.maxPartitionBytes": str(task_bytes),
+        _TASK_BYTES: str(task_bytes),
         "spark.sql.files.openCostInBytes": str(open_bytes),
         "spark.sql.files.minPartitionNum": "1",  # else the number of slots, which would cut tasks smaller
     }

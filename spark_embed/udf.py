@@ -108,17 +108,23 @@ def make_recipe(options: ModelOptions) -> Recipe:
         normalize=options.normalize,
         allow_pickle_weights=options.allow_pickle_weights,
         trust_remote_code=options.trust_remote_code,
+        compile_rows=_batch_size(options) if options.compile else None,
     )
 
 
 def make_feed_options(options: ModelOptions, fetch: FetchPolicy | None = None) -> FeedOptions:
-    """Return how a task is fed; batch size "auto" becomes the default until preflight has found a better."""
+    """Return how a task is fed."""
     return FeedOptions(
-        batch_size=DEFAULT_BATCH_SIZE if options.batch_size == "auto" else options.batch_size,
+        batch_size=_batch_size(options),
         max_pixels=options.max_pixels,
         decode_timeout_s=options.decode_timeout_s,
         fetch=fetch or FetchPolicy(),
     )
+
+
+def _batch_size(options: ModelOptions) -> int:
+    """Return the batch size; for "auto" the default, until preflight has found a better one."""
+    return DEFAULT_BATCH_SIZE if options.batch_size == "auto" else options.batch_size
 
 
 def embed_arrays(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +24,7 @@ class Measured:
         n_slots: tasks that Spark could run at once.
         embed_s: seconds on the clock.
         device: "cpu", "cuda" or "mps".
+        task_cpus: cores, and decode threads, of each task.
     """
 
     stage_s: Mapping[str, float]
@@ -30,6 +32,7 @@ class Measured:
     n_slots: int
     embed_s: float
     device: str
+    task_cpus: int = 1
 
     @property
     def busy_s(self) -> float:
@@ -63,42 +66,62 @@ def judge(run: Measured) -> Verdict:
         return Verdict(
             "small tasks",
             f"{between:.0%} of the time passed between tasks: {run.n_tasks:,} of them, {task_s:.2f} s each; "
-            "merge the shards into fewer, larger files",
+            "merge the shards into fewer, larger files, or raise spark.sql.files.maxPartitionBytes",
         )
-    slowest = max(("wait_s", "read_s", "predict_s"), key=run.share)
-    if slowest == "wait_s":
-        return _waiting(run)
-    if slowest == "read_s":
-        return Verdict(
-            "read",
-            f"The workers waited for rows {run.share('read_s'):.0%} of the time: faster storage, or fewer "
-            "own columns (--columns)",
-        )
-    return _computing(run)
+    costs = _costs(run)
+    kind = max(costs, key=costs.__getitem__)
+    share = costs[kind] / max(sum(costs.values()), 1e-9)
+    return Verdict(kind, _TEXTS[kind](run, f"{share:.0%}"))
 
 
-def _waiting(run: Measured) -> Verdict:
-    share = f"{run.share('wait_s'):.0%}"
-    if run.stage_s["fetch_s"] > run.stage_s["decode_s"]:
-        return Verdict(
-            "fetch",
-            f"The device waited for images to be fetched {share} of the time: faster storage, or images "
-            "inside the shards",
-        )
-    return Verdict(
-        "decode",
-        f"The device waited for decoded images {share} of the time: more cores for each task "
-        "(spark.task.cpus), or smaller images",
+def _costs(run: Measured) -> dict[Kind, float]:
+    """Return the seconds of the tasks that go to each possible bottleneck.
+
+    A device of its own waits for what is not ready. On a CPU the stages share the cores, and who waits for
+    whom says nothing: there the threads' own seconds count.
+    """
+    seconds = run.stage_s
+    ahead: Kind = "fetch" if seconds["fetch_s"] > seconds["decode_s"] else "decode"
+    threads_s = (seconds["fetch_s"] + seconds["decode_s"]) / run.task_cpus
+    return {
+        "device": seconds["predict_s"],
+        "read": seconds["read_s"],
+        ahead: threads_s if run.device == "cpu" else seconds["wait_s"],
+    }
+
+
+def _decode_text(run: Measured, share: str) -> str:
+    if run.device == "cpu":
+        return f"Decoding and resizing took {share} of the tasks' time: more cores, or smaller images"
+    n_cpus = math.ceil(run.stage_s["decode_s"] / max(run.stage_s["predict_s"], 1e-9))
+    return (
+        f"The device waited for decoded images {share} of the time: give each task {n_cpus} cores instead of "
+        f"{run.task_cpus} (spark.task.cpus), or store smaller images"
     )
 
 
-def _computing(run: Measured) -> Verdict:
-    share = f"{run.share('predict_s'):.0%}"
+def _fetch_text(run: Measured, share: str) -> str:
+    return f"Fetching images took {share} of the tasks' time: faster storage, or images inside the shards"
+
+
+def _read_text(run: Measured, share: str) -> str:
+    return (
+        f"The workers waited for rows {share} of the time: faster storage, or fewer own columns (--columns)"
+    )
+
+
+def _device_text(run: Measured, share: str) -> str:
     advice = (
         "a GPU, --dtype bfloat16 where the CPU has it, or a smaller model"
         if run.device == "cpu"
-        else "a larger --batch_size, a faster GPU, or a smaller model"
+        else "a larger --batch_size, --compile, a faster GPU, or a smaller model"
     )
-    return Verdict(
-        "device", f"The model computed {share} of the time, and images were ready for it: {advice}"
-    )
+    return f"The model computed {share} of the time, and images were ready for it: {advice}"
+
+
+_TEXTS: dict[Kind, Callable[[Measured, str], str]] = {
+    "fetch": _fetch_text,
+    "decode": _decode_text,
+    "read": _read_text,
+    "device": _device_text,
+}

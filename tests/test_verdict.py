@@ -1,13 +1,20 @@
-"""Each bottleneck is named, by runs of the feed that really have it."""
+"""Each bottleneck is named, by runs that really have it: of the feed alone, and whole ones."""
 
+import shutil
 import threading
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from conftest import encode
 from fakes import MeanColour
 
+from spark_embed.config import Config
 from spark_embed.feed import STAGES, FeedOptions, run_feed
 from spark_embed.fetch import FetchPolicy, Reference
+from spark_embed.pipeline import run
+from spark_embed.tables import settings
 from spark_embed.verdict import Measured, judge
 
 
@@ -48,11 +55,20 @@ def references(photo_bytes):
     return [Reference(photo_bytes[row % 2]) for row in range(16)]
 
 
-def test_a_slow_decode(references):
-    verdict = judge(measure(references, Slow(prepare_s=0.02)))
+@pytest.mark.parametrize(
+    ("device", "advice"), [("cpu", "more cores"), ("cuda", "cores instead of 1 (spark.task.cpus)")]
+)
+def test_a_slow_decode(references, device, advice):
+    verdict = judge(measure(references, Slow(prepare_s=0.02), device=device))
     assert verdict.kind == "decode"
     assert "%" in verdict.text
-    assert "spark.task.cpus" in verdict.text
+    assert advice in verdict.text
+
+
+def test_a_device_that_waits_is_told_how_many_cores_would_feed_it():
+    seconds = {**dict.fromkeys((*STAGES, "load_s", "encode_s"), 0.0), "decode_s": 140.0, "wait_s": 26.0}
+    run_of_4_cores = Measured({**seconds, "predict_s": 10.0}, 1, 1, 40.0, "cuda", task_cpus=4)
+    assert "72% of the time: give each task 14 cores instead of 4" in judge(run_of_4_cores).text
 
 
 @pytest.mark.parametrize(("device", "advice"), [("cpu", "a GPU"), ("cuda", "--batch_size")])
@@ -99,3 +115,83 @@ def test_a_run_without_one_image_has_a_verdict_too():
     nothing = dict.fromkeys((*STAGES, "load_s", "encode_s"), 0.0)
     assert judge(Measured(nothing, 0, 2, 0.0, "cpu")).text
     assert np.isfinite(Measured(nothing, 0, 2, 0.0, "cpu").share("wait_s"))
+
+
+@pytest.fixture
+def judged(spark, tmp_path, tiny_clip):
+    """Run a folder as a whole, with a model that no worker has loaded yet; returns the verdict."""
+
+    def run_and_judge(input_dir, model=tiny_clip, **options):
+        """Give both to run()."""
+        shutil.copytree(model, tmp_path / "model")
+        given = {"model_directory": str(tmp_path / "model"), "output_dir": str(tmp_path / "out"), **options}
+        summary = run(spark, Config(input_dir=str(input_dir), dtype="float32", **given))
+        return summary.verdict
+
+    return run_and_judge
+
+
+def write_shards(folder, columns, n_shards=2):
+    """Write the same rows into some shards; returns their folder."""
+    folder.mkdir()
+    for shard in range(n_shards):
+        pq.write_table(pa.table(columns), folder / f"{shard:05d}.parquet")
+    return folder
+
+
+def test_a_run_of_large_photos_is_held_back_by_decoding(judged, tmp_path, photos):
+    large = encode(photos[0].resize((2400, 1800)), quality=92)
+    verdict = judged(write_shards(tmp_path / "in", {"jpg": [large] * 30}), parity_samples=1)
+    assert verdict["kind"] == "decode", verdict
+    assert "Decoding and resizing took" in verdict["text"]
+
+
+@pytest.fixture(scope="module")
+def deep_clip(tmp_path_factory):
+    """A CLIP that takes some 20 ms an image on one core."""
+    import torch
+    from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("models") / "deep-clip"
+    config = CLIPVisionConfig(
+        hidden_size=256, intermediate_size=1024, num_hidden_layers=6, num_attention_heads=4, projection_dim=8
+    )
+    CLIPVisionModelWithProjection(config).save_pretrained(folder)
+    CLIPImageProcessor().save_pretrained(folder)
+    return folder
+
+
+def test_a_run_of_small_photos_is_held_back_by_the_model(judged, tmp_path, photos, deep_clip):
+    small = encode(photos[0].resize((64, 64)))
+    verdict = judged(write_shards(tmp_path / "in", {"jpg": [small] * 100}), model=deep_clip, parity_samples=1)
+    assert verdict["kind"] == "device", verdict
+    assert "The model computed" in verdict["text"]
+
+
+def test_a_run_over_slow_files_is_held_back_by_fetching(judged, tmp_path, photos):
+    tiny_image_in_a_large_file = encode(photos[0].resize((16, 16))) + bytes(48 << 20)
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files/a.jpg").write_bytes(tiny_image_in_a_large_file)
+    urls = {"url": [str(tmp_path / "files/a.jpg")] * 60}
+    shards = write_shards(tmp_path / "in", urls)
+    verdict = judged(shards, allowed_roots=(str(tmp_path / "files"),), parity_samples=1)
+    assert verdict["kind"] == "fetch", verdict
+
+
+def test_a_run_of_a_few_images_is_held_back_by_its_start(judged, tmp_path, photo_bytes, deep_clip):
+    verdict = judged(write_shards(tmp_path / "in", {"jpg": photo_bytes[:1]}), model=deep_clip)
+    assert verdict["kind"] == "start-up", verdict
+
+
+def test_a_run_of_many_small_tasks_is_held_back_by_their_number(judged, tmp_path, spark, photo_bytes):
+    shards = write_shards(tmp_path / "in", {"jpg": photo_bytes[:1]}, n_shards=80)
+    n_bytes = str(10 << 20)  # opening one file counts as much as a task may hold
+    one_shard_a_task = {
+        "spark.sql.files.maxPartitionBytes": n_bytes,
+        "spark.sql.files.openCostInBytes": n_bytes,
+    }
+    with settings(spark, one_shard_a_task):
+        verdict = judged(shards)
+    assert verdict["kind"] == "small tasks", verdict
+    assert "80 of them" in verdict["text"]

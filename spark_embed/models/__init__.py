@@ -33,6 +33,7 @@ class Recipe:
         device: "auto", "gpu" (CUDA or MPS, never the CPU), "cpu", "cuda", "cuda:1" or "mps".
         normalize: scale every vector to length 1.
         weights_sha256: what the weights must hash to; None until preflight has read them.
+        compile_rows: the batch size for which torch.compile makes the network; None for as it is.
     """
 
     source: str = EMBEDDED_MODEL
@@ -43,6 +44,7 @@ class Recipe:
     weights_sha256: str | None = None
     allow_pickle_weights: bool = False
     trust_remote_code: bool = False
+    compile_rows: int | None = None
 
 
 @dataclass

@@ -14,6 +14,7 @@ from spark_embed.errors import ImageError, ModelError
 from spark_embed.models import Prediction, Prepared, Recipe
 from spark_embed.models.backoff import Backoff, is_out_of_memory
 from spark_embed.models.checkpoint import LIBRARY_ERRORS, Checkpoint, open_checkpoint
+from spark_embed.models.compiled import Embed, Inputs, compile_embed
 from spark_embed.models.device import resolve_device, resolve_dtype
 from spark_embed.models.families import FAMILIES
 from spark_embed.models.fold import fold_batch_norms
@@ -74,6 +75,7 @@ class ImageEmbedder:
         self._device = torch.device(device)
         self._dtype: torch.dtype = getattr(torch, self.recipe.dtype)
         self._backoff = Backoff(self._device)
+        self._compiled_embed: Embed | None = None
         try:
             self._start(checkpoint, fold)
         except _START_ERRORS as exc:
@@ -104,8 +106,9 @@ class ImageEmbedder:
             name: values.to(self._device, self._dtype if values.is_floating_point() else None)
             for name, values in inputs.items()
         }
-        vectors: torch.Tensor = self.family.embedding(self._network(**typed))
-        return vectors.float()
+        # What did not fit into memory must not be filled up to its old size.
+        embed = self._embed if self._backoff.limit else self._compiled_embed or self._embed
+        return embed(typed).float()
 
     def process(self, image: Image.Image) -> dict[str, torch.Tensor]:
         """Run the model's own processor on one RGB image: the reference for `prepare`.
@@ -141,14 +144,36 @@ class ImageEmbedder:
         self._network = checkpoint.network.to(self._device, self._dtype).to(memory_format=torch.channels_last)
         prepared = self.prepare(np.full((64, 64, 3), 128, dtype=np.uint8))
         self.embedding_dim = int(self._predict([prepared]).embedding.shape[1])
+        if self.recipe.compile_rows:
+            self._compile(self.recipe.compile_rows, prepared)
+
+    def _embed(self, inputs: Inputs) -> torch.Tensor:
+        vectors: torch.Tensor = self.family.embedding(self._network(**inputs))
+        return vectors
+
+    def _compile(self, n_rows: int, prepared: Prepared) -> None:
+        """Compile the network and run it once, which is when that happens."""
+        where = f"--model_directory {self.recipe.source}: --compile true"
+        if self.preprocessing is None:
+            raise ModelError(
+                f"{where}: not for a model whose images transformers prepares, whose input sizes may vary"
+            )
+        self._compiled_embed = compile_embed(self._embed, n_rows)
+        try:
+            self._predict([prepared])
+        except LIBRARY_ERRORS as exc:
+            raise ModelError(
+                f"{where}: torch.compile fails (on a CPU it needs a C++ compiler on every worker): "
+                f"{type(exc).__name__}: {one_line(exc)}"
+            ) from exc
 
     def _predict(self, batch: list[Prepared]) -> Prediction:
         """Run one forward pass."""
-        if self.preprocessing is not None:
-            inputs = {"pixel_values": self.preprocessing.normalize(self._on_device(batch), self._dtype)}
-        else:
-            inputs = {name: torch.stack([item[name] for item in batch]) for name in batch[0]}
-        with torch.inference_mode():
+        with torch.inference_mode():  # the inputs, too: compiled code is made for one kind of tensors
+            if self.preprocessing is not None:
+                inputs = {"pixel_values": self.preprocessing.normalize(self._on_device(batch), self._dtype)}
+            else:
+                inputs = {name: torch.stack([item[name] for item in batch]) for name in batch[0]}
             vectors = self.forward(inputs)
         return _checked(vectors.cpu(), normalize=self.recipe.normalize)
 
