@@ -51,6 +51,7 @@ $(READY): pyproject.toml constraints.txt tools/check_machine.sh
 	sh tools/check_machine.sh "$(PYTHON)"
 	"$(PYTHON)" -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	-$(BIN)/python tools/make_class_archive.py
 	touch $@
 
 $(DEMO)/photos/.ready: $(READY) tools/make_demo.py

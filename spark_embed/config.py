@@ -133,6 +133,12 @@ class Config(ModelOptions):
     aws_region: str | None = _option(
         None, "Run", "region of the S3 buckets; without effect until S3 is read", min_length=1
     )
+    profile_dir: str | None = _option(
+        None,
+        "Run",
+        "folder on the workers for a profile of each task (needs spark-embed[profile])",
+        min_length=1,
+    )
     dry_run: bool = _option(False, "Run", "print what was found and what would run, then stop")
 
 

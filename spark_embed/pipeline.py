@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import asdict, dataclass, replace
 
 from pyspark.sql import DataFrame, SparkSession
@@ -102,6 +103,7 @@ class Plan:
         task_cpus: cores of each.
         task_settings: Spark's settings that size the tasks; empty where their speed is not known, or where
             somebody has set a size.
+        profile_dir: where the tasks leave their profiles; None for nowhere.
     """
 
     source: ParquetSource
@@ -111,12 +113,13 @@ class Plan:
     n_slots: int
     task_cpus: int
     task_settings: dict[str, str]
+    profile_dir: str | None
 
     def embedded(self, spark: SparkSession) -> DataFrame:
         """Return the table with its results; nothing runs yet."""
         whole = self.n_rows == self.source.n_rows
         table = self.source.table(spark) if whole else self.source.head(spark, self.n_rows)
-        return embed_table(table, self.preflight.recipe, self.options)
+        return embed_table(table, self.preflight.recipe, self.options, self.profile_dir)
 
 
 def find(config: Config) -> tuple[ParquetSource, Output]:
@@ -179,6 +182,7 @@ def _make_plan(
         n_slots=n_slots,
         task_cpus=int(spark.conf.get("spark.task.cpus", "1") or 1),
         task_settings=sizes,
+        profile_dir=os.path.abspath(config.profile_dir) if config.profile_dir else None,
     )
 
 

@@ -29,6 +29,7 @@ from spark_embed.feed import DEFAULT_BATCH_SIZE, FeedOptions, Outcomes, run_feed
 from spark_embed.fetch import FetchPolicy, Reference
 from spark_embed.memory import keep_freed_memory
 from spark_embed.models import EMBEDDED_MODEL, Model, Recipe, load_model
+from spark_embed.profile import profiled
 from spark_embed.schema import BATCH_LIMIT, EMBEDDING, IMAGE_TYPE, RESULT_TYPE, STATS_TYPE
 
 _STATS_ARROW = to_arrow_type(STATS_TYPE)
@@ -39,21 +40,24 @@ _IMAGE_ARROW_TYPES = [to_arrow_type(field.dataType) for field in IMAGE_TYPE]
 _MIN_ROWS_PER_RESULT = 256
 
 
-def make_embed_column(recipe: Recipe, options: FeedOptions) -> Callable[[Column], Column]:
+def make_embed_column(
+    recipe: Recipe, options: FeedOptions, profile_dir: str | None = None
+) -> Callable[[Column], Column]:
     """Return the UDF: a column of references (`IMAGE_TYPE`) -> a column of results (`RESULT_TYPE`).
 
     Exactly one such column belongs in a plan. It is marked nondeterministic, or a filter on its
-    result would make Spark plan it, and load the model, twice.
+    result would make Spark plan it, and load the model, twice. With `profile_dir` every task leaves a
+    profile of its thread there.
     """
     if hasattr(F, "arrow_udf"):  # from Spark 4.1
 
         def embed(arrays: Iterator[pa.Array]) -> Iterator[pa.Array]:
-            return embed_arrays(arrays, recipe, options)
+            return profiled(embed_arrays(arrays, recipe, options), profile_dir)
 
         return _as_column(F.arrow_udf(embed, RESULT_TYPE))
 
     def embed_pandas(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-        return embed_frames(frames, recipe, options)
+        return profiled(embed_frames(frames, recipe, options), profile_dir)
 
     # The stubs know no iterator of DataFrames.
     return _as_column(pandas_udf(embed_pandas, RESULT_TYPE))  # type: ignore[call-overload]

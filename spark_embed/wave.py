@@ -34,9 +34,11 @@ class WaveCounts:
     batch_limit: int | None
 
 
-def embed_table(table: DataFrame, recipe: Recipe, options: FeedOptions) -> DataFrame:
+def embed_table(
+    table: DataFrame, recipe: Recipe, options: FeedOptions, profile_dir: str | None = None
+) -> DataFrame:
     """Return `table` with the reference replaced by the result; nothing runs yet."""
-    result = make_embed_column(recipe, options)(F.col(IMAGE))
+    result = make_embed_column(recipe, options, profile_dir)(F.col(IMAGE))
     return table.withColumn(RESULT, result).drop(IMAGE)
 
 

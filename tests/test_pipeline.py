@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import cosines, encode
 from PIL import Image
+from pyspark.sql import functions as F
 
 from spark_embed import pipeline
 from spark_embed.config import Config
@@ -20,7 +21,7 @@ from spark_embed.feed import FeedOptions
 from spark_embed.models import Recipe
 from spark_embed.pipeline import describe_run, run
 from spark_embed.source import find_source
-from spark_embed.wave import embed_table, read_wave, run_wave
+from spark_embed.wave import count_wave, embed_table, read_wave, run_wave
 
 
 @pytest.fixture
@@ -431,3 +432,23 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(spark, shards, tiny_cl
     ]
     assert [words for words in expected if words not in text] == []
     assert not (tmp_path / "out").exists()
+
+
+def test_every_task_leaves_a_profile_if_asked(embed, shards, tmp_path):
+    metadata, _, _ = embed(shards, profile_dir=str(tmp_path / "profiles"))
+    profiles = list((tmp_path / "profiles").glob("stage-*-task-*.html"))
+    assert len(profiles) == metadata["n_tasks"]
+    assert "run_feed" in profiles[0].read_text()
+
+
+def test_a_batch_that_did_not_fit_into_memory_is_in_the_record(embed, spark, shards, tiny_clip):
+    """By way of the rows, as a worker would send it."""
+    source = find_source(Config(input_dir=str(shards), output_dir="unused"))
+    embedded = embed_table(source.table(spark), Recipe(str(tiny_clip), dtype="float32"), FeedOptions())
+    stats = F.col("`__result__`.stats")
+    limited = F.when(stats.isNotNull(), stats.withField("batch_limit", F.lit(5)))
+    smaller = embedded.withColumn("__result__", F.col("__result__").withField("stats", limited))
+    assert count_wave(smaller).batch_limit == 5
+    assert count_wave(embedded).batch_limit is None
+    metadata, _, _ = embed(shards, batch_size=7)
+    assert metadata["batch_size"] == 7

@@ -103,3 +103,30 @@ def test_a_model_that_cannot_run_is_one_answer_and_no_failed_task(spark, tmp_pat
     sample = spark.createDataFrame([], "image struct<bytes: binary>")
     with pytest.raises(ModelError, match="image processor cannot be loaded"):
         run_preflight(spark, sample, Recipe(str(tmp_path)), FeedOptions(), WANTED)
+
+
+def test_the_pace_binds_the_run(recipe, photo_bytes):
+    answer = probe(recipe, photo_bytes)
+    assert answer["batch_size"] == 32
+    assert 0 < answer["row_s"] < 5
+    assert probe(recipe, photo_bytes, replace(WANTED, batch_size=None))["batch_size"] in (
+        8,
+        16,
+        32,
+        64,
+        128,
+        256,
+        512,
+    )
+    assert probe(recipe, [None])["row_s"] is None
+
+
+@pytest.mark.slow
+def test_what_compiling_took_and_gained_is_told(recipe, photo_bytes):
+    answer = probe(
+        replace(recipe, dtype="float32", compile_rows=8), photo_bytes, replace(WANTED, batch_size=4)
+    )
+    assert answer["recipe"]["compile_rows"] == 4  # the batch size of the run
+    assert answer["model"]["compiled"]["speedup"] > 0
+    assert answer["model"]["compiled"]["seconds"] > 0
+    assert answer["parity"]["min_cosine"] > 0.9999
