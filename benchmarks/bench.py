@@ -1,6 +1,6 @@
 """The job against two bare loops and the two published shapes, in two regimes; and the cost of a result row.
 
-Usage: python -m benchmarks.bench [--regime feed|model|noop] [--rounds N] [--sizes SMALL,LARGE] [--only names]
+Usage: python -m benchmarks.bench [--regime NAME] [--rounds N] [--sizes SMALL,LARGE] [--only names]
 
 Prints Markdown tables of ratios against the tuned loop and writes JSON beside them; docs/speed.md explains.
 """
@@ -17,6 +17,7 @@ from typing import Any
 
 from benchmarks.data import CACHE, REGIMES, Regime, make_model, make_shards
 from benchmarks.measure import RUNS, System, measure_rounds
+from benchmarks.memory import measure_memory
 from benchmarks.report import describe_machine, markdown, summarize, warn_if_busy, write_result
 
 N_CORES = len(os.sched_getaffinity(0))
@@ -24,6 +25,9 @@ N_CORES = len(os.sched_getaffinity(0))
 TUNED = "tuned loop"
 TUNED_FLOAT32 = "tuned loop, float32"
 JOB = "spark_embed"
+
+OTHERS = ("noop", "memory")
+"""What is measured besides the regimes."""
 
 
 def find_systems(regime: Regime, cache: Path = CACHE) -> list[System]:
@@ -141,14 +145,16 @@ def parse_sizes(text: str) -> tuple[int, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--regime", choices=[*REGIMES, "noop"], help="default: all, one after the other")
+    parser.add_argument("--regime", choices=[*REGIMES, *OTHERS], help="default: all, one after the other")
     add_options(parser)
     options = parser.parse_args()
-    for name in [options.regime] if options.regime else [*REGIMES, "noop"]:
+    for name in [options.regime] if options.regime else [*REGIMES, *OTHERS]:
         if name == "noop":
             from benchmarks.noop import measure_noop
 
             measure_noop(options.rounds)
+        elif name == "memory":
+            measure_memory(lambda regime: job(regime, "auto", JOB))
         else:
             measure_regime(REGIMES[name], options)
 

@@ -61,6 +61,9 @@ FEED = Regime("feed", 500, 375, 110_000, 2000, 1000, 250, (4000, 16_000), "tiny"
 MODEL = Regime("model", 256, 256, None, 1000, 100, 25, (200, 1000), "vit-b-32")
 """Model-bound: small photos, a CLIP ViT-B/32."""
 
+LARGE = Regime("large", 6000, 4000, None, 4, 20, 20, (40, 40), "tiny")
+"""Photos of 24 megapixels, a task of 20: for memory alone."""
+
 REGIMES = {regime.name: regime for regime in (FEED, MODEL)}
 
 # Vision towers, in the terms of transformers' CLIPVisionConfig, and the size of the vector.

@@ -24,19 +24,27 @@ class Process:
 
     Attributes:
         kind: "driver", "jvm", "daemon" (from which Spark forks its workers) or "worker".
-        cpu_s: user and system seconds of its own.
-        rss_bytes: (seconds since the run began, resident memory), sample by sample.
+        samples: (user and system seconds of its own so far, resident memory in bytes), in time.
     """
 
     pid: int
     kind: str
-    cpu_s: float = 0.0
-    rss_bytes: list[tuple[float, int]] = field(default_factory=list)
+    samples: list[tuple[float, int]] = field(default_factory=list)
+
+    @property
+    def cpu_s(self) -> float:
+        """User and system seconds, as far as was seen."""
+        return self.samples[-1][0]
 
     @property
     def peak_bytes(self) -> int:
         """Largest resident memory that was seen."""
-        return max((n_bytes for _, n_bytes in self.rss_bytes), default=0)
+        return max(n_bytes for _, n_bytes in self.samples)
+
+    def growth(self, after: float) -> float:
+        """Return by how much the memory grew, as a share, once that share of its CPU seconds was spent."""
+        later = [n_bytes for cpu_s, n_bytes in self.samples if cpu_s >= after * self.cpu_s]
+        return max(later) / later[0] - 1
 
 
 def watch(command: Sequence[str | Path]) -> list[Process]:
@@ -47,9 +55,8 @@ def watch(command: Sequence[str | Path]) -> list[Process]:
     """
     running = subprocess.Popen([str(part) for part in command])
     seen: dict[int, Process] = {}
-    started = time.monotonic()
     while running.poll() is None:
-        _look(running.pid, seen, time.monotonic() - started)
+        _look(running.pid, seen)
         time.sleep(_LOOK_EVERY_S)
     if running.returncode:
         raise subprocess.CalledProcessError(running.returncode, command)
@@ -64,7 +71,7 @@ def cpu_by_kind(processes: Sequence[Process]) -> dict[str, float]:
     return total
 
 
-def _look(root: int, seen: dict[int, Process], at_s: float) -> None:
+def _look(root: int, seen: dict[int, Process]) -> None:
     stats = {pid: stat for pid in _pids() if (stat := _read_stat(pid))}
     children: dict[int, list[int]] = {}
     for pid, (parent, _, _, _) in stats.items():
@@ -78,8 +85,8 @@ def _look(root: int, seen: dict[int, Process], at_s: float) -> None:
         if kind == "driver" and name == "java":
             kind = "jvm"
         process = seen.setdefault(pid, Process(pid, kind))
-        process.kind, process.cpu_s = kind, cpu_s
-        process.rss_bytes.append((at_s, rss_bytes))
+        process.kind = kind
+        process.samples.append((cpu_s, rss_bytes))
         below = {"driver": "driver", "jvm": "daemon", "daemon": "worker", "worker": "worker"}[kind]
         pending += [(child, below) for child in children.get(pid, ())]
 

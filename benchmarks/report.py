@@ -90,7 +90,7 @@ def write_result(result: Result) -> Path:
 
 def markdown(result: Result) -> str:
     """Return a result's table with a line about the machine."""
-    table = _noop_table if result["kind"] == "noop" else _rates_table
+    table = {"noop": _noop_table, "memory": _memory_table}.get(result["kind"], _rates_table)
     return f"{table(result)}\n\n{_machine_line(result['machine'])}"
 
 
@@ -115,6 +115,25 @@ def _noop_table(result: Result) -> str:
     ]
     lines += [_row([row["name"], Spread(**row["us_per_row"]).text(2)]) for row in result["rows"]]
     return "\n".join(lines)
+
+
+def _memory_table(result: Result) -> str:
+    return "\n".join(
+        [
+            "**Memory of a worker**, resident, shared pages included; the tiny model:",
+            "",
+            _row(["what", ""]),
+            _row(["---", "---"]),
+            _row([f"most over {result['n_images']:,} images", f"{result['peak_bytes'] / 1e6:,.0f} MB"]),
+            _row(["growth after about the first thousand of them", f"{result['growth']:.1%}"]),
+            _row(
+                [
+                    f"most over {result['n_large'] // 2} photos of 24 megapixels in a row",
+                    f"{result['peak_bytes_large'] / 1e6:,.0f} MB",
+                ]
+            ),
+        ]
+    )
 
 
 def _title(result: Result) -> str:

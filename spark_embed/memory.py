@@ -8,7 +8,7 @@ import ctypes
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _MAX_MMAP_THRESHOLD = 32 << 20
 
-KEPT_BYTES = 256 << 20
+KEPT_BYTES = 64 << 20
 """Freed memory that a worker keeps, per thread that allocates, instead of giving it back to the system."""
 
 
