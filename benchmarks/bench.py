@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.data import CACHE, REGIMES, Regime, make_model, make_shards
-from benchmarks.measure import RUNS, System, measure_rounds
+from benchmarks.measure import REPOSITORY, RUNS, System, measure_rounds
 from benchmarks.memory import measure_memory
 from benchmarks.report import describe_machine, markdown, summarize, warn_if_busy, write_result
 
@@ -32,7 +32,7 @@ OTHERS = ("noop", "memory")
 
 def find_systems(regime: Regime, cache: Path = CACHE) -> list[System]:
     """Return what is measured in a regime; "auto" is the job's default precision."""
-    jobs = [job(regime, "auto", JOB, cache)]
+    jobs = [job(regime, "auto", JOB, cache), job_of_one_task(regime, cache)]
     loops = [
         loop(regime, "tuned", "auto", TUNED, cache),
         loop(regime, "plain", "float32", "plain loop", cache),
@@ -56,6 +56,25 @@ def job(regime: Regime, dtype: str, name: str, cache: Path = CACHE) -> System:
             *("--dtype", dtype),
         ],
         dtype,
+    )
+
+
+def job_of_one_task(regime: Regime, cache: Path = CACHE) -> System:
+    """Return the job with one task that has all cores, instead of one task on each."""
+    submit = [
+        *(Path(sys.executable).parent / "spark-submit", "--master", f"local[{N_CORES},4]"),
+        *("--properties-file", REPOSITORY / "conf/local.conf", "--conf", f"spark.task.cpus={N_CORES}"),
+        REPOSITORY / "jobs/embed.py",
+    ]
+    return System(
+        f"{JOB}, one task",
+        lambda n_images, output: [
+            *submit,
+            *("--input_dir", make_shards(regime, n_images, cache)),
+            *("--output_dir", output),
+            *("--model_directory", make_model(regime.model, cache)),
+        ],
+        "auto",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from dataclasses import asdict, dataclass, replace
 
@@ -20,7 +21,7 @@ from spark_embed.publish import Published, publish, stage
 from spark_embed.source import ParquetSource, find_source
 from spark_embed.storage import folder_path, write_json
 from spark_embed.summary import Counts, RunSummary, describe_model, describe_parity
-from spark_embed.tables import Rate, is_task_size_set, settings, table_settings, task_settings
+from spark_embed.tables import Rate, count_slots, is_task_size_set, settings, table_settings, task_settings
 from spark_embed.udf import make_feed_options, make_recipe
 from spark_embed.verdict import Measured, judge
 from spark_embed.wave import WaveCounts, count_wave, embed_table, read_wave, run_wave
@@ -169,18 +170,20 @@ def check_model(spark: SparkSession, config: Config, source: ParquetSource) -> P
 def _make_plan(
     spark: SparkSession, config: Config, source: ParquetSource, preflight: Preflight, options: FeedOptions
 ) -> Plan:
-    n_slots = spark.sparkContext.defaultParallelism
+    n_slots, task_cpus = count_slots(spark)
+    n_rows = min(source.n_rows, config.max_samples or source.n_rows)
     sizes: dict[str, str] = {}
     if preflight.row_s is not None and not is_task_size_set(spark):
-        rate = Rate(preflight.row_s, n_slots)
-        sizes = task_settings(source.n_bytes, source.n_rows, len(source.shards), rate)
+        share = n_rows / max(source.n_rows, 1)
+        n_bytes, n_files = round(source.n_bytes * share), math.ceil(len(source.shards) * share)
+        sizes = task_settings(n_bytes, n_rows, n_files, Rate(preflight.row_s, n_slots))
     return Plan(
         source,
         preflight,
         replace(options, batch_size=preflight.batch_size),
-        n_rows=min(source.n_rows, config.max_samples or source.n_rows),
+        n_rows=n_rows,
         n_slots=n_slots,
-        task_cpus=int(spark.conf.get("spark.task.cpus", "1") or 1),
+        task_cpus=task_cpus,
         task_settings=sizes,
         profile_dir=os.path.abspath(config.profile_dir) if config.profile_dir else None,
     )

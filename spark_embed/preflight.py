@@ -138,25 +138,20 @@ def _probe(
     from spark_embed.models.image_embedder import describe
     from spark_embed.parity import measure_parity, prepare_sample
 
+    recipe, compile_wanted = replace(recipe, compile_rows=None), recipe.compile_rows is not None
     columns = (batch.column(IMAGE) for batch in batches if IMAGE in batch.schema.names)
     images = _fetched(iterate_references(columns), options)
     try:
-        model = _load(replace(recipe, compile_rows=None))
+        model = _load(recipe)
         # At least one, if only to see that it can be fetched.
         sample = list(islice(prepare_sample(model, images, options.max_pixels), max(1, wanted.n_images)))
         compared = sample[: wanted.n_images]
-        parity = measure_parity(model, compared)
-        rejected = None
-        if recipe.dtype == "auto" and model.recipe.dtype != "float32" and _is_in_doubt(parity, wanted):
-            if parity.min_cosine is not None:
-                rejected = {"dtype": model.recipe.dtype, "min_cosine": parity.min_cosine}
-            model = _load(replace(recipe, dtype="float32", compile_rows=None))
-            parity = measure_parity(model, compared)
+        model, parity, rejected = _choose_dtype(recipe, model, compared, wanted)
         grey = np.full((64, 64, 3), 128, dtype=np.uint8)
         prepared = [item.prepared for item in sample] or [model.prepare(grey)]
         pace = _measure_pace(model, prepared, wanted.batch_size)
         compiled = None
-        if recipe.compile_rows:
+        if compile_wanted:
             model, pace, compiled = _compile(model, prepared, pace.batch_size)
             parity = measure_parity(model, compared)
     except _FetchError as exc:
@@ -172,6 +167,20 @@ def _probe(
         "row_s": _row_s(pace, sample, model.recipe.device),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
     }
+
+
+def _choose_dtype(
+    recipe: Recipe, model: ImageEmbedder, compared: Sequence[Sampled], wanted: ProbeOptions
+) -> tuple[ImageEmbedder, Parity, dict[str, Any] | None]:
+    """Return the model in the precision that runs, its parity, and what was rejected if "auto" was."""
+    from spark_embed.parity import measure_parity
+
+    parity = measure_parity(model, compared)
+    if recipe.dtype != "auto" or model.recipe.dtype == "float32" or not _is_in_doubt(parity, wanted):
+        return model, parity, None
+    rejected = {"dtype": model.recipe.dtype, "min_cosine": parity.min_cosine}
+    model = _load(replace(recipe, dtype="float32"))
+    return model, measure_parity(model, compared), rejected if parity.min_cosine is not None else None
 
 
 def _is_in_doubt(parity: Parity, wanted: ProbeOptions) -> bool:

@@ -21,6 +21,7 @@ from pyspark.sql import SparkSession
 
 from spark_embed.config import Config, conf_folder
 from spark_embed.errors import ConfigError
+from spark_embed.tables import count_slots
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ def local_master(master: str, num_workers: int | None) -> str:
 
 def check_workers(spark: SparkSession, num_workers: int | None) -> None:
     """Warn where --num_workers and what the session can run at once differ."""
-    slots = spark.sparkContext.defaultParallelism
+    slots, _ = count_slots(spark)
     if num_workers and num_workers != slots:
         logger.warning(
             "--num_workers %d: this Spark runs %d tasks at once; its master or the cluster decides that "

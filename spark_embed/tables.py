@@ -54,6 +54,12 @@ def table_settings(bytes_per_row: float) -> dict[str, str]:
     }
 
 
+def count_slots(spark: SparkSession) -> tuple[int, int]:
+    """Return how many tasks the session runs at once, and the cores of each."""
+    task_cpus = int(spark.conf.get("spark.task.cpus", "1") or 1)
+    return max(1, spark.sparkContext.defaultParallelism // task_cpus), task_cpus
+
+
 def is_task_size_set(spark: SparkSession) -> bool:
     """Say whether somebody has chosen how large tasks are."""
     return spark.conf.get(_TASK_BYTES, _TASK_BYTES_DEFAULT) != _TASK_BYTES_DEFAULT

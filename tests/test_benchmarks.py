@@ -16,6 +16,7 @@ from PIL import Image
 sys.path.insert(0, str(REPOSITORY))
 from benchmarks import data, loops
 from benchmarks.measure import Line, Spread, System, count_vectors, ratios
+from benchmarks.processes import Process, cpu_by_kind, watch
 from benchmarks.report import describe_machine, markdown, summarize
 
 N_IMAGES = 24
@@ -139,3 +140,22 @@ def test_a_table_names_the_machine_and_the_spread():
     assert "| tuned | float32 | 75 (50-100) | 1.00 (1.00-1.00) | 1.0 (1.0-1.0) |" in text
     assert "torch " in text
     assert "cores of" in text
+
+
+def test_the_processes_of_a_command_are_watched_to_its_end():
+    child = "import time\nwhile time.process_time() < 0.5: pass"
+    program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}], check=True)"
+    processes = watch([sys.executable, "-c", program])
+    assert [process.kind for process in processes] == ["driver", "driver"]
+    assert cpu_by_kind(processes)["driver"] >= 0.3
+    assert all(process.peak_bytes > 5 << 20 for process in processes)
+
+
+def test_growth_counts_from_a_share_of_the_work():
+    worker = Process(1, "worker", [(0.0, 10), (1.0, 100), (5.0, 103), (10.0, 101)])
+    assert worker.growth(after=0.1) == pytest.approx(0.03)
+
+
+def test_a_command_that_fails_is_not_measured():
+    with pytest.raises(subprocess.CalledProcessError):
+        watch([sys.executable, "-c", "raise SystemExit(3)"])

@@ -200,3 +200,18 @@ def test_ctrl_c_ends_the_run_with_one_line(shards, tmp_path):
         assert "interrupted" in rest
     finally:
         process.kill()
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc")
+def test_all_kinds_of_tasks_share_one_daemon_which_is_started_early(spark):
+    from pyspark import SparkContext
+
+    from spark_embed.session import start_worker_daemon
+
+    start_worker_daemon(spark).join(60)
+    assert spark.range(1).mapInArrow(lambda batches: batches, "id long").count() == 1
+    jvm = SparkContext._gateway.proc.pid
+    children = (Path("/proc") / str(jvm) / "task").glob("*/children")
+    pids = {pid for file in children for pid in file.read_text().split()}
+    commands = [Path("/proc", pid, "cmdline").read_text() for pid in pids]
+    assert sum("spark_embed.worker_daemon" in command for command in commands) == 1

@@ -99,3 +99,16 @@ def test_one_image_at_a_time_is_kept_in_memory(clip, photo_bytes, monkeypatch):
     assert len(taken) == 1
     assert len(list(sample)) == len(photo_bytes) - 1 == len(pixels) - 1
     assert pixels[-1]() is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "min_cosine"), [("float32", 0.9999), ("bfloat16", 0.999)])
+@pytest.mark.parametrize(("folder", "n_images"), [("photos", 400), ("hostile", 500)])
+def test_real_and_odd_files_give_the_vectors_of_plain_transformers(
+    material, folder, n_images, dtype, min_cosine
+):
+    model = ImageEmbedder(Recipe(str(material / "clip-tiny"), device="cpu", dtype=dtype))
+    files = sorted(path for path in (material / folder).rglob("*") if path.is_file())
+    parity = compare(model, (path.read_bytes() for path in files if path.suffix != ".csv"))
+    assert parity.n_images >= n_images
+    assert parity.min_cosine >= min_cosine
