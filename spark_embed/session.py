@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 MIN_JAVA = 17
 _TASK_ATTEMPTS = 4
 
+# What pyspark raises in one thread while another one stops the session.
+_STOPPED_MEANWHILE = (PySparkException, Py4JError, OSError, AttributeError, AssertionError)
+
 # Where one of these is set, somebody else has said how Spark is to run: spark-submit, or the site's files.
 _CONFIGURED_BY = ("PYSPARK_GATEWAY_PORT", "PYSPARK_SUBMIT_ARGS", "SPARK_CONF_DIR")
 
@@ -66,7 +69,7 @@ def start_worker_daemon(spark: SparkSession) -> threading.Thread:
     """
 
     def run() -> None:
-        with contextlib.suppress(PySparkException, Py4JError, OSError):  # stopped meanwhile
+        with contextlib.suppress(*_STOPPED_MEANWHILE):
             spark.sparkContext.parallelize([0], 1).foreachPartition(_do_nothing)
 
     thread = threading.Thread(target=run, name="worker daemon", daemon=True)
