@@ -1,4 +1,4 @@
-"""Results as JSON and as Markdown; `python -m benchmarks.report` puts the last ones into docs/speed.md."""
+"""Results as JSON and as Markdown; `python -m benchmarks.report` puts the last ones into the documents."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from benchmarks.measure import REPOSITORY, Line, Spread, System, ratios
 
 RESULTS = CACHE / "results"
 DOCUMENT = REPOSITORY / "docs" / "speed.md"
+README = REPOSITORY / "README.md"
 PACKAGES = (
     "spark-embed",
     "pyspark",
@@ -185,12 +186,24 @@ def _cpu_info(field: str) -> str | None:
 
 
 def main() -> None:
-    """Replace what is between the marks of docs/speed.md by the last results."""
+    """Put the last results into docs/speed.md, those of whole runs into the README, too."""
     results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
-    tables = "\n\n".join(markdown(result) for result in results)
-    text = DOCUMENT.read_text()
+    _replace(DOCUMENT, "\n\n".join(markdown(result) for result in results))
+    runs = [result for result in results if "rows" in result and result["kind"] != "noop"]
+    _replace(README, "\n\n".join(_short(result) for result in runs))
+
+
+def _short(result: Result) -> str:
+    machine = result["machine"]
+    where = f"{machine['cores']} cores of {machine['cpu']}"
+    return f"{_rates_table(result)}\n\nMeasured {machine['date']} on {where}."
+
+
+def _replace(document: Path, tables: str) -> None:
+    """Replace what is between the marks of a document."""
     marked = re.compile(r"(<!-- bench -->\n).*(<!-- /bench -->)", re.DOTALL)
-    DOCUMENT.write_text(marked.sub(lambda found: f"{found[1]}{tables}\n{found[2]}", text))
+    text = marked.sub(lambda found: f"{found[1]}{tables}\n{found[2]}", document.read_text())
+    document.write_text(text)
 
 
 if __name__ == "__main__":
