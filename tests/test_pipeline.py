@@ -428,7 +428,7 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(spark, shards, tiny_cl
         "caption: string",
         "tiny-clip, 24 values",
         "by reference",
-        "of 1 tasks",
+        " tasks, 2 at once",
     ]
     assert [words for words in expected if words not in text] == []
     assert not (tmp_path / "out").exists()
