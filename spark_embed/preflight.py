@@ -19,13 +19,14 @@ import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 
+from spark_embed.arrow import iterate_references
 from spark_embed.errors import ImageError, SparkEmbedError, fatal_error_named
 from spark_embed.feed import DEFAULT_BATCH_SIZE, FeedOptions
 from spark_embed.fetch import Buffer, Reference, make_fetch, make_locate
 from spark_embed.models import Prepared, Recipe
 from spark_embed.pace import Pace, estimate_pace, find_batch_size, measure_pace
 from spark_embed.schema import IMAGE
-from spark_embed.udf import iterate_references, load_worker_model, task_cpus
+from spark_embed.udf import load_worker_model, task_cpus
 
 if TYPE_CHECKING:
     from spark_embed.models.image_embedder import ImageEmbedder

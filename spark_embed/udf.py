@@ -1,6 +1,6 @@
-"""Arrow columns <-> feed: the one Python node of the plan, and a column for other people's DataFrames.
+"""The one Python node of the plan, what it does in a worker, and a column for other people's DataFrames.
 
-The only file that knows both Spark and images. The functions that Spark pickles are thin closures over
+The functions that Spark pickles are thin closures over
 importable ones, so that the model cache of spark_embed.models is the worker's own.
 """
 
@@ -9,35 +9,25 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import chain, repeat
-from typing import Any
+from itertools import chain
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pyspark import TaskContext
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
-from pyspark.sql.pandas.types import to_arrow_type
 
+from spark_embed.arrow import iterate_references, join_outcomes, make_reference_array, make_result_array
 from spark_embed.config import ModelOptions
-from spark_embed.errors import ConfigError
-from spark_embed.feed import DEFAULT_BATCH_SIZE, FeedOptions, Outcomes, run_feed
-from spark_embed.fetch import FetchPolicy, Reference
+from spark_embed.feed import DEFAULT_BATCH_SIZE, FeedOptions, run_feed
+from spark_embed.fetch import FetchPolicy
 from spark_embed.memory import keep_freed_memory
 from spark_embed.models import EMBEDDED_MODEL, Model, Recipe, load_model
 from spark_embed.profile import profiled
-from spark_embed.schema import BATCH_LIMIT, EMBEDDING, IMAGE_TYPE, RESULT_TYPE, STATS_TYPE
-
-_STATS_ARROW = to_arrow_type(STATS_TYPE)
-_NO_STATS = {name: None if name == BATCH_LIMIT else 0 for name in STATS_TYPE.names}
-_IMAGE_ARROW_TYPES = [to_arrow_type(field.dataType) for field in IMAGE_TYPE]
-
-# Each array that goes back to the JVM costs about 300 microseconds, whatever its length.
-_MIN_ROWS_PER_RESULT = 256
+from spark_embed.schema import EMBEDDING, IMAGE_TYPE, RESULT_TYPE
 
 
 def make_embed_column(
@@ -136,8 +126,8 @@ def embed_arrays(
 ) -> Iterator[pa.StructArray]:
     """Turn arrays of references into arrays of results; runs on executors, once per task.
 
-    The chunks that come out follow the batches, not the chunks that came in; the rows in all are as
-    many and in the same order. The model is loaded at the first row, so an empty task loads none.
+    The chunks that come out are some batches each, whatever the chunks that came in; the rows in all are
+    as many and in the same order. The model is loaded at the first row, so an empty task loads none.
     """
     references = iterate_references(arrays)
     first = next(references, None)
@@ -148,11 +138,20 @@ def embed_arrays(
     load_s = time.perf_counter() - started if loaded else 0.0
     stats: dict[str, float] = {"n_tasks": 1, "n_model_loads": int(loaded), "load_s": load_s}
     options = replace(options, n_threads=task_cpus() or options.n_threads)
-    for outcomes in _joined(run_feed(chain([first], references), model, options)):
+    for outcomes in join_outcomes(run_feed(chain([first], references), model, options)):
         started = time.perf_counter()
-        yield _result_array(outcomes, {**outcomes.seconds, **stats, BATCH_LIMIT: outcomes.batch_limit})
+        yield make_result_array(outcomes, stats)
         # While this generator stood still, Spark wrote the array to the JVM: the next chunk carries that.
         stats = {"encode_s": time.perf_counter() - started}
+
+
+def embed_frames(
+    frames: Iterator[pd.DataFrame], recipe: Recipe, options: FeedOptions
+) -> Iterator[pd.DataFrame]:
+    """Do the same through pandas, for Spark before 4.1 (about 30 microseconds a row slower)."""
+    for result in embed_arrays(map(make_reference_array, frames), recipe, options):
+        columns = {name: result.field(name).to_pandas() for name in RESULT_TYPE.names}
+        yield pd.DataFrame(columns)
 
 
 def task_device(recipe: Recipe) -> str:
@@ -192,115 +191,6 @@ def load_worker_model(recipe: Recipe) -> tuple[Model, bool]:
             gc.collect()
             gc.freeze()
     return model, loaded
-
-
-def iterate_references(arrays: Iterator[pa.Array]) -> Iterator[Reference]:
-    """Take the rows of `IMAGE_TYPE` arrays apart; inline bytes stay views into the Arrow buffers.
-
-    Raises:
-        ConfigError: the images are in a column that is not binary.
-    """
-    for array in arrays:
-        inline = array.field("bytes")
-        if not _holds_bytes(inline.type):
-            raise ConfigError(
-                f"the image column holds {inline.type}; it must be binary, an encoded image a row"
-            )
-        others = (_values(array.field(name), pa.Array.to_pylist) for name in IMAGE_TYPE.names[2:])
-        yield from map(
-            Reference, _values(inline, _views), _values(array.field("uri"), _decoded_texts), *others
-        )
-
-
-def _values(column: pa.Array, convert: Callable[[pa.Array], Iterable[Any]]) -> Iterable[Any]:
-    """Return a column's values; most columns of references are null from top to bottom."""
-    return convert(column) if column.null_count < len(column) else repeat(None, len(column))
-
-
-def _views(column: pa.Array) -> Iterator[memoryview | None]:
-    return (memoryview(value.as_buffer()).cast("B") if value.is_valid else None for value in column)
-
-
-def _decoded_texts(column: pa.Array) -> Iterator[str | None]:
-    return (text and text.decode(errors="replace") for text in column.to_pylist())
-
-
-def _holds_bytes(arrow_type: pa.DataType) -> bool:
-    kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_null)
-    return any(is_kind(arrow_type) for is_kind in kinds)
-
-
-def _joined(chunks: Iterable[Outcomes]) -> Iterator[Outcomes]:
-    """Put chunks together until they have `_MIN_ROWS_PER_RESULT` rows."""
-    collected: list[Outcomes] = []
-    n_rows = 0
-    for chunk in chunks:
-        collected.append(chunk)
-        n_rows += len(chunk.errors)
-        if n_rows >= _MIN_ROWS_PER_RESULT:
-            yield _concatenated(collected)
-            collected, n_rows = [], 0
-    if collected:
-        yield _concatenated(collected)
-
-
-def _concatenated(chunks: Sequence[Outcomes]) -> Outcomes:
-    limits = [chunk.batch_limit for chunk in chunks if chunk.batch_limit is not None]
-    return Outcomes(
-        np.concatenate([chunk.embedding for chunk in chunks]),
-        [error for chunk in chunks for error in chunk.errors],
-        {name: sum(chunk.seconds[name] for chunk in chunks) for name in chunks[0].seconds},
-        min(limits, default=None),
-    )
-
-
-def _result_array(outcomes: Outcomes, stats: Mapping[str, float | None]) -> pa.StructArray:
-    """Build a `RESULT_TYPE` array: one vector per good row, without a copy of the vectors.
-
-    `stats` goes on the first row; the seconds and counts that it does not name are 0.
-    """
-    errors = outcomes.errors
-    n_rows, dim = len(errors), outcomes.embedding.shape[1]
-    is_error = np.fromiter((error is not None for error in errors), dtype=bool, count=n_rows)
-    offsets = np.concatenate([[0], np.cumsum(np.where(is_error, 0, dim))]).astype(np.int32)
-    embedding = pa.ListArray.from_arrays(
-        pa.array(offsets),
-        pa.array(outcomes.embedding.reshape(-1)),
-        type=pa.list_(pa.field("element", pa.float32(), nullable=False)),
-        mask=pa.array(is_error),
-    )
-    first_row_only = [{**_NO_STATS, **stats}, *[None] * (n_rows - 1)]
-    return pa.StructArray.from_arrays(
-        [
-            embedding,
-            pa.array([error.code if error else None for error in errors], pa.string()),
-            pa.array([error.detail if error else None for error in errors], pa.string()),
-            pa.array(first_row_only, _STATS_ARROW),
-        ],
-        names=RESULT_TYPE.names,
-    )
-
-
-def embed_frames(
-    frames: Iterator[pd.DataFrame], recipe: Recipe, options: FeedOptions
-) -> Iterator[pd.DataFrame]:
-    """Do the same through pandas, for Spark before 4.1 (about 30 microseconds a row slower)."""
-    for result in embed_arrays(map(_reference_array, frames), recipe, options):
-        columns = {name: result.field(name).to_pandas() for name in RESULT_TYPE.names}
-        yield pd.DataFrame(columns)
-
-
-def _reference_array(frame: pd.DataFrame) -> pa.StructArray:
-    """Return the references of a frame; its nulls may be None or NaN, its integers floats beside a NaN.
-
-    The type of the images is left as it is found, so that text is seen to be text.
-    """
-    types = [None, *_IMAGE_ARROW_TYPES[1:]]
-    columns = [
-        pa.array(frame[name], arrow_type, from_pandas=True)
-        for name, arrow_type in zip(IMAGE_TYPE.names, types, strict=True)
-    ]
-    return pa.StructArray.from_arrays(columns, names=IMAGE_TYPE.names)
 
 
 def _as_column(function) -> Callable[[Column], Column]:  # type: ignore[no-untyped-def]

@@ -14,7 +14,7 @@ from pyspark.resource import ResourceInformation
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_type
 
-from spark_embed import image_embedding, image_embedding_result, models, udf
+from spark_embed import arrow, image_embedding, image_embedding_result, models, udf
 from spark_embed.config import Config, ModelOptions
 from spark_embed.feed import FeedOptions
 from spark_embed.fetch import FetchPolicy, Reference
@@ -47,7 +47,7 @@ def test_a_batch_of_32_spans_arrow_batches_of_10(recipe, photo_bytes, monkeypatc
 
 
 def test_results_go_to_the_jvm_some_batches_at_a_time(recipe, photo_bytes, monkeypatch):
-    monkeypatch.setattr(udf, "_MIN_ROWS_PER_RESULT", 5)
+    monkeypatch.setattr(arrow, "_MIN_ROWS_PER_RESULT", 5)
     images = [photo_bytes[0], b"broken"] * 6
     chunks = list(embed_arrays(iter([references(images)]), recipe, FeedOptions(batch_size=2)))
     assert [len(chunk) for chunk in chunks] == [7, 5]
