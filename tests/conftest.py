@@ -1,11 +1,13 @@
 """What the tests share: one Spark session, real photos, the material beside the checkout."""
 
 import io
+import json
 import os
 import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -99,3 +101,25 @@ def shards(tmp_path_factory, photo_bytes) -> Path:
         ]
         pq.write_table(pa.Table.from_pylist(rows), folder / f"{shard:05d}.parquet")
     return folder
+
+
+@pytest.fixture
+def embed(spark, tiny_clip, tmp_path):
+    """Run a folder through the tiny CLIP; returns metadata.json, the embeddings and the errors."""
+
+    def embed(input_dir, **options):
+        """Give it to run()."""
+        from spark_embed.config import Config
+        from spark_embed.pipeline import run
+
+        given = {"model_directory": str(tiny_clip), "output_dir": str(tmp_path / "out"), **options}
+        summary = run(spark, Config(input_dir=str(input_dir), **given))
+        metadata = json.loads((tmp_path / "out/metadata.json").read_text())
+        assert metadata == json.loads(json.dumps(summary.to_dict()))
+        embeddings = pd.read_parquet(f"{given['output_dir']}/embeddings.parquet")
+        errors = pd.read_parquet(f"{given['output_dir']}/errors.parquet")
+        assert len(embeddings) + len(errors) == metadata["counts"]["rows"]
+        return metadata, embeddings, errors
+
+    embed.output_dir = tmp_path / "out"
+    return embed

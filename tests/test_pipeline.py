@@ -1,9 +1,6 @@
 """run(), end to end on real Spark and real files: every row in is one row out, and the vectors are right."""
 
 import datetime
-import json
-import logging
-import shutil
 
 import numpy as np
 import pandas as pd
@@ -14,33 +11,11 @@ from conftest import cosines, encode
 from PIL import Image
 from pyspark.sql import functions as F
 
-from spark_embed import pipeline
 from spark_embed.config import Config
-from spark_embed.errors import ConfigError, ModelError, StorageError
 from spark_embed.feed import FeedOptions
 from spark_embed.models import Recipe
-from spark_embed.pipeline import describe_run, run
 from spark_embed.source import find_source
-from spark_embed.wave import count_wave, embed_table, read_wave, run_wave
-
-
-@pytest.fixture
-def embed(spark, tiny_clip, tmp_path):
-    """Run a folder through the tiny CLIP; returns metadata.json, the embeddings and the errors."""
-
-    def embed(input_dir, **options):
-        """Give it to run()."""
-        given = {"model_directory": str(tiny_clip), "output_dir": str(tmp_path / "out"), **options}
-        summary = run(spark, Config(input_dir=str(input_dir), **given))
-        metadata = json.loads((tmp_path / "out/metadata.json").read_text())
-        assert metadata == json.loads(json.dumps(summary.to_dict()))
-        embeddings = pd.read_parquet(f"{given['output_dir']}/embeddings.parquet")
-        errors = pd.read_parquet(f"{given['output_dir']}/errors.parquet")
-        assert len(embeddings) + len(errors) == metadata["counts"]["rows"]
-        return metadata, embeddings, errors
-
-    embed.output_dir = tmp_path / "out"
-    return embed
+from spark_embed.wave import count_wave, embed_table
 
 
 def vectors_of(table: pd.DataFrame) -> np.ndarray:
@@ -261,64 +236,6 @@ def test_only_the_first_rows_are_embedded_if_asked(embed, shards):
     ]
 
 
-def test_a_second_run_is_refused_until_it_says_overwrite(embed, shards):
-    _, first, _ = embed(shards, max_samples=3)
-    with pytest.raises(ConfigError, match="finished run; replace it with --overwrite"):
-        embed(shards)
-    _, second, _ = embed(shards, overwrite=True)
-    assert (len(first), len(second)) == (3, 24)
-
-
-@pytest.mark.parametrize("left", [[], ["run.json.4711.tmp"]])
-def test_a_run_that_was_killed_before_its_first_file_is_in_nobodys_way(embed, shards, tmp_path, left):
-    (tmp_path / "out/_spark_embed").mkdir(parents=True)
-    for name in left:
-        (tmp_path / "out/_spark_embed" / name).touch()
-    _, embeddings, _ = embed(shards)
-    assert len(embeddings) == 24
-
-
-def test_output_files_have_the_wanted_size_and_no_vector_is_stored_twice(embed, shards, tmp_path):
-    metadata, _, _ = embed(shards)
-    assert (
-        metadata["output"]["n_files"]
-        == len(list((tmp_path / "out/embeddings.parquet").glob("*.parquet")))
-        == 1
-    )
-    assert not list((tmp_path / "out/_spark_embed").rglob("*.parquet"))
-    assert (tmp_path / "out/_spark_embed/run.json").exists()
-    smaller, table, _ = embed(shards, output_file_bytes="4KiB", overwrite=True)
-    assert len(table) == 24
-    assert smaller["output"]["n_files"] >= 3
-    assert smaller["output"]["n_bytes"] / smaller["output"]["n_files"] < 8 << 10
-
-
-def test_rows_that_go_missing_are_noticed_and_the_older_run_stays(embed, shards, monkeypatch):
-    _, before, _ = embed(shards, max_samples=5)
-    monkeypatch.setattr(pipeline, "read_wave", lambda embedded, folder: read_wave(embedded, folder).limit(9))
-    with pytest.raises(StorageError, match=r"27 rows in, but .* nothing was published"):
-        embed(shards, overwrite=True)
-    after = pd.read_parquet(embed.output_dir / "embeddings.parquet")
-    assert after["image_id"].tolist() == before["image_id"].tolist()
-    assert json.loads((embed.output_dir / "metadata.json").read_text())["counts"]["rows"] == 5
-    monkeypatch.undo()
-    _, embeddings, _ = embed(shards, overwrite=True)
-    assert len(embeddings) == 24
-
-
-def test_a_shard_that_changes_during_the_run_stops_it(embed, shards, tmp_path, monkeypatch, photo_bytes):
-    shutil.copytree(shards, tmp_path / "in")
-
-    def change_then_run(embedded, folder):
-        pq.write_table(pa.table({"key": ["x"], "jpg": photo_bytes[:1]}), tmp_path / "in/00001.parquet")
-        return run_wave(embedded, folder)
-
-    monkeypatch.setattr(pipeline, "run_wave", change_then_run)
-    with pytest.raises(Exception, match="changed while it was being read"):
-        embed(tmp_path / "in")
-    assert not (tmp_path / "out/embeddings.parquet").exists()
-
-
 def test_each_worker_loads_the_model_once(embed, shards):
     metadata, _, _ = embed(shards, normalize=False, batch_size=1)  # 27 batches
     assert metadata["n_model_loads"] <= 2
@@ -342,96 +259,6 @@ def test_the_users_own_settings_are_put_back(embed, spark, shards):
     before = spark.conf.get(name)
     embed(shards, max_samples=1)
     assert spark.conf.get(name) == before
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda out, shards: shards / "inside", "inside --input_dir"),
-        (lambda out, shards: shards, "inside --input_dir"),
-        (lambda out, shards: (out.mkdir(), (out / "thesis.txt").touch(), out)[-1], "not ours"),
-        (lambda out, shards: (out.mkdir(), (out / "metadata.json").touch(), out)[-1], "choose another"),
-        (lambda out, shards: ((out / "_spark_embed/thesis").mkdir(parents=True), out)[-1], "choose another"),
-    ],
-)
-def test_an_output_folder_that_is_not_ours_is_left_alone(embed, shards, tmp_path, make, message):
-    folder = make(tmp_path / "out", shards)
-    before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(ConfigError, match=message):
-        embed(shards, output_dir=str(folder), overwrite=True)
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_an_output_path_below_a_file_is_refused(embed, shards, tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match=r"--output_dir|file/out: cannot be listed"):
-        embed(shards, output_dir=str(tmp_path / "file/out"))
-
-
-def test_an_output_folder_around_the_input_is_refused(embed, tmp_path, shards):
-    shutil.copytree(shards, tmp_path / "data/in")
-    with pytest.raises(ConfigError, match="lies inside it"):
-        embed(tmp_path / "data/in", output_dir=str(tmp_path / "data"))
-
-
-def test_a_model_that_cannot_be_used_leaves_nothing_behind(embed, shards, tmp_path):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ModelError, match=r"no config\.json"):
-        embed(shards, model_directory=str(tmp_path / "empty"))
-    assert not (tmp_path / "out").exists()
-
-
-def test_parity_below_its_limit_fails_if_told_to(embed, shards, tmp_path):
-    with pytest.raises(ModelError, match="below --parity_min_cosine 1"):
-        embed(shards, dtype="bfloat16", parity_min_cosine=1, parity_action="fail")
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.fixture
-def log(caplog, monkeypatch):
-    """What the package logs, as text."""
-    monkeypatch.setattr(logging.getLogger("spark_embed"), "propagate", True)
-    with caplog.at_level(logging.INFO, logger="spark_embed"):
-        yield caplog
-
-
-def test_parity_below_its_limit_is_a_warning_by_default(embed, shards, log):
-    metadata, _, _ = embed(shards, dtype="bfloat16", parity_min_cosine=1)
-    assert metadata["parity"]["min_cosine"] < 1
-    assert [r.levelname for r in log.records if "below --parity_min_cosine 1" in r.message] == ["WARNING"]
-
-
-def test_the_first_lines_say_what_was_found_and_which_model_runs(embed, shards, log):
-    embed(shards, model_directory=None, max_samples=1, parity_samples=0)
-    assert "found 3 shards, 27 rows, layout parquet" in log.text
-    assert "embedded EfficientNet-Lite0" in log.text
-    assert "--model_directory openai/clip" in log.text
-
-
-def test_without_an_image_to_compare_nobody_is_told_that_parity_holds(embed, tmp_path):
-    (tmp_path / "in").mkdir()
-    pq.write_table(pa.table({"jpg": [b"broken"]}), tmp_path / "in/a.parquet")
-    with pytest.raises(ModelError, match="no image of the sample could be compared"):
-        embed(tmp_path / "in", parity_action="fail")
-    metadata, _, _ = embed(tmp_path / "in", parity_action="fail", parity_samples=0)
-    assert metadata["parity"]["n_images"] == 0
-
-
-def test_a_dry_run_says_what_would_run_and_writes_nothing(spark, shards, tiny_clip, tmp_path):
-    config = Config(
-        input_dir=str(shards), output_dir=str(tmp_path / "out"), model_directory=str(tiny_clip), max_samples=5
-    )
-    text = describe_run(spark, config)
-    expected = [
-        "3 in",
-        "27, of which 5 would",
-        "caption: string",
-        "tiny-clip, 24 values",
-        "by reference",
-        " tasks, 2 at once",
-    ]
-    assert [words for words in expected if words not in text] == []
-    assert not (tmp_path / "out").exists()
 
 
 def test_every_task_leaves_a_profile_if_asked(embed, shards, tmp_path):
