@@ -15,8 +15,9 @@ from py4j.protocol import Py4JError, Py4JJavaError
 from pyspark.errors import PySparkException
 
 from spark_embed.clock import Clock
-from spark_embed.config import Config, load_config
+from spark_embed.config import Config
 from spark_embed.errors import SparkEmbedError
+from spark_embed.load_config import load_config
 from spark_embed.logs import start_logging
 
 logger = logging.getLogger(__name__)

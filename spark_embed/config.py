@@ -1,25 +1,15 @@
-"""The only home of options: flags, defaults, YAML, environment, and the README's table.
+"""The only home of options: names, defaults, limits, and the README's table.
 
-A flag beats the environment (SPARK_EMBED_BATCH_SIZE), which beats the --config YAML, which beats
-conf/<env>.yaml. Every other room receives a finished `Config` and never asks where a value came from.
+load_config.py makes flags, environment variables and YAML keys of them. Every other room receives a finished
+`Config` and never asks where a value came from.
 """
 
 from __future__ import annotations
 
-import argparse
-import difflib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, get_args
+from typing import Annotated, Any, Literal, get_args
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field
 from pydantic.fields import FieldInfo
-
-from spark_embed.errors import EXIT_CODES, ConfigError
-
-ENVIRONMENT_PREFIX = "SPARK_EMBED_"
-MAX_YAML_BYTES = 1_000_000
 
 Environment = Literal["dev", "prod"]
 ENVIRONMENTS = get_args(Environment)
@@ -142,175 +132,30 @@ class Config(ModelOptions):
     dry_run: bool = _option(False, "Run", "print what was found and what would run, then stop")
 
 
-def load_config(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
-    """Merge flags, environment and YAML files into a `Config`.
-
-    Raises:
-        ConfigError: an unknown or wrong option, with where it came from and the nearest real name.
-    """
-    flags = _read_flags(argv)
-    environment = _read_environment(environ)
-    chosen = {**environment, **flags}
-    layers: list[tuple[str, Mapping[str, Any]]] = [
-        ("the environment", environment),
-        ("the command line", flags),
-    ]
-    if path := chosen.get("config"):
-        layers.insert(0, (str(path), _read_yaml(str(path), f"--config {path}", refused=("config",))))
-    env = next(
-        (layer["env"] for _, layer in reversed(layers) if "env" in layer), Config.model_fields["env"].default
-    )
-    if env in ENVIRONMENTS:  # any other value is refused with the rest
-        path = str(conf_folder() / f"{env}.yaml")
-        layers.insert(0, (path, _read_yaml(path, path, refused=("config", "env"))))
-    values: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    for origin, layer in layers:
-        values.update(layer)
-        origins.update(dict.fromkeys(layer, origin))
-    return make_config(values, origins)
-
-
-def make_config(values: Mapping[str, Any], origins: Mapping[str, str] | None = None) -> Config:
-    """Validate `values` into a `Config`; from Python, `Config(...)` does the same with pydantic's errors.
-
-    Raises:
-        ConfigError: one line that names the first wrong option, its value and what is allowed.
-    """
-    try:
-        return Config.model_validate(values)
-    except ValidationError as exc:
-        raise ConfigError(_explain(exc, origins or {})) from exc
-
-
 def options_table() -> str:
     """Return the README's table of flags, as Markdown."""
     lines = ["| flag | default | what it does |", "|---|---|---|"]
-    for name, field in _sorted_options():
-        lines.append(f"| `--{name}` | {_default_text(field)} | {_with_choices(field)} |")
+    for name, field in sorted_options():
+        lines.append(f"| `--{name}` | {default_text(field)} | {describe_option(field)} |")
     return "\n".join(lines)
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse that raises our error instead of printing its usage and exiting."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message} (--help lists the flags)")
-
-
-def _read_flags(argv: Sequence[str]) -> dict[str, Any]:
-    parser = _Parser(
-        prog="spark-embed",
-        description="Turn a folder of images in parquet shards into a folder of embeddings, with Spark.",
-        epilog="exit codes: " + "; ".join(f"{code} {text}" for code, text in EXIT_CODES.items()),
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=100),
-    )
-    groups = {title: parser.add_argument_group(title) for title in GROUPS}
-    for name, field in _sorted_options():
-        text = _with_choices(field) + (
-            "" if field.is_required() else f" [{_default_text(field, plain=True)}]"
-        )
-        switch: dict[str, Any] = {"nargs": "?", "const": "true"} if field.annotation is bool else {}
-        metavar = "true|false" if switch else name.split("_")[-1].upper()
-        groups[_group(field)].add_argument(
-            f"--{name}", metavar=metavar, help=text.replace("%", "%%"), **switch
-        )
-    known, unknown = parser.parse_known_args(argv)
-    for word in unknown:
-        if word.startswith("-"):
-            flag = word.split("=")[0]
-            raise ConfigError(f"unknown flag {flag}{_nearest(flag.lstrip('-').replace('-', '_'), '--')}")
-        raise ConfigError(f"{word!r} does not belong to a flag; every option is written --name value")
-    return vars(known)
-
-
-def _read_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    values = {}
-    for variable, value in environ.items():
-        if not variable.startswith(ENVIRONMENT_PREFIX):
-            continue
-        name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
-        if name not in Config.model_fields:
-            raise ConfigError(
-                f"unknown environment variable {variable}{_nearest(name, ENVIRONMENT_PREFIX, upper=True)}"
-            )
-        values[name] = value
-    return values
-
-
-def _read_yaml(path: str, called: str, *, refused: Sequence[str]) -> dict[str, Any]:
-    """Read a file of options, `called` so in errors, in which the options `refused` have no effect."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read(MAX_YAML_BYTES + 1)
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{called}: cannot be read: {exc}") from exc
-    if len(text) > MAX_YAML_BYTES:
-        raise ConfigError(f"{called}: larger than {MAX_YAML_BYTES} bytes, so not a list of options")
-    try:
-        values = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as exc:  # ValueError: a date such as 2026-02-31
-        raise ConfigError(f"{called}: not YAML: {' '.join(str(exc).split())}") from exc
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(
-            f"{called}: must hold lines such as 'batch_size: 64', not a {type(values).__name__}"
-        )
-    for name in values:
-        if name not in Config.model_fields:
-            raise ConfigError(f"{called}: unknown option {name!r}{_nearest(str(name), '')}")
-        if name in refused:
-            raise ConfigError(f"{called}: {name} has no effect in this file; give it as a flag")
-    return values
-
-
-def conf_folder() -> Path:
-    """Return the folder conf/: inside the package when installed from a wheel, else beside it."""
-    package = Path(__file__).parent
-    return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
-
-
-def _nearest(name: str, prefix: str, *, upper: bool = False) -> str:
-    close = difflib.get_close_matches(name.lower(), Config.model_fields, n=1, cutoff=0.5)
-    if not close:
-        return " (--help lists the options)"
-    return f"; did you mean {prefix}{close[0].upper() if upper else close[0]}?"
-
-
-def _explain(exc: ValidationError, origins: Mapping[str, str]) -> str:
-    error = exc.errors()[0]
-    name = str(error["loc"][0]) if error["loc"] else ""
-    if error["type"] == "missing":
-        return f"--{name} is required: {Config.model_fields[name].description}"
-    if error["type"] == "extra_forbidden":
-        return f"unknown option {name!r}{_nearest(name, '')}"
-    origin = f" (from {origins[name]})" if name in origins else ""
-    message = (
-        error["msg"]
-        .removeprefix("Value error, ")
-        .replace("Input should", "must")
-        .replace("String should", "must")
-    )
-    return f"--{name} {error['input']!r}{origin}: {message}"
-
-
-def _sorted_options() -> list[tuple[str, FieldInfo]]:
+def sorted_options() -> list[tuple[str, FieldInfo]]:
     """Return the options by group, the required ones of a group first."""
     return sorted(
         Config.model_fields.items(),
-        key=lambda item: (GROUPS.index(_group(item[1])), not item[1].is_required()),
+        key=lambda item: (GROUPS.index(group_of(item[1])), not item[1].is_required()),
     )
 
 
-def _group(field: FieldInfo) -> str:
+def group_of(field: FieldInfo) -> str:
+    """Return the heading under which --help lists an option."""
     extra = field.json_schema_extra
     return str(extra["group"]) if isinstance(extra, dict) else "Run"
 
 
-def _with_choices(field: FieldInfo) -> str:
+def describe_option(field: FieldInfo) -> str:
+    """Return what an option does, with the values that it may have where they are few."""
     choices = getattr(field.annotation, "__args__", ())
     text = field.description or ""
     if choices and all(isinstance(choice, str) for choice in choices):
@@ -318,7 +163,8 @@ def _with_choices(field: FieldInfo) -> str:
     return text
 
 
-def _default_text(field: FieldInfo, *, plain: bool = False) -> str:
+def default_text(field: FieldInfo, *, plain: bool = False) -> str:
+    """Return an option's default as people read it, in Markdown unless `plain`."""
     if field.is_required():
         return "required"
     value = field.default

@@ -19,8 +19,9 @@ from pyspark import SparkConf, SparkContext
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from spark_embed.config import Config, conf_folder
+from spark_embed.config import Config
 from spark_embed.errors import ConfigError
+from spark_embed.load_config import conf_folder
 from spark_embed.tables import count_slots
 
 logger = logging.getLogger(__name__)

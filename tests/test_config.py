@@ -2,9 +2,10 @@
 
 import pytest
 
-from spark_embed import config as config_module
-from spark_embed.config import Config, load_config, options_table
+from spark_embed import load_config as load_config_module
+from spark_embed.config import Config, options_table
 from spark_embed.errors import ConfigError
+from spark_embed.load_config import load_config
 
 PATHS = ["--input_dir", "in", "--output_dir", "out"]
 
@@ -68,7 +69,7 @@ def test_names_are_separated_by_commas_and_sizes_have_units():
             {},
             ["--batch_size", "'0'", "the command line", "greater than or equal to 1"],
         ),
-        ([*PATHS, "--batch_size", "many"], {}, ["--batch_size", "'many'", "integer"]),
+        ([*PATHS, "--batch_size", "many"], {}, ["--batch_size", "'many'", "integer", "'auto'"]),
         ([*PATHS, "--batch_size"], {}, ["--batch_size", "expected one argument"]),
         ([*PATHS, "--env", "staging"], {}, ["--env", "'staging'", "'dev' or 'prod'"]),
         ([*PATHS, "--dtype", "int8"], {}, ["--dtype", "'int8'", "'bfloat16'"]),
@@ -124,7 +125,7 @@ def test_a_yaml_file_may_choose_the_environment(tmp_path):
     ],
 )
 def test_a_wrong_or_missing_environment_file_is_named_by_itself(tmp_path, monkeypatch, content, word):
-    monkeypatch.setattr(config_module, "conf_folder", lambda: tmp_path)
+    monkeypatch.setattr(load_config_module, "conf_folder", lambda: tmp_path)
     path = tmp_path / "prod.yaml"
     if content:
         path.write_text(content)
