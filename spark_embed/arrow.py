@@ -17,11 +17,15 @@ from pyspark.sql.pandas.types import to_arrow_type
 from spark_embed.errors import ConfigError
 from spark_embed.feed import Outcomes
 from spark_embed.fetch import Reference
-from spark_embed.schema import BATCH_LIMIT, IMAGE_TYPE, RESULT_TYPE, STATS_TYPE
+from spark_embed.schema import BATCH_LIMIT, EMBEDDING, IMAGE_TYPE, RESULT_TYPE, STATS_TYPE
 
+_FLOAT_BYTES = 4
 _STATS_ARROW = to_arrow_type(STATS_TYPE)
 _NO_STATS = dict.fromkeys(STATS_TYPE.names, 0)
 _IMAGE_ARROW_TYPES = [to_arrow_type(field.dataType) for field in IMAGE_TYPE]
+
+VECTOR_TYPE = pa.list_(pa.field("element", pa.float32(), nullable=False))
+"""A vector in a list column, as Spark and other readers know it."""
 
 # Each array that goes back to the JVM costs about 300 microseconds, whatever its length.
 _MIN_ROWS_PER_RESULT = 256
@@ -88,32 +92,58 @@ def _concatenated(chunks: Sequence[Outcomes]) -> Outcomes:
 
 
 def make_result_array(outcomes: Outcomes, stats: Mapping[str, float]) -> pa.StructArray:
-    """Build a `RESULT_TYPE` array: one vector per good row, without a copy of the vectors.
+    """Build a `PACKED_RESULT_TYPE` array: one vector per good row, without a copy of the vectors.
 
     What the rows cost goes on the first of them: the outcomes' seconds, and `stats` beside them; what neither
     names is 0.
     """
     errors = outcomes.errors
-    n_rows, dim = len(errors), outcomes.embedding.shape[1]
-    is_error = np.fromiter((error is not None for error in errors), dtype=bool, count=n_rows)
-    offsets = np.concatenate([[0], np.cumsum(np.where(is_error, 0, dim))]).astype(np.int32)
-    embedding = pa.ListArray.from_arrays(
-        pa.array(offsets),
-        pa.array(outcomes.embedding.reshape(-1)),
-        type=pa.list_(pa.field("element", pa.float32(), nullable=False)),
-        mask=pa.array(is_error),
-    )
+    n_rows = len(errors)
     costs = {**_NO_STATS, **outcomes.seconds, BATCH_LIMIT: outcomes.batch_limit, **stats}
     first_row_only = [costs, *[None] * (n_rows - 1)]
     return pa.StructArray.from_arrays(
         [
-            embedding,
+            _packed_vectors(outcomes),
             pa.array([error.code if error else None for error in errors], pa.string()),
             pa.array([error.detail if error else None for error in errors], pa.string()),
             pa.array(first_row_only, _STATS_ARROW),
         ],
         names=RESULT_TYPE.names,
     )
+
+
+def _packed_vectors(outcomes: Outcomes) -> pa.BinaryArray:
+    vectors = np.ascontiguousarray(outcomes.embedding, dtype="<f4")
+    n_rows, row_bytes = len(outcomes.errors), vectors.shape[1] * vectors.itemsize
+    is_good = np.fromiter((error is None for error in outcomes.errors), dtype=bool, count=n_rows)
+    offsets = np.concatenate([[0], np.cumsum(np.where(is_good, row_bytes, 0))]).astype(np.int32)
+    validity = pa.array(is_good).buffers()[1]
+    return pa.Array.from_buffers(
+        pa.binary(), n_rows, [validity, pa.py_buffer(offsets), pa.py_buffer(vectors.reshape(-1))]
+    )
+
+
+def unpack_vectors(packed: pa.BinaryArray) -> pa.ListArray:
+    """Return packed vectors as lists of float32, without a copy of the vectors; nulls stay null."""
+    if len(packed) == 0:  # without buffers, perhaps
+        return pa.array([], VECTOR_TYPE)
+    _, offsets, values = packed.buffers()
+    offsets_bytes = np.frombuffer(offsets, np.int32)[packed.offset : packed.offset + len(packed) + 1]
+    n_values = values.size // _FLOAT_BYTES if values else 0
+    flat = pa.Array.from_buffers(pa.float32(), n_values, [None, values])
+    return pa.ListArray.from_arrays(
+        pa.array(offsets_bytes // _FLOAT_BYTES),
+        flat,
+        type=VECTOR_TYPE,
+        mask=packed.is_null() if packed.null_count else None,
+    )
+
+
+def unpack_results(results: pa.StructArray) -> pa.StructArray:
+    """Return a `PACKED_RESULT_TYPE` array as one of `RESULT_TYPE`."""
+    columns = [results.field(name) for name in RESULT_TYPE.names]
+    columns[RESULT_TYPE.names.index(EMBEDDING)] = unpack_vectors(results.field(EMBEDDING))
+    return pa.StructArray.from_arrays(columns, names=RESULT_TYPE.names)
 
 
 def make_reference_array(frame: pd.DataFrame) -> pa.StructArray:
@@ -127,3 +157,8 @@ def make_reference_array(frame: pd.DataFrame) -> pa.StructArray:
         for name, arrow_type in zip(IMAGE_TYPE.names, types, strict=True)
     ]
     return pa.StructArray.from_arrays(columns, names=IMAGE_TYPE.names)
+
+
+def make_result_frame(results: pa.StructArray) -> pd.DataFrame:
+    """Return results as a frame with a column for each field, as Spark takes them before 4.1."""
+    return pd.DataFrame({name: results.field(name).to_pandas() for name in RESULT_TYPE.names})

@@ -24,7 +24,7 @@ from spark_embed.summary import Counts, RunSummary, describe_model, describe_par
 from spark_embed.tables import Rate, count_slots, is_task_size_set, settings, table_settings, task_settings
 from spark_embed.udf import make_feed_options, make_recipe
 from spark_embed.verdict import Measured, judge
-from spark_embed.wave import WaveCounts, count_wave, embed_table, read_wave, run_wave
+from spark_embed.wave import WaveCounts, count_wave, embed_table, run_wave
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +55,8 @@ def run(spark: SparkSession, config: Config, clock: Clock | None = None) -> RunS
             embedded = plan.embedded(spark)
             run_wave(embedded, output.wave)
         with clock.measure("publish"):
-            wave = read_wave(embedded, output.wave)
-            counted = count_wave(wave)
-            published = stage(wave, output, plan.n_rows, config.output_file_bytes)
+            counted = count_wave(output.wave)
+            published = stage(spark, embedded.schema, output, plan.n_rows, config.output_file_bytes)
             check_nothing_lost(plan.n_rows, counted, published)
             publish(output)
     summary = _summarize(config, plan, counted, output, published, clock)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
+from pyspark.sql import SparkSession
+from pyspark.sql import types as T
 
 from spark_embed.errors import StorageError
+from spark_embed.merge import Merge, merge_files
 from spark_embed.output import EMBEDDINGS_NAME, ERRORS_NAME, Output
-from spark_embed.schema import EMBEDDING, ERROR, ERROR_DETAIL, RESULT, quoted
-from spark_embed.storage import delete, list_files, move
-from spark_embed.tables import write_parquet
+from spark_embed.schema import EMBEDDING, ERROR, ERROR_DETAIL, RESULT, VECTOR_SPARK_TYPE
+from spark_embed.storage import StoredFile, delete, list_files, move
+from spark_embed.tasks import run_tasks
 
 
 @dataclass(frozen=True)
@@ -28,32 +30,39 @@ class Published:
     n_bytes: int
 
 
-def stage(wave: DataFrame, output: Output, n_rows: int, file_bytes: int) -> Published:
+def stage(
+    spark: SparkSession, schema: T.StructType, output: Output, n_rows: int, file_bytes: int
+) -> Published:
     """Write both data sets beside the published ones, in files of about `file_bytes` each.
 
-    Files are merged by coalesce and cut by rows: no shuffle, and the model has run already.
+    Files of the wave, whose rows have this schema, are put together and cut by rows: no shuffle, and the
+    model has run already.
 
     Raises:
         StorageError: what was written cannot be read back.
     """
-    own = [F.col(quoted(name)) for name in wave.columns if name != RESULT]
-    result = F.col(RESULT)
-    good = wave.where(result[ERROR].isNull()).select(*own, result[EMBEDDING].alias(EMBEDDING))
-    bad = wave.where(result[ERROR].isNotNull()).select(
-        *own, result[ERROR].alias(ERROR), result[ERROR_DETAIL].alias(ERROR_DETAIL)
-    )
-    n_bytes = sum(file.n_bytes for file in list_files(output.wave, ".parquet"))
-    n_files = max(1, math.ceil(n_bytes / file_bytes))
-    rows_per_file = math.ceil(n_rows / n_files)
     embeddings, errors = (os.path.join(output.staged, name) for name in (EMBEDDINGS_NAME, ERRORS_NAME))
-    write_parquet(good.coalesce(n_files), embeddings, EMBEDDING, max_rows_per_file=rows_per_file)
-    write_parquet(bad.coalesce(1), errors, EMBEDDING, max_rows_per_file=rows_per_file)
-    files = list_files(embeddings, ".parquet")
+    files = list_files(output.wave, ".parquet")
+    n_files = max(1, math.ceil(sum(file.n_bytes for file in files) / file_bytes))
+    merges = [
+        Merge(
+            tuple(os.path.join(output.wave, file.path) for file in group),
+            embeddings,
+            errors,
+            name=f"part-{number:05d}-{output.attempt}",
+            rows_per_file=math.ceil(n_rows / n_files),
+            metadata=_file_metadata(spark, schema),
+            keep_empty=number == 0,
+        )
+        for number, group in enumerate(_grouped(files, n_files))
+    ]
+    run_tasks(spark, merge_files, merges)
+    written = list_files(embeddings, ".parquet")
     return Published(
         n_embedded=_count_rows(embeddings),
         n_errors=_count_rows(errors),
-        n_files=len(files),
-        n_bytes=sum(file.n_bytes for file in files),
+        n_files=len(written),
+        n_bytes=sum(file.n_bytes for file in written),
     )
 
 
@@ -66,6 +75,34 @@ def publish(output: Output) -> None:
     for name, published in ((EMBEDDINGS_NAME, output.embeddings), (ERRORS_NAME, output.errors)):
         delete(published)
         move(os.path.join(output.staged, name), published)
+
+
+def _grouped(files: Sequence[StoredFile], n_groups: int) -> list[list[StoredFile]]:
+    """Cut the files, in their order, into at most so many groups of about the same bytes."""
+    share = sum(file.n_bytes for file in files) / n_groups
+    groups: list[list[StoredFile]] = [[]]
+    n_bytes = 0
+    for file in files:
+        if n_bytes >= share * len(groups):
+            groups.append([])
+        groups[-1].append(file)
+        n_bytes += file.n_bytes
+    return groups
+
+
+def _file_metadata(spark: SparkSession, schema: T.StructType) -> tuple[dict[str, str], dict[str, str]]:
+    """Return what Spark writes into the footers of the two data sets, so that it reads its own types back.
+
+    Without its version Spark would not know by which calendar old dates are stored.
+    """
+    own = [field for field in schema if field.name != RESULT]
+    good = [*own, T.StructField(EMBEDDING, VECTOR_SPARK_TYPE)]
+    bad = [*own, T.StructField(ERROR, T.StringType()), T.StructField(ERROR_DETAIL, T.StringType())]
+    version = {"org.apache.spark.version": spark.version}
+    return (
+        {**version, "org.apache.spark.sql.parquet.row.metadata": T.StructType(good).json()},
+        {**version, "org.apache.spark.sql.parquet.row.metadata": T.StructType(bad).json()},
+    )
 
 
 def _count_rows(folder: str) -> int:

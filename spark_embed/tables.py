@@ -108,11 +108,10 @@ def settings(spark: SparkSession, values: dict[str, str]) -> Iterator[None]:
                 spark.conf.set(name, old)
 
 
-def write_parquet(frame: DataFrame, folder: str, vector_column: str, max_rows_per_file: int = 0) -> None:
-    """Write a frame whose vectors, if it has any, are in `vector_column`; 0 rows a file means no limit.
+def write_parquet(frame: DataFrame, folder: str, vector_column: str) -> None:
+    """Write a frame whose packed vectors are in `vector_column`.
 
-    A dictionary of floats is wasted work: hardly two are equal.
+    A dictionary of vectors is wasted work: hardly two are equal.
     """
-    no_dictionary = f"parquet.enable.dictionary#{vector_column}.list.element"
-    writer = frame.write.mode("overwrite").option("maxRecordsPerFile", max_rows_per_file)
-    writer.option(no_dictionary, "false").parquet(folder)
+    writer = frame.write.mode("overwrite").option(f"parquet.enable.dictionary#{vector_column}", "false")
+    writer.parquet(folder)

@@ -20,37 +20,48 @@ from pyspark.sql import Column
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
 
-from spark_embed.arrow import iterate_references, join_outcomes, make_reference_array, make_result_array
+from spark_embed.arrow import (
+    iterate_references,
+    join_outcomes,
+    make_reference_array,
+    make_result_array,
+    make_result_frame,
+    unpack_results,
+)
 from spark_embed.config import ModelOptions
 from spark_embed.feed import DEFAULT_BATCH_SIZE, FeedOptions, run_feed
 from spark_embed.fetch import FetchPolicy
 from spark_embed.memory import keep_freed_memory
 from spark_embed.models import EMBEDDED_MODEL, Model, Recipe, load_model
 from spark_embed.profile import profiled
-from spark_embed.schema import EMBEDDING, IMAGE_TYPE, RESULT_TYPE
+from spark_embed.schema import EMBEDDING, IMAGE_TYPE, PACKED_RESULT_TYPE, RESULT_TYPE
 
 
 def make_embed_column(
-    recipe: Recipe, options: FeedOptions, profile_dir: str | None = None
+    recipe: Recipe, options: FeedOptions, profile_dir: str | None = None, *, packed: bool = False
 ) -> Callable[[Column], Column]:
-    """Return the UDF: a column of references (`IMAGE_TYPE`) -> a column of results (`RESULT_TYPE`).
+    """Return the UDF: a column of references (`IMAGE_TYPE`) -> a column of results.
+
+    The results are of `RESULT_TYPE`, or of `PACKED_RESULT_TYPE` if `packed`.
 
     Exactly one such column belongs in a plan. It is marked nondeterministic, or a filter on its
     result would make Spark plan it, and load the model, twice. With `profile_dir` every task leaves a
     profile of its thread there.
     """
+    result_type = PACKED_RESULT_TYPE if packed else RESULT_TYPE
+
+    def embed(arrays: Iterator[pa.Array]) -> Iterator[pa.Array]:
+        results = embed_arrays(arrays, recipe, options)
+        return profiled(results if packed else map(unpack_results, results), profile_dir)
+
     if hasattr(F, "arrow_udf"):  # from Spark 4.1
-
-        def embed(arrays: Iterator[pa.Array]) -> Iterator[pa.Array]:
-            return profiled(embed_arrays(arrays, recipe, options), profile_dir)
-
-        return _as_column(F.arrow_udf(embed, RESULT_TYPE))
+        return _as_column(F.arrow_udf(embed, result_type))
 
     def embed_pandas(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-        return profiled(embed_frames(frames, recipe, options), profile_dir)
+        return map(make_result_frame, embed(map(make_reference_array, frames)))
 
     # The stubs know no iterator of DataFrames.
-    return _as_column(pandas_udf(embed_pandas, RESULT_TYPE))  # type: ignore[call-overload]
+    return _as_column(pandas_udf(embed_pandas, result_type))  # type: ignore[call-overload]
 
 
 def image_embedding(image: str | Column, *, model: str | None = None, **options: object) -> Column:
@@ -124,7 +135,7 @@ def _batch_size(options: ModelOptions) -> int:
 def embed_arrays(
     arrays: Iterator[pa.Array], recipe: Recipe, options: FeedOptions
 ) -> Iterator[pa.StructArray]:
-    """Turn arrays of references into arrays of results; runs on executors, once per task.
+    """Turn arrays of references into arrays of `PACKED_RESULT_TYPE`; runs on executors, once per task.
 
     The chunks that come out are some batches each, whatever the chunks that came in; the rows in all are
     as many and in the same order. The model is loaded at the first row, so an empty task loads none.
@@ -143,15 +154,6 @@ def embed_arrays(
         yield make_result_array(outcomes, stats)
         # While this generator stood still, Spark wrote the array to the JVM: the next chunk carries that.
         stats = {"encode_s": time.perf_counter() - started}
-
-
-def embed_frames(
-    frames: Iterator[pd.DataFrame], recipe: Recipe, options: FeedOptions
-) -> Iterator[pd.DataFrame]:
-    """Do the same through pandas, for Spark before 4.1 (about 30 microseconds a row slower)."""
-    for result in embed_arrays(map(make_reference_array, frames), recipe, options):
-        columns = {name: result.field(name).to_pandas() for name in RESULT_TYPE.names}
-        yield pd.DataFrame(columns)
 
 
 def task_device(recipe: Recipe) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pytest
 
 from spark_embed import pipeline
 from spark_embed.errors import ConfigError, ModelError, StorageError
-from spark_embed.wave import read_wave, run_wave
+from spark_embed.wave import run_wave
 
 
 def test_a_second_run_is_refused_until_it_says_overwrite(embed, shards):
@@ -47,7 +48,12 @@ def test_output_files_have_the_wanted_size_and_no_vector_is_stored_twice(embed, 
 
 def test_rows_that_go_missing_are_noticed_and_the_older_run_stays(embed, shards, monkeypatch):
     _, before, _ = embed(shards, max_samples=5)
-    monkeypatch.setattr(pipeline, "read_wave", lambda embedded, folder: read_wave(embedded, folder).limit(9))
+
+    def run_and_lose_a_file(embedded, folder):
+        run_wave(embedded, folder)
+        next(Path(folder).glob("*.parquet")).unlink()
+
+    monkeypatch.setattr(pipeline, "run_wave", run_and_lose_a_file)
     with pytest.raises(StorageError, match=r"27 rows in, but .* nothing was published"):
         embed(shards, overwrite=True)
     after = pd.read_parquet(embed.output_dir / "embeddings.parquet")

@@ -15,7 +15,7 @@ from spark_embed.config import Config
 from spark_embed.feed import FeedOptions
 from spark_embed.models import Recipe
 from spark_embed.source import find_source
-from spark_embed.wave import count_wave, embed_table
+from spark_embed.wave import count_wave, embed_table, run_wave
 
 
 def vectors_of(table: pd.DataFrame) -> np.ndarray:
@@ -268,14 +268,16 @@ def test_every_task_leaves_a_profile_if_asked(embed, shards, tmp_path):
     assert "run_feed" in profiles[0].read_text()
 
 
-def test_a_batch_that_did_not_fit_into_memory_is_in_the_record(embed, spark, shards, tiny_clip):
+def test_a_batch_that_did_not_fit_into_memory_is_in_the_record(embed, spark, shards, tiny_clip, tmp_path):
     """By way of the rows, as a worker would send it."""
     source = find_source(Config(input_dir=str(shards), output_dir="unused"))
     embedded = embed_table(source.table(spark), Recipe(str(tiny_clip), dtype="float32"), FeedOptions())
+    run_wave(embedded, str(tmp_path / "whole"))
     stats = F.col("`__result__`.stats")
     limited = F.when(stats.isNotNull(), stats.withField("batch_limit", F.lit(5)))
     smaller = embedded.withColumn("__result__", F.col("__result__").withField("stats", limited))
-    assert count_wave(smaller).batch_limit == 5
-    assert count_wave(embedded).batch_limit is None
+    run_wave(smaller, str(tmp_path / "smaller"))
+    assert count_wave(str(tmp_path / "smaller")).batch_limit == 5
+    assert count_wave(str(tmp_path / "whole")).batch_limit is None
     metadata, _, _ = embed(shards, batch_size=7)
     assert metadata["batch_size"] == 7

@@ -21,11 +21,21 @@ from spark_embed.fetch import FetchPolicy, Reference
 from spark_embed.models import Recipe, load_model
 from spark_embed.schema import IMAGE, IMAGE_TYPE, RESULT_TYPE
 from spark_embed.source import find_source
-from spark_embed.udf import embed_arrays, embed_frames, make_embed_column, make_recipe, task_device
+from spark_embed.udf import make_embed_column, make_recipe, task_device
 
 
 def references(images):
     return pa.array([{"bytes": data} for data in images], to_arrow_type(IMAGE_TYPE))
+
+
+def embed_arrays(arrays, recipe, options):
+    return map(arrow.unpack_results, udf.embed_arrays(arrays, recipe, options))
+
+
+def embed_frames(frames, recipe, options):
+    return map(
+        arrow.make_result_frame, embed_arrays(map(arrow.make_reference_array, frames), recipe, options)
+    )
 
 
 @pytest.fixture

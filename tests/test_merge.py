@@ -1,0 +1,125 @@
+"""Files of a wave -> files of the output: every row, every type, whole files only."""
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import types as T
+from pyspark.sql.pandas.types import to_arrow_type
+
+from spark_embed import merge as merge_module
+from spark_embed.arrow import unpack_vectors
+from spark_embed.merge import Merge, merge_files
+from spark_embed.schema import PACKED_RESULT_TYPE, RESULT
+
+DIM = 3
+RESULT_ARROW = to_arrow_type(PACKED_RESULT_TYPE)
+
+
+def write_wave(path, first, codes):
+    """Write rows numbered from `first`, with these error codes; the vector of a good row is its number."""
+    numbers = range(first, first + len(codes))
+    results = [
+        {"embedding": None if code else np.full(DIM, number, "<f4").tobytes(), "error": code}
+        for number, code in zip(numbers, codes, strict=True)
+    ]
+    table = pa.table({"own": list(numbers), RESULT: pa.array(results, RESULT_ARROW)})
+    pq.write_table(table, path)
+    return str(path)
+
+
+@pytest.fixture
+def merge(tmp_path):
+    files = [
+        write_wave(tmp_path / "a.parquet", 0, [None, "corrupt", None, None, None]),
+        write_wave(tmp_path / "b.parquet", 5, []),
+        write_wave(tmp_path / "c.parquet", 5, [None, None, "corrupt"]),
+    ]
+    return Merge(
+        tuple(files),
+        str(tmp_path / "good"),
+        str(tmp_path / "bad"),
+        name="part",
+        rows_per_file=100,
+        metadata=({"made_by": "x"}, {"made_by": "y"}),
+        keep_empty=False,
+    )
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_good_rows_and_bad_rows_each_get_their_file(merge, tmp_path):
+    merge_files(merge)
+    good, bad = pq.read_table(tmp_path / "good"), pq.read_table(tmp_path / "bad")
+    assert good["own"].to_pylist() == [0, 2, 3, 4, 5, 6]
+    assert good["embedding"].to_pylist() == [[float(number)] * DIM for number in good["own"].to_pylist()]
+    assert good.schema.field("embedding").type.value_type == pa.float32()
+    assert bad["own"].to_pylist() == [1, 7]
+    assert bad["error"].to_pylist() == ["corrupt"] * 2
+    assert RESULT not in good.column_names + bad.column_names
+    assert pq.read_metadata(tmp_path / "good/part-000.parquet").metadata[b"made_by"] == b"x"
+
+
+@pytest.mark.parametrize("row_group_bytes", [1, 1 << 20])
+def test_a_full_file_is_followed_by_another(merge, tmp_path, monkeypatch, row_group_bytes):
+    monkeypatch.setattr(merge_module, "_ROW_GROUP_BYTES", row_group_bytes)
+    merge_files(replace(merge, rows_per_file=4))
+    counts = [pq.read_metadata(path).num_rows for path in sorted((tmp_path / "good").iterdir())]
+    assert counts == [4, 2]
+    assert pq.read_table(tmp_path / "good")["own"].to_pylist() == [0, 2, 3, 4, 5, 6]
+
+
+def test_a_kind_without_rows_has_a_file_only_where_it_is_wanted(merge, tmp_path):
+    path = write_wave(tmp_path / "all good.parquet", 0, [None])
+    merge_files(replace(merge, sources=(path,)))
+    assert names(tmp_path / "bad") == []
+    merge_files(replace(merge, sources=(path,), keep_empty=True))
+    assert pq.read_table(tmp_path / "bad").schema.names == ["own", "error", "error_detail"]
+    merge_files(replace(merge, sources=(write_wave(tmp_path / "no.parquet", 0, []),), keep_empty=True))
+    assert pq.read_table(tmp_path / "good").num_rows == 0
+
+
+def test_a_merge_that_fails_leaves_no_file_and_can_be_done_again(merge, tmp_path, monkeypatch):
+    broken = tmp_path / "broken.parquet"
+    broken.write_bytes(b"PAR1")
+    monkeypatch.setattr(merge_module, "_ROW_GROUP_BYTES", 1)  # so that something has been written by then
+    with pytest.raises(pa.ArrowInvalid):
+        merge_files(replace(merge, sources=(*merge.sources, str(broken))))
+    assert names(tmp_path / "good") == names(tmp_path / "bad") == []
+    merge_files(merge)
+    merge_files(merge)
+    assert pq.read_table(tmp_path / "good").num_rows == 6
+
+
+def test_floats_get_no_dictionary_and_everything_else_does(merge, tmp_path):
+    merge_files(merge)
+    row_group = pq.read_metadata(tmp_path / "good/part-000.parquet").row_group(0)
+    columns = {row_group.column(i).path_in_schema: row_group.column(i) for i in range(row_group.num_columns)}
+    assert "RLE_DICTIONARY" in columns["own"].encodings
+    assert "RLE_DICTIONARY" not in columns["embedding.list.element"].encodings
+    assert columns["own"].is_stats_set
+
+
+def test_old_dates_and_intervals_are_read_back_as_spark_wrote_them(spark, embed, tmp_path, photo_bytes):
+    (tmp_path / "in").mkdir()
+    rows = [("1200-02-28", 1.5), (None, None)]
+    frame = spark.createDataFrame([(*row, data) for row, data in zip(rows, photo_bytes, strict=False)])
+    frame = frame.selectExpr("cast(_1 as date) as day", "cast(_2 as decimal(5, 2)) as price", "_3 as jpg")
+    frame.coalesce(1).write.parquet(str(tmp_path / "in/shards"))
+    embed(tmp_path / "in")
+    out = spark.read.parquet(str(tmp_path / "out/embeddings.parquet"))
+    assert out.schema["day"].dataType == T.DateType()
+    assert out.schema["price"].dataType == T.DecimalType(5, 2)
+    assert out.schema["embedding"].dataType.elementType == T.FloatType()
+    texts = out.selectExpr("cast(day as string) as day", "cast(price as string) as price").collect()
+    assert sorted(map(tuple, texts), key=str) == [("1200-02-28", "1.50"), (None, None)]
+
+
+def test_packed_vectors_are_unpacked_from_any_slice():
+    packed = pa.array([np.arange(start, start + 2, dtype="<f4").tobytes() for start in range(4)] + [None])
+    assert unpack_vectors(packed.slice(1, 4)).to_pylist() == [[1, 2], [2, 3], [3, 4], None]
+    assert unpack_vectors(packed[:0]).to_pylist() == []
