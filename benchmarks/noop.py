@@ -21,7 +21,7 @@ from pyspark.sql import functions as F
 
 from benchmarks.measure import Line, Spread, environment
 from benchmarks.report import describe_machine, markdown, warn_if_busy, write_result
-from spark_embed.schema import IMAGE_TYPE, RESULT_TYPE
+from spark_embed.schema import IMAGE_TYPE, PACKED_RESULT_TYPE
 
 DIM = 512
 BATCH_SIZE = 32
@@ -50,7 +50,7 @@ def result_column(what: str, references: Column) -> Column:
 
         return answer_references(arrays, what)
 
-    return F.arrow_udf(embed, RESULT_TYPE).asNondeterministic()(references)
+    return F.arrow_udf(embed, PACKED_RESULT_TYPE).asNondeterministic()(references)
 
 
 def answer_references(arrays: Iterator[pa.Array], what: str) -> Iterator[pa.StructArray]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import signal
@@ -11,11 +10,9 @@ import threading
 from collections.abc import Sequence
 from types import FrameType
 
-from py4j.protocol import Py4JError, Py4JJavaError
-from pyspark.errors import PySparkException
-
 from spark_embed.clock import Clock
 from spark_embed.config import Config
+from spark_embed.early_daemon import start_before_spark
 from spark_embed.errors import SparkEmbedError
 from spark_embed.load_config import load_config
 from spark_embed.logs import start_logging
@@ -33,28 +30,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = load_config(sys.argv[1:] if argv is None else argv, os.environ)
         start_logging(config.env)
+        start_before_spark()
         sys.stdout.write(_run(config, clock) + "\n")
     except SparkEmbedError as exc:
         logger.error("%s", exc)
         return exc.exit_code
     except KeyboardInterrupt:
-        return _interrupted()
-    except (PySparkException, Py4JError) as exc:
-        if _signal_seen.is_set():  # py4j, cut off in the middle of a call, raises errors of its own
-            return _interrupted()
-        logger.error("the Spark job failed: %s", first_cause(exc))
-        logger.debug("all of it", exc_info=exc)
-        return SparkEmbedError.exit_code
+        logger.error("interrupted; every row is still there: start again with --overwrite")
+        return INTERRUPTED
     return 0
 
 
 def _run(config: Config, clock: Clock) -> str:
+    # Flags first: a wrong one is told before Spark is imported and its JVM started.
+    from py4j.protocol import Py4JError
+    from pyspark.errors import PySparkException
+
+    try:
+        return _run_with_spark(config, clock)
+    except (PySparkException, Py4JError) as exc:
+        if _signal_seen.is_set():  # py4j, cut off in the middle of a call, raises errors of its own
+            raise KeyboardInterrupt from exc
+        logger.debug("all of it", exc_info=exc)
+        raise SparkEmbedError(f"the Spark job failed: {first_cause(exc)}") from exc
+
+
+def _run_with_spark(config: Config, clock: Clock) -> str:
     with clock.measure("start"):
-        # Flags first: a wrong one is told before Spark is imported and its JVM started.
         from pyspark.sql import SparkSession
 
         from spark_embed import pipeline
-        from spark_embed.session import make_session
+        from spark_embed.session import make_session, stop_session
 
         borrowed = SparkSession.getActiveSession() is not None  # a notebook's or a platform's
         spark = make_session(config)
@@ -66,8 +72,7 @@ def _run(config: Config, clock: Clock) -> str:
         return pipeline.run(spark, config, clock).text()
     finally:
         if not borrowed:
-            with contextlib.suppress(Py4JError, OSError):  # the JVM may be gone; the exit ends it anyway
-                spark.stop()
+            stop_session(spark)
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
@@ -75,13 +80,10 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _interrupted() -> int:
-    logger.error("interrupted; every row is still there: start again with --overwrite")
-    return INTERRUPTED
-
-
 def first_cause(exc: Exception) -> str:
     """Return the line of a Spark failure that says why, without the stack traces around it."""
+    from py4j.protocol import Py4JJavaError
+
     text = str(exc.java_exception) if isinstance(exc, Py4JJavaError) else str(exc)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     causes = [line for line in lines if line.startswith("Caused by:") or _is_python_error(line)]

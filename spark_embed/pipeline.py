@@ -152,7 +152,7 @@ def check_model(spark: SparkSession, config: Config, source: ParquetSource) -> P
     unreachable: list[str] = []
     for transport in source.transports(config.image_transport):
         source = replace(source, transport=transport)
-        sample = source.sample(spark, max(1, SAMPLE_FACTOR * config.parity_samples))
+        sample = source.sample(max(1, SAMPLE_FACTOR * config.parity_samples))
         try:
             preflight = run_preflight(spark, sample, make_recipe(config), options, wanted)
         except UnreachableError as exc:

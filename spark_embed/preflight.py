@@ -5,27 +5,24 @@ Knows Spark and the model, so that nothing else has to learn from an executor wh
 
 from __future__ import annotations
 
-import json
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 
-from spark_embed.arrow import iterate_references
 from spark_embed.errors import ImageError, SparkEmbedError, fatal_error_named
 from spark_embed.feed import DEFAULT_BATCH_SIZE, FeedOptions
 from spark_embed.fetch import Buffer, Reference, make_fetch, make_locate
 from spark_embed.models import Prepared, Recipe
 from spark_embed.pace import Pace, estimate_pace, find_batch_size, measure_pace
-from spark_embed.schema import IMAGE
+from spark_embed.tasks import run_tasks
 from spark_embed.udf import load_worker_model, task_cpus
 
 if TYPE_CHECKING:
@@ -48,8 +45,6 @@ _PACKAGES = (
     "pyarrow",
     "pandas",
 )
-
-Probe = Callable[[Iterable[pa.RecordBatch]], Iterable[pa.RecordBatch]]
 
 
 @dataclass(frozen=True)
@@ -96,9 +91,13 @@ class Preflight:
 
 
 def run_preflight(
-    spark: SparkSession, sample: DataFrame, recipe: Recipe, options: FeedOptions, wanted: ProbeOptions
+    spark: SparkSession,
+    sample: Sequence[Reference],
+    recipe: Recipe,
+    options: FeedOptions,
+    wanted: ProbeOptions,
 ) -> Preflight:
-    """Load the model in one task and compare it with plain transformers on `sample` (references).
+    """Load the model in one task and compare it with plain transformers on `sample`.
 
     dtype "auto" takes the fast precision of the device, unless that brings a vector of the sample below
     the smallest cosine that is wanted, or no image of the sample can be compared: then float32.
@@ -107,12 +106,7 @@ def run_preflight(
         ModelError: the model cannot be used; the text is what the executor found.
         UnreachableError: the executor cannot read where the references of the sample point.
     """
-    probe = _make_probe(recipe, options, wanted)
-    answer = _run_one_task(sample, probe)
-    if answer is None:  # a data set without rows
-        answer = _run_one_task(spark.range(0, 1, 1, 1), probe)
-    if answer is None:
-        raise RuntimeError("preflight: a task over one row gave no answer")
+    (answer,) = run_tasks(spark, lambda part: _probe(part, recipe, options, wanted), [sample])
     if "unreachable" in answer:
         raise UnreachableError(answer["unreachable"])
     if "fatal" in answer:
@@ -120,28 +114,15 @@ def run_preflight(
     return Preflight(Recipe(**answer.pop("recipe")), **answer)
 
 
-def _run_one_task(frame: DataFrame, probe: Probe) -> dict[str, Any] | None:
-    rows = frame.coalesce(1).mapInArrow(probe, "answer string").collect()
-    return json.loads(rows[0]["answer"]) if rows else None
-
-
-def _make_probe(recipe: Recipe, options: FeedOptions, wanted: ProbeOptions) -> Probe:
-    def probe(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
-        yield pa.RecordBatch.from_pydict({"answer": [json.dumps(_probe(batches, recipe, options, wanted))]})
-
-    return probe
-
-
 def _probe(
-    batches: Iterable[pa.RecordBatch], recipe: Recipe, options: FeedOptions, wanted: ProbeOptions
+    references: Sequence[Reference], recipe: Recipe, options: FeedOptions, wanted: ProbeOptions
 ) -> dict[str, Any]:
     """Run on an executor: load, compare, time, describe. A fatal error is an answer: no retry by Spark."""
     from spark_embed.models.image_embedder import describe
     from spark_embed.parity import measure_parity, prepare_sample
 
     recipe, compile_wanted = replace(recipe, compile_rows=None), recipe.compile_rows is not None
-    columns = (batch.column(IMAGE) for batch in batches if IMAGE in batch.schema.names)
-    images = _fetched(iterate_references(columns), options)
+    images = _fetched(references, options)
     try:
         model = _load(recipe)
         # At least one, if only to see that it can be fetched.
@@ -235,7 +216,7 @@ class _FetchError(Exception):
     """The worker cannot read where a reference points."""
 
 
-def _fetched(references: Iterator[Reference], options: FeedOptions) -> Iterator[Buffer]:
+def _fetched(references: Iterable[Reference], options: FeedOptions) -> Iterator[Buffer]:
     """Yield the bytes of the references that can be fetched; the others become error rows later."""
     locate, fetch = make_locate(options.fetch), make_fetch(options.fetch)
     for reference in references:

@@ -20,6 +20,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from spark_embed.config import Config
+from spark_embed.early_daemon import ADDRESS, is_spark_configured, start_early_daemon
 from spark_embed.errors import ConfigError
 from spark_embed.load_config import conf_folder
 from spark_embed.tables import count_slots
@@ -28,12 +29,10 @@ logger = logging.getLogger(__name__)
 
 MIN_JAVA = 17
 _TASK_ATTEMPTS = 4
+_DAEMON_MODULE = "spark.python.daemon.module"
 
 # What pyspark raises in one thread while another one stops the session.
 _STOPPED_MEANWHILE = (PySparkException, Py4JError, OSError, AttributeError, AssertionError)
-
-# Where one of these is set, somebody else has said how Spark is to run: spark-submit, or the site's files.
-_CONFIGURED_BY = ("PYSPARK_GATEWAY_PORT", "PYSPARK_SUBMIT_ARGS", "SPARK_CONF_DIR")
 
 
 def make_session(config: Config) -> SparkSession:
@@ -78,12 +77,21 @@ def start_worker_daemon(spark: SparkSession) -> threading.Thread:
     return thread
 
 
+def stop_session(spark: SparkSession) -> None:
+    """Stop a session at the end of the process.
+
+    The JVM's half only: pyspark's own takes a second more, in which its accumulator server looks up.
+    """
+    with contextlib.suppress(*_STOPPED_MEANWHILE):  # the JVM may be gone; the exit ends it anyway
+        spark.sparkContext._jsc.stop()
+
+
 def _do_nothing(rows: Iterable[int]) -> None:
     pass
 
 
 def _builder(config: Config) -> SparkSession.Builder:
-    jvm_runs = any(name in os.environ for name in _CONFIGURED_BY)
+    jvm_runs = is_spark_configured()
     if jvm_runs:
         SparkContext._ensure_initialized()  # only then does SparkConf show what spark-submit was given
     given = SparkConf()
@@ -96,6 +104,10 @@ def _builder(config: Config) -> SparkSession.Builder:
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")  # else Spark looks for the host's name, and warns
     builder = builder.master(local_master(master, config.num_workers))
+    if given.get(_DAEMON_MODULE, None) is None:
+        builder = builder.config(
+            f"spark.executorEnv.{ADDRESS}", os.environ.get(ADDRESS) or start_early_daemon()
+        )
     for name, value in local_properties().items():
         # Options of a driver's JVM that runs already would be ignored, though Spark would show them.
         if not given.contains(name) and not (jvm_runs and name.startswith("spark.driver.")):

@@ -1,22 +1,39 @@
 """Python workers that start with torch imported: Spark's own daemon, with the slow imports before it forks.
 
 Every worker is forked from the daemon, so that an executor pays for the imports once and its workers share
-their memory. Spark starts it where spark.python.daemon.module names it (conf/local.conf). Importing torch
-starts no thread and touches no GPU, which is what makes the fork safe.
+their memory. Spark starts it where spark.python.daemon.module names it (conf/local.conf); where
+`spark_embed.early_daemon` has begun with the imports already, that process becomes the daemon instead.
+Importing torch starts no thread and touches no GPU, which is what makes the fork safe.
 """
+
+from __future__ import annotations
 
 import gc
 
-import timm
-import torch
-import torchvision
-import transformers
-from pyspark.daemon import manager
-from transformers import AutoImageProcessor, AutoModel
+from spark_embed.early_daemon import hand_over
 
-IMPORTED = (timm, torch, torchvision, transformers, AutoImageProcessor, AutoModel)
 
-if __name__ == "__main__":
+def import_slow_modules() -> None:
+    """Import what a worker needs for any model."""
+    gc.disable()  # nothing that is imported becomes garbage: a sixth of the time
+    import timm
+    import torchvision
+    from transformers import AutoImageProcessor, AutoModel
+
+    gc.enable()
+    del timm, torchvision, AutoImageProcessor, AutoModel
     gc.collect()
     gc.freeze()  # the workers' collector leaves these pages alone, so they stay shared
-    manager()  # type: ignore[no-untyped-call]
+
+
+def main() -> None:
+    """Be the daemon until Spark closes the standard input."""
+    if not hand_over():
+        import_slow_modules()
+        from pyspark.daemon import manager  # not before: the process that only hands over is to be quick
+
+        manager()  # type: ignore[no-untyped-call]
+
+
+if __name__ == "__main__":
+    main()

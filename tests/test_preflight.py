@@ -3,20 +3,18 @@
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 
-import pyarrow as pa
 import pyspark
 import pytest
-from pyspark.sql.pandas.types import to_arrow_type
 from small_models import save_model
 
 from spark_embed import preflight
 from spark_embed.errors import ModelError
 from spark_embed.feed import FeedOptions
+from spark_embed.fetch import Reference
 from spark_embed.models import Recipe, image_embedder
 from spark_embed.models.image_embedder import ImageEmbedder
 from spark_embed.parity import Parity
 from spark_embed.preflight import ProbeOptions, run_preflight
-from spark_embed.schema import IMAGE, IMAGE_TYPE
 
 WANTED = ProbeOptions(n_images=4, min_cosine=0.99)
 
@@ -37,9 +35,7 @@ def fast_bfloat16(monkeypatch):
 
 def probe(recipe: Recipe, images: list[bytes | None], wanted: ProbeOptions = WANTED) -> dict:
     """Run the probe in this process."""
-    rows = pa.array([{"bytes": data} for data in images], to_arrow_type(IMAGE_TYPE))
-    batch = pa.RecordBatch.from_arrays([rows], names=[IMAGE])
-    return preflight._probe([batch], recipe, FeedOptions(), wanted)
+    return preflight._probe([Reference(data) for data in images], recipe, FeedOptions(), wanted)
 
 
 def test_auto_keeps_the_fast_precision_that_agrees_with_float32(fast_bfloat16, recipe, photo_bytes):
@@ -100,9 +96,8 @@ def test_versions_are_the_workers_and_unknown_without_metadata(recipe, monkeypat
 def test_a_model_that_cannot_run_is_one_answer_and_no_failed_task(spark, tmp_path):
     save_model("clip", tmp_path)
     (tmp_path / "preprocessor_config.json").write_text("[]")
-    sample = spark.createDataFrame([], "image struct<bytes: binary>")
     with pytest.raises(ModelError, match="image processor cannot be loaded"):
-        run_preflight(spark, sample, Recipe(str(tmp_path)), FeedOptions(), WANTED)
+        run_preflight(spark, [], Recipe(str(tmp_path)), FeedOptions(), WANTED)
 
 
 def test_the_pace_binds_the_run(recipe, photo_bytes):

@@ -3,6 +3,7 @@
 import datetime
 import decimal
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ from pyspark.sql import functions as F
 
 from spark_embed.config import Config
 from spark_embed.errors import ConfigError, StorageError
+from spark_embed.fetch import FetchPolicy, make_locate
 from spark_embed.schema import IMAGE, spark_type
 from spark_embed.source import find_source
 from spark_embed.tables import settings, table_settings
@@ -299,21 +301,25 @@ def test_columns_are_chosen_by_name(tmp_path):
     assert [field.name for field in find(tmp_path, columns=("a", "c", "a")).own_columns] == ["a", "c"]
 
 
-def test_a_sample_takes_shards_from_all_over_the_data_set_in_turns(spark, tmp_path):
+def test_a_sample_takes_shards_from_all_over_the_data_set_in_turns(tmp_path):
     """Parity looks at the first few rows of it."""
     write(tmp_path, "empty.parquet", {"jpg": pa.array([], pa.binary())})
-    assert find(tmp_path).sample(spark, 8).count() == 0
+    assert find(tmp_path).sample(8) == []
     for shard in range(8):
-        images = [None, *(f"{shard}-{row}".encode() for row in range(1, 9))]
+        images = [f"{shard}-{row}".encode() if row else None for row in range(9)]
         write(
             tmp_path,
             f"{shard}.parquet",
             {"n": pa.nulls(9, pa.int8() if shard % 4 else pa.int32()), "jpg": images},
         )
-    sample = (
-        find(tmp_path).sample(spark, 8).coalesce(1).select(F.col(IMAGE)["bytes"].cast("string")).collect()
-    )
-    assert [image for (image,) in sample] == ["0-1", "2-1", "4-1", "6-1", "0-2", "2-2", "4-2", "6-2"]
+    source = find(tmp_path)
+    images = [None] * 4 + [f"{shard}-1".encode() for shard in (0, 2, 4, 6)]
+    assert [reference.inline for reference in source.sample(8)] == images
+    places = [(f"{shard}.parquet", row) for row in (0, 1) for shard in (0, 2, 4, 6)]
+    sample = replace(source, transport="reference").sample(8)
+    assert [(Path(reference.file).name, reference.row) for reference in sample] == places
+    read = make_locate(FetchPolicy(column="jpg"))
+    assert [reference.inline and bytes(reference.inline) for reference in map(read, sample)] == images
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 99])

@@ -5,7 +5,6 @@ They are the table of references already: this room reads them with Spark.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections import defaultdict
@@ -19,6 +18,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from spark_embed.config import Config
+from spark_embed.fetch import Reference
 from spark_embed.schema import (
     IMAGE,
     IMAGE_ID,
@@ -30,10 +30,9 @@ from spark_embed.schema import (
     without_nulls,
 )
 from spark_embed.source.columns import find_columns
+from spark_embed.source.sample import sample_references
 from spark_embed.source.shards import Shard, hive_columns, list_shards
 from spark_embed.storage import folder_path
-
-_SAMPLED_SHARDS = 4
 
 
 @dataclass(frozen=True)
@@ -91,21 +90,9 @@ class ParquetSource:
         tables = [self._read_group(spark, schema, group) for schema, group in groups.items()]
         return reduce(DataFrame.unionByName, tables)
 
-    def sample(self, spark: SparkSession, n_rows: int) -> DataFrame:
-        """Return some `n_rows` references: the first ones of a few shards spread over the data set.
-
-        One partition that takes the shards in turns, so that its first few rows come from all of them.
-        """
-        shards = [shard for shard in self.shards if shard.n_rows] or self.shards
-        n_shards = min(len(shards), _SAMPLED_SHARDS)
-        parts = []
-        for index in range(n_shards):
-            table = self.table(spark, [shards[index * len(shards) // n_shards]])
-            if self.transport == "bytes":
-                table = table.where(F.col(IMAGE)["bytes"].isNotNull())
-            parts.append(table.select(IMAGE, SHARD_ROW).limit(math.ceil(n_rows / n_shards)))
-        together = reduce(DataFrame.unionByName, parts).coalesce(1)
-        return together.sortWithinPartitions(SHARD_ROW).select(IMAGE)
+    def sample(self, n_rows: int) -> list[Reference]:
+        """Return some `n_rows` references from all over the data set (`sample_references`)."""
+        return sample_references(self.root, self.shards, self.image_column, self.transport, n_rows)
 
     def head(self, spark: SparkSession, n_rows: int) -> DataFrame:
         """Return the table of the first `n_rows` rows, in shard order."""

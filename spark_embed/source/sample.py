@@ -1,0 +1,56 @@
+"""A few references out of a data set, found by the driver: preflight needs no Spark job to read them."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from itertools import chain, zip_longest
+
+from spark_embed.errors import StorageError
+from spark_embed.fetch import Reference
+from spark_embed.rows import RowReader, file_version
+from spark_embed.source.shards import Shard
+
+_SAMPLED_SHARDS = 4
+
+
+def sample_references(
+    root: str, shards: Sequence[Shard], column: str, transport: str, n_rows: int
+) -> list[Reference]:
+    """Return some `n_rows` references, as `transport` has them: the first ones of a few shards.
+
+    The shards are spread over the data set and take turns, so that the first few rows come from all.
+
+    Raises:
+        StorageError: a shard cannot be read.
+    """
+    filled = [shard for shard in shards if shard.n_rows]
+    n_shards = min(len(filled), _SAMPLED_SHARDS)
+    chosen = [filled[index * len(filled) // n_shards] for index in range(n_shards)]
+    reader = RowReader(column)
+    parts = []
+    try:
+        for shard in chosen:
+            wanted = range(min(shard.n_rows, math.ceil(n_rows / n_shards)))
+            path = os.path.join(root, shard.path)
+            status = os.stat(path)
+            version = file_version(status.st_size, status.st_mtime_ns)
+            references = [Reference(file=path, row=row, version=version) for row in wanted]
+            parts.append([_resolved(reference, reader, transport) for reference in references])
+    except OSError as exc:
+        raise StorageError(f"--input_dir {root}: cannot be read: {exc}") from exc
+    return [reference for reference in chain.from_iterable(zip_longest(*parts)) if reference]
+
+
+def _resolved(reference: Reference, reader: RowReader, transport: str) -> Reference:
+    """Return the reference as Spark makes it: with what the row says, unless the worker is to read that."""
+    if transport == "reference":
+        return reference
+    path = reference.file or ""
+    value = reader.read(path, reference.row or 0, reference.version or "")
+    if value is None:
+        return Reference()
+    if transport == "bytes":
+        return Reference(inline=bytes(value))
+    return Reference(uri=bytes(value).decode(errors="replace"), base=os.path.dirname(path))
