@@ -132,6 +132,7 @@ def main() -> None:
     listener, lifeline = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
     import_slow_modules()
     connection = wait_and_take_over(listener, lifeline)
+    shutil.rmtree(os.path.dirname(listener.getsockname()), ignore_errors=True)
     listener.close()
     os.close(lifeline)
     if connection is not None:
