@@ -84,6 +84,8 @@ def _look(root: int, seen: dict[int, Process]) -> None:
         _, name, cpu_s, rss_bytes = stats[pid]
         if kind == "driver" and name == "java":
             kind = "jvm"
+        elif kind == "driver" and "spark_embed.early_daemon" in _read_command(pid):
+            kind = "daemon"
         process = seen.setdefault(pid, Process(pid, kind))
         process.kind = kind
         process.samples.append((cpu_s, rss_bytes))
@@ -105,6 +107,13 @@ def _read_stat(pid: int) -> tuple[int, str, float, int] | None:
     fields = rest.split()
     cpu_s = (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
     return int(fields[1]), name, cpu_s, int(fields[21]) * _PAGE_BYTES
+
+
+def _read_command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
 
 
 def main() -> None:
