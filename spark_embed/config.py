@@ -68,6 +68,9 @@ class ModelOptions(BaseModel):
     max_pixels: int = _option(
         100_000_000, "Input", "an image with more pixels (by its header) is an error row", ge=1
     )
+    allow_truncated: bool = _option(
+        False, "Input", "decode a truncated image as far as it goes, instead of making it an error row"
+    )
 
 
 class Config(ModelOptions):

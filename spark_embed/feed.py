@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from spark_embed.decode import MAX_PIXELS, open_image
+from spark_embed.decode import MAX_PIXELS, Decoder, InProcessDecoder
+from spark_embed.decode.isolated import IsolatedDecoder
 from spark_embed.decode_pool import ByteBudget, DecodePool, Job
 from spark_embed.errors import ImageError
 from spark_embed.fetch import FetchPolicy, Reference, make_fetch, make_locate
@@ -38,6 +39,8 @@ class FeedOptions:
         n_threads: threads that fetch, decode and prepare beside the forward pass.
         decode_budget_bytes: memory that images being decoded at once may take together.
         decode_timeout_s: seconds after which an image is given up; None for no limit.
+        allow_truncated: decode truncated images as far as they go.
+        isolated: decode in child processes, one for each thread, because a decoder may crash.
     """
 
     batch_size: int = DEFAULT_BATCH_SIZE
@@ -45,6 +48,8 @@ class FeedOptions:
     max_pixels: int = MAX_PIXELS
     decode_budget_bytes: int = 512 << 20
     decode_timeout_s: float | None = None
+    allow_truncated: bool = False
+    isolated: bool = False
     fetch: FetchPolicy = field(default_factory=FetchPolicy)
 
 
@@ -87,7 +92,10 @@ def run_feed(references: Iterable[Reference], model: Model, options: FeedOptions
         Exception: whatever the model raises. Only an `ImageError` from fetch, decode or `prepare`
             becomes an outcome; `predict` names the rows that failed.
     """
-    pool = DecodePool(_item_maker(model, options), _timed_out, options.n_threads, options.decode_timeout_s)
+    decoder = make_decoder(options)
+    # A child keeps the time itself, and no thread is lost with it.
+    limit_s = None if options.isolated else options.decode_timeout_s
+    pool = DecodePool(_item_maker(model, options, decoder), _timed_out, options.n_threads, limit_s)
     locate = make_locate(options.fetch)
     max_rows = max(MAX_ROWS_PER_CHUNK, options.batch_size)
     ahead = 2 * options.batch_size + options.n_threads
@@ -114,6 +122,7 @@ def run_feed(references: Iterable[Reference], model: Model, options: FeedOptions
         if chunk.items:
             yield _predict(chunk, model)
     finally:
+        decoder.close()
         pool.close()
 
 
@@ -143,7 +152,16 @@ def _timed_out(error: ImageError) -> _Item:
     return _Item(error=error)
 
 
-def _item_maker(model: Model, options: FeedOptions) -> Callable[[Job[Reference, _Item]], _Item]:
+def make_decoder(options: FeedOptions) -> Decoder:
+    """Return what decodes a task's images; it must be closed."""
+    if options.isolated:
+        return IsolatedDecoder(options.max_pixels, options.allow_truncated, options.decode_timeout_s)
+    return InProcessDecoder(options.max_pixels, options.allow_truncated)
+
+
+def _item_maker(
+    model: Model, options: FeedOptions, decoder: Decoder
+) -> Callable[[Job[Reference, _Item]], _Item]:
     """Return what runs on a decode thread: reference -> `_Item`; only an `ImageError` is caught."""
     fetch = make_fetch(options.fetch)
     budget = ByteBudget(options.decode_budget_bytes)
@@ -154,7 +172,8 @@ def _item_maker(model: Model, options: FeedOptions) -> Callable[[Job[Reference, 
         try:
             data = fetch(job.given)
             fetched = time.perf_counter()
-            image = open_image(data, options.max_pixels)
+            with job.decoding(budget, 0):  # only for the time limit: some headers take as long as pixels
+                image = decoder.open_image(data)
             with job.decoding(budget, image.peak_bytes):
                 item.prepared = model.prepare(image.decode())
         except ImageError as exc:

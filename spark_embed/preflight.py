@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from pyspark.sql import SparkSession
 
+from spark_embed.decode.isolated import IsolatedDecoder, keep_decodable
 from spark_embed.errors import ImageError, SparkEmbedError, fatal_error_named
 from spark_embed.feed import DEFAULT_BATCH_SIZE, FeedOptions
 from spark_embed.fetch import Buffer, Reference, make_fetch, make_locate
 from spark_embed.models import Prepared, Recipe
 from spark_embed.pace import Pace, estimate_pace, find_batch_size, measure_pace
 from spark_embed.tasks import run_tasks
-from spark_embed.udf import load_worker_model, task_cpus
+from spark_embed.udf import has_failed_before, load_worker_model, task_cpus
 
 if TYPE_CHECKING:
     from spark_embed.models.image_embedder import ImageEmbedder
@@ -123,6 +124,8 @@ def _probe(
 
     recipe, compile_wanted = replace(recipe, compile_rows=None), recipe.compile_rows is not None
     images = _fetched(references, options)
+    if has_failed_before():
+        images = keep_decodable(images, IsolatedDecoder(options.max_pixels, limit_s=options.decode_timeout_s))
     try:
         model = _load(recipe)
         # At least one, if only to see that it can be fetched.

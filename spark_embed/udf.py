@@ -123,6 +123,7 @@ def make_feed_options(options: ModelOptions, fetch: FetchPolicy | None = None) -
         batch_size=_batch_size(options),
         max_pixels=options.max_pixels,
         decode_timeout_s=options.decode_timeout_s,
+        allow_truncated=options.allow_truncated,
         fetch=fetch or FetchPolicy(),
     )
 
@@ -148,7 +149,8 @@ def embed_arrays(
     model, loaded = load_worker_model(recipe)
     load_s = time.perf_counter() - started if loaded else 0.0
     stats: dict[str, float] = {"n_tasks": 1, "n_model_loads": int(loaded), "load_s": load_s}
-    options = replace(options, n_threads=task_cpus() or options.n_threads)
+    n_threads = task_cpus() or options.n_threads
+    options = replace(options, n_threads=n_threads, isolated=options.isolated or has_failed_before())
     for outcomes in join_outcomes(run_feed(chain([first], references), model, options)):
         started = time.perf_counter()
         yield make_result_array(outcomes, stats)
@@ -172,6 +174,12 @@ def task_cpus() -> int | None:
     """Return the cores that Spark gave this task (spark.task.cpus); None outside a task."""
     context = TaskContext.get()
     return max(1, context.cpus()) if context else None
+
+
+def has_failed_before() -> bool:
+    """Say whether an earlier attempt at this task failed: a decoder may have crashed its worker."""
+    context = TaskContext.get()
+    return context is not None and context.attemptNumber() > 0
 
 
 def load_worker_model(recipe: Recipe) -> tuple[Model, bool]:
