@@ -70,6 +70,34 @@ def jpeg_bomb(small: bytes) -> bytes:
     return small[:at] + struct.pack(">HH", 65_000, 65_000) + small[at + 4 :]
 
 
+def scan_bomb(progressive: bytes, n_scans: int) -> bytes:
+    """A progressive JPEG that announces 8000 x 8000 pixels and goes over them again and again."""
+    at = progressive.index(b"\xff\xc2") + 5  # marker, length, precision; then height and width
+    last = progressive.rindex(b"\xff\xda")
+    start = progressive[:at] + struct.pack(">HH", 8000, 8000) + progressive[at + 4 : -2]
+    return start + n_scans * progressive[last : last + 14] + b"\xff\xd9"
+
+
+def rle_bomb() -> bytes:
+    """A run-length encoded BMP, 49 million pixels wide, whose two rows are all filling."""
+    rows = b"\1\1\0\0" * 2 + b"\0\1"
+    header = struct.pack("<IiiHHIIiiII", 40, 49_000_000, 2, 1, 8, 1, len(rows), 0, 0, 0, 0)
+    return b"BM" + struct.pack("<IHHI", 1078 + len(rows), 0, 0, 1078) + header + bytes(1024) + rows
+
+
+def webp_canvas(width: int, height: int) -> bytes:
+    """A large canvas with nothing on it but announced."""
+    canvas = bytes([0x12, 0, 0, 0]) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    pixel = bytes.fromhex("2f00000010071011118888feffff")  # a VP8L image of 1 x 1
+    frame = bytes(6) + bytes(6) + bytes(3) + b"\0" + _riff(b"VP8L", pixel)
+    body = b"WEBP" + _riff(b"VP8X", canvas) + _riff(b"ANIM", bytes(6)) + _riff(b"ANMF", frame)
+    return _riff(b"RIFF", body)
+
+
+def _riff(name: bytes, data: bytes) -> bytes:
+    return name + struct.pack("<I", len(data)) + data + bytes(len(data) % 2)
+
+
 def with_segment(jpeg: bytes, marker: int, payload: bytes) -> bytes:
     """Put one more segment at the start of a JPEG."""
     return jpeg[:2] + bytes([0xFF, marker]) + struct.pack(">H", len(payload) + 2) + payload + jpeg[2:]

@@ -35,6 +35,14 @@ def noise_image(width: int = 40, height: int = 30) -> Image.Image:
     return Image.fromarray(np.random.default_rng(1).integers(0, 255, (height, width, 3), dtype=np.uint8))
 
 
+def code_of(data) -> str | None:
+    try:
+        decode(data)
+    except ImageError as error:
+        return error.code
+    return None
+
+
 class PeakMemory:
     """What the process has taken at most since it was asked to start counting; C allocations count."""
 
@@ -123,6 +131,40 @@ def test_announced_pixels_are_refused_before_they_take_memory(bomb, peak_memory)
     memory = peak_memory()
     assert error_of(bomb).code == "too_many_pixels"
     assert memory.grown_by() < 16 * MIB
+
+
+WORK = {
+    "a jpeg of 2000 scans": image_files.scan_bomb(encode(noise_image(), progressive=True), 2000),
+    "a cmyk jpeg of 2000 scans": image_files.scan_bomb(
+        encode(noise_image().convert("CMYK"), progressive=True), 2000
+    ),
+    "a bmp that is all filling": image_files.rle_bomb(),
+    "a jpeg with 20 MB between its segments": encode(noise_image())[:20]
+    + bytes(20_000_000)
+    + encode(noise_image())[20:],
+    "a jpeg with 20,000 exif segments": b"\xff\xd8"
+    + 20_000 * (b"\xff\xe1" + (1002).to_bytes(2, "big") + b"Exif\0\0" + bytes(994))
+    + encode(noise_image())[2:],
+}
+
+
+@pytest.mark.parametrize("data", WORK.values(), ids=WORK)
+def test_a_small_file_cannot_make_much_work(data, peak_memory):
+    memory, started = peak_memory(), time.perf_counter()
+    assert code_of(data) in (None, "corrupt")
+    assert time.perf_counter() - started < SLOWEST_S / 4
+    assert memory.grown_by() < 100 * MIB
+
+
+def test_a_hundred_bytes_cannot_take_a_gigabyte(peak_memory):
+    """WebP needs 17 bytes for each pixel; the limit grows with that of the pixels."""
+    bomb = image_files.webp_canvas(9_900, 10_000)
+    memory = peak_memory()
+    error = error_of(bomb)
+    assert error.code == "too_many_pixels"
+    assert error.detail == "9900 x 10000 of this format take 1605 MiB, more than 953 MiB"
+    assert memory.grown_by() < 16 * MIB
+    assert open_image(bomb, max_pixels=200_000_000).width == 9_900
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A decoder that crashes, hangs or prints: its image is an error row, the others have pixels, nothing stays."""
+"""A decoder that crashes or hangs: its image is an error row, the others have pixels, no process stays."""
 
 import json
 import os
@@ -108,7 +108,7 @@ def test_what_ends_the_child_is_that_images_error_and_the_next_one_decodes(decod
 
 @pytest.mark.parametrize("order", ["bug", "SIGTERM"])
 def test_a_bug_or_an_end_from_outside_is_no_images_fault(decoder, crashing, order):
-    with pytest.raises(RuntimeError, match="the decoding child ended: (exit status 1|SIGTERM)"):
+    with pytest.raises(RuntimeError, match=r"the decoding child ended: (exit status 1|SIGTERM)"):
         decoder.open_image(ordering(f"open {order}"))
 
 
@@ -199,7 +199,7 @@ def test_the_child_imports_no_torch_and_no_spark():
 
 @pytest.mark.slow
 def test_a_run_survives_images_that_crash_the_worker(tmp_path, tiny_clip, photo_bytes):
-    """The first attempt at a task dies with its worker; the second decodes in children and names the image."""
+    """The first attempt at a task dies with its worker; the second decodes in children."""
     images = [ordering("decode abort"), *photo_bytes[:5], ordering("open SIGSEGV"), *photo_bytes[:5]]
     rows = [{"key": str(number), "jpg": data} for number, data in enumerate(images)]
     (tmp_path / "in").mkdir()

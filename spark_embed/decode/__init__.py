@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from PIL import Image
 
-from spark_embed.decode.jpeg import PlainJpeg, open_plain_jpeg
+from spark_embed.decode.jpeg import PlainJpeg, open_plain_jpeg, refuse_many_scans
 from spark_embed.decode.orientation import upright
 from spark_embed.decode.pillow import FORMATS, PillowImage, open_with_pillow
 from spark_embed.decode.pixels import MAX_PIXELS, Buffer, Decoder, OpenedImage, Pixels
 from spark_embed.errors import ImageError
+
+# They keep a worker below 1.5 GB unless --max_pixels is raised. Most formats need no more, but WebP and
+# JPEG 2000 would take 1.6 and 2.5 GB for 100 million pixels, which a file of a hundred bytes can announce.
+_MAX_PEAK_BYTES = 1_000_000_000
+_BYTES_PER_ALLOWED_PIXEL = 10
 
 __all__ = [
     "FORMATS",
@@ -48,10 +53,15 @@ def open_image(data: Buffer, max_pixels: int = MAX_PIXELS, allow_truncated: bool
     view = memoryview(data)
 
     def by_pillow() -> OpenedImage:
-        return _checked(open_with_pillow(view, allow_truncated), max_pixels)
+        opened = open_with_pillow(view, allow_truncated)
+        _refuse_many_pixels(opened, max_pixels)
+        return opened
 
-    plain = open_plain_jpeg(view, by_pillow)
-    return _checked(plain, max_pixels) if plain else by_pillow()
+    image = open_plain_jpeg(view, by_pillow) or by_pillow()
+    _refuse_many_pixels(image, max_pixels)
+    _refuse_much_memory(image, max_pixels, len(view))
+    refuse_many_scans(view, image.n_pixels)
+    return image
 
 
 def decode(data: Buffer, max_pixels: int = MAX_PIXELS, allow_truncated: bool = False) -> Pixels:
@@ -78,8 +88,14 @@ class InProcessDecoder:
         """There is nothing to end: a thread that decodes cannot be stopped."""
 
 
-def _checked(image: OpenedImage, max_pixels: int) -> OpenedImage:
+def _refuse_many_pixels(image: OpenedImage, max_pixels: int) -> None:
     if image.n_pixels > max_pixels:
         size = f"{image.width} x {image.height}, {image.n_pixels} pixels at once"
         raise ImageError("too_many_pixels", f"{size}, is more than {max_pixels}")
-    return image
+
+
+def _refuse_much_memory(image: OpenedImage, max_pixels: int, n_bytes: int) -> None:
+    max_bytes = max(_MAX_PEAK_BYTES, max_pixels * _BYTES_PER_ALLOWED_PIXEL) + n_bytes
+    if image.peak_bytes > max_bytes:
+        size = f"{image.width} x {image.height} of this format take {image.peak_bytes >> 20} MiB"
+        raise ImageError("too_many_pixels", f"{size}, more than {max_bytes >> 20} MiB")

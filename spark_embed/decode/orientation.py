@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from spark_embed.decode.pixels import Pixels
@@ -18,14 +19,16 @@ _XMP_START = b"http://ns.adobe.com/xap/1.0/\0"
 # Garbage and fill bytes (0xFF) before it are skipped. A pattern, because a file may hold megabytes of them.
 _MARKER = re.compile(rb"\xff([^\xff])", re.DOTALL)
 
-_UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
+_WholePixels = npt.NDArray[np.void]
+
+_UPRIGHT: dict[int, Callable[[_WholePixels], _WholePixels]] = {
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
     4: lambda a: a[::-1],
-    5: lambda a: a.transpose(1, 0, 2),
-    6: lambda a: a.transpose(1, 0, 2)[:, ::-1],
-    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
-    8: lambda a: a.transpose(1, 0, 2)[::-1],
+    5: lambda a: a.T,
+    6: lambda a: a.T[:, ::-1],
+    7: lambda a: a[::-1, ::-1].T,
+    8: lambda a: a.T[::-1],
 }
 """How to turn stored pixels upright, by EXIF orientation (1 is upright)."""
 
@@ -33,7 +36,11 @@ _UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
 def upright(pixels: Pixels, orientation: int) -> Pixels:
     """Apply an EXIF orientation (1 to 8) to stored pixels of shape (height, width, 3)."""
     turn = _UPRIGHT.get(orientation)
-    return np.ascontiguousarray(turn(pixels)) if turn else pixels
+    if turn is None:
+        return pixels
+    # As elements of three bytes: copied twice as fast as three elements each.
+    turned = np.ascontiguousarray(turn(pixels.view("V3")[..., 0]))
+    return turned.view(np.uint8).reshape(*turned.shape, 3)
 
 
 def find_orientation(opened: Image.Image) -> int:

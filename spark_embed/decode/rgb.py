@@ -14,7 +14,7 @@ from PIL import Image
 from spark_embed.decode.boundary import pillow_errors
 from spark_embed.decode.pixels import Pixels
 
-_BAND_PIXELS = 1 << 20
+_BAND_PIXELS = 1 << 16
 
 _WHITE = (255, 255, 255, 255)
 
