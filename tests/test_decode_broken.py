@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from spark_embed.decode import decode, open_image
+from spark_embed.decode import decode, open_image, pillow, rgb
 from spark_embed.errors import ERROR_DETAIL_CHARS, ImageError
 
 MIB = 1 << 20
@@ -205,9 +205,22 @@ def test_memory_that_runs_out_is_named(monkeypatch):
     assert caught.value.code == "out_of_memory"
 
 
-def gives_pixels_or_image_error(data: bytes) -> None:
+def test_a_mistake_of_ours_is_no_corrupt_image(monkeypatch):
+    """Only calls of Pillow stand within the boundary."""
+
+    def make_mistake(*_):
+        raise ZeroDivisionError("a bug")
+
+    for module, name in ((rgb, "_conversion"), (pillow, "upright"), (pillow, "PillowImage")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, make_mistake)
+            with pytest.raises(ZeroDivisionError, match="a bug"):
+                decode(encode(noise_image(), "PNG"))
+
+
+def gives_pixels_or_image_error(data: bytes, allow_truncated: bool = False) -> None:
     try:
-        array = decode(data, max_pixels=1_000_000)
+        array = decode(data, max_pixels=1_000_000, allow_truncated=allow_truncated)
     except ImageError:
         return
     assert array.dtype == np.uint8
@@ -242,13 +255,14 @@ def test_changed_bytes_never_surprise(image_format):
         changes=st.lists(st.tuples(header | position, st.integers(0, 255)), min_size=1, max_size=8),
         cut=st.none() | position,
         inserted=st.tuples(position, st.binary(max_size=20)),
+        allow_truncated=st.booleans(),
     )
-    def check(changes, cut, inserted):
+    def check(changes, cut, inserted, allow_truncated):
         data = bytearray(original)
         for index, value in changes:
             data[index] = value
         data[inserted[0] : inserted[0]] = inserted[1]
-        gives_pixels_or_image_error(bytes(data[:cut]))
+        gives_pixels_or_image_error(bytes(data[:cut]), allow_truncated)
 
     check()
 
