@@ -14,8 +14,8 @@ from spark_embed.decode.pillow import FORMATS, PillowImage, open_with_pillow
 from spark_embed.decode.pixels import MAX_PIXELS, Buffer, Decoder, OpenedImage, Pixels
 from spark_embed.errors import ImageError
 
-# They keep a worker below 1.5 GB unless --max_pixels is raised. Most formats need no more, but WebP and
-# JPEG 2000 would take 1.6 and 2.5 GB for 100 million pixels, which a file of a hundred bytes can announce.
+# Most formats need no more for --max_pixels, but WebP and JPEG 2000 would take 1.6 and 2.5 GB for 100 million
+# pixels, which a file of a hundred bytes can announce. With torch (0.9 GB) a worker so stays below 2 GB.
 _MAX_PEAK_BYTES = 1_000_000_000
 _BYTES_PER_ALLOWED_PIXEL = 10
 
