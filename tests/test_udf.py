@@ -167,8 +167,9 @@ def test_a_column_that_is_not_binary_fails_the_job(frame, tiny_clip, arrow, monk
 class Task:
     """A stand-in for TaskContext.get(), with what Spark gave the task."""
 
-    def __init__(self, cpus=1, **addresses):
+    def __init__(self, cpus=1, attempt=0, **addresses):
         self.cpus = lambda: cpus
+        self.attemptNumber = lambda: attempt
         self.resources = lambda: {n: ResourceInformation(n, found) for n, found in addresses.items()}
 
 
@@ -204,6 +205,15 @@ def test_a_worker_takes_the_cores_of_its_task(task, n_threads, recipe, monkeypat
     for _ in range(2):  # the second task finds the model loaded
         list(embed_arrays(iter([references([b"1"])]), recipe, FeedOptions(n_threads=7)))
     assert given == ([n_threads] * 3 if task else [7, 7])
+
+
+@pytest.mark.parametrize(("task", "isolated"), [(None, False), (Task(), False), (Task(attempt=1), True)])
+def test_a_task_that_failed_before_decodes_in_child_processes(task, isolated, recipe, monkeypatch):
+    monkeypatch.setattr(udf.TaskContext, "get", lambda: task)
+    given = []
+    monkeypatch.setattr(udf, "run_feed", lambda _, __, options: given.append(options.isolated) or [])
+    list(embed_arrays(iter([references([b"1"])]), recipe, FeedOptions()))
+    assert given == [isolated]
 
 
 def test_a_model_folder_that_is_here_is_named_by_its_absolute_path(tiny_clip, monkeypatch):
