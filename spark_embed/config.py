@@ -93,6 +93,32 @@ class Config(ModelOptions):
     allowed_roots: Names = _option(
         (), "Input", "folders outside --input_dir that local paths in a url column may point into"
     )
+    max_image_bytes: ByteSize = _option(
+        "256MiB", "Input", "a larger encoded image is an error row", ge=1, validate_default=True
+    )
+    fetch_timeout_s: float = _option(
+        60,
+        "Input",
+        "a url whose image is not there after so long is an error row, all attempts together",
+        gt=0,
+    )
+    fetch_connect_timeout_s: float = _option(
+        10, "Input", "seconds for one attempt to find a url's host and connect to it", gt=0
+    )
+    fetch_read_timeout_s: float = _option(
+        20, "Input", "seconds without a byte after which an attempt is given up", gt=0
+    )
+    fetch_redirects: int = _option(5, "Input", "redirects that are followed", ge=0)
+    fetch_attempts: int = _option(
+        3, "Input", "attempts at a url in all, where an error may pass (429, 5xx, connections)", ge=1
+    )
+    fetch_concurrency: int = _option(32, "Input", "downloads at once in each task", ge=1, le=1024)
+    fetch_concurrency_per_host: int = _option(
+        16, "Input", "downloads at once in each task from one host", ge=1, le=1024
+    )
+    allow_private_addresses: bool = _option(
+        False, "Input", "fetch urls also from private, loopback and link-local addresses"
+    )
     image_transport: Literal["auto", "reference", "bytes"] = _option(
         "auto", "Input", "the worker reads the image column itself, or gets it from Spark; auto: what works"
     )

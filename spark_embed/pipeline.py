@@ -13,7 +13,6 @@ from spark_embed.clock import Clock, now
 from spark_embed.config import Config
 from spark_embed.errors import ModelError, StorageError
 from spark_embed.feed import FeedOptions
-from spark_embed.fetch import FetchPolicy
 from spark_embed.output import Output, check_output, start_output
 from spark_embed.preflight import Preflight, ProbeOptions, UnreachableError, run_preflight
 from spark_embed.progress import Progress
@@ -22,7 +21,7 @@ from spark_embed.source import ParquetSource, find_source
 from spark_embed.storage import folder_path, write_json
 from spark_embed.summary import Counts, RunSummary, describe_model, describe_parity
 from spark_embed.tables import Rate, count_slots, is_task_size_set, settings, table_settings, task_settings
-from spark_embed.udf import make_feed_options, make_recipe
+from spark_embed.udf import make_feed_options, make_fetch_policy, make_recipe
 from spark_embed.verdict import Measured, judge
 from spark_embed.wave import WaveCounts, count_wave, embed_table, run_wave
 
@@ -143,7 +142,7 @@ def check_model(spark: SparkSession, config: Config, source: ParquetSource) -> P
             "--model_directory openai/clip-vit-large-patch14 or a folder that holds it"
         )
     roots = (source.root, *(folder_path(root, "--allowed_roots") for root in config.allowed_roots))
-    options = make_feed_options(config, FetchPolicy(roots=roots, column=source.image_column))
+    options = make_feed_options(config, make_fetch_policy(config, roots, source.image_column))
     wanted = ProbeOptions(
         config.parity_samples,
         config.parity_min_cosine,

@@ -9,6 +9,7 @@ import platform
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
@@ -22,6 +23,7 @@ from spark_embed.feed import DEFAULT_BATCH_SIZE, FeedOptions
 from spark_embed.fetch import Buffer, Reference, make_fetch, make_locate
 from spark_embed.models import Prepared, Recipe
 from spark_embed.pace import Pace, estimate_pace, find_batch_size, measure_pace
+from spark_embed.read_ahead import ReadAhead
 from spark_embed.tasks import run_tasks
 from spark_embed.udf import load_worker_model, task_cpus
 
@@ -218,13 +220,15 @@ class _FetchError(Exception):
 
 def _fetched(references: Iterable[Reference], options: FeedOptions) -> Iterator[Buffer]:
     """Yield the bytes of the references that can be fetched; the others become error rows later."""
-    locate, fetch = make_locate(options.fetch), make_fetch(options.fetch)
-    for reference in references:
-        try:
-            data = fetch(locate(reference))
-        except ImageError:
-            continue
-        except OSError as exc:
-            raise _FetchError(str(exc)) from exc
-        if len(data) <= MAX_SAMPLE_BYTES:
-            yield data
+    fetch = make_fetch(options.fetch)
+    rows = ReadAhead(map(make_locate(options.fetch), references), options.fetch)
+    try:
+        for row in rows:
+            with suppress(ImageError):
+                data = fetch(row.reference)
+                if len(data) <= MAX_SAMPLE_BYTES:
+                    yield data
+    except OSError as exc:
+        raise _FetchError(str(exc)) from exc
+    finally:
+        rows.close()

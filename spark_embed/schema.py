@@ -23,7 +23,17 @@ RESERVED = (IMAGE_ID, SHARD, SHARD_ROW, EMBEDDING, ERROR, ERROR_DETAIL, IMAGE, R
 """Names that no own column may have, in any case: Spark's readers do not tell cases apart by default."""
 
 STATS = "stats"
-STAGE_SECONDS = ("load_s", "read_s", "fetch_s", "decode_s", "wait_s", "predict_s", "encode_s")
+STAGE_SECONDS = (
+    "load_s",
+    "read_s",
+    "download_s",
+    "download_wait_s",
+    "fetch_s",
+    "decode_s",
+    "wait_s",
+    "predict_s",
+    "encode_s",
+)
 
 BATCH_LIMIT = "batch_limit"
 

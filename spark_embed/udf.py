@@ -28,9 +28,9 @@ from spark_embed.arrow import (
     make_result_frame,
     unpack_results,
 )
-from spark_embed.config import ModelOptions
+from spark_embed.config import Config, ModelOptions
 from spark_embed.feed import DEFAULT_BATCH_SIZE, FeedOptions, run_feed
-from spark_embed.fetch import FetchPolicy
+from spark_embed.fetch import DownloadPolicy, FetchPolicy
 from spark_embed.memory import keep_freed_memory
 from spark_embed.models import EMBEDDED_MODEL, Model, Recipe, load_model
 from spark_embed.profile import profiled
@@ -125,6 +125,21 @@ def make_feed_options(options: ModelOptions, fetch: FetchPolicy | None = None) -
         decode_timeout_s=options.decode_timeout_s,
         fetch=fetch or FetchPolicy(),
     )
+
+
+def make_fetch_policy(config: Config, roots: tuple[str, ...], column: str) -> FetchPolicy:
+    """Return what a run may read: below `roots`, in `column` of its shards, and behind urls."""
+    download = DownloadPolicy(
+        connect_timeout_s=config.fetch_connect_timeout_s,
+        read_timeout_s=config.fetch_read_timeout_s,
+        timeout_s=config.fetch_timeout_s,
+        redirects=config.fetch_redirects,
+        attempts=config.fetch_attempts,
+        concurrency=config.fetch_concurrency,
+        concurrency_per_host=config.fetch_concurrency_per_host,
+        allow_private_addresses=config.allow_private_addresses,
+    )
+    return FetchPolicy(roots, column, config.max_image_bytes, download)
 
 
 def _batch_size(options: ModelOptions) -> int:
