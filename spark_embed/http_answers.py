@@ -125,7 +125,7 @@ def explain_failure(exc: Exception, url: URL, hint_s: tuple[float, float]) -> Im
 def _retry_after_s(value: str) -> float:
     """Return the seconds of a Retry-After header, which are a number or end at a date (RFC 9110, 10.2.3)."""
     try:
-        if value.strip().isdecimal():
+        if value.isascii() and value.strip().isdecimal():
             return float(value)
         until = parsedate_to_datetime(value)
     except (ValueError, OverflowError):
