@@ -10,9 +10,9 @@ from typing import Literal, get_args
 ErrorCode = Literal[
     "null_bytes",  # the row has no image: null bytes, or no uri
     "not_found",  # the uri names nothing
-    "forbidden",  # the uri may not be read: outside the allowed folders, or access denied
+    "forbidden",  # the uri may not be read: outside the allowed folders, a private address, or access denied
     "fetch_failed",  # reading the bytes failed in any other way
-    "timeout",  # decoding took longer than its limit
+    "timeout",  # fetching or decoding took longer than its limit
     "too_many_bytes",  # the encoded image is larger than the limit
     "too_many_pixels",  # the header announces more pixels than the limit
     "not_an_image",  # the bytes are in no format that is read here
