@@ -50,6 +50,12 @@ def local_path(uri: str) -> str | None:
     return unquote(parts.path) if parts.netloc in ("", "localhost") else None
 
 
+def parent_folder(uri: str) -> str:
+    """Return the folder of the file at `uri`, as a path where it is local."""
+    path = local_path(uri)
+    return os.path.dirname(uri if path is None else path)
+
+
 def folder_path(uri: str, flag: str) -> str:
     """Return the absolute local path of the folder that the option `flag` names (it need not exist).
 

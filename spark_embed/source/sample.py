@@ -48,9 +48,9 @@ def _resolved(reference: Reference, reader: RowReader, transport: str) -> Refere
     if transport == "reference":
         return reference
     path = reference.file or ""
-    value = reader.read(path, reference.row or 0, reference.version or "")
-    if value is None:
-        return Reference()
-    if transport == "bytes":
-        return Reference(inline=bytes(value))
-    return Reference(uri=bytes(value).decode(errors="replace"), base=os.path.dirname(path))
+    data, uri = reader.read(path, reference.row or 0, reference.version or "")
+    if transport == "uri":
+        data, uri = None, bytes(data).decode(errors="replace") if data is not None else None
+    if data is not None:
+        return Reference(inline=bytes(data))
+    return Reference(uri=uri, base=os.path.dirname(path)) if uri else Reference()
