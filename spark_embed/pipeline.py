@@ -18,8 +18,8 @@ from spark_embed.output import Output, check_output, start_output
 from spark_embed.preflight import Preflight, ProbeOptions, UnreachableError, run_preflight
 from spark_embed.progress import Progress
 from spark_embed.publish import Published, publish, stage
-from spark_embed.source import ParquetSource, find_source
-from spark_embed.storage import folder_path, write_json
+from spark_embed.source import ParquetSource, find_layout, needs_index, open_source
+from spark_embed.storage import folder_path, undone, write_json
 from spark_embed.summary import Counts, RunSummary, describe_model, describe_parity
 from spark_embed.tables import Rate, count_slots, is_task_size_set, settings, table_settings, task_settings
 from spark_embed.udf import make_feed_options, make_recipe
@@ -46,7 +46,11 @@ def run(spark: SparkSession, config: Config, clock: Clock | None = None) -> RunS
     """
     clock = clock or Clock()
     with clock.measure("plan"):
-        source, output = find(config)
+        layout, output = find_layout(config), check_output(config)
+        if needs_index(layout):
+            start_output(output, {"started_at": clock.started_at})
+        source = open_source(spark, config, layout, output.index)
+        report_source(source)
     with settings(spark, table_settings(source.n_bytes / max(source.n_rows, 1))):
         with clock.measure("preflight"):
             plan = check_model(spark, config, source)
@@ -67,22 +71,25 @@ def run(spark: SparkSession, config: Config, clock: Clock | None = None) -> RunS
 
 
 def describe_run(spark: SparkSession, config: Config) -> str:
-    """Return what `run` would do, checked as `run` checks it; writes nothing (--dry_run).
+    """Return what `run` would do, checked as `run` checks it; leaves nothing written (--dry_run).
 
     Raises:
         SparkEmbedError: as `run`.
     """
-    source, output = find(config)
-    with settings(spark, table_settings(source.n_bytes / max(source.n_rows, 1))):
-        plan = check_model(spark, config, source)
-        with settings(spark, plan.task_settings):
-            n_tasks = plan.embedded(spark).rdd.getNumPartitions()
+    layout, output = find_layout(config), check_output(config)
+    with undone(output.root), undone(output.index):
+        source = open_source(spark, config, layout, output.index)
+        report_source(source)
+        with settings(spark, table_settings(source.n_bytes / max(source.n_rows, 1))):
+            plan = check_model(spark, config, source)
+            with settings(spark, plan.task_settings):
+                n_tasks = plan.embedded(spark).rdd.getNumPartitions()
     source, model = plan.source, plan.preflight.model
     own = ", ".join(f"{field.name}: {field.dataType.simpleString()}" for field in source.own_columns)
     return "\n".join(
         [
             f"layout   {source.layout}, images in column {source.image_column!r}, by {source.transport}",
-            f"shards   {len(source.shards):,} in {source.root}, {source.n_bytes:,} bytes",
+            f"shards   {source.n_shards:,} in {source.root}, {source.image_bytes:,} bytes",
             f"rows     {source.n_rows:,}, of which {plan.n_rows:,} would be embedded",
             f"columns  {own or 'none'}; image_id from {source.id_column or 'shard#row'}",
             f"model    {describe_model(model)}",
@@ -122,17 +129,15 @@ class Plan:
         return embed_table(table, self.preflight.recipe, self.options, self.profile_dir)
 
 
-def find(config: Config) -> tuple[ParquetSource, Output]:
-    """Find the input and check the output, and say what was found."""
-    source = find_source(config)
+def report_source(source: ParquetSource) -> None:
+    """Say what was found."""
     logger.info(
-        "found %s shards, %s rows, layout %s",
-        f"{len(source.shards):,}",
+        "found %s %s shards, %s rows",
+        f"{source.n_shards:,}",
+        source.layout.replace("_", " "),
         f"{source.n_rows:,}",
-        source.layout,
-        extra={"n_shards": len(source.shards), "n_rows": source.n_rows, "n_bytes": source.n_bytes},
+        extra={"n_shards": source.n_shards, "n_rows": source.n_rows, "n_bytes": source.image_bytes},
     )
-    return source, check_output(config)
 
 
 def check_model(spark: SparkSession, config: Config, source: ParquetSource) -> Plan:
@@ -255,9 +260,9 @@ def _summarize(
         input={
             "input_dir": config.input_dir,
             "layout": source.layout,
-            "n_shards": len(source.shards),
+            "n_shards": source.n_shards,
             "n_rows": source.n_rows,
-            "n_bytes": source.n_bytes,
+            "n_bytes": source.image_bytes,
             "image_column": source.image_column,
             "transport": source.transport,
         },

@@ -10,14 +10,15 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from spark_embed.errors import ConfigError, StorageError
 
-_HIDDEN = ("_", ".")
+_MAX_SORTED = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class StoredFile:
 
     path: str
     n_bytes: int
+    modified_ns: int = 0
 
 
 def uri_scheme(uri: str) -> str:
@@ -89,23 +91,48 @@ def list_files(folder: str, suffix: str) -> list[StoredFile]:
         StorageError: a folder cannot be listed.
     """
     try:
-        return sorted(_walk(folder, "", suffix, frozenset()), key=lambda file: file.path)
+        files = (file for file in _walk(folder, "", frozenset()) if file.path.endswith(suffix))
+        return sorted((file for file in files if is_shown(file.path)), key=lambda file: file.path)
     except OSError as exc:
         raise StorageError(f"{folder}: cannot be listed: {exc}") from exc
 
 
-def _walk(folder: str, prefix: str, suffix: str, seen: frozenset[str]) -> Iterator[StoredFile]:
+def walk_files(folder: str) -> Iterator[StoredFile]:
+    """Yield the files below `folder`, those and folders whose name begins with a dot left out.
+
+    The order is that of the names, but for a folder of very many: nothing holds them all.
+
+    Raises:
+        StorageError: a folder cannot be listed.
+    """
+    try:
+        yield from _walk(folder, "", frozenset())
+    except OSError as exc:
+        raise StorageError(f"{folder}: cannot be listed: {exc}") from exc
+
+
+def is_shown(path: str) -> bool:
+    """Say whether Spark would read a file there: no name in the path begins with _ (but _col=value may)."""
+    return all("=" in name or not name.startswith("_") for name in path.split("/"))
+
+
+def _walk(folder: str, prefix: str, seen: frozenset[str]) -> Iterator[StoredFile]:
     real = os.path.realpath(folder)
     if real in seen:  # a symbolic link back up would never end
         return
     with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith(_HIDDEN) and "=" not in entry.name:
+        first = sorted(islice(entries, _MAX_SORTED), key=lambda entry: entry.name)
+        for entry in chain(first, entries):
+            if entry.name.startswith(".") and "=" not in entry.name:
                 continue
             if entry.is_dir():
-                yield from _walk(entry.path, f"{prefix}{entry.name}/", suffix, seen | {real})
-            elif entry.name.endswith(suffix):
-                yield StoredFile(prefix + entry.name, entry.stat().st_size)
+                yield from _walk(entry.path, f"{prefix}{entry.name}/", seen | {real})
+                continue
+            try:
+                status = entry.stat()
+            except FileNotFoundError:  # a link to nothing
+                status = entry.stat(follow_symlinks=False)
+            yield StoredFile(prefix + entry.name, status.st_size, status.st_mtime_ns)
 
 
 def list_names(folder: str) -> list[str]:
@@ -167,6 +194,17 @@ def delete(path: str) -> None:
             os.unlink(path)
     except OSError as exc:
         raise StorageError(f"{path}: cannot be deleted: {exc}") from exc
+
+
+@contextmanager
+def undone(path: str) -> Iterator[None]:
+    """Delete what a `with` block has made at `path`, unless it was there before."""
+    was_there = os.path.lexists(path)
+    try:
+        yield
+    finally:
+        if not was_there:
+            delete(path)
 
 
 def move(path: str, to: str) -> None:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import cosines
+from conftest import cosines, find_source
 from pydantic import ValidationError
 from pyspark.resource import ResourceInformation
 from pyspark.sql import functions as F
@@ -20,7 +20,6 @@ from spark_embed.feed import FeedOptions
 from spark_embed.fetch import FetchPolicy, Reference
 from spark_embed.models import Recipe, load_model
 from spark_embed.schema import IMAGE, IMAGE_TYPE, RESULT_TYPE
-from spark_embed.source import find_source
 from spark_embed.udf import make_embed_column, make_recipe, task_device
 
 
