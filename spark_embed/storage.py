@@ -23,11 +23,12 @@ _MAX_SORTED = 1_000_000
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file below a folder: `path` is relative to it, with '/'."""
+    """A file below a folder: `path` is relative to it, with '/'; a dead link is a link to nothing."""
 
     path: str
     n_bytes: int
     modified_ns: int = 0
+    is_dead_link: bool = False
 
 
 def uri_scheme(uri: str) -> str:
@@ -91,8 +92,11 @@ def list_files(folder: str, suffix: str) -> list[StoredFile]:
         StorageError: a folder cannot be listed.
     """
     try:
-        files = (file for file in _walk(folder, "", frozenset()) if file.path.endswith(suffix))
-        return sorted((file for file in files if is_shown(file.path)), key=lambda file: file.path)
+        files = _walk(folder, "", frozenset())
+        chosen = [file for file in files if file.path.endswith(suffix) and is_shown(file.path)]
+        for dead in (file.path for file in chosen if file.is_dead_link):
+            os.stat(os.path.join(folder, dead))
+        return sorted(chosen, key=lambda file: file.path)
     except OSError as exc:
         raise StorageError(f"{folder}: cannot be listed: {exc}") from exc
 
@@ -129,10 +133,10 @@ def _walk(folder: str, prefix: str, seen: frozenset[str]) -> Iterator[StoredFile
                 yield from _walk(entry.path, f"{prefix}{entry.name}/", seen | {real})
                 continue
             try:
-                status = entry.stat()
-            except FileNotFoundError:  # a link to nothing
-                status = entry.stat(follow_symlinks=False)
-            yield StoredFile(prefix + entry.name, status.st_size, status.st_mtime_ns)
+                status, is_dead = entry.stat(), False
+            except FileNotFoundError:
+                status, is_dead = entry.stat(follow_symlinks=False), True
+            yield StoredFile(prefix + entry.name, status.st_size, status.st_mtime_ns, is_dead)
 
 
 def list_names(folder: str) -> list[str]:

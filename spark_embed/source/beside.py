@@ -24,14 +24,14 @@ def names_files(path: str, url_column: str) -> bool:
     """
     try:
         batch = _first_rows(path)
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            if pa.types.is_struct(column.type) and {IMAGE_BYTES, IMAGE_PATH} == {f.name for f in column.type}:
+                rows = column.to_pylist()
+                return any(row and row[IMAGE_BYTES] is None and _is_relative(row[IMAGE_PATH]) for row in rows)
+            if name == url_column:
+                return any(map(_is_relative, _texts(column)))
     except (SparkEmbedError, OSError, pa.ArrowException, StopIteration):
-        return False
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        if pa.types.is_struct(column.type) and {IMAGE_BYTES, IMAGE_PATH} == {f.name for f in column.type}:
-            rows = column.to_pylist()
-            return any(row and row[IMAGE_BYTES] is None and _is_relative(row[IMAGE_PATH]) for row in rows)
-        if name == url_column:
-            return any(map(_is_relative, column.to_pylist()))
+        pass  # what cannot be read here is reported where it has to be read
     return False
 
 
@@ -40,6 +40,12 @@ def _first_rows(path: str) -> pa.RecordBatch:
         return next(read_list(path))[:_ROWS]
     with pq.ParquetFile(path) as file:
         return next(file.iter_batches(_ROWS))
+
+
+def _texts(column: pa.Array) -> list[str | None]:
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return []
+    return [text and text.decode(errors="replace") for text in column.cast(pa.large_binary()).to_pylist()]
 
 
 def _is_relative(uri: object) -> bool:

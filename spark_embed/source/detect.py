@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from spark_embed.errors import ConfigError
 from spark_embed.source.beside import names_files
 from spark_embed.source.lists import LIST_SUFFIXES, has_column
-from spark_embed.storage import StoredFile, walk_files
+from spark_embed.storage import StoredFile, is_shown, walk_files
 
 PARQUET, TARS, FILES, FOLDER, LISTS = "parquet", "webdataset", "img2dataset_files", "image_folder", "url_list"
 
@@ -69,14 +69,16 @@ class _Seen:
 
     def add(self, file: StoredFile) -> None:
         name = file.path.lower()
-        if name.endswith(".parquet"):
+        if name.endswith(IMAGE_SUFFIXES):  # even _DSC0001.jpg, as cameras name them
+            self._add_image(file.path)
+        elif not is_shown(file.path):
+            self.others[os.path.splitext(name)[1]] += 1
+        elif name.endswith(".parquet"):
             self.parquet.append(file)
         elif name.endswith(".tar"):
             self.tars.append(file)
         elif name.endswith(LIST_SUFFIXES):
             self.lists.append(file)
-        elif name.endswith(IMAGE_SUFFIXES):
-            self._add_image(file.path)
         else:
             self.others[os.path.splitext(name)[1]] += 1
 
