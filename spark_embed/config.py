@@ -106,6 +106,12 @@ class Config(ModelOptions):
     image_transport: Literal["auto", "reference", "bytes"] = _option(
         "auto", "Input", "the worker reads the image column itself, or gets it from Spark; auto: what works"
     )
+    max_error_fraction: float | None = _option(
+        None, "Input", "stop when more of the rows than this (0 to 1) are errors; default: never", ge=0, le=1
+    )
+    min_error_count: int = _option(
+        100, "Input", "errors that there must be before --max_error_fraction counts", ge=1
+    )
     max_samples: int | None = _option(None, "Input", "embed only the first N rows, in shard order", ge=1)
     parity_samples: int = _option(
         16, "Model", "images of the run to compare with plain transformers first; 0: none", ge=0

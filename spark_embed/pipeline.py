@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 
 from pyspark.sql import DataFrame, SparkSession
 
+from spark_embed.budget import ErrorBudget, Tally
 from spark_embed.clock import Clock, now
 from spark_embed.config import Config
 from spark_embed.errors import ModelError, StorageError
@@ -17,7 +18,7 @@ from spark_embed.fetch import FetchPolicy
 from spark_embed.output import Output, check_output, start_output
 from spark_embed.preflight import Preflight, ProbeOptions, UnreachableError, run_preflight
 from spark_embed.progress import Progress
-from spark_embed.publish import Published, publish, stage
+from spark_embed.publish import Published, publish, read_error_examples, stage
 from spark_embed.source import ParquetSource, find_layout, needs_index, open_source
 from spark_embed.storage import folder_path, undone, write_json
 from spark_embed.summary import Counts, RunSummary, describe_model, describe_parity
@@ -43,6 +44,7 @@ def run(spark: SparkSession, config: Config, clock: Clock | None = None) -> RunS
         ConfigError: an option or the input cannot be used.
         ModelError: the model cannot be used, or its parity is below a limit that was told to fail.
         StorageError: reading or writing failed, or rows went missing.
+        ErrorBudgetExceeded: more rows are errors than --max_error_fraction allows.
     """
     clock = clock or Clock()
     with clock.measure("plan"):
@@ -55,11 +57,18 @@ def run(spark: SparkSession, config: Config, clock: Clock | None = None) -> RunS
         with clock.measure("preflight"):
             plan = check_model(spark, config, source)
         start_output(output, {"started_at": clock.started_at, "model": plan.preflight.model})
-        with settings(spark, plan.task_settings), clock.measure("embed"), Progress(spark, plan.n_rows):
-            embedded = plan.embedded(spark)
+        budget = ErrorBudget(spark, config.max_error_fraction, config.min_error_count)
+        with (
+            settings(spark, plan.task_settings),
+            clock.measure("embed"),
+            Progress(spark, plan.n_rows),
+            budget,
+        ):
+            embedded = plan.embedded(spark, budget.tally)
             run_wave(embedded, output.wave)
         with clock.measure("publish"):
             counted = count_wave(output.wave)
+            budget.check(counted.n_errors_by_code, counted.n_rows)
             published = stage(spark, embedded.schema, output, plan.n_rows, config.output_file_bytes)
             check_nothing_lost(plan.n_rows, counted, published)
             publish(output)
@@ -122,11 +131,11 @@ class Plan:
     task_settings: dict[str, str]
     profile_dir: str | None
 
-    def embedded(self, spark: SparkSession) -> DataFrame:
-        """Return the table with its results; nothing runs yet."""
+    def embedded(self, spark: SparkSession, tally: Tally | None = None) -> DataFrame:
+        """Return the table with its results; nothing runs yet. Tasks report to `tally`."""
         whole = self.n_rows == self.source.n_rows
         table = self.source.table(spark) if whole else self.source.head(spark, self.n_rows)
-        return embed_table(table, self.preflight.recipe, self.options, self.profile_dir)
+        return embed_table(table, self.preflight.recipe, self.options, self.profile_dir, tally)
 
 
 def report_source(source: ParquetSource) -> None:
@@ -256,6 +265,7 @@ def _summarize(
     return RunSummary(
         status="complete",
         counts=Counts(counted.n_rows, counted.n_rows - n_errors, n_errors, counted.n_errors_by_code),
+        error_examples=read_error_examples(output, list(counted.n_errors_by_code)),
         model=model,
         input={
             "input_dir": config.input_dir,
