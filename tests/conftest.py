@@ -57,7 +57,7 @@ def photos() -> list[Image.Image]:
 def find_source(config):
     """Return the source of parquet shards, which takes no session."""
     from spark_embed.source import find_layout
-    from spark_embed.source.parquet import shard_source
+    from spark_embed.source.opening import shard_source
 
     return shard_source(config, find_layout(config))
 

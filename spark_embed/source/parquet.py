@@ -17,7 +17,6 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from spark_embed.config import Config
 from spark_embed.fetch import Reference
 from spark_embed.rows import IMAGE_BYTES, IMAGE_PATH
 from spark_embed.schema import (
@@ -33,12 +32,11 @@ from spark_embed.schema import (
     spark_type,
     without_nulls,
 )
-from spark_embed.source.columns import HUGGING_FACE, URL_TABLE, find_columns, find_index_columns
-from spark_embed.source.detect import FOLDER, TARS, Layout
-from spark_embed.source.index import Index
+from spark_embed.source.columns import HUGGING_FACE
+from spark_embed.source.detect import FOLDER
 from spark_embed.source.indexing import REFERENCE_TYPE
 from spark_embed.source.sample import sample_references
-from spark_embed.source.shards import Shard, hive_columns, open_shards
+from spark_embed.source.shards import Shard
 
 
 @dataclass(frozen=True)
@@ -186,66 +184,6 @@ class ParquetSource:
         return F.struct(
             *(parts.get(f.name, F.lit(None)).cast(f.dataType).alias(f.name) for f in IMAGE_TYPE.fields)
         )
-
-
-def shard_source(config: Config, layout: Layout) -> ParquetSource:
-    """Return the source of parquet shards; reads footers only.
-
-    Raises:
-        ConfigError: columns that cannot be used, with the flag that helps.
-        StorageError: a footer cannot be read.
-    """
-    root = layout.root
-    shards = open_shards(root, layout.files)
-    hive = hive_columns(root, shards)
-    columns = find_columns(config, root, _schemas(shards), hive)
-    return ParquetSource(
-        layout=columns.layout,
-        root=root,
-        folder=root,
-        shards=tuple(shards),
-        n_shards=len(shards),
-        image_bytes=sum(shard.n_bytes for shard in shards),
-        own_columns=columns.own,
-        image_column=columns.image,
-        id_column=columns.id.name if columns.id else None,
-        id_type=columns.id.dataType if columns.id else T.StringType(),
-        hive=tuple(hive),
-        transport="uri" if columns.layout == URL_TABLE else "bytes",
-    )
-
-
-def index_source(config: Config, layout: Layout, index: Index) -> ParquetSource:
-    """Return the source of a data set that has been indexed.
-
-    Raises:
-        ConfigError: columns that cannot be used, with the flag that helps.
-    """
-    columns = find_index_columns(config, _schemas(index.shards))
-    is_img2dataset = layout.name == TARS and bool(layout.sidecars)
-    n_rows = sum(shard.n_rows for shard in index.shards)
-    return ParquetSource(
-        layout="img2dataset_webdataset" if is_img2dataset else layout.name,
-        root=layout.root,
-        folder=index.folder,
-        shards=index.shards,
-        n_shards=n_rows if layout.name == FOLDER else len(layout.files),
-        image_bytes=index.image_bytes,
-        own_columns=columns.own,
-        image_column=IMAGE,
-        id_column=columns.id.name if columns.id else None,
-        id_type=columns.id.dataType if columns.id else T.StringType(),
-        hive=(),
-        transport="index",
-    )
-
-
-def _schemas(shards: Sequence[Shard]) -> dict[pa.Schema, str]:
-    """Return one shard's path for each schema that the shards have."""
-    schemas: dict[pa.Schema, str] = {}
-    for shard in shards:
-        schemas.setdefault(shard.schema, shard.path)
-    return schemas
 
 
 def _shard_path(root: str) -> Column:
