@@ -30,7 +30,8 @@ def run(spark: SparkSession, config: Config, clock: Clock | None = None) -> RunS
 
     Every input row ends in embeddings.parquet or in errors.parquet. Nothing but an index, where the input
     needs one, is written before the input, the output folder and the model have been found usable, and an
-    older run is replaced only once every row of the new one is accounted for. `clock` may have measured what came before ("start").
+    older run is replaced only once every row of the new one is accounted for. `clock` may have measured
+    what came before ("start").
 
     Raises:
         ConfigError: an option or the input cannot be used.

@@ -73,6 +73,19 @@ def test_hugging_face_and_the_photo_folder_give_400_equal_vectors(embed, materia
     assert cosines(np.stack(ordered), np.stack([by_hash[one] for one in hashes])).min() > 0.99999
 
 
+def test_all_hostile_files_are_rows_as_pillow_says(embed, material):
+    """Four that Pillow takes for bombs are bombs here, too; everything else decodes or not as there."""
+    metadata, embeddings, errors = embed(
+        material / "hostile", model_directory=str(material / "clip-tiny"), overwrite=True
+    )
+    manifest = pd.read_csv(material / "hostile/manifest.csv").set_index("file")
+    assert metadata["input"]["layout"] == "image_folder"
+    assert sorted([*embeddings["image_id"], *errors["image_id"]]) == sorted(manifest.index)
+    decoded = manifest.index[manifest["pillow_stage_reached"] == "ok"]
+    assert sorted(embeddings["image_id"]) == sorted(decoded)
+    assert set(errors["error"]) <= {"corrupt", "too_many_pixels", "not_an_image"}
+
+
 def write_tar(path, members):
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
