@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from spark_embed.errors import ImageError
+from spark_embed.ranges import RangeReader
 from spark_embed.rows import RowReader
-from spark_embed.storage import is_inside, local_path, uri_scheme
+from spark_embed.storage import is_inside, local_path, parent_folder, uri_scheme
 
 Buffer = bytes | bytearray | memoryview
 
@@ -26,8 +27,9 @@ MAX_BYTES = 256 << 20
 class Reference(NamedTuple):
     """Where one image's bytes are.
 
-    Inline; or at a uri (a relative one starts from `base`); or in a `row` of a parquet `file` that had
-    this `version` (`spark_embed.rows.file_version`) when the run was planned.
+    Inline; or at a uri (a relative one starts from `base`); or in a `row` of a parquet `file`, or `length`
+    bytes from an `offset` of any file. The file had this `version` (`spark_embed.rows.file_version`) when
+    the run was planned.
     """
 
     inline: Buffer | None = None
@@ -35,6 +37,8 @@ class Reference(NamedTuple):
     base: str | None = None
     file: str | None = None
     row: int | None = None
+    offset: int | None = None
+    length: int | None = None
     version: str | None = None
 
 
@@ -101,7 +105,10 @@ def make_locate(policy: FetchPolicy) -> Locate:
     def locate(reference: Reference) -> Reference:
         if reference.file is None or reference.row is None:
             return reference
-        return Reference(reader.read(reference.file, reference.row, reference.version or ""))
+        data, path = reader.read(reference.file, reference.row, reference.version or "")
+        if data is None and path:  # Hugging Face datasets: null bytes mean the path
+            return Reference(uri=path, base=parent_folder(reference.file))
+        return Reference(data)
 
     return locate
 
@@ -109,10 +116,13 @@ def make_locate(policy: FetchPolicy) -> Locate:
 def make_fetch(policy: FetchPolicy) -> Fetch:
     """Return the function that turns a reference into bytes, or raises an `ImageError`; not for http(s)."""
     roots = [os.path.realpath(root) for root in policy.roots]
+    ranges = RangeReader()
 
     def fetch(reference: Reference) -> Buffer:
         data = reference.inline
-        if data is None:
+        if reference.offset is not None:
+            data = _read_range(ranges, reference, policy.max_bytes)
+        elif data is None:
             data = _read_file(_allowed_path(reference, roots), policy.max_bytes)
         if len(data) > policy.max_bytes:
             raise ImageError("too_many_bytes", f"{len(data)} is more than {policy.max_bytes}")
@@ -143,6 +153,13 @@ def _unread(scheme: str) -> str:
     if scheme in ("s3", "s3a", "s3n"):
         return f"{scheme}: S3 is not read yet; that comes later"
     return f"{scheme}: only http, https and local files are read"
+
+
+def _read_range(ranges: RangeReader, reference: Reference, max_bytes: int) -> bytes:
+    n_bytes = reference.length or 0
+    if n_bytes > max_bytes:
+        raise ImageError("too_many_bytes", f"{n_bytes} is more than {max_bytes}")
+    return ranges.read(reference.file or "", reference.offset or 0, n_bytes, reference.version or "")
 
 
 def _read_file(path: str, max_bytes: int) -> bytes:

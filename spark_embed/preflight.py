@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from pyspark.sql import SparkSession
 
-from spark_embed.errors import ImageError, SparkEmbedError, fatal_error_named
+from spark_embed.errors import ImageError
 from spark_embed.feed import DEFAULT_BATCH_SIZE, FeedOptions
 from spark_embed.fetch import Buffer, Reference, make_fetch, make_locate
 from spark_embed.models import Prepared, Recipe
@@ -111,15 +111,13 @@ def run_preflight(
     (answer,) = run_tasks(spark, lambda part: _probe(part, recipe, options, wanted), [sample])
     if "unreachable" in answer:
         raise UnreachableError(answer["unreachable"])
-    if "fatal" in answer:
-        raise fatal_error_named(answer["fatal"])(answer["text"])
     return Preflight(Recipe(**answer.pop("recipe")), **answer)
 
 
 def _probe(
     references: Sequence[Reference], recipe: Recipe, options: FeedOptions, wanted: ProbeOptions
 ) -> dict[str, Any]:
-    """Run on an executor: load, compare, time, describe. A fatal error is an answer: no retry by Spark."""
+    """Run on an executor: load, compare, time, describe."""
     from spark_embed.models.image_embedder import describe
     from spark_embed.parity import measure_parity, prepare_sample
 
@@ -140,8 +138,6 @@ def _probe(
             parity = measure_parity(model, compared)
     except _FetchError as exc:
         return {"unreachable": str(exc)}
-    except SparkEmbedError as exc:
-        return {"fatal": type(exc).__name__, "text": str(exc)}
     return {
         # Every task finds its own GPU's number.
         "recipe": asdict(replace(model.recipe, device=model.recipe.device.partition(":")[0])),

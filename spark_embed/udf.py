@@ -28,9 +28,10 @@ from spark_embed.arrow import (
     make_result_frame,
     unpack_results,
 )
-from spark_embed.config import Config, ModelOptions
+from spark_embed.budget import Tally, tallied
+from spark_embed.config import ModelOptions
 from spark_embed.feed import DEFAULT_BATCH_SIZE, FeedOptions, run_feed
-from spark_embed.fetch import DownloadPolicy, FetchPolicy
+from spark_embed.fetch import FetchPolicy
 from spark_embed.memory import keep_freed_memory
 from spark_embed.models import EMBEDDED_MODEL, Model, Recipe, load_model
 from spark_embed.profile import profiled
@@ -38,7 +39,12 @@ from spark_embed.schema import EMBEDDING, IMAGE_TYPE, PACKED_RESULT_TYPE, RESULT
 
 
 def make_embed_column(
-    recipe: Recipe, options: FeedOptions, profile_dir: str | None = None, *, packed: bool = False
+    recipe: Recipe,
+    options: FeedOptions,
+    profile_dir: str | None = None,
+    *,
+    packed: bool = False,
+    tally: Tally | None = None,
 ) -> Callable[[Column], Column]:
     """Return the UDF: a column of references (`IMAGE_TYPE`) -> a column of results.
 
@@ -46,12 +52,12 @@ def make_embed_column(
 
     Exactly one such column belongs in a plan. It is marked nondeterministic, or a filter on its
     result would make Spark plan it, and load the model, twice. With `profile_dir` every task leaves a
-    profile of its thread there.
+    profile of its thread there; with `tally` it reports its rows by outcome.
     """
     result_type = PACKED_RESULT_TYPE if packed else RESULT_TYPE
 
     def embed(arrays: Iterator[pa.Array]) -> Iterator[pa.Array]:
-        results = embed_arrays(arrays, recipe, options)
+        results = tallied(embed_arrays(arrays, recipe, options), tally)
         return profiled(results if packed else map(unpack_results, results), profile_dir)
 
     if hasattr(F, "arrow_udf"):  # from Spark 4.1
@@ -125,21 +131,6 @@ def make_feed_options(options: ModelOptions, fetch: FetchPolicy | None = None) -
         decode_timeout_s=options.decode_timeout_s,
         fetch=fetch or FetchPolicy(),
     )
-
-
-def make_fetch_policy(config: Config, roots: tuple[str, ...], column: str) -> FetchPolicy:
-    """Return what a run may read: below `roots`, in `column` of its shards, and behind urls."""
-    download = DownloadPolicy(
-        connect_timeout_s=config.fetch_connect_timeout_s,
-        read_timeout_s=config.fetch_read_timeout_s,
-        timeout_s=config.fetch_timeout_s,
-        redirects=config.fetch_redirects,
-        attempts=config.fetch_attempts,
-        concurrency=config.fetch_concurrency,
-        concurrency_per_host=config.fetch_concurrency_per_host,
-        allow_private_addresses=config.allow_private_addresses,
-    )
-    return FetchPolicy(roots, column, config.max_image_bytes, download)
 
 
 def _batch_size(options: ModelOptions) -> int:

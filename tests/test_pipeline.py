@@ -7,14 +7,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import cosines, encode
+from conftest import cosines, encode, find_source
 from PIL import Image
 from pyspark.sql import functions as F
 
 from spark_embed.config import Config
 from spark_embed.feed import FeedOptions
 from spark_embed.models import Recipe
-from spark_embed.source import find_source
 from spark_embed.wave import count_wave, embed_table, run_wave
 
 
@@ -133,7 +132,7 @@ def test_a_url_column_of_local_paths_is_read_within_its_roots(embed, tmp_path, p
         "../../secret/no.jpg": "forbidden",
         str(tmp_path / "secret/no.jpg"): "forbidden",
         "file:///etc/passwd": "forbidden",
-        "http://127.0.0.1/x.jpg": "fetch_failed",
+        "http://127.0.0.1/x.jpg": "forbidden",
         None: "null_bytes",
     }
     pq.write_table(pa.table({"url": list(urls)}), tmp_path / "in/sub/urls.parquet")
@@ -142,7 +141,7 @@ def test_a_url_column_of_local_paths_is_read_within_its_roots(embed, tmp_path, p
 
     outcome = {**dict.fromkeys(embeddings["url"]), **dict(zip(errors["url"], errors["error"], strict=True))}
     assert outcome == urls
-    assert metadata["input"]["layout"] == "parquet_urls"
+    assert metadata["input"]["layout"] == "url_table"
     assert not errors["error_detail"].str.contains("root:").any()
 
 
