@@ -65,7 +65,7 @@ def describe_url(url: URL) -> str:
     """Return the url without what may be secret in it."""
     port = "" if url.is_default_port() else f":{url.port}"
     host = f"[{url.host}]" if ":" in (url.host or "") else url.host
-    return f"{url.scheme}://{host}{port}{url.path}"
+    return f"{url.scheme}://{host}{port}{url.raw_path}"
 
 
 def next_url(response: aiohttp.ClientResponse) -> URL:
@@ -101,6 +101,8 @@ def explain_failure(exc: Exception, url: URL, hint_s: tuple[float, float]) -> Im
         hint_s: the limits for connecting and for reading, in seconds.
     """
     shown = describe_url(url)
+    if isinstance(exc, aiohttp.ClientConnectorCertificateError):
+        return ImageError("fetch_failed", f"the certificate is not accepted: {shown}")
     cause = exc.os_error if isinstance(exc, aiohttp.ClientConnectorError) else exc
     match cause:
         case RefusedAddressError():
@@ -115,8 +117,6 @@ def explain_failure(exc: Exception, url: URL, hint_s: tuple[float, float]) -> Im
             return ImageError("fetch_failed", f"not a url that can be asked for: {shown}")
         case socket.gaierror(errno=socket.EAI_NONAME):
             return ImageError("fetch_failed", f"no host of that name: {shown}")
-    if isinstance(exc, aiohttp.ClientConnectorCertificateError):
-        return ImageError("fetch_failed", f"the certificate is not accepted: {shown}")
     # The library's own texts may hold the whole url.
     reason = getattr(cause, "strerror", None) or type(exc).__name__
     return PassingError(ImageError("fetch_failed", f"{reason}: {shown}"))

@@ -4,12 +4,15 @@ import asyncio
 import contextlib
 import gzip
 import io
+import ssl
 import threading
 from collections import Counter
 from dataclasses import dataclass
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from PIL import Image
+
+BOMB = gzip.compress(bytes(50 << 20), 1)
 
 
 def image_bytes(number: int) -> bytes:
@@ -45,7 +48,8 @@ class BadServer:
         most_at_once: requests that were answered at the same time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.asked: Counter[str] = Counter()
         self.requests: list[str] = []
         self.n_connections = 0
@@ -56,7 +60,9 @@ class BadServer:
 
     def __enter__(self) -> "BadServer":
         self._loop = asyncio.new_event_loop()
-        self._server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
+        self._server = self._loop.run_until_complete(
+            asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
+        )
         self.port = self._server.sockets[0].getsockname()[1]
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
@@ -97,6 +103,8 @@ class BadServer:
                     await self._answer(head, reader, writer)
         finally:
             writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
             self._count(-1)
 
     async def _answer(self, head: str, reader, writer) -> None:
@@ -200,7 +208,7 @@ class BadServer:
         await ask.reader.read()  # until the client goes
 
     async def _on_bomb(self, ask) -> None:
-        ask.writer.write(answer(gzip.compress(bytes(50 << 20)), Content_Encoding="gzip"))
+        ask.writer.write(answer(BOMB, Content_Encoding="gzip"))
 
     async def _on_busy(self, ask) -> None:
         """429 the first time; fine from then on."""

@@ -4,6 +4,8 @@ import logging
 import multiprocessing
 import os
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from dataclasses import replace
@@ -317,6 +319,27 @@ def test_a_url_that_is_not_quoted_is_quoted(own_server):
     assert own_server.requests[0].split()[1] == "/image/1?q=a+%C3%BC"
 
 
+def test_idle_connections_do_not_pile_up(own_server, monkeypatch):
+    monkeypatch.setattr(http_client, "_MAX_KEPT_SOCKETS", 0)
+    rows_of([own_server.url(f"image/{n}") for n in range(20)], replace(LOCAL, concurrency=1))
+    closing = ["connection: close" in head.lower() for head in own_server.requests]
+    assert closing.count(True) >= 19 - 10  # whenever one was open
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path):
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost -keyout k.pem -out c.pem"
+    made = subprocess.run(command.split(), cwd=tmp_path, capture_output=True, check=False)
+    if made.returncode:
+        pytest.skip("no openssl: a certificate cannot be made")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "c.pem", tmp_path / "k.pem")
+    with BadServer(context) as server:
+        error = error_of(server.url("image/1", "localhost").replace("http:", "https:"))
+        assert not server.requests
+    assert error.code == "fetch_failed"
+    assert "certificate" in error.detail
+
+
 def test_connections_are_used_again(own_server):
     rows_of([own_server.url(f"image/{n}") for n in range(200)], replace(LOCAL, concurrency=4))
     assert own_server.n_connections <= 4
@@ -477,24 +500,3 @@ def test_a_row_holds_its_bytes_until_it_is_released(server):
     assert [row.error for row in rows] == [None, None]
     assert not rows._downloads._room.is_full
     rows.close()
-
-
-def test_a_run_over_urls(embed, server, tmp_path):
-    """In Spark's workers, with a preflight that compares some of the images."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    paths = ["image/1", "status/404", "redirect?to=/image/2", "dead", "image/3"]
-    urls = [server.url(path) for path in paths]
-    (tmp_path / "in").mkdir()
-    pq.write_table(pa.table({"url": [*urls, None]}), tmp_path / "in/a.parquet")
-    given = {"allow_private_addresses": True, "fetch_read_timeout_s": 1, "fetch_attempts": 1}
-    metadata, embeddings, errors = embed(tmp_path / "in", **given)
-    assert embeddings["url"].tolist() == [urls[0], urls[2], urls[4]]
-    assert dict(zip(errors["url"], errors["error"], strict=True)) == {
-        urls[1]: "not_found",
-        urls[3]: "timeout",
-        None: "null_bytes",
-    }
-    assert metadata["parity"]["n_images"] == 3
-    assert metadata["stage_s"]["download_s"] > 0
