@@ -8,11 +8,10 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from weakref import WeakSet, WeakValueDictionary
+from weakref import WeakSet
 
 import aiohttp
 from yarl import URL
@@ -30,6 +29,7 @@ from spark_embed.http_answers import (
     next_url,
     parse_url,
 )
+from spark_embed.http_turns import Clock, Turns, now
 
 # The pause after the first failure; it doubles with each. Jitter takes away up to half of it, so that what
 # failed together does not come back together.
@@ -60,8 +60,7 @@ class HttpClient:
     def __init__(self, policy: DownloadPolicy, max_bytes: int) -> None:
         self._policy = policy
         self._max_bytes = max_bytes
-        self._slots = asyncio.Semaphore(policy.concurrency)
-        self._hosts: WeakValueDictionary[str, _Host] = WeakValueDictionary()
+        self._turns = Turns(policy.concurrency, policy.concurrency_per_host)
         self._sockets: WeakSet[socket.socket] = WeakSet()
 
     async def __aenter__(self) -> HttpClient:
@@ -93,7 +92,7 @@ class HttpClient:
         url = parse_url(uri)
         try:
             async with asyncio.timeout(self._policy.timeout_s) as limit:
-                return await self._try(_Request(url, transfer, limit))
+                return await self._try(_Request(url, transfer, Clock(limit)))
         except TimeoutError:
             text = f"not there within {self._policy.timeout_s:g} s (--fetch_timeout_s): {describe_url(url)}"
             raise ImageError("timeout", text) from None
@@ -107,7 +106,7 @@ class HttpClient:
             except PassingError as exc:
                 n_failed += 1
                 pause_s = max(exc.wait_s, _pause_s(n_failed))
-                if n_failed >= self._policy.attempts or pause_s > request.left_s:
+                if n_failed >= self._policy.attempts or pause_s > request.clock.left_s:
                     raise exc.error from exc
             await asyncio.sleep(pause_s)
 
@@ -115,12 +114,12 @@ class HttpClient:
         """Ask once, and follow redirects: each is asked for as if it were the first."""
         url = request.url
         for _ in range(self._policy.redirects + 1):
-            async with self._turn(url, request):
-                started = _now()
+            async with self._turns.turn(url, request.clock):
+                started = now()
                 try:
                     answer = await self._ask(url, request.transfer)
                 finally:
-                    request.transfer.seconds += _now() - started
+                    request.transfer.seconds += now() - started
             if not isinstance(answer, URL):
                 return answer
             url = answer
@@ -128,30 +127,6 @@ class HttpClient:
             f"more than {self._policy.redirects} redirects (--fetch_redirects): {describe_url(request.url)}"
         )
         raise ImageError("fetch_failed", text)
-
-    @asynccontextmanager
-    async def _turn(self, url: URL, request: _Request) -> AsyncIterator[None]:
-        """Hold one of the host's turns, then one of the task's slots.
-
-        In this order, and nobody holds one of them while waiting for another host's: so no two wait for
-        each other. A host that asked to be left alone is.
-        """
-        host = self._hosts.setdefault(url.host or "", _Host(self._policy.concurrency_per_host))
-        with request.clock_stopped():
-            await host.turns.acquire()
-        try:
-            await _rest(host, url, request)
-            with request.clock_stopped():
-                await self._slots.acquire()
-            try:
-                yield
-            finally:
-                self._slots.release()
-        except PassingError as exc:
-            host.resume_at = max(host.resume_at, _now() + exc.wait_s)
-            raise
-        finally:
-            host.turns.release()
 
     async def _ask(self, url: URL, transfer: Transfer) -> bytearray | URL:
         """Return the bytes of one answer, or the url to which it points."""
@@ -192,52 +167,13 @@ class HttpClient:
         return made
 
 
-class _Host:
-    """What the requests to one host share; it goes when the last of them has."""
-
-    def __init__(self, n_turns: int) -> None:
-        self.turns = asyncio.Semaphore(n_turns)
-        self.resume_at = 0.0  # the loop's time until which the host wants to be left alone
-
-
 @dataclass
 class _Request:
-    """One image's url, its way, and its clock."""
+    """One image's url, its way, and its time."""
 
     url: URL
     transfer: Transfer
-    limit: asyncio.Timeout
-
-    @property
-    def left_s(self) -> float:
-        """Seconds until the clock runs out."""
-        when = self.limit.when()
-        return float("inf") if when is None else when - _now()
-
-    @contextmanager
-    def clock_stopped(self) -> Iterator[None]:
-        """Let time pass that is not the image's own."""
-        left_s = self.left_s
-        self.limit.reschedule(None)
-        yield
-        self.limit.reschedule(_now() + left_s)
-
-
-async def _rest(host: _Host, url: URL, request: _Request) -> None:
-    """Wait as long as the host has asked for.
-
-    Raises:
-        ImageError: that is longer than the image has.
-    """
-    pause_s = host.resume_at - _now()
-    if pause_s > request.left_s:
-        text = f"the host asks to wait for {pause_s:.0f} s: {describe_url(url)}"
-        raise ImageError("fetch_failed", text)
-    await asyncio.sleep(max(0.0, pause_s))
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
+    clock: Clock
 
 
 def _pause_s(n_failed: int) -> float:
