@@ -114,7 +114,7 @@ def test_prod_logs_json_lines_and_a_failed_job_has_its_exit_code(shards, tmp_pat
     [
         (["--batchsize", "3"], {}, 2, "did you mean --batch_size?"),
         ([], {}, 2, "--input_dir is required"),
-        (["--input_dir", "a", "--output_dir", "b"], {"JAVA_HOME": "/nowhere"}, 2, "Spark needs Java"),
+        (["--input_dir", "/usr", "--output_dir", "b"], {"JAVA_HOME": "/nowhere"}, 2, "Spark needs Java"),
         (
             ["--input_dir", "/no/such", "--output_dir", "b"],
             {},

@@ -1,7 +1,7 @@
 """Data sets of any layout, as the table of references: a row per image, where its bytes are, its columns."""
 
 from spark_embed.source.detect import Layout
-from spark_embed.source.opening import find_layout, needs_index, open_source
+from spark_embed.source.opening import check_input, find_layout, needs_index, open_source
 from spark_embed.source.parquet import ParquetSource
 
-__all__ = ["Layout", "ParquetSource", "find_layout", "needs_index", "open_source"]
+__all__ = ["Layout", "ParquetSource", "check_input", "find_layout", "needs_index", "open_source"]

@@ -103,11 +103,9 @@ def detect(root: str, wanted: str, url_column: str) -> Layout:
         url_column: the column that makes a CSV, TSV or JSONL file a list of urls (--url_column).
 
     Raises:
-        ConfigError: no such folder, nothing to embed, or files of several layouts.
+        ConfigError: nothing to embed, or files of several layouts.
         StorageError: a folder cannot be listed.
     """
-    if not os.path.isdir(root):
-        raise ConfigError(f"--input_dir {root}: there is no such folder")
     seen = _Seen()
     for file in walk_files(root):
         seen.add(file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -9,6 +10,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import types as T
 
 from spark_embed.config import Config
+from spark_embed.errors import ConfigError
 from spark_embed.schema import IMAGE
 from spark_embed.source.columns import URL_TABLE, find_columns, find_index_columns
 from spark_embed.source.detect import FOLDER, PARQUET, TARS, Layout, detect
@@ -18,14 +20,26 @@ from spark_embed.source.shards import Shard, hive_columns, open_shards
 from spark_embed.storage import folder_path
 
 
+def check_input(config: Config) -> str:
+    """Return the absolute path of --input_dir.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    root = folder_path(config.input_dir, "--input_dir")
+    if not os.path.isdir(root):
+        raise ConfigError(f"--input_dir {root}: there is no such folder")
+    return root
+
+
 def find_layout(config: Config) -> Layout:
     """Find out what --input_dir holds.
 
     Raises:
-        ConfigError: nothing to embed, or files of several layouts.
+        ConfigError: no such folder, nothing to embed, or files of several layouts.
         StorageError: a folder cannot be listed.
     """
-    return detect(folder_path(config.input_dir, "--input_dir"), config.layout, config.url_column)
+    return detect(check_input(config), config.layout, config.url_column)
 
 
 def needs_index(layout: Layout) -> bool:
