@@ -70,10 +70,10 @@ def answer_references(arrays: Iterator[pa.Array], what: str) -> Iterator[pa.Stru
 
 def free_feed(references: Iterable[object], *unused: object) -> Iterator[object]:
     """Answer references batch by batch with the same vectors; stands for `spark_embed.feed.run_feed`."""
-    from spark_embed.feed import Outcomes
+    from spark_embed.feed import STAGES, Outcomes
 
     vectors = np.random.default_rng(0).random((BATCH_SIZE, DIM), dtype=np.float32)
-    seconds = {"read_s": 0.1, "fetch_s": 0.1, "decode_s": 0.1, "wait_s": 0.1, "predict_s": 0.1}
+    seconds = dict.fromkeys(STAGES, 0.1)
     rows = iter(references)
     while n_rows := sum(1 for _ in islice(rows, BATCH_SIZE)):
         yield Outcomes(vectors[:n_rows], [None] * n_rows, seconds)

@@ -60,8 +60,12 @@ def _run_with_spark(config: Config, clock: Clock) -> str:
         from pyspark.sql import SparkSession
 
         from spark_embed import pipeline
+        from spark_embed.output import check_output
         from spark_embed.session import make_session, stop_session
+        from spark_embed.source import check_input
 
+        check_input(config)  # a wrong path is told before the JVM is started
+        check_output(config)
         borrowed = SparkSession.getActiveSession() is not None  # a notebook's or a platform's
         spark = make_session(config)
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -33,6 +33,9 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_split_names)]
 BatchSize = Annotated[int, Field(ge=1)] | Literal["auto"]
 
 
+Layouts = Literal["auto", "parquet", "webdataset", "img2dataset_files", "image_folder", "url_list"]
+
+
 class ModelOptions(BaseModel):
     """The options that decide what a vector is; `image_embedding` takes them by the same names."""
 
@@ -80,14 +83,21 @@ class Config(ModelOptions):
     input_dir: str = _option(
         ..., "Input", "folder with the parquet shards, searched through its subfolders", min_length=1
     )
+    layout: Layouts = _option("auto", "Input", "what --input_dir holds; auto: what its files say")
     image_column: str | None = _option(
         None,
         "Input",
         "binary column with the encoded images; default: jpg, jpeg, png, webp or image",
         min_length=1,
     )
+    url_column: str = _option(
+        "url", "Input", "text column with the urls or paths of a url table or list", min_length=1
+    )
     id_column: str | None = _option(
-        None, "Input", "column that becomes image_id; default: key, else id, else shard#row", min_length=1
+        None,
+        "Input",
+        "column that becomes image_id; default: key, else id, else shard#row; the path in an image folder",
+        min_length=1,
     )
     columns: Names | None = _option(
         None, "Input", "own columns to carry to the output, comma-separated; default: all"
@@ -96,8 +106,40 @@ class Config(ModelOptions):
     allowed_roots: Names = _option(
         (), "Input", "folders outside --input_dir that local paths in a url column may point into"
     )
+    max_image_bytes: ByteSize = _option(
+        "256MiB", "Input", "a larger encoded image is an error row", ge=1, validate_default=True
+    )
+    fetch_timeout_s: float = _option(
+        60,
+        "Input",
+        "a url whose image is not there after so long is an error row, all attempts together",
+        gt=0,
+    )
+    fetch_connect_timeout_s: float = _option(
+        10, "Input", "seconds for one attempt to find a url's host and connect to it", gt=0
+    )
+    fetch_read_timeout_s: float = _option(
+        20, "Input", "seconds without a byte after which an attempt is given up", gt=0
+    )
+    fetch_redirects: int = _option(5, "Input", "redirects that are followed", ge=0)
+    fetch_attempts: int = _option(
+        3, "Input", "attempts at a url in all, where an error may pass (429, 5xx, connections)", ge=1
+    )
+    fetch_concurrency: int = _option(32, "Input", "downloads at once in each task", ge=1, le=1024)
+    fetch_concurrency_per_host: int = _option(
+        16, "Input", "downloads at once in each task from one host", ge=1, le=1024
+    )
+    allow_private_addresses: bool = _option(
+        False, "Input", "fetch urls also from private, loopback and link-local addresses"
+    )
     image_transport: Literal["auto", "reference", "bytes"] = _option(
         "auto", "Input", "the worker reads the image column itself, or gets it from Spark; auto: what works"
+    )
+    max_error_fraction: float | None = _option(
+        None, "Input", "stop when more of the rows than this (0 to 1) are errors; default: never", ge=0, le=1
+    )
+    min_error_count: int = _option(
+        100, "Input", "errors that there must be before --max_error_fraction counts", ge=1
     )
     max_samples: int | None = _option(None, "Input", "embed only the first N rows, in shard order", ge=1)
     parity_samples: int = _option(

@@ -46,7 +46,7 @@ def start_before_spark() -> None:
 def start_early_daemon() -> str:
     """Start the process; runs on the driver. Returns the path of its socket, in a folder of this user's own.
 
-    It ends when this process does, unless Spark's daemon has become it by then; that ends with the JVM.
+    It ends with this process, or with the JVM once it is Spark's daemon, if this process is killed.
     """
     folder = tempfile.mkdtemp(prefix="spark_embed-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -55,7 +55,7 @@ def start_early_daemon() -> str:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen(1)
-        subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", __name__, str(listener.fileno()), str(lifeline)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -65,6 +65,7 @@ def start_early_daemon() -> str:
             env={"OMP_NUM_THREADS": "1", **os.environ},
         )
     os.close(lifeline)
+    atexit.register(process.terminate)  # at once, if it is still importing
     return path
 
 

@@ -10,9 +10,9 @@ from typing import Literal, get_args
 ErrorCode = Literal[
     "null_bytes",  # the row has no image: null bytes, or no uri
     "not_found",  # the uri names nothing
-    "forbidden",  # the uri may not be read: outside the allowed folders, or access denied
+    "forbidden",  # the uri may not be read: outside the allowed folders, a private address, or access denied
     "fetch_failed",  # reading the bytes failed in any other way
-    "timeout",  # decoding took longer than its limit
+    "timeout",  # fetching or decoding took longer than its limit
     "too_many_bytes",  # the encoded image is larger than the limit
     "too_many_pixels",  # the header announces more pixels than the limit
     "not_an_image",  # the bytes are in no format that is read here
@@ -66,17 +66,24 @@ class StorageError(SparkEmbedError):
     exit_code = 4
 
 
+class ErrorBudgetExceeded(SparkEmbedError):  # noqa: N818  says what happened
+    """More images failed than --max_error_fraction allows."""
+
+    exit_code = 5
+
+
 EXIT_CODES: dict[int, str] = {
     0: "done; every input row is in embeddings.parquet or in errors.parquet",
     1: "the Spark job failed, or a bug: the lines above say which",
     ConfigError.exit_code: "an option or the input cannot be used; nothing was written",
     ModelError.exit_code: "the model cannot be used; nothing was written",
     StorageError.exit_code: "reading the input or writing the output failed",
+    ErrorBudgetExceeded.exit_code: "more images failed than --max_error_fraction allows",
     130: "interrupted (Ctrl-C or SIGTERM)",
 }
 
 
 def fatal_error_named(name: str) -> type[SparkEmbedError]:
     """Return the fatal error class called `name`: errors cross from executor to driver by name."""
-    classes = {cls.__name__: cls for cls in (ConfigError, ModelError, StorageError)}
+    classes = {cls.__name__: cls for cls in (ConfigError, ModelError, StorageError, ErrorBudgetExceeded)}
     return classes.get(name, SparkEmbedError)

@@ -19,15 +19,17 @@ from spark_embed.decode_pool import ByteBudget, DecodePool, Job
 from spark_embed.errors import ImageError
 from spark_embed.fetch import FetchPolicy, Reference, make_fetch, make_locate
 from spark_embed.models import Model, Prepared
+from spark_embed.read_ahead import ReadAhead, Row
 
 # So that a long run of bad rows neither piles up nor keeps the good rows before it waiting.
 MAX_ROWS_PER_CHUNK = 1024
 
 DEFAULT_BATCH_SIZE = 32
 
-STAGES = ("read_s", "fetch_s", "decode_s", "wait_s", "predict_s")
+STAGES = ("read_s", "download_s", "download_wait_s", "fetch_s", "decode_s", "wait_s", "predict_s")
 """Seconds of a chunk. On the task's own thread: reading references (and image columns, by reference), waiting
-for a prepared image, predicting. Added up over the decode threads: fetching uris, decoding and preparing."""
+for downloads while nothing else kept the decode threads busy, waiting for a prepared image, predicting. Added
+up over the decode threads: fetching files, decoding and preparing; over the downloads: `download_s`."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,8 @@ class Outcomes:
     Attributes:
         embedding: float32 (n_good, dim): the vectors of the rows without an error, in order.
         errors: one entry per row: None, or why the row has no vector.
-        seconds: what these rows cost, by stage; fetch_s and decode_s are thread time, so with several
-            threads they may exceed the clock.
+        seconds: what these rows cost, by stage; fetch_s and decode_s are thread time and downloads
+            overlap, so they may exceed the clock.
         batch_limit: see `Prediction.batch_limit`.
     """
 
@@ -77,6 +79,7 @@ class _Item:
 
     prepared: Prepared = None
     error: ImageError | None = None
+    download_s: float = 0.0
     fetch_s: float = 0.0
     decode_s: float = 0.0
 
@@ -84,7 +87,8 @@ class _Item:
 def run_feed(references: Iterable[Reference], model: Model, options: FeedOptions) -> Iterator[Outcomes]:
     """Yield the outcome of every reference, in order, in chunks that hold at most one forward pass.
 
-    `references` is read ahead of the forward pass by about two batches, always by the calling thread.
+    `references` is read ahead of the forward pass by about two batches, and further where urls have to be
+    downloaded; always by the calling thread.
     Batches are `options.batch_size` good images, however the references arrive; smaller are the last
     one, and one that `MAX_ROWS_PER_CHUNK` rows did not fill because nearly all of them were bad.
 
@@ -96,25 +100,12 @@ def run_feed(references: Iterable[Reference], model: Model, options: FeedOptions
     # A child keeps the time itself, and no thread is lost with it.
     limit_s = None if options.isolated else options.decode_timeout_s
     pool = DecodePool(_item_maker(model, options, decoder), _timed_out, options.n_threads, limit_s)
-    locate = make_locate(options.fetch)
+    rows = ReadAhead(map(make_locate(options.fetch), references), options.fetch)
     max_rows = max(MAX_ROWS_PER_CHUNK, options.batch_size)
-    ahead = 2 * options.batch_size + options.n_threads
-    waiting: deque[Job[Reference, _Item]] = deque()
-    source = iter(references)
     chunk = _Chunk()
+    items = _iterate_items(rows, pool, options, lambda stage: chunk.lap(stage))
     try:
-        while True:
-            while len(waiting) < ahead:
-                reference = next(source, None)
-                if reference is None:
-                    ahead = 0  # the source is exhausted
-                    break
-                waiting.append(pool.submit(locate(reference)))
-            chunk.lap("read_s")
-            if not waiting:
-                break
-            item = pool.result(waiting.popleft())
-            chunk.lap("wait_s")
+        for item in items:
             chunk.add(item)
             if chunk.n_good == options.batch_size or len(chunk.items) == max_rows:
                 yield _predict(chunk, model)
@@ -123,7 +114,33 @@ def run_feed(references: Iterable[Reference], model: Model, options: FeedOptions
             yield _predict(chunk, model)
     finally:
         decoder.close()
+        rows.close()
         pool.close()
+
+
+def _iterate_items(
+    rows: ReadAhead, pool: DecodePool[Row, _Item], options: FeedOptions, lap: Callable[[str], None]
+) -> Iterator[_Item]:
+    """Yield what every row gave, in order; keep the pool supplied; say what the time went to."""
+    ahead = 2 * options.batch_size + options.n_threads
+    waiting: deque[Job[Row, _Item]] = deque()
+    while True:
+        while len(waiting) < ahead and (row := rows.next()) is not None:
+            waiting.append(pool.submit(row))
+        lap("read_s")
+        if waiting:
+            # Downloads are what is waited for, too, where they leave decode threads without work.
+            starved = len(waiting) <= options.n_threads and rows.is_downloading
+            job = waiting.popleft()
+            item = pool.result(job)
+            rows.release(job.given)
+            lap("download_wait_s" if starved else "wait_s")
+            yield item
+        elif rows.is_exhausted:
+            return
+        else:
+            rows.wait()
+            lap("download_wait_s")
 
 
 class _Chunk:
@@ -138,6 +155,7 @@ class _Chunk:
     def add(self, item: _Item) -> None:
         self.items.append(item)
         self.n_good += item.error is None
+        self.seconds["download_s"] += item.download_s
         self.seconds["fetch_s"] += item.fetch_s
         self.seconds["decode_s"] += item.decode_s
 
@@ -159,18 +177,19 @@ def make_decoder(options: FeedOptions) -> Decoder:
     return InProcessDecoder(options.max_pixels, options.allow_truncated)
 
 
-def _item_maker(
-    model: Model, options: FeedOptions, decoder: Decoder
-) -> Callable[[Job[Reference, _Item]], _Item]:
-    """Return what runs on a decode thread: reference -> `_Item`; only an `ImageError` is caught."""
+def _item_maker(model: Model, options: FeedOptions, decoder: Decoder) -> Callable[[Job[Row, _Item]], _Item]:
+    """Return what runs on a decode thread: row -> `_Item`; only an `ImageError` is caught."""
     fetch = make_fetch(options.fetch)
     budget = ByteBudget(options.decode_budget_bytes)
 
-    def make_item(job: Job[Reference, _Item]) -> _Item:
-        item = _Item()
+    def make_item(job: Job[Row, _Item]) -> _Item:
+        row = job.given
+        item = _Item(error=row.error, download_s=row.download_s)
+        if row.error is not None:
+            return item
         started = fetched = time.perf_counter()
         try:
-            data = fetch(job.given)
+            data = fetch(row.reference)
             fetched = time.perf_counter()
             with job.decoding(budget, 0):  # only for the time limit: some headers take as long as pixels
                 image = decoder.open_image(data)

@@ -1,6 +1,7 @@
 """A reference -> the encoded bytes of one image; the only room that looks inside a reference.
 
-Runs on executors, on the feed's threads. It knows no image format: bytes are bytes here.
+Runs on executors, on the feed's threads. It knows no image format: bytes are bytes here. What is behind an
+http(s) url is downloaded ahead of it, by read_ahead.py, and arrives here as inline bytes.
 """
 
 from __future__ import annotations
@@ -9,23 +10,26 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from spark_embed.errors import ImageError
+from spark_embed.ranges import RangeReader
 from spark_embed.rows import RowReader
-from spark_embed.storage import is_inside, local_path, uri_scheme
+from spark_embed.storage import is_inside, local_path, parent_folder, uri_scheme
 
 Buffer = bytes | bytearray | memoryview
 
-MAX_BYTES = 1 << 30
+MAX_BYTES = 256 << 20
+"""About what 85 million pixels take uncompressed; with many downloads at once a gigabyte each is too much."""
 
 
 class Reference(NamedTuple):
     """Where one image's bytes are.
 
-    Inline; or at a uri (a relative one starts from `base`); or in a `row` of a parquet `file` that had
-    this `version` (`spark_embed.rows.file_version`) when the run was planned.
+    Inline; or at a uri (a relative one starts from `base`); or in a `row` of a parquet `file`, or `length`
+    bytes from an `offset` of any file. The file had this `version` (`spark_embed.rows.file_version`) when
+    the run was planned.
     """
 
     inline: Buffer | None = None
@@ -33,7 +37,35 @@ class Reference(NamedTuple):
     base: str | None = None
     file: str | None = None
     row: int | None = None
+    offset: int | None = None
+    length: int | None = None
     version: str | None = None
+
+
+@dataclass(frozen=True)
+class DownloadPolicy:
+    """How http(s) urls are downloaded; each attribute is an option of the same name in config.py.
+
+    Attributes:
+        connect_timeout_s: of one attempt: to resolve the name, connect and greet (TLS).
+        read_timeout_s: of one attempt: without a single byte.
+        timeout_s: of an image: all attempts, redirects and the pauses between them together.
+        redirects: that are followed; 0 for none.
+        attempts: in all, where an error may pass.
+        concurrency: downloads at once in one task, of them `concurrency_per_host` from one host.
+        memory_bytes: downloaded images of a task that wait to be decoded, about; at most twice that and
+            one image more.
+    """
+
+    connect_timeout_s: float = 10.0
+    read_timeout_s: float = 20.0
+    timeout_s: float = 60.0
+    redirects: int = 5
+    attempts: int = 3
+    concurrency: int = 32
+    concurrency_per_host: int = 16
+    allow_private_addresses: bool = False
+    memory_bytes: int = 128 << 20
 
 
 @dataclass(frozen=True)
@@ -48,10 +80,19 @@ class FetchPolicy:
     roots: tuple[str, ...] = ()
     column: str = ""
     max_bytes: int = MAX_BYTES
+    download: DownloadPolicy = field(default_factory=DownloadPolicy)
 
 
 Fetch = Callable[[Reference], Buffer]
 Locate = Callable[[Reference], Reference]
+
+
+def url_of(reference: Reference) -> str | None:
+    """Return the http(s) url that must be downloaded for this reference; None where there is none."""
+    uri = reference.uri
+    if uri is None or reference.inline is not None:
+        return None
+    return uri if uri_scheme(uri) in ("http", "https") else None
 
 
 def make_locate(policy: FetchPolicy) -> Locate:
@@ -64,18 +105,24 @@ def make_locate(policy: FetchPolicy) -> Locate:
     def locate(reference: Reference) -> Reference:
         if reference.file is None or reference.row is None:
             return reference
-        return Reference(reader.read(reference.file, reference.row, reference.version or ""))
+        data, path = reader.read(reference.file, reference.row, reference.version or "")
+        if data is None and path:  # Hugging Face datasets: null bytes mean the path
+            return Reference(uri=path, base=parent_folder(reference.file))
+        return Reference(data)
 
     return locate
 
 
 def make_fetch(policy: FetchPolicy) -> Fetch:
-    """Return the function that turns a reference into bytes, or raises an `ImageError`."""
+    """Return the function that turns a reference into bytes, or raises an `ImageError`; not for http(s)."""
     roots = [os.path.realpath(root) for root in policy.roots]
+    ranges = RangeReader()
 
     def fetch(reference: Reference) -> Buffer:
         data = reference.inline
-        if data is None:
+        if reference.offset is not None:
+            data = _read_range(ranges, reference, policy.max_bytes)
+        elif data is None:
             data = _read_file(_allowed_path(reference, roots), policy.max_bytes)
         if len(data) > policy.max_bytes:
             raise ImageError("too_many_bytes", f"{len(data)} is more than {policy.max_bytes}")
@@ -91,7 +138,7 @@ def _allowed_path(reference: Reference, roots: Sequence[str]) -> str:
     path = local_path(reference.uri)
     if path is None:
         # Not the uri itself: it may hold a password.
-        raise ImageError("fetch_failed", f"{uri_scheme(reference.uri)}: only local paths are read so far")
+        raise ImageError("fetch_failed", _unread(uri_scheme(reference.uri)))
     path = os.path.join(reference.base or "", path)
     try:
         real = os.path.realpath(path)
@@ -100,6 +147,19 @@ def _allowed_path(reference: Reference, roots: Sequence[str]) -> str:
     if not any(is_inside(real, root) for root in roots):
         raise ImageError("forbidden", f"outside the folders that may be read (--allowed_roots): {path}")
     return real
+
+
+def _unread(scheme: str) -> str:
+    if scheme in ("s3", "s3a", "s3n"):
+        return f"{scheme}: S3 is not read yet; that comes later"
+    return f"{scheme}: only http, https and local files are read"
+
+
+def _read_range(ranges: RangeReader, reference: Reference, max_bytes: int) -> bytes:
+    n_bytes = reference.length or 0
+    if n_bytes > max_bytes:
+        raise ImageError("too_many_bytes", f"{n_bytes} is more than {max_bytes}")
+    return ranges.read(reference.file or "", reference.offset or 0, n_bytes, reference.version or "")
 
 
 def _read_file(path: str, max_bytes: int) -> bytes:

@@ -51,6 +51,11 @@ class Output:
         return os.path.join(self.root, STATE_NAME, "run.json")
 
     @property
+    def index(self) -> str:
+        """Folder of the index of an input that is not parquet."""
+        return os.path.join(self.root, STATE_NAME, "index")
+
+    @property
     def wave(self) -> str:
         """Folder of the wave's data, until it is published."""
         return os.path.join(self.root, STATE_NAME, "waves", f"0000-{self.attempt}")
@@ -111,6 +116,8 @@ def _check_ours(output: Output, names: Sequence[str], *, overwrite: bool) -> Non
             f"--output_dir {root}: holds {names[0]}, but no {STATE_NAME}/run.json says that it is ours; "
             "choose another folder"
         )
+    if "model" not in record and names == [STATE_NAME]:
+        return  # its model could not be used: there is an index at most
     if not overwrite:
         state = "a finished" if os.path.exists(output.metadata) else "an unfinished"
         raise ConfigError(f"--output_dir {root}: holds {state} run; replace it with --overwrite")

@@ -9,6 +9,7 @@ import platform
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
@@ -18,11 +19,12 @@ import numpy as np
 from pyspark.sql import SparkSession
 
 from spark_embed.decode.isolated import IsolatedDecoder, keep_decodable
-from spark_embed.errors import ImageError, SparkEmbedError, fatal_error_named
+from spark_embed.errors import ImageError
 from spark_embed.feed import DEFAULT_BATCH_SIZE, FeedOptions
 from spark_embed.fetch import Buffer, Reference, make_fetch, make_locate
 from spark_embed.models import Prepared, Recipe
 from spark_embed.pace import Pace, estimate_pace, find_batch_size, measure_pace
+from spark_embed.read_ahead import ReadAhead
 from spark_embed.tasks import run_tasks
 from spark_embed.udf import has_failed_before, load_worker_model, task_cpus
 
@@ -110,15 +112,13 @@ def run_preflight(
     (answer,) = run_tasks(spark, lambda part: _probe(part, recipe, options, wanted), [sample])
     if "unreachable" in answer:
         raise UnreachableError(answer["unreachable"])
-    if "fatal" in answer:
-        raise fatal_error_named(answer["fatal"])(answer["text"])
     return Preflight(Recipe(**answer.pop("recipe")), **answer)
 
 
 def _probe(
     references: Sequence[Reference], recipe: Recipe, options: FeedOptions, wanted: ProbeOptions
 ) -> dict[str, Any]:
-    """Run on an executor: load, compare, time, describe. A fatal error is an answer: no retry by Spark."""
+    """Run on an executor: load, compare, time, describe."""
     from spark_embed.models.image_embedder import describe
     from spark_embed.parity import measure_parity, prepare_sample
 
@@ -141,8 +141,6 @@ def _probe(
             parity = measure_parity(model, compared)
     except _FetchError as exc:
         return {"unreachable": str(exc)}
-    except SparkEmbedError as exc:
-        return {"fatal": type(exc).__name__, "text": str(exc)}
     return {
         # Every task finds its own GPU's number.
         "recipe": asdict(replace(model.recipe, device=model.recipe.device.partition(":")[0])),
@@ -221,13 +219,15 @@ class _FetchError(Exception):
 
 def _fetched(references: Iterable[Reference], options: FeedOptions) -> Iterator[Buffer]:
     """Yield the bytes of the references that can be fetched; the others become error rows later."""
-    locate, fetch = make_locate(options.fetch), make_fetch(options.fetch)
-    for reference in references:
-        try:
-            data = fetch(locate(reference))
-        except ImageError:
-            continue
-        except OSError as exc:
-            raise _FetchError(str(exc)) from exc
-        if len(data) <= MAX_SAMPLE_BYTES:
-            yield data
+    fetch = make_fetch(options.fetch)
+    rows = ReadAhead(map(make_locate(options.fetch), references), options.fetch)
+    try:
+        for row in rows:
+            with suppress(ImageError):
+                data = fetch(row.reference)
+                if len(data) <= MAX_SAMPLE_BYTES:
+                    yield data
+    except OSError as exc:
+        raise _FetchError(str(exc)) from exc
+    finally:
+        rows.close()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 from pyspark.sql import types as T
@@ -15,9 +16,11 @@ from pyspark.sql import types as T
 from spark_embed.errors import StorageError
 from spark_embed.merge import Merge, merge_files
 from spark_embed.output import EMBEDDINGS_NAME, ERRORS_NAME, Output
-from spark_embed.schema import EMBEDDING, ERROR, ERROR_DETAIL, RESULT, VECTOR_SPARK_TYPE
+from spark_embed.schema import EMBEDDING, ERROR, ERROR_DETAIL, IMAGE_ID, RESULT, VECTOR_SPARK_TYPE
 from spark_embed.storage import StoredFile, delete, list_files, move
 from spark_embed.tasks import run_tasks
+
+_N_EXAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,33 @@ def publish(output: Output) -> None:
     for name, published in ((EMBEDDINGS_NAME, output.embeddings), (ERRORS_NAME, output.errors)):
         delete(published)
         move(os.path.join(output.staged, name), published)
+
+
+def read_error_examples(output: Output, codes: Sequence[str]) -> dict[str, list[dict[str, str]]]:
+    """Return the first few rows of errors.parquet with each of these codes: image_id and error_detail.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    found: dict[str, list[dict[str, str]]] = {code: [] for code in codes}
+    try:
+        for file in list_files(output.errors, ".parquet"):
+            with pq.ParquetFile(os.path.join(output.errors, file.path)) as opened:
+                for batch in opened.iter_batches(columns=[IMAGE_ID, ERROR, ERROR_DETAIL]):
+                    _add_examples(found, batch)
+                    if all(len(examples) == _N_EXAMPLES for examples in found.values()):
+                        return found
+    except (OSError, pa.ArrowException) as exc:
+        raise StorageError(f"{output.errors}: cannot be read back: {exc}") from exc
+    return found
+
+
+def _add_examples(found: dict[str, list[dict[str, str]]], batch: pa.RecordBatch) -> None:
+    codes = batch.column(ERROR)
+    for code, examples in found.items():
+        if wanted := _N_EXAMPLES - len(examples):
+            rows = batch.filter(pc.equal(codes, code)).slice(0, wanted)
+            examples += rows.select([IMAGE_ID, ERROR_DETAIL]).to_pylist()
 
 
 def _grouped(files: Sequence[StoredFile], n_groups: int) -> list[list[StoredFile]]:

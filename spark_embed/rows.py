@@ -21,6 +21,9 @@ _BATCH_BYTES = 8 << 20
 _MAX_BATCH_ROWS = 64
 _STREAM_BUFFER_BYTES = 1 << 20
 
+# The fields of an image as Hugging Face datasets write it.
+IMAGE_BYTES, IMAGE_PATH = "bytes", "path"
+
 
 def file_version(n_bytes: int, modified_ns: int) -> str:
     """Return what tells a file from the one that replaces it; `source` builds the same with Spark."""
@@ -34,10 +37,11 @@ class RowReader:
         self._column = column
         self._uri = ""
 
-    def read(self, uri: str, row: int, version: str) -> memoryview | None:
-        """Return the bytes at `row` of the parquet file at `uri`, without a copy.
+    def read(self, uri: str, row: int, version: str) -> tuple[memoryview | None, str | None]:
+        """Return the bytes at `row` of the parquet file at `uri`, without a copy, and the path beside them.
 
-        None where the value is null, or the file has no such column.
+        The column is binary or text, or, as Hugging Face datasets write it, a struct of bytes and path.
+        Both are None where the value is null, or the file has no such column.
 
         Raises:
             OSError: the file cannot be reached from here.
@@ -46,14 +50,17 @@ class RowReader:
         if uri != self._uri:
             self._open(uri, version)
         if self._column not in self._file.schema_arrow.names:
-            return None
+            return None, None
         try:
             if not self._start <= row < self._start + len(self._rows):
                 self._seek(row)
         except (pa.ArrowException, StopIteration) as exc:
             raise StorageError(f"{uri}: row {row} cannot be read: {exc}") from exc
-        value = self._rows[row - self._start]
-        return memoryview(value.as_buffer()).cast("B") if value.is_valid else None
+        index = row - self._start
+        if not pa.types.is_struct(self._rows.type):
+            return _view(self._rows[index]), None
+        path = self._rows.field(IMAGE_PATH)[index] if self._rows[index].is_valid else None
+        return _view(self._rows.field(IMAGE_BYTES)[index]), path.as_py() if path is not None else None
 
     def _open(self, uri: str, version: str) -> None:
         path = local_path(uri)
@@ -87,7 +94,8 @@ class RowReader:
     def _batch_rows(self, group: int) -> int:
         metadata = self._file.metadata.row_group(group)
         columns = (metadata.column(index) for index in range(metadata.num_columns))
-        n_bytes = sum(c.total_uncompressed_size for c in columns if c.path_in_schema == self._column)
+        ours = (self._column, f"{self._column}.{IMAGE_BYTES}")
+        n_bytes = sum(c.total_uncompressed_size for c in columns if c.path_in_schema in ours)
         rows_in_budget: int = _BATCH_BYTES * metadata.num_rows // max(n_bytes, 1)
         return max(1, min(rows_in_budget, _MAX_BATCH_ROWS))
 
@@ -95,3 +103,7 @@ class RowReader:
         status = os.stat(self._path)
         if file_version(status.st_size, status.st_mtime_ns) != self._version:
             raise StorageError(f"{self._path} changed while it was being read; run again")
+
+
+def _view(value: pa.Scalar) -> memoryview | None:
+    return memoryview(value.as_buffer()).cast("B") if value.is_valid else None

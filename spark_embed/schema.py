@@ -17,13 +17,28 @@ ERROR_DETAIL = "error_detail"
 IMAGE = "__image__"
 RESULT = "__result__"
 
+# Columns of an index: the row's shard, its number there, and where its image is (source/index.py).
+INDEX_SHARD = "__shard__"
+INDEX_ROW = "__shard_row__"
+INDEX_COLUMNS = (INDEX_SHARD, INDEX_ROW, IMAGE)
+
 METADATA = "_metadata"  # Spark's hidden column: a real one of that name would take its place
 
 RESERVED = (IMAGE_ID, SHARD, SHARD_ROW, EMBEDDING, ERROR, ERROR_DETAIL, IMAGE, RESULT, METADATA)
 """Names that no own column may have, in any case: Spark's readers do not tell cases apart by default."""
 
 STATS = "stats"
-STAGE_SECONDS = ("load_s", "read_s", "fetch_s", "decode_s", "wait_s", "predict_s", "encode_s")
+STAGE_SECONDS = (
+    "load_s",
+    "read_s",
+    "download_s",
+    "download_wait_s",
+    "fetch_s",
+    "decode_s",
+    "wait_s",
+    "predict_s",
+    "encode_s",
+)
 
 BATCH_LIMIT = "batch_limit"
 
@@ -34,6 +49,8 @@ IMAGE_TYPE = T.StructType(
         T.StructField("base", T.StringType()),  # the folder that a relative uri starts from
         T.StructField("file", T.StringType()),  # or the parquet file that holds it
         T.StructField("row", T.LongType()),  # and its row there
+        T.StructField("offset", T.LongType()),  # or a range of bytes of the file
+        T.StructField("length", T.LongType()),
         T.StructField("version", T.StringType()),  # of that file when the run was planned
     ]
 )

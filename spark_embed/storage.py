@@ -10,22 +10,25 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from spark_embed.errors import ConfigError, StorageError
 
-_HIDDEN = ("_", ".")
+_MAX_SORTED = 1_000_000
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file below a folder: `path` is relative to it, with '/'."""
+    """A file below a folder: `path` is relative to it, with '/'; a dead link is a link to nothing."""
 
     path: str
     n_bytes: int
+    modified_ns: int = 0
+    is_dead_link: bool = False
 
 
 def uri_scheme(uri: str) -> str:
@@ -48,6 +51,12 @@ def local_path(uri: str) -> str | None:
     except ValueError:  # brackets that are no IPv6 address
         return None
     return unquote(parts.path) if parts.netloc in ("", "localhost") else None
+
+
+def parent_folder(uri: str) -> str:
+    """Return the folder of the file at `uri`, as a path where it is local."""
+    path = local_path(uri)
+    return os.path.dirname(uri if path is None else path)
 
 
 def folder_path(uri: str, flag: str) -> str:
@@ -83,23 +92,51 @@ def list_files(folder: str, suffix: str) -> list[StoredFile]:
         StorageError: a folder cannot be listed.
     """
     try:
-        return sorted(_walk(folder, "", suffix, frozenset()), key=lambda file: file.path)
+        files = _walk(folder, "", frozenset())
+        chosen = [file for file in files if file.path.endswith(suffix) and is_shown(file.path)]
+        for dead in (file.path for file in chosen if file.is_dead_link):
+            os.stat(os.path.join(folder, dead))
+        return sorted(chosen, key=lambda file: file.path)
     except OSError as exc:
         raise StorageError(f"{folder}: cannot be listed: {exc}") from exc
 
 
-def _walk(folder: str, prefix: str, suffix: str, seen: frozenset[str]) -> Iterator[StoredFile]:
+def walk_files(folder: str) -> Iterator[StoredFile]:
+    """Yield the files below `folder`, those and folders whose name begins with a dot left out.
+
+    The order is that of the names, but for a folder of very many: nothing holds them all.
+
+    Raises:
+        StorageError: a folder cannot be listed.
+    """
+    try:
+        yield from _walk(folder, "", frozenset())
+    except OSError as exc:
+        raise StorageError(f"{folder}: cannot be listed: {exc}") from exc
+
+
+def is_shown(path: str) -> bool:
+    """Say whether Spark would read a file there: no name in the path begins with _ (but _col=value may)."""
+    return all("=" in name or not name.startswith("_") for name in path.split("/"))
+
+
+def _walk(folder: str, prefix: str, seen: frozenset[str]) -> Iterator[StoredFile]:
     real = os.path.realpath(folder)
     if real in seen:  # a symbolic link back up would never end
         return
     with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith(_HIDDEN) and "=" not in entry.name:
+        first = sorted(islice(entries, _MAX_SORTED), key=lambda entry: entry.name)
+        for entry in chain(first, entries):
+            if entry.name.startswith(".") and "=" not in entry.name:
                 continue
             if entry.is_dir():
-                yield from _walk(entry.path, f"{prefix}{entry.name}/", suffix, seen | {real})
-            elif entry.name.endswith(suffix):
-                yield StoredFile(prefix + entry.name, entry.stat().st_size)
+                yield from _walk(entry.path, f"{prefix}{entry.name}/", seen | {real})
+                continue
+            try:
+                status, is_dead = entry.stat(), False
+            except FileNotFoundError:
+                status, is_dead = entry.stat(follow_symlinks=False), True
+            yield StoredFile(prefix + entry.name, status.st_size, status.st_mtime_ns, is_dead)
 
 
 def list_names(folder: str) -> list[str]:
@@ -161,6 +198,17 @@ def delete(path: str) -> None:
             os.unlink(path)
     except OSError as exc:
         raise StorageError(f"{path}: cannot be deleted: {exc}") from exc
+
+
+@contextmanager
+def undone(path: str) -> Iterator[None]:
+    """Delete what a `with` block has made at `path`, unless it was there before."""
+    was_there = os.path.lexists(path)
+    try:
+        yield
+    finally:
+        if not was_there:
+            delete(path)
 
 
 def move(path: str, to: str) -> None:

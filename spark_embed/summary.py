@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+_MAX_SHOWN_CHARS = 120
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -22,6 +24,7 @@ class RunSummary:
 
     status: str
     counts: Counts
+    error_examples: dict[str, list[dict[str, str]]]
     model: dict[str, Any]
     input: dict[str, Any]
     output: dict[str, Any]
@@ -46,9 +49,15 @@ class RunSummary:
         """Return the summary for a person, a few lines."""
         counts = self.counts
         by_code = ", ".join(f"{n:,} {code}" for code, n in self.counts.errors_by_code.items())
+        examples = [
+            f"        {code}: {_one_line(example['image_id'])}: {_one_line(example['error_detail'] or '')}"
+            for code, found in self.error_examples.items()
+            for example in found
+        ]
         lines = [
             f"{counts.rows:,} rows: {counts.embedded:,} embedded, {counts.errors:,} errors"
             + (f" ({by_code})" if by_code else ""),
+            *examples,
             f"model   {describe_model(self.model)}",
             f"parity  {describe_parity(self.parity)}",
             f"speed   {self.throughput['images_per_s']:,.1f} images/s while embedding; "
@@ -57,6 +66,11 @@ class RunSummary:
             f"output  {self.output['output_dir']}",
         ]
         return "\n".join(lines)
+
+
+def _one_line(text: str) -> str:
+    """Return a text of a data set as a terminal can bear it."""
+    return "".join(character if character.isprintable() else " " for character in text)[:_MAX_SHOWN_CHARS]
 
 
 def describe_model(model: dict[str, Any]) -> str:

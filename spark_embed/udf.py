@@ -28,6 +28,7 @@ from spark_embed.arrow import (
     make_result_frame,
     unpack_results,
 )
+from spark_embed.budget import Tally, tallied
 from spark_embed.config import ModelOptions
 from spark_embed.feed import DEFAULT_BATCH_SIZE, FeedOptions, run_feed
 from spark_embed.fetch import FetchPolicy
@@ -38,7 +39,12 @@ from spark_embed.schema import EMBEDDING, IMAGE_TYPE, PACKED_RESULT_TYPE, RESULT
 
 
 def make_embed_column(
-    recipe: Recipe, options: FeedOptions, profile_dir: str | None = None, *, packed: bool = False
+    recipe: Recipe,
+    options: FeedOptions,
+    profile_dir: str | None = None,
+    *,
+    packed: bool = False,
+    tally: Tally | None = None,
 ) -> Callable[[Column], Column]:
     """Return the UDF: a column of references (`IMAGE_TYPE`) -> a column of results.
 
@@ -46,12 +52,12 @@ def make_embed_column(
 
     Exactly one such column belongs in a plan. It is marked nondeterministic, or a filter on its
     result would make Spark plan it, and load the model, twice. With `profile_dir` every task leaves a
-    profile of its thread there.
+    profile of its thread there; with `tally` it reports its rows by outcome.
     """
     result_type = PACKED_RESULT_TYPE if packed else RESULT_TYPE
 
     def embed(arrays: Iterator[pa.Array]) -> Iterator[pa.Array]:
-        results = embed_arrays(arrays, recipe, options)
+        results = tallied(embed_arrays(arrays, recipe, options), tally)
         return profiled(results if packed else map(unpack_results, results), profile_dir)
 
     if hasattr(F, "arrow_udf"):  # from Spark 4.1

@@ -12,6 +12,7 @@ Kind = Literal["start-up", "small tasks", "fetch", "decode", "read", "device"]
 # From this share of the workers' time on, loading models or the gaps between tasks are what to mend first.
 _LARGE_SHARE = 0.4
 _SHORT_TASK_S = 2.0
+_OWN_STAGES = ("load_s", "read_s", "download_wait_s", "wait_s", "predict_s", "encode_s")
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Measured:
     @property
     def busy_s(self) -> float:
         """Seconds that the tasks' own threads can account for."""
-        return sum(self.stage_s[name] for name in ("load_s", "read_s", "wait_s", "predict_s", "encode_s"))
+        return sum(self.stage_s[name] for name in _OWN_STAGES)
 
     def share(self, stage: str) -> float:
         """Return the part of the tasks' time that a stage took, 0 to 1."""
@@ -78,16 +79,20 @@ def _costs(run: Measured) -> dict[Kind, float]:
     """Return the seconds of the tasks that go to each possible bottleneck.
 
     A device of its own waits for what is not ready. On a CPU the stages share the cores, and who waits for
-    whom says nothing: there the threads' own seconds count.
+    whom says nothing: there the threads' own seconds count. Downloads overlap and take no core, so their
+    own seconds say nothing: what they cost is the time in which nothing but them was waited for.
     """
     seconds = run.stage_s
     ahead: Kind = "fetch" if seconds["fetch_s"] > seconds["decode_s"] else "decode"
     threads_s = (seconds["fetch_s"] + seconds["decode_s"]) / run.task_cpus
-    return {
+    costs: dict[Kind, float] = {
         "device": seconds["predict_s"],
         "read": seconds["read_s"],
-        ahead: threads_s if run.device == "cpu" else seconds["wait_s"],
+        "fetch": seconds["download_wait_s"],
+        "decode": 0.0,
     }
+    costs[ahead] += threads_s if run.device == "cpu" else seconds["wait_s"]
+    return costs
 
 
 def _decode_text(run: Measured, share: str) -> str:
@@ -101,6 +106,12 @@ def _decode_text(run: Measured, share: str) -> str:
 
 
 def _fetch_text(run: Measured, share: str) -> str:
+    if run.stage_s["download_wait_s"] > run.stage_s["fetch_s"] / run.task_cpus:
+        at_once = run.stage_s["download_s"] / max(run.busy_s - run.stage_s["load_s"], 1e-9)
+        return (
+            f"The tasks waited for downloads {share} of the time, {at_once:.0f} at once in each: raise "
+            "--fetch_concurrency and --fetch_concurrency_per_host, or use a faster network"
+        )
     return f"Fetching images took {share} of the tasks' time: faster storage, or images inside the shards"
 
 

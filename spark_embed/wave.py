@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from spark_embed.budget import Tally
 from spark_embed.errors import StorageError
 from spark_embed.feed import FeedOptions
 from spark_embed.models import Recipe
@@ -45,10 +46,14 @@ class WaveCounts:
 
 
 def embed_table(
-    table: DataFrame, recipe: Recipe, options: FeedOptions, profile_dir: str | None = None
+    table: DataFrame,
+    recipe: Recipe,
+    options: FeedOptions,
+    profile_dir: str | None = None,
+    tally: Tally | None = None,
 ) -> DataFrame:
     """Return `table` with the reference replaced by the result, vectors packed; nothing runs yet."""
-    result = make_embed_column(recipe, options, profile_dir, packed=True)(F.col(IMAGE))
+    result = make_embed_column(recipe, options, profile_dir, packed=True, tally=tally)(F.col(IMAGE))
     return table.withColumn(RESULT, result).drop(IMAGE)
 
 

@@ -54,6 +54,14 @@ def photos() -> list[Image.Image]:
     return [image.convert("RGB") for image in images]
 
 
+def find_source(config):
+    """Return the source of parquet shards, which takes no session."""
+    from spark_embed.source import find_layout
+    from spark_embed.source.opening import shard_source
+
+    return shard_source(config, find_layout(config))
+
+
 def encode(image: Image.Image, image_format: str = "JPEG", **options) -> bytes:
     """Return the bytes of an image file."""
     buffer = io.BytesIO()

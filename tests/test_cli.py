@@ -101,7 +101,7 @@ def test_prod_logs_json_lines_and_a_failed_job_has_its_exit_code(shards, tmp_pat
     assert line["level"] == "ERROR"
     assert set(line) == {"timestamp", "level", "logger", "message", "fields"}
     entries = map(json.loads, json_lines(done.stderr))
-    found = next(entry for entry in entries if "found 3 shards" in entry["message"])
+    found = next(entry for entry in entries if "found 3 parquet shards" in entry["message"])
     assert found["fields"]["n_rows"] == 27
     assert f"--model_directory {tmp_path / 'missing'}: there is no such folder" in line["message"]
     assert "Traceback" not in done.stderr
@@ -114,7 +114,7 @@ def test_prod_logs_json_lines_and_a_failed_job_has_its_exit_code(shards, tmp_pat
     [
         (["--batchsize", "3"], {}, 2, "did you mean --batch_size?"),
         ([], {}, 2, "--input_dir is required"),
-        (["--input_dir", "a", "--output_dir", "b"], {"JAVA_HOME": "/nowhere"}, 2, "Spark needs Java"),
+        (["--input_dir", "/usr", "--output_dir", "b"], {"JAVA_HOME": "/nowhere"}, 2, "Spark needs Java"),
         (
             ["--input_dir", "/no/such", "--output_dir", "b"],
             {},
@@ -192,7 +192,7 @@ def test_ctrl_c_ends_the_run_with_one_line(shards, tmp_path):
         seen = []
         for line in process.stderr:  # until the run is under way
             seen.append(line)
-            if "found 3 shards" in line:
+            if "found 3 parquet shards" in line:
                 process.send_signal(signal.SIGINT)
                 break
         rest = process.stderr.read()

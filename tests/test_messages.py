@@ -33,7 +33,7 @@ def test_parity_below_its_limit_is_a_warning_by_default(embed, shards, log):
 
 def test_the_first_lines_say_what_was_found_and_which_model_runs(embed, shards, log):
     embed(shards, model_directory=None, max_samples=1, parity_samples=0)
-    assert "found 3 shards, 27 rows, layout parquet" in log.text
+    assert "found 3 parquet shards, 27 rows" in log.text
     assert "embedded EfficientNet-Lite0" in log.text
     assert "--model_directory openai/clip" in log.text
 

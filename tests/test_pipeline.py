@@ -7,14 +7,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import cosines, encode
+from bad_server import BadServer
+from conftest import cosines, encode, find_source
 from PIL import Image
 from pyspark.sql import functions as F
 
 from spark_embed.config import Config
 from spark_embed.feed import FeedOptions
 from spark_embed.models import Recipe
-from spark_embed.source import find_source
 from spark_embed.wave import count_wave, embed_table, run_wave
 
 
@@ -133,7 +133,7 @@ def test_a_url_column_of_local_paths_is_read_within_its_roots(embed, tmp_path, p
         "../../secret/no.jpg": "forbidden",
         str(tmp_path / "secret/no.jpg"): "forbidden",
         "file:///etc/passwd": "forbidden",
-        "http://127.0.0.1/x.jpg": "fetch_failed",
+        "http://127.0.0.1/x.jpg": "forbidden",
         None: "null_bytes",
     }
     pq.write_table(pa.table({"url": list(urls)}), tmp_path / "in/sub/urls.parquet")
@@ -142,8 +142,27 @@ def test_a_url_column_of_local_paths_is_read_within_its_roots(embed, tmp_path, p
 
     outcome = {**dict.fromkeys(embeddings["url"]), **dict(zip(errors["url"], errors["error"], strict=True))}
     assert outcome == urls
-    assert metadata["input"]["layout"] == "parquet_urls"
+    assert metadata["input"]["layout"] == "url_table"
     assert not errors["error_detail"].str.contains("root:").any()
+
+
+def test_urls_are_downloaded_in_sparks_workers(embed, tmp_path):
+    """By the preflight, too, which compares some of the images."""
+    paths = ["image/1", "status/404", "redirect?to=/image/2", "dead", "image/3"]
+    (tmp_path / "in").mkdir()
+    given = {"allow_private_addresses": True, "fetch_read_timeout_s": 1, "fetch_attempts": 1}
+    with BadServer() as server:
+        urls = [server.url(path) for path in paths]
+        pq.write_table(pa.table({"url": [*urls, None]}), tmp_path / "in/a.parquet")
+        metadata, embeddings, errors = embed(tmp_path / "in", **given)
+    assert embeddings["url"].tolist() == [urls[0], urls[2], urls[4]]
+    assert dict(zip(errors["url"], errors["error"], strict=True)) == {
+        urls[1]: "not_found",
+        urls[3]: "timeout",
+        None: "null_bytes",
+    }
+    assert metadata["parity"]["n_images"] == 3
+    assert metadata["stage_s"]["download_s"] > 0
 
 
 def test_every_kind_of_own_column_arrives_unchanged(embed, tmp_path, photo_bytes):

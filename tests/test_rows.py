@@ -19,7 +19,7 @@ def version_of(path) -> str:
 
 def read(path, rows, column="jpg"):
     reader = RowReader(column)
-    values = [reader.read(path.as_uri(), row, version_of(path)) for row in rows]
+    values = [reader.read(path.as_uri(), row, version_of(path))[0] for row in rows]
     return [None if value is None else bytes(value) for value in values]
 
 
@@ -50,7 +50,7 @@ def test_rows_of_several_files_may_alternate(path, tmp_path):
     pq.write_table(pa.table({"jpg": pa.array([b"x", b"y"], pa.large_binary())}), other)
     reader = RowReader("jpg")
     places = [(path, 1), (other, 0), (path, 2), (other, 1)]
-    got = [bytes(reader.read(p.as_uri(), row, version_of(p))) for p, row in places]
+    got = [bytes(reader.read(p.as_uri(), row, version_of(p))[0]) for p, row in places]
     assert got == [b"1" * 50, b"x", b"2" * 50, b"y"]
 
 
@@ -61,10 +61,21 @@ def test_a_file_without_the_column_or_with_nothing_in_it_gives_nulls(tmp_path):
         assert read(path, [0]) == [None]
 
 
+def test_a_column_of_hugging_face_images_has_bytes_or_a_path(tmp_path):
+    images = [{"bytes": b"1", "path": "a.jpg"}, {"bytes": None, "path": "b.jpg"}, {"bytes": b"3"}, None, {}]
+    path = tmp_path / "hf.parquet"
+    struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    pq.write_table(pa.table({"image": pa.array(images, struct)}), path, row_group_size=2)
+    reader = RowReader("image")
+    got = [reader.read(path.as_uri(), row, version_of(path)) for row in range(5)]
+    assert [data and bytes(data) for data, _ in got] == [b"1", None, b"3", None, None]
+    assert [text for _, text in got] == ["a.jpg", "b.jpg", None, None, None]
+
+
 def test_a_file_that_changes_is_noticed(path):
     planned = version_of(path)
     reader = RowReader("jpg")
-    assert reader.read(path.as_uri(), 1, planned) is not None
+    assert reader.read(path.as_uri(), 1, planned)[0] is not None
     pq.write_table(pa.table({"jpg": [b"other"] * 1000}), path)
     with pytest.raises(StorageError, match="changed"):
         reader.read(path.as_uri(), 900, planned)  # in the next row group
@@ -95,7 +106,7 @@ def test_a_large_row_group_is_streamed(tmp_path):
     reader, version = RowReader("jpg"), version_of(path)
     reader.read(path.as_uri(), 0, version)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    n_bytes = sum(len(reader.read(path.as_uri(), row, version)) for row in range(400))
+    n_bytes = sum(len(reader.read(path.as_uri(), row, version)[0]) for row in range(400))
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert n_bytes == 400 << 20
     assert grown < 100_000

@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from chispa import assert_df_equality
+from conftest import find_source
 from pyspark.sql import functions as F
 
 from spark_embed.config import Config
 from spark_embed.errors import ConfigError, StorageError
 from spark_embed.fetch import FetchPolicy, make_locate
 from spark_embed.schema import IMAGE, spark_type
-from spark_embed.source import find_source
 from spark_embed.tables import settings, table_settings
 
 
@@ -332,7 +332,7 @@ def test_the_first_rows_come_in_shard_order(spark, tmp_path, n):
 def test_a_url_column_gives_references_to_paths(spark, tmp_path):
     write(tmp_path, "sub/a.parquet", {"url": ["x.jpg", None], "n": [1, 2]})
     source = find(tmp_path)
-    assert source.layout == "parquet_urls"
+    assert source.layout == "url_table"
     images = [row[IMAGE] for row in source.table(spark).orderBy("n").collect()]
     assert [(image["uri"], image["base"]) for image in images] == [
         (b"x.jpg", str(tmp_path / "sub")),

@@ -3,10 +3,10 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import find_source
 from pyspark.sql import functions as F
 
 from spark_embed.config import Config
-from spark_embed.source import find_source
 from spark_embed.tables import Rate, is_task_size_set, settings, task_settings
 
 GB = 1 << 30

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import cosines
+from conftest import cosines, find_source
 from pydantic import ValidationError
 from pyspark.resource import ResourceInformation
 from pyspark.sql import functions as F
@@ -20,7 +20,6 @@ from spark_embed.feed import FeedOptions
 from spark_embed.fetch import FetchPolicy, Reference
 from spark_embed.models import Recipe, load_model
 from spark_embed.schema import IMAGE, IMAGE_TYPE, RESULT_TYPE
-from spark_embed.source import find_source
 from spark_embed.udf import make_embed_column, make_recipe, task_device
 
 
@@ -119,7 +118,7 @@ def test_rows_and_uris_survive_pandas_beside_nulls(recipe, monkeypatch):
     list(embed_frames(iter([frame, frame[:0]]), recipe, FeedOptions()))
     assert seen[0] == Reference(file="f", row=2**40, version="1-2")
     assert bytes(seen[1].inline) == b"x"
-    assert seen[1][1:] == ("\ufffd/é.jpg", None, None, None, None)
+    assert seen[1][1:] == ("\ufffd/é.jpg", *[None] * 6)
 
 
 def test_before_spark_4_1_the_column_gives_the_same(frame, tiny_clip, without_arrow_udf, photo_bytes, recipe):

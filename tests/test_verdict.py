@@ -2,17 +2,19 @@
 
 import shutil
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from bad_server import BadServer
 from conftest import encode
 from fakes import MeanColour
 
 from spark_embed.config import Config
 from spark_embed.feed import STAGES, FeedOptions, run_feed
-from spark_embed.fetch import FetchPolicy, Reference
+from spark_embed.fetch import DownloadPolicy, FetchPolicy, Reference
 from spark_embed.pipeline import run
 from spark_embed.tables import settings
 from spark_embed.verdict import Measured, judge
@@ -46,8 +48,8 @@ def measure(references, model, policy=None, **more) -> Measured:
     stage_s = {name: sum(chunk.seconds[name] for chunk in chunks) for name in STAGES}
     given = {"load_s": 0.0, "encode_s": 0.0, **more.pop("stage_s", {})}
     seconds = {**stage_s, **given}
-    busy = sum(seconds.values()) - seconds["fetch_s"] - seconds["decode_s"]
-    return Measured(seconds, **{"n_tasks": 1, "n_slots": 1, "embed_s": busy, "device": "cpu", **more})
+    made = Measured(seconds, **{"n_tasks": 1, "n_slots": 1, "embed_s": 0.0, "device": "cpu", **more})
+    return made if made.embed_s else replace(made, embed_s=made.busy_s)
 
 
 @pytest.fixture
@@ -87,6 +89,35 @@ def test_a_slow_fetch(tmp_path, photo_bytes, monkeypatch):
     references = [Reference(uri="a.jpg", base=str(tmp_path)) for _ in range(16)]
     verdict = judge(measure(references, MeanColour(), FetchPolicy(roots=(str(tmp_path),))))
     assert verdict.kind == "fetch"
+
+
+def test_a_slow_network(photo_bytes):
+    """Its downloads overlap: their own seconds are many times those of the run."""
+    policy = FetchPolicy(download=DownloadPolicy(concurrency=2, allow_private_addresses=True))
+    with BadServer() as server:
+        references = [Reference(uri=server.url(f"late/{n}?s=0.1")) for n in range(24)]
+        for device in ("cpu", "cuda"):
+            run = measure(references, MeanColour(), policy, device=device)
+            verdict = judge(run)
+            assert verdict.kind == "fetch"
+            assert "--fetch_concurrency" in verdict.text
+            assert ", 2 at once" in verdict.text
+
+
+@pytest.mark.parametrize(
+    ("slow", "kind"),
+    [({"predict_s": 0.1}, "device"), ({"prepare_s": 0.03}, "decode")],
+    ids=["model", "decode"],
+)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_downloads_that_nothing_waits_for_are_not_blamed(slow, kind, device):
+    """All together they take longer than the run, and yet nothing waits for them."""
+    policy = FetchPolicy(download=DownloadPolicy(allow_private_addresses=True))
+    with BadServer() as server:
+        references = [Reference(uri=server.url(f"late/{n}?s=0.15")) for n in range(60)]
+        run = measure(references, Slow(**slow), policy, device=device)
+    assert run.stage_s["download_s"] > run.busy_s
+    assert judge(run).kind == kind
 
 
 def test_slow_rows(references):

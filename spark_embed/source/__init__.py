@@ -1,5 +1,7 @@
-"""Any layout under --input_dir -> a table of references; one file here per layout."""
+"""Data sets of any layout, as the table of references: a row per image, where its bytes are, its columns."""
 
-from spark_embed.source.parquet import ParquetSource, find_source
+from spark_embed.source.detect import Layout
+from spark_embed.source.opening import check_input, find_layout, needs_index, open_source
+from spark_embed.source.parquet import ParquetSource
 
-__all__ = ["ParquetSource", "find_source"]
+__all__ = ["Layout", "ParquetSource", "check_input", "find_layout", "needs_index", "open_source"]

@@ -10,13 +10,14 @@ from pyspark.sql import types as T
 
 from spark_embed.config import Config
 from spark_embed.errors import ConfigError
-from spark_embed.schema import IMAGE_ID, METADATA, RESERVED
+from spark_embed.rows import IMAGE_BYTES, IMAGE_PATH
+from spark_embed.schema import IMAGE, IMAGE_ID, INDEX_COLUMNS, METADATA, RESERVED
 from spark_embed.source.widen import column_type
 
 IMAGE_NAMES = ("jpg", "jpeg", "png", "webp", "image")
 """Binary columns taken for the image without --image_column: img2dataset names it by its encode format."""
 
-URL_NAME = "url"
+PARQUET, HUGGING_FACE, URL_TABLE = "parquet", "huggingface", "url_table"
 _ID_NAMES = ("key", "id")
 
 
@@ -25,8 +26,8 @@ class Columns:
     """What the columns of a data set are for.
 
     Attributes:
-        layout: "parquet" (image bytes inline) or "parquet_urls" (local paths in a url column).
-        image: the column with the bytes, or with the paths.
+        layout: `PARQUET` (image bytes inline), `HUGGING_FACE` (a struct of bytes and path) or `URL_TABLE`.
+        image: the column with the bytes, the structs or the urls.
         id: the column that image_id is made from, as of the type that all shards have; None: shard#row.
         own: the columns that go to the output.
     """
@@ -80,7 +81,7 @@ def find_columns(
     known = _Known(schemas, hive)
     layout, image = _find_image(config, input_dir, known)
     names = _own_names(config, known.names)
-    if layout == "parquet":
+    if layout != URL_TABLE:
         names = [name for name in names if name != image]
     id_field = _find_id(config, known, image, names)
     if id_field and id_field.name == IMAGE_ID:
@@ -95,32 +96,64 @@ def find_columns(
     return Columns(layout, image, id_field, own)
 
 
+def find_index_columns(config: Config, schemas: Mapping[pa.Schema, str]) -> Columns:
+    """Find what the data set's own columns in an index are for; as `find_columns`."""
+    if config.image_column:
+        raise ConfigError(
+            f"--image_column {config.image_column!r}: the data set's images are in no column; leave it out"
+        )
+    own = {
+        pa.schema([field for field in schema if field.name not in INDEX_COLUMNS]): path
+        for schema, path in schemas.items()
+    }
+    known = _Known(own, ())
+    names = _own_names(config, known.names)
+    id_field = _find_id(config, known, IMAGE, names)
+    if id_field and id_field.name == IMAGE_ID:
+        names = [name for name in names if name != IMAGE_ID]
+    _check_reserved(names)
+    _check_case(names)
+    fields = (known.field(name, f"leave it out with --drop_columns {name}") for name in names)
+    return Columns("", IMAGE, id_field, tuple(fields))
+
+
 def _find_image(config: Config, input_dir: str, known: _Known) -> tuple[str, str]:
-    """Return the layout and the column with the bytes or with the paths."""
+    """Return the layout and the column with the images or with their urls."""
     binary = known.are(lambda t: pa.types.is_binary(t) or pa.types.is_large_binary(t))
+    structs = known.are(_is_hugging_face)
     if wanted := config.image_column:
         if wanted not in known.files:
             raise ConfigError(
                 f"--image_column {wanted!r}: no such column; there are {', '.join(known.files)}"
             )
-        if wanted not in binary:
-            raise ConfigError(
-                f"--image_column {wanted!r}: not binary; binary columns: {', '.join(binary) or 'none'}"
-            )
-        return "parquet", wanted
+        if wanted not in binary + structs:
+            listed = ", ".join(binary + structs) or "none"
+            raise ConfigError(f"--image_column {wanted!r}: not binary; binary columns: {listed}")
+        return HUGGING_FACE if wanted in structs else PARQUET, wanted
     if found := next((name for name in IMAGE_NAMES if name in binary), None):
-        return "parquet", found
-    if binary:
+        return PARQUET, found
+    if len(structs) == 1:
+        return HUGGING_FACE, structs[0]
+    if binary or structs:
         raise ConfigError(
             f"--input_dir {input_dir}: which column holds the images? Say --image_column, one of "
-            f"{', '.join(binary)} (found without it: {', '.join(IMAGE_NAMES)})"
+            f"{', '.join(binary + structs)} (found without it: {', '.join(IMAGE_NAMES)})"
         )
-    if URL_NAME in known.are(_is_text):
-        return "parquet_urls", URL_NAME
+    if config.url_column in known.are(_is_text):
+        return URL_TABLE, config.url_column
     raise ConfigError(
-        f"--input_dir {input_dir}: no image column (binary {', '.join(IMAGE_NAMES)}, or a text {URL_NAME} "
-        f"with paths); the shards have {', '.join(known.files)}"
+        f"--input_dir {input_dir}: no image column (binary {', '.join(IMAGE_NAMES)}, or a text "
+        f"{config.url_column} with urls or paths, see --url_column); the shards have {', '.join(known.files)}"
     )
+
+
+def _is_hugging_face(arrow_type: pa.DataType) -> bool:
+    """Say whether a type is the one of Hugging Face's Image feature, and not any struct."""
+    if not pa.types.is_struct(arrow_type) or {f.name for f in arrow_type} != {IMAGE_BYTES, IMAGE_PATH}:
+        return False
+    data, path = arrow_type.field(IMAGE_BYTES).type, arrow_type.field(IMAGE_PATH).type
+    is_data = pa.types.is_binary(data) or pa.types.is_large_binary(data) or pa.types.is_null(data)
+    return bool(is_data and (_is_text(path) or pa.types.is_null(path)))
 
 
 def _is_text(arrow_type: pa.DataType) -> bool:

@@ -1,6 +1,6 @@
-"""Parquet shards with an image column (img2dataset's shape), or with a url column of local paths.
+"""Parquet shards, with images or with urls, and indices of other layouts: the table of references.
 
-They are the table of references already: this room reads them with Spark.
+They are that table already: this room reads them with Spark.
 """
 
 from __future__ import annotations
@@ -17,44 +17,54 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from spark_embed.config import Config
 from spark_embed.fetch import Reference
+from spark_embed.rows import IMAGE_BYTES, IMAGE_PATH
 from spark_embed.schema import (
     IMAGE,
     IMAGE_ID,
     IMAGE_TYPE,
+    INDEX_COLUMNS,
+    INDEX_ROW,
+    INDEX_SHARD,
     SHARD,
     SHARD_ROW,
     quoted,
     spark_type,
     without_nulls,
 )
-from spark_embed.source.columns import find_columns
+from spark_embed.source.columns import HUGGING_FACE
+from spark_embed.source.detect import FOLDER
+from spark_embed.source.indexing import REFERENCE_TYPE
 from spark_embed.source.sample import sample_references
-from spark_embed.source.shards import Shard, hive_columns, list_shards
-from spark_embed.storage import folder_path
+from spark_embed.source.shards import Shard
 
 
 @dataclass(frozen=True)
 class ParquetSource:
-    """A data set of parquet shards.
+    """A data set of parquet shards, or of parquet files that index another layout.
 
     Attributes:
-        layout: "parquet" (image bytes inline) or "parquet_urls" (local paths in a url column).
-        root: absolute folder of the shards.
-        shards: sorted by path; their order is the order of --max_samples.
+        layout: what metadata.json calls it; docs/output.md lists them.
+        root: the input folder, absolute.
+        folder: where the parquet files are: `root`, or the index's folder.
+        shards: the parquet files, in the order of --max_samples.
+        n_shards: what the data set's own shards number: tars, not the files of their index.
+        image_bytes: bytes of the data set, as far as known.
         own_columns: the data set's own columns that go to the output, with their Spark types.
-        image_column: the column with the bytes, or with the paths.
+        image_column: the column with the bytes, Hugging Face's images, the paths, or an index's references.
         id_column: the column that image_id is made from; None: shard#row.
         id_type: its type in the data set as a whole, so that equal ids look the same from every shard.
         hive: columns that the folders add (cat=007/), in order.
         transport: how bytes reach the worker: "bytes" (through Spark), "reference" (it reads the image
-            column itself), "uri" (it reads the file that a url column names).
+            column itself), "uri" (it reads what a url column names), "index" (it reads what an index names).
     """
 
     layout: str
     root: str
+    folder: str
     shards: tuple[Shard, ...]
+    n_shards: int
+    image_bytes: int
     own_columns: tuple[T.StructField, ...]
     image_column: str
     id_column: str | None
@@ -64,8 +74,8 @@ class ParquetSource:
 
     def transports(self, wanted: str) -> list[str]:
         """Return the transports to try, best first, for --image_transport `wanted`."""
-        if self.transport == "uri":
-            return ["uri"]
+        if self.transport in ("uri", "index"):
+            return [self.transport]
         return ["reference", "bytes"] if wanted == "auto" else [wanted]
 
     @property
@@ -92,7 +102,7 @@ class ParquetSource:
 
     def sample(self, n_rows: int) -> list[Reference]:
         """Return some `n_rows` references from all over the data set (`sample_references`)."""
-        return sample_references(self.root, self.shards, self.image_column, self.transport, n_rows)
+        return sample_references(self.folder, self.shards, self.image_column, self.transport, n_rows)
 
     def head(self, spark: SparkSession, n_rows: int) -> DataFrame:
         """Return the table of the first `n_rows` rows, in shard order."""
@@ -103,16 +113,21 @@ class ParquetSource:
                 break
             chosen.append(shard)
             left -= shard.n_rows
-        table = self.table(spark, chosen)
-        if left < 0:  # the last shard is wanted in part
-            last = chosen[-1]
-            table = table.where((F.col(SHARD) != last.path) | (F.col(SHARD_ROW) < last.n_rows + left))
-        return table
+        if left == 0:
+            return self.table(spark, chosen)
+        last = chosen.pop()  # wanted in part
+        part = self._read_group(spark, last.schema, [last], last.n_rows + left)
+        return self.table(spark, chosen).unionByName(part) if chosen else part
 
-    def _read_group(self, spark: SparkSession, schema: pa.Schema, shards: Sequence[Shard]) -> DataFrame:
+    def _read_group(
+        self, spark: SparkSession, schema: pa.Schema, shards: Sequence[Shard], n_rows: int | None = None
+    ) -> DataFrame:
+        """Return the references of shards with one schema; with `n_rows` the first ones of each."""
         needed = {field.name for field in self.own_columns} | {self.id_column}
         if self.transport != "reference":
             needed.add(self.image_column)
+        if self.transport == "index":
+            needed.update(INDEX_COLUMNS)
         present = [field for field in schema if field.name in needed and not pa.types.is_null(field.type)]
         file_schema = T.StructType(
             [T.StructField(field.name, without_nulls(spark_type(field.type))) for field in present]
@@ -121,10 +136,14 @@ class ParquetSource:
             spark.read.schema(file_schema)
             .option("__globPaths__", "false")  # x[1].parquet is a name, not a pattern
             .option("recursiveFileLookup", "true")  # else [ or * in a folder's name multiplies the rows
-            .parquet(*(os.path.join(self.root, shard.path) for shard in shards))
+            .parquet(*(os.path.join(self.folder, shard.path) for shard in shards))
         )
+        if n_rows is not None:
+            frame = frame.where(F.col("_metadata.row_index") < n_rows)
         names = set(file_schema.names)
-        shard, row = _shard_path(self.root), F.col("_metadata.row_index")
+        shard, row = _shard_path(self.folder), F.col("_metadata.row_index")
+        if self.transport == "index":
+            shard, row = F.col(INDEX_SHARD), F.col(INDEX_ROW)
 
         def column(name: str) -> Column:
             if name in self.hive:
@@ -132,7 +151,8 @@ class ParquetSource:
             return F.col(quoted(name)) if name in names else F.lit(None)
 
         own = [column(field.name).cast(field.dataType).alias(field.name) for field in self.own_columns]
-        place = F.concat(shard, F.lit("#"), row.cast("string"))
+        # Each image of a folder is a shard of its own: the path alone says which.
+        place = shard if self.layout == FOLDER else F.concat(shard, F.lit("#"), row.cast("string"))
         image_id = place
         if self.id_column:
             image_id = F.coalesce(column(self.id_column).cast(self.id_type).cast("string"), place)
@@ -146,11 +166,16 @@ class ParquetSource:
 
     def _reference(self, value: Column, shard: Column) -> Column:
         """Return the reference of each row, by `transport`."""
-        if self.transport == "bytes":
-            parts = {"bytes": value}
+        folder = F.regexp_replace(F.concat(F.lit(self.folder + "/"), shard), "/[^/]*$", "")
+        if self.transport == "index":
+            parts = {field.name: value[field.name] for field in REFERENCE_TYPE}
         elif self.transport == "uri":
-            folder = F.regexp_replace(F.concat(F.lit(self.root + "/"), shard), "/[^/]*$", "")
             parts = {"uri": value, "base": folder}
+        elif self.transport == "bytes" and self.layout == HUGGING_FACE:
+            path = F.when(value[IMAGE_BYTES].isNull(), value[IMAGE_PATH])
+            parts = {"bytes": value[IMAGE_BYTES], "uri": path, "base": folder}
+        elif self.transport == "bytes":
+            parts = {"bytes": value}
         else:
             modified = F.unix_millis("_metadata.file_modification_time").cast("string")
             version = F.concat_ws("-", F.col("_metadata.file_size").cast("string"), modified)
@@ -159,33 +184,6 @@ class ParquetSource:
         return F.struct(
             *(parts.get(f.name, F.lit(None)).cast(f.dataType).alias(f.name) for f in IMAGE_TYPE.fields)
         )
-
-
-def find_source(config: Config) -> ParquetSource:
-    """Find the shards under --input_dir and their columns; reads footers only.
-
-    Raises:
-        ConfigError: nothing to embed, or columns that cannot be used, with the flag that helps.
-        StorageError: the folder or a footer cannot be read.
-    """
-    root = folder_path(config.input_dir, "--input_dir")
-    shards = list_shards(root)
-    schemas: dict[pa.Schema, str] = {}
-    for shard in shards:
-        schemas.setdefault(shard.schema, shard.path)
-    hive = hive_columns(root, shards)
-    columns = find_columns(config, root, schemas, hive)
-    return ParquetSource(
-        layout=columns.layout,
-        root=root,
-        shards=tuple(shards),
-        own_columns=columns.own,
-        image_column=columns.image,
-        id_column=columns.id.name if columns.id else None,
-        id_type=columns.id.dataType if columns.id else T.StringType(),
-        hive=tuple(hive),
-        transport="bytes" if columns.layout == "parquet" else "uri",
-    )
 
 
 def _shard_path(root: str) -> Column:

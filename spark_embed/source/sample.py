@@ -7,6 +7,8 @@ import os
 from collections.abc import Sequence
 from itertools import chain, zip_longest
 
+import pyarrow.parquet as pq
+
 from spark_embed.errors import StorageError
 from spark_embed.fetch import Reference
 from spark_embed.rows import RowReader, file_version
@@ -16,7 +18,7 @@ _SAMPLED_SHARDS = 4
 
 
 def sample_references(
-    root: str, shards: Sequence[Shard], column: str, transport: str, n_rows: int
+    folder: str, shards: Sequence[Shard], column: str, transport: str, n_rows: int
 ) -> list[Reference]:
     """Return some `n_rows` references, as `transport` has them: the first ones of a few shards.
 
@@ -33,14 +35,28 @@ def sample_references(
     try:
         for shard in chosen:
             wanted = range(min(shard.n_rows, math.ceil(n_rows / n_shards)))
-            path = os.path.join(root, shard.path)
+            path = os.path.join(folder, shard.path)
             status = os.stat(path)
             version = file_version(status.st_size, status.st_mtime_ns)
+            if transport == "index":
+                parts.append(_indexed(path, column, len(wanted)))
+                continue
             references = [Reference(file=path, row=row, version=version) for row in wanted]
             parts.append([_resolved(reference, reader, transport) for reference in references])
     except OSError as exc:
-        raise StorageError(f"--input_dir {root}: cannot be read: {exc}") from exc
+        raise StorageError(f"{folder}: cannot be read: {exc}") from exc
     return [reference for reference in chain.from_iterable(zip_longest(*parts)) if reference]
+
+
+def _indexed(path: str, column: str, n_rows: int) -> list[Reference]:
+    """Return the first references of a file of an index."""
+    with pq.ParquetFile(path) as file:
+        batch = next(file.iter_batches(n_rows, columns=[column]))
+    places = batch.column(0).to_pylist()[:n_rows]
+    return [
+        Reference(**{**place, "uri": place["uri"] and place["uri"].decode(errors="replace")})
+        for place in places
+    ]
 
 
 def _resolved(reference: Reference, reader: RowReader, transport: str) -> Reference:
@@ -48,9 +64,9 @@ def _resolved(reference: Reference, reader: RowReader, transport: str) -> Refere
     if transport == "reference":
         return reference
     path = reference.file or ""
-    value = reader.read(path, reference.row or 0, reference.version or "")
-    if value is None:
-        return Reference()
-    if transport == "bytes":
-        return Reference(inline=bytes(value))
-    return Reference(uri=bytes(value).decode(errors="replace"), base=os.path.dirname(path))
+    data, uri = reader.read(path, reference.row or 0, reference.version or "")
+    if transport == "uri":
+        data, uri = None, bytes(data).decode(errors="replace") if data is not None else None
+    if data is not None:
+        return Reference(inline=bytes(data))
+    return Reference(uri=uri, base=os.path.dirname(path)) if uri else Reference()

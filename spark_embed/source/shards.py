@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spark_embed.errors import ConfigError, StorageError
-from spark_embed.storage import StoredFile, list_files
+from spark_embed.storage import StoredFile
 
 _FOOTER_THREADS = 16
 
@@ -26,18 +26,13 @@ class Shard:
     schema: pa.Schema
 
 
-def list_shards(input_dir: str) -> list[Shard]:
-    """List the parquet files below `input_dir`, sorted by path, and read their footers.
+def open_shards(input_dir: str, files: Sequence[StoredFile]) -> list[Shard]:
+    """Read the footers of parquet files below `input_dir`.
 
     Raises:
-        ConfigError: no such folder, no parquet file in it, or a name that Hadoop or Java cannot read.
+        ConfigError: a name that Hadoop or Java cannot read.
         StorageError: a file is not parquet.
     """
-    if not os.path.isdir(input_dir):
-        raise ConfigError(f"--input_dir {input_dir}: there is no such folder")
-    files = list_files(input_dir, ".parquet")
-    if not files:
-        raise ConfigError(f"--input_dir {input_dir}: no *.parquet file in it or in its subfolders")
     if colons := [file.path for file in files if ":" in file.path]:
         raise ConfigError(f"--input_dir {input_dir}: Hadoop cannot read a name with ':', rename {colons[0]}")
     if odd := [file.path for file in files if not _is_unicode(file.path)]:

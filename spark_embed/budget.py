@@ -1,0 +1,116 @@
+"""Stops a run in which too many images fail: dead DNS or wrong credentials are no data set of errors."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from py4j.protocol import Py4JError
+from pyspark import Accumulator, AccumulatorParam
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from spark_embed.errors import ErrorBudgetExceeded
+from spark_embed.schema import ERROR
+
+Tally = Accumulator[dict[str, int]]
+"""Rows by outcome, "" for a vector, of the tasks that have ended."""
+
+_LOOK_EVERY_S = 0.5
+_GOOD = ""
+
+
+class ErrorBudget:
+    """Watches the Spark jobs that the calling thread starts inside a `with` block, and cancels them.
+
+    Tasks report when they end, so a run stops some time after its budget is spent. The jobs must have a
+    group (`spark_embed.progress.Progress` gives them one).
+
+    Args:
+        max_fraction: of all rows so far that may be errors; None: no limit, and nothing is counted.
+        min_count: errors that there must be before the fraction counts.
+    """
+
+    def __init__(self, spark: SparkSession, max_fraction: float | None, min_count: int) -> None:
+        self._context = spark.sparkContext
+        self._max_fraction, self._min_count = max_fraction, min_count
+        self._exceeded: str | None = None
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="error budget", daemon=True)
+        self.tally: Tally | None = None
+        if max_fraction is not None:
+            self.tally = self._context.accumulator({}, _Counts())
+
+    def __enter__(self) -> ErrorBudget:
+        self._group = self._context.getLocalProperty("spark.jobGroup.id")
+        if self.tally is not None:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        if self.tally is not None:
+            self._thread.join()
+        if self._exceeded and isinstance(exc, (PySparkException, Py4JError)):
+            raise ErrorBudgetExceeded(self._exceeded) from exc
+
+    def check(self, rows_by_code: Mapping[str, int], n_rows: int) -> None:
+        """Check the counts of a whole wave.
+
+        Raises:
+            ErrorBudgetExceeded: more of its rows are errors than may be.
+        """
+        if text := self._judge(rows_by_code, n_rows):
+            raise ErrorBudgetExceeded(text)
+
+    def _watch(self) -> None:
+        with contextlib.suppress(Py4JError, OSError):  # the JVM is gone, and the main thread says so
+            while not self._exceeded and not self._done.wait(_LOOK_EVERY_S):
+                counts = dict(self.tally.value) if self.tally else {}
+                n_rows = sum(counts.values())
+                counts.pop(_GOOD, None)
+                self._exceeded = self._judge(counts, n_rows)
+                if self._exceeded and self._group:
+                    self._context.cancelJobGroup(self._group)
+
+    def _judge(self, rows_by_code: Mapping[str, int], n_rows: int) -> str | None:
+        """Return what is wrong, or None."""
+        n_errors = sum(rows_by_code.values())
+        if (
+            self._max_fraction is None
+            or n_errors < self._min_count
+            or n_errors <= self._max_fraction * n_rows
+        ):
+            return None
+        code, n_most = max(rows_by_code.items(), key=lambda item: item[1])
+        return (
+            f"{n_errors:,} of the first {n_rows:,} rows are errors ({n_errors / n_rows:.0%}, most of them "
+            f"{code}: {n_most:,}), more than --max_error_fraction {self._max_fraction:g}; "
+            "nothing was published"
+        )
+
+
+def tallied(results: Iterator[pa.StructArray], tally: Tally | None) -> Iterator[pa.StructArray]:
+    """Count the rows of results that pass through by outcome; runs on executors."""
+    if tally is None:
+        yield from results
+        return
+    for array in results:
+        counts = pc.value_counts(array.field(ERROR)).to_pylist()
+        tally.add({row["values"] or _GOOD: row["counts"] for row in counts})
+        yield array
+
+
+class _Counts(AccumulatorParam[dict[str, int]]):
+    def zero(self, value: dict[str, int]) -> dict[str, int]:
+        return {}
+
+    def addInPlace(self, value1: dict[str, int], value2: dict[str, int]) -> dict[str, int]:  # noqa: N802  pyspark's name
+        return dict(Counter(value1) + Counter(value2))

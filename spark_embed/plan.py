@@ -1,0 +1,156 @@
+"""What a run is bound to before its first wave: the source, the transport that works, preflight's answers."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from dataclasses import dataclass, replace
+
+from pyspark.sql import DataFrame, SparkSession
+
+from spark_embed.budget import Tally
+from spark_embed.config import Config
+from spark_embed.errors import ModelError, StorageError
+from spark_embed.feed import FeedOptions
+from spark_embed.fetch import DownloadPolicy, FetchPolicy
+from spark_embed.preflight import Preflight, ProbeOptions, UnreachableError, run_preflight
+from spark_embed.source import ParquetSource
+from spark_embed.storage import folder_path
+from spark_embed.summary import describe_parity
+from spark_embed.tables import Rate, count_slots, is_task_size_set, task_settings
+from spark_embed.udf import make_feed_options, make_recipe
+from spark_embed.wave import embed_table
+
+logger = logging.getLogger(__name__)
+
+# References looked at for each image that parity wants: by reference, a null is seen only when it is read.
+SAMPLE_FACTOR = 4
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a run is bound to before its first wave.
+
+    Attributes:
+        n_rows: rows to embed.
+        n_slots: tasks that Spark runs at once.
+        task_cpus: cores of each.
+        task_settings: Spark's settings that size the tasks; empty where their speed is not known, or where
+            somebody has set a size.
+        profile_dir: where the tasks leave their profiles; None for nowhere.
+    """
+
+    source: ParquetSource
+    preflight: Preflight
+    options: FeedOptions
+    n_rows: int
+    n_slots: int
+    task_cpus: int
+    task_settings: dict[str, str]
+    profile_dir: str | None
+
+    def embedded(self, spark: SparkSession, tally: Tally | None = None) -> DataFrame:
+        """Return the table with its results; nothing runs yet. Tasks report to `tally`."""
+        whole = self.n_rows == self.source.n_rows
+        table = self.source.table(spark) if whole else self.source.head(spark, self.n_rows)
+        return embed_table(table, self.preflight.recipe, self.options, self.profile_dir, tally)
+
+
+def make_plan(spark: SparkSession, config: Config, source: ParquetSource) -> Plan:
+    """Run the preflight with the best transport that works, and bind the run to its answers."""
+    if config.model_directory is None:
+        logger.info(
+            "model: the embedded EfficientNet-Lite0 (ImageNet); for CLIP give "
+            "--model_directory openai/clip-vit-large-patch14 or a folder that holds it"
+        )
+    roots = (source.root, *(folder_path(root, "--allowed_roots") for root in config.allowed_roots))
+    options = make_feed_options(config, make_fetch_policy(config, roots, source.image_column))
+    wanted = ProbeOptions(
+        config.parity_samples,
+        config.parity_min_cosine,
+        None if config.batch_size == "auto" else config.batch_size,
+    )
+    unreachable: list[str] = []
+    for transport in source.transports(config.image_transport):
+        source = replace(source, transport=transport)
+        sample = source.sample(max(1, SAMPLE_FACTOR * config.parity_samples))
+        try:
+            preflight = run_preflight(spark, sample, make_recipe(config), options, wanted)
+        except UnreachableError as exc:
+            unreachable.append(f"{transport}: {exc}")
+            continue
+        report_preflight(config, preflight)
+        return _bind(spark, config, source, preflight, options)
+    raise StorageError(
+        f"--image_transport {config.image_transport}: the workers cannot read the images: "
+        + "; ".join(unreachable)
+    )
+
+
+def make_fetch_policy(config: Config, roots: tuple[str, ...], column: str) -> FetchPolicy:
+    """Return what a run may read: below `roots`, in `column` of its shards, and behind urls."""
+    download = DownloadPolicy(
+        connect_timeout_s=config.fetch_connect_timeout_s,
+        read_timeout_s=config.fetch_read_timeout_s,
+        timeout_s=config.fetch_timeout_s,
+        redirects=config.fetch_redirects,
+        attempts=config.fetch_attempts,
+        concurrency=config.fetch_concurrency,
+        concurrency_per_host=config.fetch_concurrency_per_host,
+        allow_private_addresses=config.allow_private_addresses,
+    )
+    return FetchPolicy(roots, column, config.max_image_bytes, download)
+
+
+def _bind(
+    spark: SparkSession, config: Config, source: ParquetSource, preflight: Preflight, options: FeedOptions
+) -> Plan:
+    n_slots, task_cpus = count_slots(spark)
+    n_rows = min(source.n_rows, config.max_samples or source.n_rows)
+    sizes: dict[str, str] = {}
+    if preflight.row_s is not None and not is_task_size_set(spark):
+        share = n_rows / max(source.n_rows, 1)
+        n_bytes, n_files = round(source.n_bytes * share), math.ceil(len(source.shards) * share)
+        sizes = task_settings(n_bytes, n_rows, n_files, Rate(preflight.row_s, n_slots))
+    return Plan(
+        source,
+        preflight,
+        replace(options, batch_size=preflight.batch_size),
+        n_rows=n_rows,
+        n_slots=n_slots,
+        task_cpus=task_cpus,
+        task_settings=sizes,
+        profile_dir=os.path.abspath(config.profile_dir) if config.profile_dir else None,
+    )
+
+
+def report_preflight(config: Config, preflight: Preflight) -> None:
+    """Say what preflight found, and refuse what --parity_action says to refuse."""
+    parity = preflight.parity
+    if isinstance(preflight.model["preprocessing"], str):
+        logger.warning(
+            "no fast path for %s: images are prepared by transformers itself, which is slower",
+            preflight.model["preprocessing"],
+        )
+    if rejected := parity["rejected"]:
+        logger.info(
+            "dtype: float32, because %s takes a vector's cosine down to %.6f (--parity_min_cosine %s); "
+            "--dtype %s is faster",
+            rejected["dtype"],
+            rejected["min_cosine"],
+            config.parity_min_cosine,
+            rejected["dtype"],
+        )
+    logger.info("parity: %s", describe_parity(parity), extra={"parity": parity})
+    if not config.parity_samples or (parity["n_images"] and parity["min_cosine"] >= config.parity_min_cosine):
+        return
+    text = (
+        f"parity: smallest cosine with plain transformers is {parity['min_cosine']:.6f}, below "
+        f"--parity_min_cosine {config.parity_min_cosine}; --dtype float32 is the most exact"
+        if parity["n_images"]
+        else "parity: no image of the sample could be compared; --parity_samples 0 goes without"
+    )
+    if config.parity_action == "fail":
+        raise ModelError(f"{text} (--parity_action fail)")
+    logger.warning("%s", text)

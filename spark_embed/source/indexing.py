@@ -1,0 +1,92 @@
+"""What the makers of an index share: the task of each, and rows of references as Arrow; knows no layout."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from spark_embed.schema import IMAGE, INDEX_ROW, INDEX_SHARD
+from spark_embed.storage import StoredFile
+
+REFERENCE_TYPE = pa.struct(
+    [
+        ("uri", pa.binary()),
+        ("base", pa.string()),
+        ("file", pa.string()),
+        ("offset", pa.int64()),
+        ("length", pa.int64()),
+        ("version", pa.string()),
+    ]
+)
+"""The fields of a reference that an index can have (`spark_embed.schema.IMAGE_TYPE`)."""
+
+ROWS_PER_BATCH = 10_000
+
+Place = dict[str, str | bytes | int]
+"""Where one image is: some fields of `REFERENCE_TYPE`."""
+
+
+@dataclass(frozen=True)
+class IndexTask:
+    """What one file of an index is made from.
+
+    Attributes:
+        root: the input folder.
+        file: the tar, list, or img2dataset parquet of a folder, below it; an image folder's is ".".
+        sidecar: the img2dataset parquet of a tar.
+        url_column: the column of a list that holds the urls.
+        has_labels: the first folder of an image's path is its label.
+        max_rows: where to stop.
+    """
+
+    root: str
+    file: StoredFile
+    sidecar: StoredFile | None = None
+    url_column: str = "url"
+    has_labels: bool = False
+    max_rows: int | None = None
+
+    @property
+    def path(self) -> str:
+        """The file's absolute path."""
+        return os.path.join(self.root, self.file.path)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of an index, and the bytes of their images, 0 where unknown."""
+
+    table: pa.Table
+    image_bytes: int
+
+
+def make_rows(own: pa.Table, shards: str | Sequence[str], first: int, places: Sequence[Place | None]) -> Rows:
+    """Put our columns beside the data set's own.
+
+    Args:
+        own: the data set's columns, one row for each place.
+        shards: the shard of all rows, or of each; each of the latter is its shard's row 0.
+        first: the number of the first row in its shard.
+        places: where the images are; None for a row without one.
+    """
+    n_rows = len(places)
+    numbers = range(first, first + n_rows) if isinstance(shards, str) else [0] * n_rows
+    names = [shards] * n_rows if isinstance(shards, str) else list(shards)
+    ours = pa.table(
+        {
+            INDEX_SHARD: pa.array(names, pa.string()),
+            INDEX_ROW: pa.array(numbers, pa.int64()),
+            IMAGE: pa.array([place or {} for place in places], REFERENCE_TYPE),
+        }
+    )
+    for name in own.column_names:
+        ours = ours.append_column(own.schema.field(name), own[name])
+    return Rows(ours.replace_schema_metadata(None), sum(_length(place) for place in places))
+
+
+def _length(place: Place | None) -> int:
+    length = place.get("length", 0) if place else 0
+    return length if isinstance(length, int) else 0

@@ -1,0 +1,67 @@
+"""A run in which too many images fail stops early, says why, and leaves what was there before."""
+
+import time
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import to_arrow_type
+
+from spark_embed.budget import ErrorBudget, tallied
+from spark_embed.errors import ErrorBudgetExceeded
+from spark_embed.progress import Progress
+from spark_embed.schema import RESULT_TYPE
+
+
+def write_shards(folder, images):
+    folder.mkdir()
+    pq.write_table(pa.table({"jpg": images}), folder / "0.parquet")
+
+
+def test_a_run_of_mostly_errors_publishes_nothing(embed, tmp_path, photo_bytes):
+    write_shards(tmp_path / "in", [photo_bytes[0], *[b"<html>"] * 6, None])
+    expected = (
+        r"7 of the first 8 rows are errors \(88%, most of them not_an_image: 6\), more than --max_error"
+    )
+    with pytest.raises(ErrorBudgetExceeded, match=expected):
+        embed(tmp_path / "in", max_error_fraction=0.5, min_error_count=7)
+    assert not (tmp_path / "out/embeddings.parquet").exists()
+    metadata, _, _ = embed(tmp_path / "in", max_error_fraction=0.5, min_error_count=8, overwrite=True)
+    assert metadata["counts"]["errors"] == 7
+    metadata, _, _ = embed(tmp_path / "in", max_error_fraction=0.9, min_error_count=1, overwrite=True)
+    assert metadata["counts"]["errors"] == 7
+    assert metadata["error_examples"]["null_bytes"][0]["image_id"] == "0.parquet#7"
+    assert len(metadata["error_examples"]["not_an_image"]) == 3
+
+
+def run_until_cancelled(spark, budget, never):
+    """Run ten tasks that only give errors; all but the first wait for a file that nobody makes."""
+    result_type, tally = to_arrow_type(RESULT_TYPE), budget.tally
+
+    def run(arrays):
+        for array in arrays:
+            while array[0].as_py() > 0 and not never.exists():
+                time.sleep(0.05)
+            yield pa.array([{"error": "fetch_failed"}] * len(array), result_type)
+
+    def report(arrays: Iterator[pa.Array]) -> Iterator[pa.Array]:
+        return tallied(run(arrays), tally)
+
+    column = F.arrow_udf(report, RESULT_TYPE)
+    frame = spark.range(0, 100, 1, 10).select(column("id").alias("r"))
+    with Progress(spark, 100), budget:
+        frame.write.format("noop").mode("overwrite").save()
+
+
+@pytest.mark.skipif(not hasattr(F, "arrow_udf"), reason="arrow_udf exists from Spark 4.1")
+def test_the_job_is_cancelled_while_other_tasks_run(spark, tmp_path):
+    with pytest.raises(ErrorBudgetExceeded, match="fetch_failed: 10"):
+        run_until_cancelled(spark, ErrorBudget(spark, 0.1, 5), tmp_path / "never")
+
+
+def test_without_a_limit_nothing_is_counted(spark):
+    with ErrorBudget(spark, None, 1) as budget:
+        assert budget.tally is None
+        budget.check({"corrupt": 10}, 10)
