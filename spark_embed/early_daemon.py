@@ -80,7 +80,7 @@ def hand_over() -> bool:
         return False
     with socket.socket(socket.AF_UNIX) as connection, suppress(OSError):
         connection.connect(path)
-        message = json.dumps({"python": sys.executable, "environment": dict(os.environ)}).encode()
+        message = json.dumps({"python": _python(), "environment": dict(os.environ)}).encode()
         socket.send_fds(connection, [len(message).to_bytes(4)], [0, 1, 2])
         connection.sendall(message)
         if taker := int.from_bytes(connection.recv(4)):
@@ -103,7 +103,7 @@ def wait_and_take_over(listener: socket.socket, lifeline: int) -> socket.socket 
     connection, _ = listener.accept()
     size, streams, _, _ = socket.recv_fds(connection, 4, 3)
     message = json.loads(_receive(connection, min(int.from_bytes(size), _MAX_MESSAGE_BYTES)))
-    if message["python"] != sys.executable:
+    if message["python"] != _python():
         connection.close()
         return None
     for standard, stream in enumerate(streams):
@@ -115,6 +115,11 @@ def wait_and_take_over(listener: socket.socket, lifeline: int) -> socket.socket 
     sys.path[1:1] = [entry for entry in python_path if entry and entry not in sys.path]
     connection.sendall(os.getpid().to_bytes(4))
     return connection
+
+
+def _python() -> list[str]:
+    """Return what tells one Python from another; one may have several names (python, python3)."""
+    return [sys.prefix, sys.version]
 
 
 def _receive(connection: socket.socket, n_bytes: int) -> bytes:

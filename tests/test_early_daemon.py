@@ -35,10 +35,10 @@ def driver():
     process.communicate()
 
 
-def become_daemon(address: str) -> subprocess.Popen:
+def become_daemon(address: str, python: str = sys.executable) -> subprocess.Popen:
     """Start a daemon as Spark does: it writes its port to its standard output."""
     return subprocess.Popen(
-        [sys.executable, "-m", "spark_embed.worker_daemon", "pyspark.worker"],
+        [python, "-m", "spark_embed.worker_daemon", "pyspark.worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, early_daemon.ADDRESS: address},
@@ -69,6 +69,15 @@ def test_it_becomes_sparks_daemon_and_ends_with_it(driver):
 
 
 @pytest.mark.slow
+def test_one_python_may_have_two_names(driver):
+    _, early, address = driver
+    daemon = become_daemon(address, python=str(BIN / "python3"))
+    port = int.from_bytes(daemon.stdout.read(4))
+    assert [connection.laddr.port for connection in early.net_connections("tcp")] == [port]
+    end(daemon)
+
+
+@pytest.mark.slow
 def test_it_ends_with_its_driver_however_that_ends(driver):
     process, early, address = driver
     process.kill()
@@ -87,7 +96,7 @@ def test_a_daemon_without_an_early_one_imports_for_itself(tmp_path):
 def test_a_daemon_of_another_python_is_not_replaced(driver, monkeypatch):
     process, early, address = driver
     monkeypatch.setenv(early_daemon.ADDRESS, address)
-    monkeypatch.setattr(sys, "executable", "/another/python")
+    monkeypatch.setattr(sys, "prefix", "/another/environment")
     assert not early_daemon.hand_over()
     process.kill()
     early.wait(60)
