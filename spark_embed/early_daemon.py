@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import logging
 import os
 import select
 import shutil
@@ -19,9 +20,12 @@ import subprocess
 import sys
 import tempfile
 from contextlib import suppress
+from functools import cache
+
+logger = logging.getLogger(__name__)
 
 ADDRESS = "EARLY_WORKER_DAEMON"
-"""Environment variable of the daemon: the path of the socket at which the early one waits.
+"""Environment variable of the daemon: the path of the socket at which the early one waits; empty for none.
 
 Not SPARK_EMBED_...: that is how options begin.
 """
@@ -40,14 +44,25 @@ def is_spark_configured() -> bool:
 def start_before_spark() -> None:
     """Start the process if this command is going to run Spark on this machine, before importing pyspark."""
     if not is_spark_configured() and "pyspark" not in sys.modules:
-        os.environ[ADDRESS] = start_early_daemon()
+        start_early_daemon()
 
 
+@cache
 def start_early_daemon() -> str:
-    """Start the process; runs on the driver. Returns the path of its socket, in a folder of this user's own.
+    """Start the process, once; runs on the driver. Returns what `ADDRESS` must be in the daemon's environment.
 
-    It ends with this process, or with the JVM once it is Spark's daemon, if this process is killed.
+    It ends with this process, or with the JVM once it is Spark's daemon, if this process is killed. Where it
+    cannot be started (a socket's path may have some 100 characters), Spark's daemon does without.
     """
+    try:
+        return _start()
+    except OSError as exc:
+        logger.debug("the workers' imports do not begin early: %s", exc)
+        return ""
+
+
+def _start() -> str:
+    """Start the process and return the path of its socket, in a folder of this user's own."""
     folder = tempfile.mkdtemp(prefix="spark_embed-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     path = os.path.join(folder, "daemon")

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 MIN_JAVA = 17
 _TASK_ATTEMPTS = 4
-_DAEMON_MODULE = "spark.python.daemon.module"
+_DAEMON_MODULE = "spark_embed.worker_daemon"  # conf/local.conf
 
 # What pyspark raises in one thread while another one stops the session.
 _STOPPED_MEANWHILE = (PySparkException, Py4JError, OSError, AttributeError, AssertionError)
@@ -104,10 +104,8 @@ def _builder(config: Config) -> SparkSession.Builder:
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")  # else Spark looks for the host's name, and warns
     builder = builder.master(local_master(master, config.num_workers))
-    if given.get(_DAEMON_MODULE, None) is None:
-        builder = builder.config(
-            f"spark.executorEnv.{ADDRESS}", os.environ.get(ADDRESS) or start_early_daemon()
-        )
+    if given.get("spark.python.daemon.module", _DAEMON_MODULE) == _DAEMON_MODULE:
+        builder = builder.config(f"spark.executorEnv.{ADDRESS}", start_early_daemon())
     for name, value in local_properties().items():
         # Options of a driver's JVM that runs already would be ignored, though Spark would show them.
         if not given.contains(name) and not (jvm_runs and name.startswith("spark.driver.")):

@@ -102,6 +102,15 @@ def test_a_daemon_of_another_python_is_not_replaced(driver, monkeypatch):
     early.wait(60)
 
 
+def test_where_it_cannot_be_started_spark_does_without(monkeypatch, tmp_path):
+    long = tmp_path / ("x" * 120)
+    long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    address = early_daemon.start_early_daemon.__wrapped__()
+    monkeypatch.setenv(early_daemon.ADDRESS, address)
+    assert not early_daemon.hand_over()
+
+
 def test_a_command_starts_one_only_where_it_will_start_spark_itself(monkeypatch):
     monkeypatch.setattr(early_daemon, "start_early_daemon", lambda: pytest.fail("started"))
     monkeypatch.setitem(sys.modules, "pyspark", ModuleType("pyspark"))  # there may be a session

@@ -21,6 +21,12 @@ def test_numbers_and_dates_stay_the_text_that_they_are(tmp_path):
     ]
 
 
+def test_a_list_without_rows_has_its_columns(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"url,n\n")
+    (batch,) = read_list(str(tmp_path / "a.csv"))
+    assert (batch.schema.names, len(batch)) == (["url", "n"], 0)
+
+
 def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path):
     assert list(read(tmp_path / "a.tsv", b"\xef\xbb\xbfurl\tn\na.jpg\t1\n")[0]) == ["url", "n"]
 

@@ -37,7 +37,7 @@ def names_files(path: str, url_column: str) -> bool:
 
 def _first_rows(path: str) -> pa.RecordBatch:
     if path.lower().endswith(LIST_SUFFIXES):
-        return next(read_list(path))[:_ROWS]
+        return next(batch for batch in read_list(path) if len(batch))[:_ROWS]
     with pq.ParquetFile(path) as file:
         return next(file.iter_batches(_ROWS))
 

@@ -36,7 +36,7 @@ def has_column(path: str, column: str) -> bool:
 
 
 def read_list(path: str) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a list in batches whose columns are all text, in bounded memory.
+    """Yield the rows of a list in batches whose columns are all text, in bounded memory; at least one batch.
 
     An empty field of a CSV is null; a value of a JSON line that is no text stays JSON. The columns of a
     JSONL file are all that any of its lines has.
@@ -56,6 +56,7 @@ def _read_csv(path: str) -> Iterator[pa.RecordBatch]:
         names = next(csv.reader(file, delimiter=_delimiter(path)), [])
     if repeated := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"{path}: two columns are called {repeated[0]!r}; rename one")
+    yield pa.RecordBatch.from_pylist([], pa.schema([(name, pa.string()) for name in names]))
     convert = pa.csv.ConvertOptions(
         column_types=dict.fromkeys(names, pa.string()),
         null_values=[""],
