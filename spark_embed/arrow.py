@@ -17,14 +17,14 @@ from pyspark.sql.pandas.types import to_arrow_type
 from spark_embed.errors import ConfigError
 from spark_embed.feed import Outcomes
 from spark_embed.fetch import Reference
-from spark_embed.schema import BATCH_LIMIT, EMBEDDING, IMAGE_TYPE, RESULT_TYPE, STATS_TYPE
+from spark_embed.schema import BATCH_LIMIT, EMBEDDING, IMAGE_TYPE, RESULT_TYPE, STATS_TYPE, VECTOR_SPARK_TYPE
 
 _FLOAT_BYTES = 4
 _STATS_ARROW = to_arrow_type(STATS_TYPE)
 _NO_STATS = dict.fromkeys(STATS_TYPE.names, 0)
 _IMAGE_ARROW_TYPES = [to_arrow_type(field.dataType) for field in IMAGE_TYPE]
 
-VECTOR_TYPE = pa.list_(pa.field("element", pa.float32(), nullable=False))
+VECTOR_TYPE = to_arrow_type(VECTOR_SPARK_TYPE)
 """A vector in a list column, as Spark and other readers know it."""
 
 # Each array that goes back to the JVM costs about 300 microseconds, whatever its length.

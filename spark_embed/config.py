@@ -81,13 +81,13 @@ class Config(ModelOptions):
 
     # An unset shell variable gives an empty text, which would else name the working folder.
     input_dir: str = _option(
-        ..., "Input", "folder with the parquet shards, searched through its subfolders", min_length=1
+        ..., "Input", "folder with the images, in any layout; searched through its subfolders", min_length=1
     )
     layout: Layouts = _option("auto", "Input", "what --input_dir holds; auto: what its files say")
     image_column: str | None = _option(
         None,
         "Input",
-        "binary column with the encoded images; default: jpg, jpeg, png, webp or image",
+        "column with the encoded images; default: jpg, jpeg, png, webp, image, or Hugging Face's",
         min_length=1,
     )
     url_column: str = _option(

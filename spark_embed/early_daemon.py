@@ -49,7 +49,7 @@ def start_before_spark() -> None:
 
 @cache
 def start_early_daemon() -> str:
-    """Start the process, once; runs on the driver. Returns what `ADDRESS` must be in the daemon's environment.
+    """Start the process, once; runs on the driver. Returns what `ADDRESS` is to be for the daemon.
 
     It ends with this process, or with the JVM once it is Spark's daemon, if this process is killed. Where it
     cannot be started (a socket's path may have some 100 characters), Spark's daemon does without.

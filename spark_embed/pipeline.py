@@ -93,7 +93,7 @@ def describe_run(spark: SparkSession, config: Config) -> str:
             f"layout   {source.layout}, images in column {source.image_column!r}, by {source.transport}",
             f"shards   {source.n_shards:,} in {source.root}, {source.image_bytes:,} bytes",
             f"rows     {source.n_rows:,}, of which {plan.n_rows:,} would be embedded",
-            f"columns  {own or 'none'}; image_id from {source.id_column or 'shard#row'}",
+            f"columns  {own or 'none'}; image_id from {source.id.name if source.id else 'shard#row'}",
             f"model    {describe_model(model)}",
             f"parity   {describe_parity(plan.preflight.parity)}",
             f"plan     one job of {n_tasks} tasks, {plan.n_slots} at once",

@@ -174,7 +174,7 @@ def test_equal_ids_look_the_same_from_every_shard(spark, tmp_path, values):
     write(tmp_path, "1.parquet", {"id": [1.0], "jpg": [b"1"]})
     if values.type == pa.int64():
         assert "--drop_columns id" in error_of(tmp_path)
-        assert find(tmp_path, drop_columns=("id",)).id_column is None
+        assert find(tmp_path, drop_columns=("id",)).id is None
         assert "--id_column" in error_of(tmp_path, drop_columns=("id",), id_column="id")
     else:
         assert rows(find(tmp_path).table(spark), "image_id") == [("1.0",), ("1.0",)]

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from spark_embed.errors import SparkEmbedError
 from spark_embed.rows import IMAGE_BYTES, IMAGE_PATH
+from spark_embed.source.columns import is_hugging_face, is_text
 from spark_embed.source.lists import LIST_SUFFIXES, read_list
 from spark_embed.storage import uri_scheme
 
@@ -25,7 +26,7 @@ def names_files(path: str, url_column: str) -> bool:
     try:
         batch = _first_rows(path)
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
-            if pa.types.is_struct(column.type) and {IMAGE_BYTES, IMAGE_PATH} == {f.name for f in column.type}:
+            if is_hugging_face(column.type):
                 rows = column.to_pylist()
                 return any(row and row[IMAGE_BYTES] is None and _is_relative(row[IMAGE_PATH]) for row in rows)
             if name == url_column:
@@ -43,7 +44,7 @@ def _first_rows(path: str) -> pa.RecordBatch:
 
 
 def _texts(column: pa.Array) -> list[str | None]:
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+    if not is_text(column.type):
         return []
     return [text and text.decode(errors="replace") for text in column.cast(pa.large_binary()).to_pylist()]
 

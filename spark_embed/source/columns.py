@@ -80,20 +80,13 @@ def find_columns(
     """
     known = _Known(schemas, hive)
     layout, image = _find_image(config, input_dir, known)
-    names = _own_names(config, known.names)
-    if layout != URL_TABLE:
-        names = [name for name in names if name != image]
-    id_field = _find_id(config, known, image, names)
-    if id_field and id_field.name == IMAGE_ID:
-        names = [name for name in names if name != IMAGE_ID]  # it is image_id already
-    _check_reserved(names)
-    _check_case(names)
-    for flag, name in (("--image_column", image), ("--id_column", id_field.name if id_field else "")):
+    names = [name for name in _own_names(config, known.names) if layout == URL_TABLE or name != image]
+    columns = _find_others(config, known, layout, image, names)
+    for flag, name in (("--image_column", image), ("--id_column", columns.id.name if columns.id else "")):
         if name.lower() == METADATA:
             raise ConfigError(f"{flag} {name!r}: Spark has a hidden column of that name; rename the column")
     known.field(image, "rename the folders, or choose another --image_column")
-    own = tuple(known.field(name, f"leave it out with --drop_columns {name}") for name in names)
-    return Columns(layout, image, id_field, own)
+    return columns
 
 
 def find_index_columns(config: Config, schemas: Mapping[pa.Schema, str]) -> Columns:
@@ -107,20 +100,24 @@ def find_index_columns(config: Config, schemas: Mapping[pa.Schema, str]) -> Colu
         for schema, path in schemas.items()
     }
     known = _Known(own, ())
-    names = _own_names(config, known.names)
-    id_field = _find_id(config, known, IMAGE, names)
+    return _find_others(config, known, "", IMAGE, _own_names(config, known.names))
+
+
+def _find_others(config: Config, known: _Known, layout: str, image: str, names: list[str]) -> Columns:
+    """Find the column of the ids, and check the own columns of these names."""
+    id_field = _find_id(config, known, image, names)
     if id_field and id_field.name == IMAGE_ID:
-        names = [name for name in names if name != IMAGE_ID]
+        names = [name for name in names if name != IMAGE_ID]  # it is image_id already
     _check_reserved(names)
     _check_case(names)
-    fields = (known.field(name, f"leave it out with --drop_columns {name}") for name in names)
-    return Columns("", IMAGE, id_field, tuple(fields))
+    own = tuple(known.field(name, f"leave it out with --drop_columns {name}") for name in names)
+    return Columns(layout, image, id_field, own)
 
 
 def _find_image(config: Config, input_dir: str, known: _Known) -> tuple[str, str]:
     """Return the layout and the column with the images or with their urls."""
     binary = known.are(lambda t: pa.types.is_binary(t) or pa.types.is_large_binary(t))
-    structs = known.are(_is_hugging_face)
+    structs = known.are(is_hugging_face)
     if wanted := config.image_column:
         if wanted not in known.files:
             raise ConfigError(
@@ -139,7 +136,7 @@ def _find_image(config: Config, input_dir: str, known: _Known) -> tuple[str, str
             f"--input_dir {input_dir}: which column holds the images? Say --image_column, one of "
             f"{', '.join(binary + structs)} (found without it: {', '.join(IMAGE_NAMES)})"
         )
-    if config.url_column in known.are(_is_text):
+    if config.url_column in known.are(is_text):
         return URL_TABLE, config.url_column
     raise ConfigError(
         f"--input_dir {input_dir}: no image column (binary {', '.join(IMAGE_NAMES)}, or a text "
@@ -147,16 +144,17 @@ def _find_image(config: Config, input_dir: str, known: _Known) -> tuple[str, str
     )
 
 
-def _is_hugging_face(arrow_type: pa.DataType) -> bool:
+def is_hugging_face(arrow_type: pa.DataType) -> bool:
     """Say whether a type is the one of Hugging Face's Image feature, and not any struct."""
     if not pa.types.is_struct(arrow_type) or {f.name for f in arrow_type} != {IMAGE_BYTES, IMAGE_PATH}:
         return False
     data, path = arrow_type.field(IMAGE_BYTES).type, arrow_type.field(IMAGE_PATH).type
     is_data = pa.types.is_binary(data) or pa.types.is_large_binary(data) or pa.types.is_null(data)
-    return bool(is_data and (_is_text(path) or pa.types.is_null(path)))
+    return bool(is_data and (is_text(path) or pa.types.is_null(path)))
 
 
-def _is_text(arrow_type: pa.DataType) -> bool:
+def is_text(arrow_type: pa.DataType) -> bool:
+    """Say whether a column of that type holds text, as it is or by a dictionary."""
     plain = arrow_type.value_type if pa.types.is_dictionary(arrow_type) else arrow_type
     return bool(pa.types.is_string(plain) or pa.types.is_large_string(plain))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -42,7 +41,6 @@ class Layout:
         files: shards, tars, folders' parquet files or lists, sorted by path; none for an image folder.
         sidecars: the img2dataset parquet of a tar, by the tar's path.
         has_labels: every image of an image folder lies in a folder, and there are several of those.
-        n_others: files that belong to no layout, by suffix.
     """
 
     name: str
@@ -50,7 +48,6 @@ class Layout:
     files: tuple[StoredFile, ...] = ()
     sidecars: Mapping[str, StoredFile] = field(default_factory=dict)
     has_labels: bool = False
-    n_others: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -65,22 +62,19 @@ class _Seen:
     n_at_top: int = 0
     folders: set[str] = field(default_factory=set)
     labels: set[str] = field(default_factory=set)
-    others: Counter[str] = field(default_factory=Counter)
 
     def add(self, file: StoredFile) -> None:
         name = file.path.lower()
         if name.endswith(IMAGE_SUFFIXES):  # even _DSC0001.jpg, as cameras name them
             self._add_image(file.path)
         elif not is_shown(file.path):
-            self.others[os.path.splitext(name)[1]] += 1
+            pass
         elif name.endswith(".parquet"):
             self.parquet.append(file)
         elif name.endswith(".tar"):
             self.tars.append(file)
         elif name.endswith(LIST_SUFFIXES):
             self.lists.append(file)
-        else:
-            self.others[os.path.splitext(name)[1]] += 1
 
     def _add_image(self, path: str) -> None:
         self.n_images += 1
@@ -140,19 +134,18 @@ def _layouts(root: str, seen: _Seen, url_column: str) -> dict[str, Layout]:
     sidecars = {stems[stem]: file for file in seen.parquet if (stem := _stem(file.path)) in stems}
     beside = [file for file in seen.parquet if _stem(file.path) in seen.folders]
     are_files = bool(beside) and len(beside) == len(seen.parquet) == len(seen.folders)
-    used = [*sidecars.values(), *(beside if are_files else ())]
+    used = {*sidecars.values(), *(beside if are_files else ())}
     shards = [file for file in seen.parquet if file not in used]
     lists = [file for file in seen.lists if has_column(os.path.join(root, file.path), url_column)]
-    n_others = dict(seen.others)
     found = {
-        PARQUET: Layout(PARQUET, root, _ordered(shards), n_others=n_others) if shards else None,
-        TARS: Layout(TARS, root, _ordered(seen.tars), sidecars, n_others=n_others) if seen.tars else None,
-        FILES: Layout(FILES, root, _ordered(beside), n_others=n_others) if are_files else None,
-        LISTS: Layout(LISTS, root, _ordered(lists), n_others=n_others) if lists else None,
+        PARQUET: Layout(PARQUET, root, _ordered(shards)) if shards else None,
+        TARS: Layout(TARS, root, _ordered(seen.tars), sidecars) if seen.tars else None,
+        FILES: Layout(FILES, root, _ordered(beside)) if are_files else None,
+        LISTS: Layout(LISTS, root, _ordered(lists)) if lists else None,
     }
     if seen.n_images and not are_files:
         has_labels = seen.n_at_top == 0 and len(seen.labels) > 1
-        found[FOLDER] = Layout(FOLDER, root, has_labels=has_labels, n_others=n_others)
+        found[FOLDER] = Layout(FOLDER, root, has_labels=has_labels)
     return {name: layout for name, layout in found.items() if layout}
 
 

@@ -67,7 +67,7 @@ def make_index(
         ConfigError, StorageError: a file cannot be used; the text names it.
     """
     tasks = _tasks(layout, url_column, max_rows)
-    names = [_file_name(task, layout.name) for task in tasks]
+    names = [_file_name(task) for task in tasks]
     targets = [os.path.join(folder, name) for name in names]
     os.makedirs(folder, exist_ok=True)
     for stale in set(list_names(folder)) - set(names):
@@ -77,7 +77,7 @@ def make_index(
     n_done = n_rows = 0
     while n_done < len(tasks) and (max_rows is None or n_rows < max_rows):
         part = range(n_done, min(n_done + step, len(tasks)))
-        missing = [(layout.name, tasks[i], targets[i]) for i in part if not os.path.exists(targets[i])]
+        missing = [(tasks[i], targets[i]) for i in part if not os.path.exists(targets[i])]
         if missing:
             run_tasks(spark, write_index, missing)
         n_rows += sum(pq.read_metadata(targets[i]).num_rows for i in part)
@@ -85,15 +85,15 @@ def make_index(
     return _open(folder, names[:n_done])
 
 
-def write_index(job: tuple[str, IndexTask, str]) -> None:
-    """Write one file of an index; it appears under its name when it is whole. Runs on an executor."""
-    layout, task, target = job
+def write_index(job: tuple[IndexTask, str]) -> None:
+    """Write one file of an index to a path, where it appears when it is whole. Runs on an executor."""
+    task, target = job
     staged = f"{target}.{os.getpid()}.tmp"
     filled: set[str] = set()
     image_bytes = n_rows = 0
     writer: pq.ParquetWriter | None = None
     try:
-        for rows in _MAKERS[layout](task):
+        for rows in _MAKERS[task.layout](task):
             table = rows.table.slice(0, None if task.max_rows is None else task.max_rows - n_rows)
             writer = writer or pq.ParquetWriter(staged, table.schema)
             writer.write_table(table, row_group_size=_ROWS_PER_GROUP)
@@ -102,7 +102,7 @@ def write_index(job: tuple[str, IndexTask, str]) -> None:
             if n_rows == task.max_rows:
                 break
         if writer is None:
-            raise RuntimeError(f"{layout}: an index without columns")
+            raise RuntimeError(f"{task.layout}: an index without columns")
         facts = {"filled": sorted(filled), "image_bytes": image_bytes}
         writer.add_key_value_metadata({_FACTS: json.dumps(facts).encode()})
         writer.close()
@@ -116,18 +116,21 @@ def write_index(job: tuple[str, IndexTask, str]) -> None:
 
 def _tasks(layout: Layout, url_column: str, max_rows: int | None) -> list[IndexTask]:
     if layout.name == FOLDER:
-        return [IndexTask(layout.root, StoredFile(".", 0), has_labels=layout.has_labels, max_rows=max_rows)]
+        folder = StoredFile(".", 0)
+        return [IndexTask(FOLDER, layout.root, folder, has_labels=layout.has_labels, max_rows=max_rows)]
     return [
-        IndexTask(layout.root, file, layout.sidecars.get(file.path), url_column, max_rows=max_rows)
+        IndexTask(
+            layout.name, layout.root, file, layout.sidecars.get(file.path), url_column, max_rows=max_rows
+        )
         for file in layout.files
     ]
 
 
-def _file_name(task: IndexTask, layout: str) -> str:
+def _file_name(task: IndexTask) -> str:
     """Return a name that another content has not; a folder is walked anew each time."""
-    salt = os.urandom(8).hex() if layout == FOLDER else ""
-    text = json.dumps([_FORMAT, layout, astuple(task), salt])
-    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:32] + ".parquet"
+    salt = os.urandom(8).hex() if task.layout == FOLDER else ""
+    text = json.dumps([_FORMAT, astuple(task), salt])  # in ASCII, whatever a path holds
+    return hashlib.sha256(text.encode()).hexdigest()[:32] + ".parquet"
 
 
 def _open(folder: str, names: Sequence[str]) -> Index:

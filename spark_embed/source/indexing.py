@@ -7,21 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
+from pyspark.sql.pandas.types import to_arrow_type
 
-from spark_embed.schema import IMAGE, INDEX_ROW, INDEX_SHARD
+from spark_embed.schema import IMAGE, IMAGE_TYPE, INDEX_ROW, INDEX_SHARD
 from spark_embed.storage import StoredFile
 
 REFERENCE_TYPE = pa.struct(
     [
-        ("uri", pa.binary()),
-        ("base", pa.string()),
-        ("file", pa.string()),
-        ("offset", pa.int64()),
-        ("length", pa.int64()),
-        ("version", pa.string()),
+        (field.name, to_arrow_type(field.dataType))
+        for field in IMAGE_TYPE
+        if field.name not in ("bytes", "row")
     ]
 )
-"""The fields of a reference that an index can have (`spark_embed.schema.IMAGE_TYPE`)."""
+"""A reference in an index: neither inline nor in a parquet file."""
 
 ROWS_PER_BATCH = 10_000
 
@@ -34,6 +32,7 @@ class IndexTask:
     """What one file of an index is made from.
 
     Attributes:
+        layout: its name (`spark_embed.source.detect.DESCRIPTIONS`).
         root: the input folder.
         file: the tar, list, or img2dataset parquet of a folder, below it; an image folder's is ".".
         sidecar: the img2dataset parquet of a tar.
@@ -42,6 +41,7 @@ class IndexTask:
         max_rows: where to stop.
     """
 
+    layout: str
     root: str
     file: StoredFile
     sidecar: StoredFile | None = None

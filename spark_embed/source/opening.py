@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 from pyspark.sql import SparkSession
-from pyspark.sql import types as T
 
 from spark_embed.config import Config
 from spark_embed.errors import ConfigError
@@ -80,8 +79,7 @@ def shard_source(config: Config, layout: Layout) -> ParquetSource:
         image_bytes=sum(shard.n_bytes for shard in shards),
         own_columns=columns.own,
         image_column=columns.image,
-        id_column=columns.id.name if columns.id else None,
-        id_type=columns.id.dataType if columns.id else T.StringType(),
+        id=columns.id,
         hive=tuple(hive),
         transport="uri" if columns.layout == URL_TABLE else "bytes",
     )
@@ -105,8 +103,7 @@ def index_source(config: Config, layout: Layout, index: Index) -> ParquetSource:
         image_bytes=index.image_bytes,
         own_columns=columns.own,
         image_column=IMAGE,
-        id_column=columns.id.name if columns.id else None,
-        id_type=columns.id.dataType if columns.id else T.StringType(),
+        id=columns.id,
         hive=(),
         transport="index",
     )

@@ -52,8 +52,8 @@ class ParquetSource:
         image_bytes: bytes of the data set, as far as known.
         own_columns: the data set's own columns that go to the output, with their Spark types.
         image_column: the column with the bytes, Hugging Face's images, the paths, or an index's references.
-        id_column: the column that image_id is made from; None: shard#row.
-        id_type: its type in the data set as a whole, so that equal ids look the same from every shard.
+        id: the column that image_id is made from, with its type in the data set as a whole, so that equal ids
+            look the same from every shard; None: shard#row.
         hive: columns that the folders add (cat=007/), in order.
         transport: how bytes reach the worker: "bytes" (through Spark), "reference" (it reads the image
             column itself), "uri" (it reads what a url column names), "index" (it reads what an index names).
@@ -67,8 +67,7 @@ class ParquetSource:
     image_bytes: int
     own_columns: tuple[T.StructField, ...]
     image_column: str
-    id_column: str | None
-    id_type: T.DataType
+    id: T.StructField | None
     hive: tuple[str, ...]
     transport: str = "bytes"
 
@@ -123,7 +122,7 @@ class ParquetSource:
         self, spark: SparkSession, schema: pa.Schema, shards: Sequence[Shard], n_rows: int | None = None
     ) -> DataFrame:
         """Return the references of shards with one schema; with `n_rows` the first ones of each."""
-        needed = {field.name for field in self.own_columns} | {self.id_column}
+        needed = {field.name for field in (*self.own_columns, *filter(None, [self.id]))}
         if self.transport != "reference":
             needed.add(self.image_column)
         if self.transport == "index":
@@ -154,8 +153,8 @@ class ParquetSource:
         # Each image of a folder is a shard of its own: the path alone says which.
         place = shard if self.layout == FOLDER else F.concat(shard, F.lit("#"), row.cast("string"))
         image_id = place
-        if self.id_column:
-            image_id = F.coalesce(column(self.id_column).cast(self.id_type).cast("string"), place)
+        if self.id:
+            image_id = F.coalesce(column(self.id.name).cast(self.id.dataType).cast("string"), place)
         return frame.select(
             *own,
             image_id.alias(IMAGE_ID),
