@@ -14,7 +14,8 @@ from spark_embed.config import Config
 from spark_embed.errors import ModelError, StorageError
 from spark_embed.feed import FeedOptions
 from spark_embed.fetch import DownloadPolicy, FetchPolicy
-from spark_embed.preflight import Preflight, ProbeOptions, UnreachableError, run_preflight
+from spark_embed.preflight import Preflight, run_preflight
+from spark_embed.probe import ProbeOptions, UnreachableError
 from spark_embed.source import ParquetSource
 from spark_embed.storage import folder_path
 from spark_embed.summary import describe_parity

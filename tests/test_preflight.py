@@ -7,14 +7,16 @@ import pyspark
 import pytest
 from small_models import save_model
 
-from spark_embed import preflight
+from spark_embed import probe as probe_module
 from spark_embed.errors import ModelError
 from spark_embed.feed import FeedOptions
 from spark_embed.fetch import Reference
 from spark_embed.models import Recipe, image_embedder
 from spark_embed.models.image_embedder import ImageEmbedder
 from spark_embed.parity import Parity
-from spark_embed.preflight import ProbeOptions, run_preflight
+from spark_embed.preflight import run_preflight
+from spark_embed.probe import ProbeOptions
+from spark_embed.probe import probe as run_probe
 
 WANTED = ProbeOptions(n_images=4, min_cosine=0.99)
 
@@ -35,7 +37,7 @@ def fast_bfloat16(monkeypatch):
 
 def probe(recipe: Recipe, images: list[bytes | None], wanted: ProbeOptions = WANTED) -> dict:
     """Run the probe in this process."""
-    return preflight._probe([Reference(data) for data in images], recipe, FeedOptions(), wanted)
+    return run_probe([Reference(data) for data in images], recipe, FeedOptions(), wanted)
 
 
 def test_auto_keeps_the_fast_precision_that_agrees_with_float32(fast_bfloat16, recipe, photo_bytes):
@@ -76,7 +78,7 @@ def test_broken_images_at_the_start_leave_others_to_compare(recipe, photo_bytes)
 
 
 def test_an_image_of_many_bytes_is_not_compared(recipe, photo_bytes, monkeypatch):
-    monkeypatch.setattr(preflight, "MAX_SAMPLE_BYTES", len(photo_bytes[0]) - 1)
+    monkeypatch.setattr(probe_module, "MAX_SAMPLE_BYTES", len(photo_bytes[0]) - 1)
     assert probe(recipe, photo_bytes[:1])["parity"]["n_images"] == 0
 
 
@@ -89,7 +91,7 @@ def test_versions_are_the_workers_and_unknown_without_metadata(recipe, monkeypat
     versions = probe(recipe, [])["versions"]
     assert versions["pyspark"] == pyspark.__version__
     assert versions["spark_embed"] == version("spark-embed")
-    monkeypatch.setattr(preflight, "version", find)
+    monkeypatch.setattr(probe_module, "version", find)
     assert probe(recipe, [])["versions"]["spark_embed"] == "unknown"
 
 
