@@ -5,6 +5,7 @@ For now a local path, plain or as a file: URI. Nothing outside this room builds 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -23,12 +24,16 @@ _MAX_SORTED = 1_000_000
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file below a folder: `path` is relative to it, with '/'; a dead link is a link to nothing."""
+    """A file below a folder: `path` is relative to it, with '/'; a dead link is a link to nothing.
+
+    `version` tells its content from the one that replaces it (`spark_embed.source.catalogue`).
+    """
 
     path: str
     n_bytes: int
     modified_ns: int = 0
     is_dead_link: bool = False
+    version: str = ""
 
 
 def uri_scheme(uri: str) -> str:
@@ -150,13 +155,18 @@ def list_names(folder: str) -> list[str]:
 
 
 def write_json(path: str, value: Any) -> None:
-    """Write `value` to `path` so that a reader sees the old file or the whole new one, never a part.
+    """Write `value` to `path` for people to read; as `write_text`."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: str, text: str) -> None:
+    """Write `text` to `path` so that a reader sees the old file or the whole new one, never a part.
 
     Raises:
         StorageError: the file cannot be written.
     """
-    data = (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
-    staged = f"{path}.{threading.get_native_id()}.tmp"  # no other writer on this machine has that name
+    data = text.encode()
+    staged = f"{path}.{os.getpid()}-{threading.get_native_id()}.tmp"  # no other writer here has that name
     try:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         with open(staged, "wb") as file:
@@ -167,7 +177,48 @@ def write_json(path: str, value: Any) -> None:
     except OSError as exc:
         with suppress(OSError):
             os.unlink(staged)
-        raise StorageError(f"{path}: cannot be written: {exc}") from exc
+        raise write_error(path, exc, len(data)) from exc
+
+
+def write_error(path: str, exc: OSError, n_bytes: int) -> StorageError:
+    """Return what to raise when `n_bytes` could not be written to `path`: a full disk says what it needs."""
+    if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return StorageError(f"{path}: cannot be written: {exc}")
+    return StorageError(
+        f"{path}: no space left on the disk, {format_bytes(n_bytes)} or more needed; free some, then start "
+        "the same command again"
+    )
+
+
+def format_bytes(n_bytes: float) -> str:
+    """Return a number of bytes as people read it: 1.5 GiB."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if n_bytes < 1024:
+            return f"{n_bytes:.0f} {unit}" if unit == "bytes" else f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1024
+    return f"{n_bytes:.1f} TiB"
+
+
+def free_bytes(path: str) -> int:
+    """Return the free bytes of the disk that `path`, or the folder that it will be in, is on."""
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    return shutil.disk_usage(path).free
+
+
+def read_text(path: str) -> str | None:
+    """Read the text file at `path`; None if there is no such file.
+
+    Raises:
+        StorageError: the file cannot be read, or is no UTF-8.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as exc:
+        raise StorageError(f"{path}: cannot be read: {exc}") from exc
 
 
 def read_json(path: str) -> Any:
@@ -176,12 +227,10 @@ def read_json(path: str) -> Any:
     Raises:
         StorageError: the file cannot be read or is not JSON.
     """
+    text = read_text(path)
     try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as exc:
+        return None if text is None else json.loads(text)
+    except ValueError as exc:
         raise StorageError(f"{path}: cannot be read as JSON: {exc}") from exc
 
 
