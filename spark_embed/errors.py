@@ -43,9 +43,13 @@ class ImageError(Exception):
 
 
 class SparkEmbedError(Exception):
-    """The job cannot go on. Its text is one line that says what to do; nothing was lost."""
+    """The job cannot go on. Its text is one line that says what to do; nothing was lost.
+
+    `is_final`: nothing that is under way is worth waiting for.
+    """
 
     exit_code = 1
+    is_final = False
 
 
 class ConfigError(SparkEmbedError):
@@ -70,12 +74,14 @@ class ErrorBudgetExceeded(SparkEmbedError):  # noqa: N818  says what happened
     """More images failed than --max_error_fraction allows."""
 
     exit_code = 5
+    is_final = True
 
 
 class ResumeError(SparkEmbedError):
     """What stands in --output_dir does not go together with this run."""
 
     exit_code = 6
+    is_final = True
 
 
 EXIT_CODES: dict[int, str] = {

@@ -30,7 +30,7 @@ Count = Annotated[int, Field(ge=0)]
 class Part(NamedTuple):
     """Rows that are complete together: `n_rows` of a shard's content `version`, from row `first` on.
 
-    `shard` is its name in the data set; an image folder's is the name of the index file that lists its images.
+    `shard` is its name in the data set; in an image folder, that of the index file that lists the images.
     """
 
     shard: str

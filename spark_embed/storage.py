@@ -166,27 +166,65 @@ def write_text(path: str, text: str) -> None:
         StorageError: the file cannot be written.
     """
     data = text.encode()
+    with replaced_file(path) as staged, open(staged, "wb") as file:
+        file.write(data)
+
+
+@contextmanager
+def replaced_file(path: str) -> Iterator[str]:
+    """Give the path of a new file that takes the place of the one at `path` when the `with` block ends.
+
+    It is on the disk by then, and so is its name; after an exception `path` is as it was.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
     staged = f"{path}.{os.getpid()}-{threading.get_native_id()}.tmp"  # no other writer here has that name
+    folder = os.path.dirname(path) or "."
     try:
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        with open(staged, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        os.makedirs(folder, exist_ok=True)
+        yield staged
+        _sync(staged)
         os.replace(staged, path)
+        _sync(folder)
     except OSError as exc:
+        raise write_error(path, exc, _size(staged)) from exc
+    finally:
         with suppress(OSError):
             os.unlink(staged)
-        raise write_error(path, exc, len(data)) from exc
+
+
+def _sync(path: str) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _size(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return 0
 
 
 def write_error(path: str, exc: OSError, n_bytes: int) -> StorageError:
-    """Return what to raise when `n_bytes` could not be written to `path`: a full disk says what it needs."""
-    if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
-        return StorageError(f"{path}: cannot be written: {exc}")
+    """Return what to raise when a file of `n_bytes` or more could not be written to `path`."""
+    return no_space_error(path, n_bytes) if is_disk_full(exc) else StorageError(f"{path}: cannot be written: {exc}")
+
+
+def is_disk_full(exc: OSError) -> bool:
+    """Say whether there was no space left, on the disk or of a quota."""
+    return exc.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def no_space_error(path: str, n_bytes: float) -> StorageError:
+    """Return what to raise when there is no space for `n_bytes` at `path`."""
     return StorageError(
-        f"{path}: no space left on the disk, {format_bytes(n_bytes)} or more needed; free some, then start "
-        "the same command again"
+        f"{path}: no space left on the disk; about {format_bytes(max(n_bytes, 1 << 20))} more is needed. Free "
+        "some, then start the same command again: it goes on"
     )
 
 
