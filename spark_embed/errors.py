@@ -72,6 +72,12 @@ class ErrorBudgetExceeded(SparkEmbedError):  # noqa: N818  says what happened
     exit_code = 5
 
 
+class ResumeError(SparkEmbedError):
+    """What stands in --output_dir does not go together with this run."""
+
+    exit_code = 6
+
+
 EXIT_CODES: dict[int, str] = {
     0: "done; every input row is in embeddings.parquet or in errors.parquet",
     1: "the Spark job failed, or a bug: the lines above say which",
@@ -79,11 +85,15 @@ EXIT_CODES: dict[int, str] = {
     ModelError.exit_code: "the model cannot be used; nothing was written",
     StorageError.exit_code: "reading the input or writing the output failed",
     ErrorBudgetExceeded.exit_code: "more images failed than --max_error_fraction allows",
+    ResumeError.exit_code: "--output_dir is in use, or holds something that this run must not mix with; "
+    "nothing was changed",
     130: "interrupted (Ctrl-C or SIGTERM)",
 }
 
 
 def fatal_error_named(name: str) -> type[SparkEmbedError]:
     """Return the fatal error class called `name`: errors cross from executor to driver by name."""
-    classes = {cls.__name__: cls for cls in (ConfigError, ModelError, StorageError, ErrorBudgetExceeded)}
+    classes = {
+        cls.__name__: cls for cls in (ConfigError, ModelError, StorageError, ErrorBudgetExceeded, ResumeError)
+    }
     return classes.get(name, SparkEmbedError)
