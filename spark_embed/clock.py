@@ -23,10 +23,13 @@ class Clock:
 
     @contextmanager
     def measure(self, name: str) -> Iterator[None]:
-        """Record how long the `with` block takes."""
+        """Add how long the `with` block takes, even if it fails, to the seconds of this name."""
         started = time.perf_counter()
-        yield
-        self.timings_s[name] = round(time.perf_counter() - started, 3)
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - started
+            self.timings_s[name] = round(self.timings_s.get(name, 0.0) + seconds, 3)
 
     def with_total(self) -> dict[str, float]:
         """Return the timings, and the seconds since the clock was made as "total"."""

@@ -84,12 +84,6 @@ class ResumeError(SparkEmbedError):
     is_final = True
 
 
-class ResumeError(SparkEmbedError):
-    """What stands in --output_dir does not go together with this run."""
-
-    exit_code = 6
-
-
 EXIT_CODES: dict[int, str] = {
     0: "done; every input row is in embeddings.parquet or in errors.parquet",
     1: "the Spark job failed, or a bug: the lines above say which",

@@ -17,7 +17,15 @@ vector than before, beyond what a device's rounding does."""
 FINGERPRINT_KEY = "spark_embed"
 """The entry of a parquet file's key-value metadata that says what its vectors come from, as JSON."""
 
-_MODEL_FIELDS = ("weights_sha256", "revision", "preprocessing", "dtype", "normalized", "output", "embedding_dim")
+_MODEL_FIELDS = (
+    "weights_sha256",
+    "revision",
+    "preprocessing",
+    "dtype",
+    "normalized",
+    "output",
+    "embedding_dim",
+)
 _OPTIONS = (
     *("model_directory", "revision", "dtype", "normalize", "allow_truncated", "allow_pickle_weights"),
     *("trust_remote_code", "max_samples"),
@@ -66,7 +74,10 @@ def check_fingerprint(root: str, old: Mapping[str, Any], new: Mapping[str, Any])
         ResumeError: some differ; the text names them, old value and new.
     """
     differences = [
-        text for name, value in new.items() if old.get(name) != value for text in _differ(name, old.get(name), value)
+        text
+        for name, value in new.items()
+        if old.get(name) != value
+        for text in _differ(name, old.get(name), value)
     ]
     if differences:
         raise ResumeError(

@@ -1,4 +1,4 @@
-"""The Spark jobs of a run, whichever threads they are started on: watched together, and cancelled together."""
+"""The Spark jobs of a run, whichever threads start them: watched together, and cancelled together."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class JobGroups:
                 self._context.cancelJobGroup(group)
 
     def n_done(self) -> int:
-        """Return the rows that are done, about: those of ended groups, and of others by their finished tasks."""
+        """Return the rows that are done, about: of ended groups all, of others by their finished tasks."""
         with self._lock:
             running, n_done = dict(self._rows), self._n_ended
         return n_done + sum(int(n_rows * self._fraction(group)) for group, n_rows in running.items())

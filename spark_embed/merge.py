@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from spark_embed.arrow import unpack_vectors
 from spark_embed.output_files import OutputFiles, Target
-from spark_embed.removal import KeptRows, Removal, batch_rows
+from spark_embed.removal import NOTHING, KeptRows, Removal, batch_rows
 from spark_embed.schema import EMBEDDING, ERROR, ERROR_DETAIL, RESULT
 
 
@@ -34,7 +34,7 @@ class Merge:
     sources: tuple[str, ...]
     embeddings: Target
     errors: Target
-    removal: Removal = Removal()
+    removal: Removal = NOTHING
 
 
 def merge_files(merge: Merge) -> dict[str, Any]:
@@ -57,7 +57,9 @@ def merge_files(merge: Merge) -> dict[str, Any]:
             for batch in map(kept.of_next, _read(path)):
                 result = batch.column(RESULT)
                 is_bad = pc.is_valid(result.field(ERROR))
-                good.write(_with_vectors(batch.filter(pc.invert(is_bad)) if pc.any(is_bad).as_py() else batch))
+                good.write(
+                    _with_vectors(batch.filter(pc.invert(is_bad)) if pc.any(is_bad).as_py() else batch)
+                )
                 bad.write(_with_errors(batch.filter(is_bad)))
     return {"embeddings": good.written, "errors": bad.written, "n_removed": n_removed}
 

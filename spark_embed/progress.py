@@ -34,7 +34,9 @@ class Progress:
         tell: called every few seconds with the images that are done, and once more at the end.
     """
 
-    def __init__(self, jobs: JobGroups, n_images: int, tell: Callable[[int], None] = lambda n_done: None) -> None:
+    def __init__(
+        self, jobs: JobGroups, n_images: int, tell: Callable[[int], None] = lambda n_done: None
+    ) -> None:
         self._jobs, self._n_images, self._tell = jobs, n_images, tell
         self._done = threading.Event()
         self._threads = [threading.Thread(target=run, daemon=True) for run in (self._watch, self._report)]

@@ -1,7 +1,8 @@
-"""Complete waves -> right-sized embeddings.parquet and errors.parquet, and the list of their files; no model.
+"""Complete waves -> right-sized embeddings.parquet and errors.parquet, and the list of their files.
 
-A publishing makes its files aside, moves them into their places, writes the list (files.json), and then deletes
-what the list has no more. Cut off before the list is there, it never happened; after, only deleting is left.
+Needs no model. A publishing makes its files aside, moves them into their places, writes the list
+(files.json), and then deletes what the list has no more. Cut off before the list is there, it never
+happened; after that, only deleting is left.
 """
 
 from __future__ import annotations
@@ -86,7 +87,12 @@ class _Files:
 
 
 def publish(
-    spark: SparkSession, output: Output, record: RunRecord, base: Ledger | None, change: Change, file_bytes: int
+    spark: SparkSession,
+    output: Output,
+    record: RunRecord,
+    base: Ledger | None,
+    change: Change,
+    file_bytes: int,
 ) -> Ledger:
     """Bring the published files up to date, in files of about `file_bytes`; returns the new list of them.
 
@@ -166,7 +172,7 @@ class _Publishing:
         groups: dict[Removal, list[Marker]] = {}
         for marker in self._change.markers:
             groups.setdefault(self._removal_of(marker), []).append(marker)
-        merges = []
+        merges: list[Merge] = []
         for removal, markers in groups.items():
             merges += self._merges(markers, removal, len(merges))
         added = _Files()
@@ -210,7 +216,7 @@ class _Publishing:
         return Target(os.path.join(self._output.staged, kind), name, rows_per_file, metadata)
 
     def _rewrite(self) -> tuple[_Files, _Files]:
-        """Make the published files anew that hold rows which go; returns what there is then, and what went."""
+        """Make the published files anew that hold rows which go; returns what there is, and what went."""
         kept, gone = _Files(), _Files()
         if self._base is None:
             return kept, gone
@@ -224,7 +230,13 @@ class _Publishing:
         removal = Removal(tuple(sorted(self._change.removed)), lists)
         kinds = (
             (EMBEDDINGS_NAME, self._output.embeddings, self._base.embeddings, removal, kept.embeddings),
-            (ERRORS_NAME, self._output.errors, self._base.errors, Removal(removal.shards, lists, retried), kept.errors),
+            (
+                ERRORS_NAME,
+                self._output.errors,
+                self._base.errors,
+                Removal(removal.shards, lists, retried),
+                kept.errors,
+            ),
         )
         for kind, folder, files, kind_removal, found in kinds:
             if not kind_removal:
@@ -260,8 +272,8 @@ class _Publishing:
         if (added.n_rows + added.n_removed, added.n_removed + gone.n_removed) != (n_in, n_to_go):
             raise StorageError(
                 f"{n_in} rows in complete waves, of which and of the published ones {n_to_go} are to go; but "
-                f"{added.n_rows} would be published, and {added.n_removed + gone.n_removed} go. This is a bug; "
-                f"nothing was published; see {self._output.waves}"
+                f"{added.n_rows} would be published, and {added.n_removed + gone.n_removed} go. This is "
+                f"a bug; nothing was published; see {self._output.waves}"
             )
 
     def _filled(self, files: Sequence[PublishedFile], kind: str) -> tuple[PublishedFile, ...]:

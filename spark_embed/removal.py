@@ -39,6 +39,9 @@ class Removal:
         return bool(self.shards or self.lists or self.waves)
 
 
+NOTHING = Removal()
+
+
 class KeptRows:
     """The rows of a file that a removal leaves, batch after batch.
 
@@ -108,4 +111,4 @@ def batch_rows(file: pq.ParquetFile) -> int:
     footer = file.metadata
     n_bytes = sum(footer.row_group(index).total_byte_size for index in range(footer.num_row_groups))
     row_bytes = max(1, n_bytes // max(footer.num_rows, 1))
-    return max(1, _BATCH_BYTES // row_bytes)
+    return int(max(1, _BATCH_BYTES // row_bytes))

@@ -1,4 +1,4 @@
-"""What a run goes on from: what of the state counts, what is left to do, what nobody will need. Driver only."""
+"""What a run goes on from: what of the state counts, what is left to do, and what can go. Driver only."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from spark_embed.config import Config
-from spark_embed.fingerprint import describe_rows
 from spark_embed.errors import ResumeError
+from spark_embed.fingerprint import describe_rows
 from spark_embed.output import Output
 from spark_embed.source import ParquetSource
 from spark_embed.source.units import Unit, subtract, units_of
@@ -81,8 +81,8 @@ def find_standing(output: Output, config: Config) -> Standing:
     rows = describe_rows(config)
     if (known := record.fingerprint.get("rows")) != rows:
         raise ResumeError(
-            f"--output_dir {output.root}: holds a run over other rows (--max_samples): {known} -> {rows}. Start "
-            "anew with --overwrite, or choose another --output_dir"
+            f"--output_dir {output.root}: holds a run over other rows (--max_samples): {known} -> {rows}. "
+            "Start anew with --overwrite, or choose another --output_dir"
         )
     if ledger and ledger.run_id != record.run_id:
         ledger, older = None, ledger
@@ -111,7 +111,7 @@ def tidy(output: Output, standing: Standing) -> None:
     delete(os.path.dirname(output.staged))
     for folder in (output.state, output.markers):
         for name in list_names(folder):
-            if name.endswith(".tmp"):
+            if name.endswith(".tmp") and not name.startswith("lock."):  # those belong to this run
                 delete(os.path.join(folder, name))
     delete_unlisted(output, standing.ledger or standing.older)
 
@@ -136,7 +136,9 @@ def find_pending(source: ParquetSource, standing: Standing, max_rows: int | None
         ResumeError: the first rows of the data set (--max_samples) are not those that they were.
     """
     versions = {shard.name: shard.version for shard in source.shards}
-    published = {name: state.version for name, state in standing.ledger.shards.items()} if standing.ledger else {}
+    published = (
+        {name: state.version for name, state in standing.ledger.shards.items()} if standing.ledger else {}
+    )
     complete = complete_ranges(standing, versions)
     wanted = units_of(source.shards, max_rows)
     units = tuple(subtract(wanted, complete))
@@ -150,16 +152,16 @@ def find_pending(source: ParquetSource, standing: Standing, max_rows: int | None
         )
     n_rows = sum(unit.n_rows for unit in wanted)
     n_left = sum(unit.n_rows for unit in units)
-    is_folder = bool(source.shards) and source.n_shards != len(source.shards) + len(source.bad)
-    n_pending_shards = n_left if is_folder else len({unit.shard.name for unit in units}) + len(source.bad)
-    n_shards = n_rows if is_folder else len({unit.shard.name for unit in wanted}) + len(source.bad)
+    n_shards, n_pending_shards = len(names_of(wanted)), len(names_of(units))
+    if source.is_folder:
+        n_shards, n_pending_shards = n_rows, n_left
     return Pending(
         units,
         frozenset(replaced),
         tuple(sorted(gone)),
         n_rows=n_rows,
         n_complete=n_rows - n_left,
-        n_shards=n_shards,
+        n_shards=n_shards + len(source.bad),
         n_complete_shards=n_shards - n_pending_shards,
     )
 

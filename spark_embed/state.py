@@ -21,7 +21,6 @@ from spark_embed.errors import ResumeError
 from spark_embed.output import Output
 from spark_embed.storage import delete, list_names, read_text, write_text
 
-FORMAT = 1
 _SUFFIX = ".json"
 
 Count = Annotated[int, Field(ge=0)]
@@ -43,7 +42,7 @@ class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     product: Literal["spark_embed"] = "spark_embed"
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
 
 
 class RunRecord(_Record):

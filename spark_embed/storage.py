@@ -212,7 +212,11 @@ def _size(path: str) -> int:
 
 def write_error(path: str, exc: OSError, n_bytes: int) -> StorageError:
     """Return what to raise when a file of `n_bytes` or more could not be written to `path`."""
-    return no_space_error(path, n_bytes) if is_disk_full(exc) else StorageError(f"{path}: cannot be written: {exc}")
+    return (
+        no_space_error(path, n_bytes)
+        if is_disk_full(exc)
+        else StorageError(f"{path}: cannot be written: {exc}")
+    )
 
 
 def is_disk_full(exc: OSError) -> bool:
@@ -223,8 +227,8 @@ def is_disk_full(exc: OSError) -> bool:
 def no_space_error(path: str, n_bytes: float) -> StorageError:
     """Return what to raise when there is no space for `n_bytes` at `path`."""
     return StorageError(
-        f"{path}: no space left on the disk; about {format_bytes(max(n_bytes, 1 << 20))} more is needed. Free "
-        "some, then start the same command again: it goes on"
+        f"{path}: no space left on the disk; about {format_bytes(max(n_bytes, 1 << 20))} more is needed. "
+        "Free some, then start the same command again: it goes on"
     )
 
 

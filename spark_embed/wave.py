@@ -100,7 +100,7 @@ def count_wave(folder: str, *, by_shard: bool = False) -> WaveData:
 def _count_file(
     path: str, by_shard: bool
 ) -> tuple[Counter[str | None], Counter[str], Counter[str], list[int]]:
-    """Return a file's rows by code, and by shard if told, its totals by name, and its smallest limit, if any."""
+    """Return a file's rows by code, by shard if told, its totals by name, and its smallest limit."""
     columns = [f"{RESULT}.{ERROR}", f"{RESULT}.{STATS}", *([SHARD] if by_shard else [])]
     by_code, shards, totals, limits = Counter[str | None](), Counter[str](), Counter[str](), list[int]()
     with pq.ParquetFile(path) as file:

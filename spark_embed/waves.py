@@ -70,7 +70,7 @@ class Wave:
     retried: tuple[str, ...] = ()
 
 
-class _UnreadableShards(Exception):
+class _UnreadableShardsError(Exception):
     """Some shards made a wave fail."""
 
     def __init__(self, bad: Sequence[BadShard]) -> None:
@@ -146,16 +146,18 @@ class _Loop:
         wave = self._running.pop(future)
         try:
             marker = future.result()
-        except _UnreadableShards as exc:
+        except _UnreadableShardsError as exc:
             for shard in exc.bad:
-                logger.warning("shard %s is left out, because it cannot be read: %s", shard.name, shard.reason)
+                logger.warning(
+                    "shard %s is left out, because it cannot be read: %s", shard.name, shard.reason
+                )
             names = {shard.name for shard in exc.bad}
             self._bad += exc.bad
             self._queue = deque(unit for unit in self._queue if unit.shard.name not in names)
             if left := tuple(unit for unit in wave.units if unit.shard.name not in names):
                 self._ready.append(replace(wave, units=left))
             return None
-        except Exception as exc:  # noqa: BLE001  raised once the other wave has ended, whose rows are not lost
+        except Exception as exc:
             if isinstance(exc, SparkEmbedError) and exc.is_final:
                 raise
             return exc
@@ -237,7 +239,7 @@ def _check_shards(data: WaveData, units: Sequence[Unit]) -> None:
         if (found := data.n_rows_by_shard.get(name, 0)) != n_rows
     ]
     if bad:
-        raise _UnreadableShards(bad)
+        raise _UnreadableShardsError(bad)
 
 
 def _explained(exc: Exception, context: WaveContext, units: Sequence[Unit], n_rows: int) -> Exception:
@@ -259,7 +261,7 @@ def _explained(exc: Exception, context: WaveContext, units: Sequence[Unit], n_ro
         for path in (os.path.join(source.folder, shard.path), os.path.join(source.root, shard.name))
         if (line := _line_with(text, path))
     ]
-    return _UnreadableShards(list({shard.name: shard for shard in bad}.values())) if bad else exc
+    return _UnreadableShardsError(list({shard.name: shard for shard in bad}.values())) if bad else exc
 
 
 def _line_with(text: str, path: str) -> str | None:

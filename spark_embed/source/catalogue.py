@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -100,7 +100,9 @@ def read_catalogue(path: str) -> Catalogue:
         known = {data: pa.ipc.read_schema(pa.py_buffer(data)) for data in set(columns[-1]) if data}
     except (OSError, pa.ArrowException) as exc:
         raise ResumeError(f"{path}: is broken ({exc}); delete it: footers are then read anew") from exc
-    entries = {row[0]: Entry(*row[1:-1], known.get(row[-1])) for row in zip(*columns, strict=True)}
+    entries = {}
+    for name, n_bytes, modified_ns, version, sha256, n_rows, schema in zip(*columns, strict=True):
+        entries[name] = Entry(n_bytes, modified_ns, version, sha256, n_rows, known.get(schema))
     return Catalogue(entries)
 
 
@@ -112,7 +114,7 @@ def write_catalogue(catalogue: Catalogue, path: str) -> None:
     """
     entries = [(name, *entry) for name, entry in catalogue.entries.items() if _is_text(name)]
     encoded: dict[pa.Schema, bytes] = {}
-    columns: list[Sequence[object]] = list(zip(*entries, strict=True)) or [[] for _ in _SCHEMA]
+    columns: list[Any] = list(zip(*entries, strict=True)) or [[] for _ in _SCHEMA]
     columns[-1] = [
         schema and encoded.setdefault(schema, schema.serialize().to_pybytes()) for schema in columns[-1]
     ]

@@ -100,7 +100,7 @@ def update_index(task: FolderTask) -> int:
     parts = index_folder(task.root, has_labels=task.has_labels)  # at least one, for its columns
     target = os.path.join(task.folder, task.target)
     if not task.earlier:
-        write_index(_at_least_one(parts), target, task.max_rows)
+        write_index(parts, target, task.max_rows)
         return 0
     live = _read_live(task)
     images = pa.concat_tables([rows.table for rows in parts])

@@ -1,7 +1,7 @@
 """An index: the table of references of what is not parquet, as parquet; made once and kept with the run.
 
-One file for each tar, list or folder of img2dataset, with the data set's own columns and three of ours: the row's shard,
-its number there, and where its image is. From there on they are shards like any other.
+One file for each tar, list or folder of img2dataset, with the data set's own columns and three of ours: the
+row's shard, its number there, and where its image is. From there on they are shards like any other.
 """
 
 from __future__ import annotations
@@ -82,7 +82,9 @@ def make_index(
         part = range(n_done, min(n_done + step, len(tasks)))
         missing = [i for i in part if not os.path.exists(targets[i])]
         reasons = run_tasks(spark, _try_index, [(tasks[i], targets[i]) for i in missing]) if missing else []
-        bad |= {i: BadShard(tasks[i].name, reason) for i, reason in zip(missing, reasons, strict=True) if reason}
+        bad |= {
+            i: BadShard(tasks[i].name, reason) for i, reason in zip(missing, reasons, strict=True) if reason
+        }
         n_rows += sum(pq.read_metadata(targets[i]).num_rows for i in part if i not in bad)
         n_done = part.stop
     opened = [(names[i], tasks[i].name, tasks[i].version) for i in range(n_done) if i not in bad]

@@ -87,6 +87,11 @@ class ParquetSource:
         return ["reference", "bytes"] if wanted == "auto" else [wanted]
 
     @property
+    def is_folder(self) -> bool:
+        """Whether every image is a shard of its own, and `shards` are only lists of them."""
+        return self.layout == FOLDER
+
+    @property
     def n_rows(self) -> int:
         """Rows of all shards, from their footers."""
         return sum(shard.n_rows for shard in self.shards)
@@ -114,7 +119,7 @@ class ParquetSource:
         return reduce(DataFrame.unionByName, tables)
 
     def live_table(self, spark: SparkSession, units: Sequence[Unit]) -> DataFrame:
-        """Return the table of references of whole shards, without the rows of an image folder that are void."""
+        """Return the table of references of whole shards, without rows of an image folder that are void."""
         if not self.voided:
             return self.table(spark, units)
         tables = []
@@ -168,7 +173,7 @@ class ParquetSource:
 
         own = [column(field.name).cast(field.dataType).alias(field.name) for field in self.own_columns]
         # Each image of a folder is a shard of its own: the path alone says which.
-        place = shard if self.layout == FOLDER else F.concat(shard, F.lit("#"), row.cast("string"))
+        place = shard if self.is_folder else F.concat(shard, F.lit("#"), row.cast("string"))
         image_id = place
         if self.id:
             image_id = F.coalesce(column(self.id.name).cast(self.id.dataType).cast("string"), place)

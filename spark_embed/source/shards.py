@@ -60,7 +60,9 @@ def open_shards(
     bad: dict[str, BadShard] = {}
     known: dict[pa.Schema, pa.Schema] = {}  # a hundred thousand shards share a handful of schemas
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
-        for file, footer in zip(unread, pool.map(lambda file: _try_footer(input_dir, file), unread), strict=True):
+        for file, footer in zip(
+            unread, pool.map(lambda file: _try_footer(input_dir, file), unread), strict=True
+        ):
             if isinstance(footer, BadShard):
                 bad[file.path] = footer
             else:
