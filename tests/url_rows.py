@@ -24,6 +24,7 @@ def rows_of(urls, download=LOCAL, **policy) -> list:
 
 
 def error_of(url, download=HASTY, **policy) -> ImageError:
+    """The error that a url's one row holds; a server has little time."""
     (error,) = rows_of([url], download, **policy)
     assert isinstance(error, ImageError), error
     return error
