@@ -4,6 +4,7 @@ import io
 import json
 import os
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from bad_server import BadServer
 from PIL import Image
 
 # Workers must run this interpreter, and nothing in a test may reach for a hub.
@@ -20,6 +22,8 @@ os.environ.pop("SPARK_HOME", None)
 
 REPOSITORY = Path(__file__).parent.parent
 MATERIAL = REPOSITORY.parent / "shared" / "material"
+
+PATIENCE_S = 20  # how long a test waits for what should happen at once
 
 
 @pytest.fixture(scope="session")
@@ -131,3 +135,33 @@ def embed(spark, tiny_clip, tmp_path):
 
     embed.output_dir = tmp_path / "out"
     return embed
+
+
+@pytest.fixture(scope="module")
+def server():
+    """One that misbehaves as its urls say; the tests of a file share it."""
+    with BadServer() as server:
+        yield server
+
+
+@pytest.fixture
+def own_server():
+    """One that nobody has asked for anything yet."""
+    with BadServer() as server:
+        yield server
+
+
+@pytest.fixture
+def nothing_is_left_behind():
+    """No thread of a feed outlives the test."""
+    yield
+    for thread in threading.enumerate():
+        if thread.name.startswith(("download", "name", "decode")):
+            thread.join(PATIENCE_S)
+            assert not thread.is_alive(), thread
+
+
+@pytest.fixture
+def short_pauses(monkeypatch):
+    """A server that fails is soon asked again."""
+    monkeypatch.setattr("spark_embed.http_client._PAUSE_S", 0.05)

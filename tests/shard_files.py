@@ -1,0 +1,38 @@
+"""Small parquet shards, and the source that is found in their folder."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import find_source
+
+from spark_embed.config import Config
+from spark_embed.errors import ConfigError
+from spark_embed.schema import IMAGE
+
+
+def write(folder: Path, name: str, columns: dict, **options) -> None:
+    """Put a shard of these columns into the folder."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path, **options)
+
+
+def find(folder: Path, **options):
+    """The source of the shards in the folder."""
+    return find_source(Config(input_dir=str(folder), output_dir="unused", **options))
+
+
+def rows(frame, *names):
+    """The values of these columns, sorted."""
+    return sorted(tuple(row[name] for name in names) for row in frame.drop(IMAGE).collect())
+
+
+def error_of(folder: Path, **options) -> str:
+    """The one line that says why there is no source."""
+    with pytest.raises(ConfigError) as caught:
+        find(folder, **options)
+    text = str(caught.value)
+    assert "\n" not in text, text
+    return text
