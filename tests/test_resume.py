@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from spark_embed import pipeline, waves
+from spark_embed import binding, pipeline, waves
 from spark_embed.errors import ResumeError, StorageError
 from spark_embed.output import Output
 from spark_embed.state import read_ledger
@@ -55,7 +55,7 @@ def files_of(out):
 
 def test_a_finished_run_ends_at_once_without_a_model(embed, shards, embedded_rows, monkeypatch, caplog):
     first, _, _ = embed(shards)
-    monkeypatch.setattr(pipeline, "make_plan", None)  # nobody may ask for a model
+    monkeypatch.setattr(binding, "make_plan", None)  # nobody may ask for a model
     logging.getLogger("spark_embed").propagate = True
     with caplog.at_level("INFO", "spark_embed"):
         second, _, _ = embed(shards)
@@ -302,7 +302,7 @@ def test_a_shard_that_cannot_be_read_stays_pending_and_the_others_are_done(embed
 def test_a_lost_record_is_written_again_without_a_model(embed, shards, monkeypatch):
     metadata, _, _ = embed(shards)
     (embed.output_dir / "metadata.json").unlink()
-    monkeypatch.setattr(pipeline, "make_plan", None)
+    monkeypatch.setattr(binding, "make_plan", None)
     again, _, _ = embed(shards)
     same = ("status", "counts", "model", "parity", "output", "error_examples")
     assert {name: again[name] for name in same} == {name: metadata[name] for name in same}
