@@ -60,6 +60,7 @@ def _run_with_spark(config: Config, clock: Clock) -> str:
         from pyspark.sql import SparkSession
 
         from spark_embed import pipeline
+        from spark_embed.dry_run import describe_run
         from spark_embed.output import check_output
         from spark_embed.session import make_session, stop_session
         from spark_embed.source import check_input
@@ -72,7 +73,7 @@ def _run_with_spark(config: Config, clock: Clock) -> str:
         signal.signal(number, _on_signal)  # instead of pyspark's own, which talks to the JVM from inside
     try:
         if config.dry_run:
-            return pipeline.describe_run(spark, config)
+            return describe_run(spark, config)
         return pipeline.run(spark, config, clock).text()
     finally:
         if not borrowed:

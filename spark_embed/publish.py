@@ -35,6 +35,7 @@ from spark_embed.state import (
     PublishedFile,
     RunRecord,
     delete_wave,
+    later_voids,
     with_parts,
     write_ledger,
 )
@@ -184,8 +185,10 @@ class _Publishing:
 
     def _removal_of(self, marker: Marker) -> Removal:
         names = sorted({part.shard for part in self._change.dropped(marker)})
-        indices = [part.shard for part in marker.units]
-        lists = [name for name in self._new_voids if indices and name > max(indices)]
+        # The units of such a wave are all of one index file (`WaveContext.apart`).
+        lists = (
+            later_voids(self._new_voids, marker.units[0].shard) if self._new_voids and marker.units else []
+        )
         return Removal(tuple(names), self._index_paths(lists))
 
     def _index_paths(self, names: Sequence[str]) -> tuple[str, ...]:

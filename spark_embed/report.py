@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from spark_embed.clock import Clock, now
-from spark_embed.config import Config
+from spark_embed.clock import now
+from spark_embed.context import RunContext
 from spark_embed.errors import ResumeError
-from spark_embed.output import Output
 from spark_embed.plan import Plan
 from spark_embed.publish import read_error_examples
-from spark_embed.resume import Pending
-from spark_embed.source import BadShard, ParquetSource
-from spark_embed.state import Counted, Ledger, Marker, RunRecord
+from spark_embed.publisher import Publisher
+from spark_embed.source import BadShard
+from spark_embed.state import Counted, Ledger, Marker, ProgressRecord, RunRecord, write_progress
 from spark_embed.storage import read_json, write_json
 from spark_embed.summary import Counts, RunSummary
 from spark_embed.verdict import Measured, judge
+from spark_embed.work import Work
 
 _MAX_BAD_SHARDS = 20
 
@@ -35,10 +36,7 @@ class Outcome:
         plan: of this run; None if it had nothing to embed.
     """
 
-    config: Config
-    output: Output
-    source: ParquetSource
-    pending: Pending
+    work: Work
     record: RunRecord
     ledger: Ledger
     markers: Sequence[Marker]
@@ -46,13 +44,13 @@ class Outcome:
     plan: Plan | None
 
 
-def read_summary(outcome: Outcome) -> RunSummary | None:
+def read_summary(context: RunContext, outcome: Outcome) -> RunSummary | None:
     """Return what metadata.json says, if that is still so; None if it must be written anew.
 
     Raises:
         ResumeError: it is broken.
     """
-    values = read_json(outcome.output.metadata)
+    values = read_json(context.output.metadata)
     if values is None:
         return None
     try:
@@ -60,33 +58,28 @@ def read_summary(outcome: Outcome) -> RunSummary | None:
         same = (
             summary.output["generation"] == outcome.ledger.generation
             and summary.output["run_id"] == outcome.record.run_id
-            and summary.pending == _describe_pending(outcome)
+            and summary.pending == _describe_pending(context, outcome)
         )
     except (TypeError, KeyError) as exc:
         raise ResumeError(
-            f"{outcome.output.metadata}: is broken, or not ours ({exc}); delete it, and it is written anew"
+            f"{context.output.metadata}: is broken, or not ours ({exc}); delete it, and it is written anew"
         ) from exc
     return summary if same else None
 
 
-def write_summary(outcome: Outcome, clock: Clock) -> RunSummary:
+def write_summary(context: RunContext, outcome: Outcome) -> RunSummary:
     """Write metadata.json; returns what it says.
 
     Raises:
         StorageError: it cannot be written.
     """
-    config, output, source, record, ledger = (
-        outcome.config,
-        outcome.output,
-        outcome.source,
-        outcome.record,
-        outcome.ledger,
-    )
+    config, output, clock = context.config, context.output, context.clock
+    source, record, ledger = outcome.work.source, outcome.record, outcome.ledger
     counted = add_up([marker.counted for marker in outcome.markers])
     errors = ledger.n_errors_by_code
     embed_s = max(clock.timings_s.get("embed", 0.0), 1e-3)
     options = outcome.plan.options.batch_size if outcome.plan else 0
-    pending = _describe_pending(outcome)
+    pending = _describe_pending(context, outcome)
     summary = RunSummary(
         status="incomplete" if pending["n_bad_shards"] else "complete",
         counts=Counts(ledger.n_embedded + ledger.n_errors, ledger.n_embedded, ledger.n_errors, errors),
@@ -142,12 +135,13 @@ def _judge(outcome: Outcome, counted: Counted, embed_s: float) -> dict[str, str]
     return asdict(judge(measured))
 
 
-def _describe_pending(outcome: Outcome) -> dict[str, Any]:
+def _describe_pending(context: RunContext, outcome: Outcome) -> dict[str, Any]:
+    work = outcome.work
     shown = {shard.name: shard.reason for shard in outcome.bad[:_MAX_BAD_SHARDS]}
     return {
         "n_bad_shards": len(outcome.bad),
         "bad_shards": shown,
-        "n_gone_shards": 0 if outcome.config.prune else len(outcome.pending.gone) + outcome.source.n_gone,
+        "n_gone_shards": 0 if context.config.prune else len(work.pending.gone) + work.source.n_gone,
     }
 
 
@@ -165,3 +159,35 @@ def add_up(parts: Sequence[Counted]) -> Counted:
         stage_s={name: round(seconds, 3) for name, seconds in stages.items()},
         batch_limit=min((part.batch_limit for part in parts if part.batch_limit), default=None),
     )
+
+
+def report_progress(context: RunContext, work: Work, publisher: Publisher) -> Callable[[int], None]:
+    """Return the function that writes progress.json, given the rows that are embedded by now."""
+    started = time.monotonic()
+    pending = work.pending
+
+    def tell(n_done: int) -> None:
+        counted = add_up([marker.counted for marker in publisher.of_this_run])
+        codes = Counter(publisher.ledger.n_errors_by_code if publisher.ledger else {})
+        for marker in publisher.markers:
+            codes.update(marker.counted.n_errors_by_code)
+        embed_s = time.monotonic() - started
+        write_progress(
+            context.output,
+            ProgressRecord(
+                run_id=publisher.record.run_id,
+                phase="embed",
+                started_at=context.clock.started_at,
+                updated_s=time.time(),
+                n_rows=pending.n_rows,
+                n_complete=min(pending.n_complete + counted.n_rows, pending.n_rows),
+                n_done_now=n_done,
+                n_shards=pending.n_shards,
+                n_complete_shards=pending.n_complete_shards,
+                n_errors_by_code=dict(codes),
+                embed_s=round(embed_s, 1),
+                left_s=round(embed_s * max(pending.n_left - n_done, 0) / n_done, 1) if n_done else None,
+            ),
+        )
+
+    return tell

@@ -10,28 +10,31 @@ import pyarrow.parquet as pq
 
 from spark_embed.errors import StorageError
 from spark_embed.output import Output
+from spark_embed.plan import Plan
 from spark_embed.schema import SHARD
-from spark_embed.source import ParquetSource
 from spark_embed.source.units import units_of
 from spark_embed.state import Ledger, PublishedFile
 from spark_embed.waves import Wave
 
 
-def find_retries(output: Output, ledger: Ledger, source: ParquetSource, wave_rows: int) -> list[Wave]:
-    """Return waves over the published errors, of some `wave_rows` rows each or a whole file more.
+def find_retries(output: Output, ledger: Ledger | None, plan: Plan) -> list[Wave]:
+    """Return waves over the published errors, each of as many rows as a wave has or a whole file more.
 
     Rows of shards that are gone, or hold something else now, stay as they are.
 
     Raises:
         StorageError: errors.parquet cannot be read.
     """
+    if ledger is None:
+        return []
+    source = plan.source
     shards = {
         shard.name: shard
         for shard in source.shards
         if (state := ledger.shards.get(shard.name)) and state.version == shard.version
     }
     waves = []
-    for files in _grouped(ledger.errors, wave_rows):
+    for files in _grouped(ledger.errors, plan.wave_rows):
         names = [file.name for file in files]
         # The images of a folder are shards of their own: any index file may name them.
         wanted = shards if source.is_folder else _shards_in(output, names) & shards.keys()

@@ -17,13 +17,13 @@ from urllib.parse import quote
 
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 
 from spark_embed.budget import ErrorBudget
 from spark_embed.clock import now
+from spark_embed.context import RunContext
 from spark_embed.errors import SparkEmbedError, StorageError
 from spark_embed.jobs import JobGroups
-from spark_embed.output import Output
 from spark_embed.plan import Plan
 from spark_embed.schema import SHARD, SHARD_ROW, quoted
 from spark_embed.source import BadShard
@@ -45,21 +45,20 @@ class WaveContext:
     """What the waves of a run share.
 
     Attributes:
-        check: raises if this run is no longer the one at work in the folder.
         done: called on the driver's main thread with each marker that has been written.
-        apart: units of different shards are not put into one wave.
     """
 
-    spark: SparkSession
+    run: RunContext
     plan: Plan
-    output: Output
     run_id: str
-    wave_s: float
     jobs: JobGroups
     budget: ErrorBudget
-    check: Callable[[], None]
     done: Callable[[Marker], None]
-    apart: bool = False
+
+    @property
+    def apart(self) -> bool:
+        """Whether units of different shards go into different waves: one may list what is void in another."""
+        return self.plan.source.is_folder
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ class _Loop:
 
     def _start(self, pool: ThreadPoolExecutor) -> None:
         wave = self._ready.popleft() if self._ready else self._take()
-        name = f"{self._number:05d}-{self._context.output.attempt}"
+        name = f"{self._number:05d}-{self._context.run.output.attempt}"
         self._number += 1
         self._running[pool.submit(_run_one, self._context, name, wave)] = wave
 
@@ -139,7 +138,7 @@ class _Loop:
         """Return the rows that a wave should have, by the speed so far."""
         if not self._n_done:
             return self._context.plan.wave_rows
-        return round(self._context.wave_s * self._n_done / (time.monotonic() - self._started))
+        return round(self._context.run.config.wave_s * self._n_done / (time.monotonic() - self._started))
 
     def _end(self, future: Future[Marker]) -> Exception | None:
         """Take in a wave that has ended; return what makes going on pointless, if anything does."""
@@ -177,7 +176,7 @@ def _run_one(context: WaveContext, name: str, wave: Wave) -> Marker:
     """Run one wave and mark it; on a thread of its own."""
     n_rows = sum(unit.n_rows for unit in wave.units)
     started = time.monotonic()
-    folder = context.output.wave(name)
+    folder = context.run.output.wave(name)
     try:
         with context.jobs.group(f"wave {name}", n_rows):
             table = _table(context, wave)
@@ -188,7 +187,7 @@ def _run_one(context: WaveContext, name: str, wave: Wave) -> Marker:
     if not wave.retried:  # the rows of those are checked when they leave errors.parquet
         _check_rows(name, data, wave.units, n_rows, by_shard=not context.apart)
     context.budget.add(data.counted)
-    context.check()
+    context.run.check()
     marker = Marker(
         run_id=context.run_id,
         wave=name,
@@ -199,7 +198,7 @@ def _run_one(context: WaveContext, name: str, wave: Wave) -> Marker:
         embed_s=round(time.monotonic() - started, 3),
         finished_at=now(),
     )
-    write_marker(context.output, marker)
+    write_marker(context.run.output, marker)
     return marker
 
 
@@ -209,11 +208,11 @@ def _part(unit: Unit) -> Part:
 
 def _table(context: WaveContext, wave: Wave) -> DataFrame:
     """Return the table of references of a wave."""
-    spark, source = context.spark, context.plan.source
+    spark, source = context.run.spark, context.plan.source
     if not wave.retried:
         return source.table(spark, wave.units)
     table = source.live_table(spark, wave.units)
-    failed = spark.read.parquet(*(os.path.join(context.output.errors, name) for name in wave.retried))
+    failed = spark.read.parquet(*(os.path.join(context.run.output.errors, name) for name in wave.retried))
     keys = failed.select(SHARD, SHARD_ROW)
     return table.join(keys, [SHARD, SHARD_ROW], "left_semi").select(*map(quoted, table.columns))
 
@@ -247,7 +246,7 @@ def _explained(exc: Exception, context: WaveContext, units: Sequence[Unit], n_ro
     text = str(getattr(exc, "java_exception", None) or exc)
     if "No space left on device" in text or "Disk quota exceeded" in text:
         need = n_rows * (context.plan.preflight.model["embedding_dim"] * 4 + _ROW_BYTES)
-        root = context.output.root
+        root = context.run.output.root
         if free_bytes(root) < need:
             return no_space_error(root, need)
         return StorageError(

@@ -38,6 +38,7 @@ from spark_embed.source.indexing import REFERENCE_TYPE
 from spark_embed.source.sample import sample_references
 from spark_embed.source.shards import BadShard, Shard
 from spark_embed.source.units import Unit
+from spark_embed.state import later_voids
 
 
 @dataclass(frozen=True)
@@ -125,9 +126,7 @@ class ParquetSource:
         tables = []
         for unit in units:
             table = self.table(spark, [unit])
-            # The list beside an index file is of rows of earlier ones.
-            later = [name for name in self.voided if name > unit.shard.path]
-            if later:
+            if later := later_voids(self.voided, unit.shard.path):
                 void = spark.read.parquet(*(os.path.join(self.folder, name) for name in later))
                 table = table.join(void.select(F.col(INDEX_SHARD).alias(SHARD)), [SHARD], "left_anti").select(
                     *map(quoted, table.columns)
