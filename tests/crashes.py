@@ -64,7 +64,7 @@ def await_(condition: Callable[[], object], what: str, deadline_s: float = DEADL
 
 
 class Run:
-    """One start of the command, in a session of its own. Its processes are known by a word in their environment.
+    """One start of the command, in a session of its own; its processes have a word in their environment.
 
     Args:
         log: a new folder for what it says, and for what sitecustomize.py writes.

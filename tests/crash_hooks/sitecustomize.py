@@ -1,4 +1,4 @@
-"""Every Python process of a run under test imports this, by PYTHONPATH; the program itself knows nothing of it.
+"""Every Python process of a run under test imports this, by PYTHONPATH; the program knows nothing of it.
 
 Environment variables say what it does:
 
