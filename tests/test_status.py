@@ -266,3 +266,25 @@ def test_neither_spark_nor_torch_is_imported(tmp_path):
 )
 def test_times_as_people_say_them(seconds, text):
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--help"], ["spark-embed status OUTPUT_DIR", "spark-embed verify OUTPUT_DIR", "--input_dir"]),
+        (["status", "--help"], ["OUTPUT_DIR", "--json", "exit codes: 0 "]),
+        (["verify", "--help"], ["OUTPUT_DIR", "7 something is wrong"]),
+    ],
+)
+def test_help_says_what_there_is(capsys, argv, words):
+    with pytest.raises(SystemExit) as ended:
+        main(argv)
+    assert ended.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert [word for word in words if word not in text] == []
+
+
+@pytest.mark.parametrize("command", ["status", "verify"])
+def test_a_folder_must_be_given(capsys, command):
+    assert main([command]) == 2
+    assert "required: OUTPUT_DIR (--help lists the flags)" in capsys.readouterr().err
