@@ -91,8 +91,8 @@ def _run_with_spark(config: Config, clock: Clock, interruption: Interruption) ->
         check_input(config)  # a wrong path is told before the JVM is started
         check_output(config)
         borrowed = SparkSession.getActiveSession() is not None  # a notebook's or a platform's
-        spark = make_session(config)
-    interruption.watch(None if borrowed else partial(silence, spark))
+        spark = make_session(config, interruption.watch)
+    interruption.watch_run(None if borrowed else partial(silence, spark))
     try:
         if config.dry_run:
             return describe_run(spark, config)
