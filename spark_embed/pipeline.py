@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from spark_embed.binding import bind_run
@@ -50,7 +52,7 @@ def run(spark: SparkSession, config: Config, clock: Clock | None = None) -> RunS
     clock = clock or Clock()
     with clock.measure("plan"):
         layout, output = find_layout(config), check_output(config)
-    with undone_if_never_begun(output), OutputLock(output.lock, output.root) as lock:
+    with undone_if_never_begun(output), OutputLock(output.lock, output.root) as lock, explained(lock):
         context = RunContext(spark, config, clock, output, lock.check)
         with clock.measure("plan"):
             work = find_work(context, layout)
@@ -102,6 +104,21 @@ def summarize(context: RunContext, outcome: Outcome) -> RunSummary:
             f"first, {outcome.bad[0].name}: {outcome.bad[0].reason}"
         )
     return summary
+
+
+@contextmanager
+def explained(lock: OutputLock) -> Iterator[None]:
+    """Tell a Spark job that fails in a `with` block by what is wrong with the output folder, if anything is.
+
+    Raises:
+        StorageError: it cannot be written to.
+        ResumeError: it is gone, or another run's.
+    """
+    try:
+        yield
+    except (PySparkException, Py4JError):
+        lock.check()
+        raise
 
 
 @contextmanager
