@@ -20,7 +20,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import types as T
 
 from spark_embed.clock import now
-from spark_embed.errors import StorageError
+from spark_embed.errors import NoSpaceError, StorageError
 from spark_embed.fingerprint import file_metadata
 from spark_embed.merge import Merge, merge_files
 from spark_embed.output import EMBEDDINGS_NAME, ERRORS_NAME, Output
@@ -39,7 +39,7 @@ from spark_embed.state import (
     with_parts,
     write_ledger,
 )
-from spark_embed.storage import delete, list_names, move
+from spark_embed.storage import delete, free_bytes, list_names, move, no_space_error
 from spark_embed.tasks import run_tasks
 
 _N_EXAMPLES = 3
@@ -117,6 +117,10 @@ def publish(
         for name, published in ((EMBEDDINGS_NAME, output.embeddings), (ERRORS_NAME, output.errors)):
             _move_files(os.path.join(output.staged, name), published)
         write_ledger(output, ledger)
+    except NoSpaceError as exc:
+        delete(output.staged)
+        n_bytes = sum(sum(marker.files.values()) for marker in change.markers)
+        raise no_space_error(output.root, n_bytes - free_bytes(output.root)) from exc
     finally:
         delete(output.staged)
     delete_unlisted(output, ledger)
