@@ -84,12 +84,14 @@ def _run_with_spark(config: Config, clock: Clock, interruption: Interruption) ->
 
         from spark_embed import pipeline
         from spark_embed.dry_run import describe_run
+        from spark_embed.lock import check_free
         from spark_embed.output import check_output
         from spark_embed.session import make_session, silence, stop_session
         from spark_embed.source import check_input
 
         check_input(config)  # a wrong path is told before the JVM is started
-        check_output(config)
+        output = check_output(config)
+        check_free(output.lock, output.root)
         borrowed = SparkSession.getActiveSession() is not None  # a notebook's or a platform's
         spark = make_session(config, interruption.watch)
     interruption.watch_run(None if borrowed else partial(silence, spark))

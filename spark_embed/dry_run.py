@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import deque
 
 from pyspark.sql import SparkSession
@@ -11,7 +12,8 @@ from spark_embed.binding import check_model
 from spark_embed.clock import Clock
 from spark_embed.config import Config
 from spark_embed.context import RunContext
-from spark_embed.output import check_output
+from spark_embed.lock import OutputLock
+from spark_embed.output import check_output, kept_if_begun
 from spark_embed.plan import make_plan
 from spark_embed.source import find_layout
 from spark_embed.source.units import take_wave
@@ -28,8 +30,14 @@ def describe_run(spark: SparkSession, config: Config) -> str:
         SparkEmbedError: as `run`.
     """
     layout, output = find_layout(config), check_output(config)
-    context = RunContext(spark, config, Clock(), output, check=lambda: None)
-    with undone(output.root), undone(output.index), undone(output.catalogue):
+    is_new = not os.path.lexists(output.root)
+    with (
+        OutputLock(output.lock, output.root) as lock,  # a run that began meanwhile would lose what is undone
+        kept_if_begun(output, is_new=is_new),
+        undone(output.index),
+        undone(output.catalogue),
+    ):
+        context = RunContext(spark, config, Clock(), output, lock.check)
         work = find_work(context, layout)
         report_work(work, prune=config.prune)
         source, n_rows = work.source, work.pending.n_left

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from spark_embed.config import Config
 from spark_embed.errors import ConfigError, StorageError
-from spark_embed.storage import folder_path, is_below, list_names
+from spark_embed.storage import delete, folder_path, is_below, list_names
 
 EMBEDDINGS_NAME = "embeddings.parquet"
 ERRORS_NAME = "errors.parquet"
@@ -124,6 +125,20 @@ def check_output(config: Config) -> Output:
     if not os.path.isdir(parent) or not os.access(parent, os.W_OK):
         raise StorageError(f"--output_dir {root}: {parent} is not a folder that can be written to")
     return output
+
+
+@contextmanager
+def kept_if_begun(output: Output, *, is_new: bool) -> Iterator[None]:
+    """Delete an output folder that this run has made, if a `with` block leaves nothing of worth in it.
+
+    Only who holds the lock may: another run may have begun in it.
+    """
+    try:
+        yield
+    finally:
+        if is_new and not os.path.exists(output.run_record) and not os.path.exists(output.index):
+            with suppress(StorageError):
+                delete(output.root)
 
 
 def _check_ours(output: Output, names: Sequence[str]) -> None:

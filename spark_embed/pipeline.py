@@ -19,14 +19,13 @@ from spark_embed.context import RunContext
 from spark_embed.errors import StorageError
 from spark_embed.jobs import JobGroups
 from spark_embed.lock import OutputLock
-from spark_embed.output import Output, check_output
+from spark_embed.output import check_output, kept_if_begun
 from spark_embed.plan import Plan
 from spark_embed.progress import Progress
 from spark_embed.publisher import Publisher
 from spark_embed.report import Outcome, read_summary, report_progress, write_summary
 from spark_embed.retry import find_retries
 from spark_embed.source import BadShard, find_layout
-from spark_embed.storage import delete
 from spark_embed.summary import RunSummary
 from spark_embed.tables import settings, table_settings
 from spark_embed.waves import WaveContext, run_waves
@@ -52,7 +51,8 @@ def run(spark: SparkSession, config: Config, clock: Clock | None = None) -> RunS
     clock = clock or Clock()
     with clock.measure("plan"):
         layout, output = find_layout(config), check_output(config)
-    with undone_if_never_begun(output), OutputLock(output.lock, output.root) as lock, explained(lock):
+    is_new = not os.path.lexists(output.root)
+    with OutputLock(output.lock, output.root) as lock, kept_if_begun(output, is_new=is_new), explained(lock):
         context = RunContext(spark, config, clock, output, lock.check)
         with clock.measure("plan"):
             work = find_work(context, layout)
@@ -119,14 +119,3 @@ def explained(lock: OutputLock) -> Iterator[None]:
     except (PySparkException, Py4JError):
         lock.check()
         raise
-
-
-@contextmanager
-def undone_if_never_begun(output: Output) -> Iterator[None]:
-    """Delete the output folder again if a `with` block makes it and leaves nothing of worth in it."""
-    was_there = os.path.lexists(output.root)
-    try:
-        yield
-    finally:
-        if not was_there and not os.path.exists(output.run_record) and not os.path.exists(output.index):
-            delete(output.root)
