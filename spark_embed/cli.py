@@ -61,23 +61,36 @@ def _run_with_spark(config: Config, clock: Clock) -> str:
 
         from spark_embed import pipeline
         from spark_embed.dry_run import describe_run
-        from spark_embed.output import check_output
-        from spark_embed.session import make_session, stop_session
-        from spark_embed.source import check_input
+        from spark_embed.session import check_machine, make_session, stop_session
 
-        check_input(config)  # a wrong path is told before the JVM is started
-        check_output(config)
-        borrowed = SparkSession.getActiveSession() is not None  # a notebook's or a platform's
-        spark = make_session(config)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _on_signal)  # instead of pyspark's own, which talks to the JVM from inside
+        borrowed = SparkSession.getActiveSession()  # a notebook's or a platform's
+        if borrowed is None:
+            check_machine()
+    made: list[SparkSession] = []
+
+    def session() -> SparkSession:
+        """Start Spark when the first step needs it: a run that finds nothing to do needs none."""
+        if borrowed is not None:
+            return borrowed
+        if not made:
+            with clock.measure("start"):
+                made.append(make_session(config))
+            _catch_signals()  # instead of pyspark's own, which talks to the JVM from inside
+        return made[0]
+
+    _catch_signals()
     try:
         if config.dry_run:
-            return describe_run(spark, config)
-        return pipeline.run(spark, config, clock).text()
+            return describe_run(session, config)
+        return pipeline.run(session, config, clock).text()
     finally:
-        if not borrowed:
+        for spark in made:
             stop_session(spark)
+
+
+def _catch_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _on_signal)
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:

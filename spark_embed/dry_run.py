@@ -10,36 +10,35 @@ from pyspark.sql import SparkSession
 from spark_embed.binding import check_model
 from spark_embed.clock import Clock
 from spark_embed.config import Config
-from spark_embed.context import RunContext
+from spark_embed.context import RunContext, Session, as_session
 from spark_embed.output import check_output
 from spark_embed.plan import make_plan
 from spark_embed.source import find_layout
 from spark_embed.source.units import take_wave
 from spark_embed.storage import undone
 from spark_embed.summary import describe_model, describe_parity
-from spark_embed.tables import settings, table_settings
+from spark_embed.tables import settings
 from spark_embed.work import find_work, report_work
 
 
-def describe_run(spark: SparkSession, config: Config) -> str:
+def describe_run(spark: SparkSession | Session, config: Config) -> str:
     """Return what `spark_embed.pipeline.run` would do, checked as it checks it; leaves nothing written.
 
     Raises:
         SparkEmbedError: as `run`.
     """
     layout, output = find_layout(config), check_output(config)
-    context = RunContext(spark, config, Clock(), output, check=lambda: None)
+    context = RunContext(as_session(spark), config, Clock(), output, check=lambda: None)
     with undone(output.root), undone(output.index), undone(output.catalogue):
         work = find_work(context, layout)
         report_work(work, prune=config.prune)
         source, n_rows = work.source, work.pending.n_left
-        with settings(spark, table_settings(source.n_bytes / max(source.n_rows, 1))):
-            plan = make_plan(spark, config, source, n_rows, work.dtype)
-            if work.standing.record:
-                check_model(context, work, work.standing.record, plan)
-            with settings(spark, plan.task_settings):
-                units = take_wave(deque(work.units), plan.wave_rows) or list(work.units)
-                n_tasks = plan.embedded(source.table(spark, units)).rdd.getNumPartitions() if units else 0
+        plan = make_plan(context.spark, config, source, n_rows, work.dtype)
+        if work.standing.record:
+            check_model(context, work, work.standing.record, plan)
+        with settings(context.spark, plan.settings):
+            units = take_wave(deque(work.units), plan.wave_rows)
+            n_tasks = plan.embedded(source.table(context.spark, units)).rdd.getNumPartitions() if units else 0
     source, model = plan.source, plan.preflight.model
     own = ", ".join(f"{field.name}: {field.dataType.simpleString()}" for field in source.own_columns)
     n_waves = math.ceil(n_rows / plan.wave_rows)

@@ -13,7 +13,7 @@ from spark_embed.binding import bind_run
 from spark_embed.budget import ErrorBudget
 from spark_embed.clock import Clock
 from spark_embed.config import Config
-from spark_embed.context import RunContext
+from spark_embed.context import RunContext, Session, as_session
 from spark_embed.errors import StorageError
 from spark_embed.jobs import JobGroups
 from spark_embed.lock import OutputLock
@@ -26,19 +26,23 @@ from spark_embed.retry import find_retries
 from spark_embed.source import BadShard, find_layout
 from spark_embed.storage import delete
 from spark_embed.summary import RunSummary
-from spark_embed.tables import settings, table_settings
+from spark_embed.tables import settings
 from spark_embed.waves import WaveContext, run_waves
 from spark_embed.work import Work, find_work, report_work
 
 logger = logging.getLogger(__name__)
 
 
-def run(spark: SparkSession, config: Config, clock: Clock | None = None) -> RunSummary:
+def run(spark: SparkSession | Session, config: Config, clock: Clock | None = None) -> RunSummary:
     """Bring `config.output_dir` up to date with `config.input_dir`; runs on the driver.
 
     Every input row ends in embeddings.parquet or in errors.parquet, once. What is complete already, from an
-    interrupted run or from one before new shards came, is not done again. `clock` may have measured what came
-    before ("start").
+    interrupted run or from one before new shards came, is not done again.
+
+    Args:
+        spark: the session, or what gives one when it is needed.
+        config: the options.
+        clock: may have measured what came before ("start").
 
     Raises:
         ConfigError: an option or the input cannot be used.
@@ -51,18 +55,17 @@ def run(spark: SparkSession, config: Config, clock: Clock | None = None) -> RunS
     with clock.measure("plan"):
         layout, output = find_layout(config), check_output(config)
     with undone_if_never_begun(output), OutputLock(output.lock, output.root) as lock:
-        context = RunContext(spark, config, clock, output, lock.check)
+        context = RunContext(as_session(spark), config, clock, output, lock.check)
         with clock.measure("plan"):
             work = find_work(context, layout)
             report_work(work, prune=config.prune)
-        with settings(spark, table_settings(work.source.n_bytes / max(work.source.n_rows, 1))):
-            with clock.measure("preflight"):
-                record, plan = bind_run(context, work)
-            publisher = Publisher(context, work, record)
-            with clock.measure("embed"):
-                unreadable = embed(context, work, plan, publisher) if plan else []
-            with clock.measure("publish"):
-                ledger = publisher.finish(unreadable)
+        with clock.measure("preflight"):
+            record, plan = bind_run(context, work)
+        publisher = Publisher(context, work, record)
+        with clock.measure("embed"):
+            unreadable = embed(context, work, plan, publisher) if plan else []
+        with clock.measure("publish"):
+            ledger = publisher.finish(unreadable)
         bad = (*work.source.bad, *unreadable)
         return summarize(context, Outcome(work, record, ledger, publisher.of_this_run, bad, plan))
 
@@ -80,7 +83,7 @@ def embed(context: RunContext, work: Work, plan: Plan, publisher: Publisher) -> 
     retries = find_retries(context.output, publisher.ledger, plan) if config.retry_errors else []
     n_rows = sum(unit.n_rows for unit in work.units)
     tell = report_progress(context, work, publisher)
-    with settings(spark, plan.task_settings), Progress(jobs, n_rows, tell), budget:
+    with settings(spark, plan.settings), Progress(jobs, n_rows, tell), budget:
         return run_waves(waves, work.units, publisher.next_wave, retries)
 
 

@@ -42,14 +42,11 @@ def make_session(config: Config) -> SparkSession:
     nothing is set that was not asked for.
 
     Raises:
-        ConfigError: no Java, too old a Java, pandas 3, or a Spark that does not start.
+        ConfigError: Spark does not start.
     """
-    check_pandas()
     if (active := SparkSession.getActiveSession()) is not None:
         check_workers(active, config.num_workers)
         return active
-    if "PYSPARK_GATEWAY_PORT" not in os.environ:  # else spark-submit has started the JVM
-        check_java()
     try:
         spark = _builder(config).getOrCreate()
     except (PySparkException, Py4JError, RuntimeError, OSError) as exc:
@@ -58,6 +55,17 @@ def make_session(config: Config) -> SparkSession:
     if str(spark.sparkContext.master).startswith("local["):
         start_worker_daemon(spark)
     return spark
+
+
+def check_machine() -> None:
+    """Look for what Spark needs, before Spark prints pages about it.
+
+    Raises:
+        ConfigError: no Java, too old a Java, or pandas 3.
+    """
+    check_pandas()
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:  # else spark-submit has started the JVM
+        check_java()
 
 
 def start_worker_daemon(spark: SparkSession) -> threading.Thread:

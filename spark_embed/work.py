@@ -79,11 +79,11 @@ def find_work(context: RunContext, layout: Layout) -> Work:
         ConfigError, StorageError: the data set cannot be used.
         ResumeError: the state is broken, or of another data set.
     """
-    spark, config, output = context.spark, context.config, context.output
+    config, output = context.config, context.output
     standing = find_standing(output, config)
     if standing.record is None and layout.is_folder:
         delete(output.index)
-    source = open_source(spark, config, layout, output)
+    source = open_source(context.session, config, layout, output)
     if record := standing.record:
         schema = T.StructType.fromJson(record.table_schema)
         ours = (IMAGE_ID, SHARD, SHARD_ROW, RESULT)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pyarrow as pa
@@ -21,6 +21,9 @@ from spark_embed.source.index import Index, make_index
 from spark_embed.source.parquet import ParquetSource
 from spark_embed.source.shards import BadShard, Shard, hive_columns, open_shards
 from spark_embed.storage import folder_path
+
+Session = Callable[[], SparkSession]
+"""Gives the Spark session when it is needed: parquet shards take none to be opened."""
 
 
 def check_input(config: Config) -> str:
@@ -50,7 +53,7 @@ def needs_index(layout: Layout) -> bool:
     return layout.name != PARQUET
 
 
-def open_source(spark: SparkSession, config: Config, layout: Layout, output: Output) -> ParquetSource:
+def open_source(session: Session, config: Config, layout: Layout, output: Output) -> ParquetSource:
     """Return the source of a layout, once it has been indexed where it needs that.
 
     What is learned of its files is kept in the output's state.
@@ -60,12 +63,12 @@ def open_source(spark: SparkSession, config: Config, layout: Layout, output: Out
         StorageError: no file can be read.
     """
     if layout.name == FOLDER:
-        found = make_folder_index(spark, layout, output.index, config.max_samples, prune=config.prune)
+        found = make_folder_index(session(), layout, output.index, config.max_samples, prune=config.prune)
         return index_source(config, layout, found.index, found)
     catalogue = read_catalogue(output.catalogue)
-    layout = identified(spark, layout, catalogue, verify=config.verify_shards)
+    layout = identified(session, layout, catalogue, verify=config.verify_shards)
     if needs_index(layout):
-        index = make_index(spark, layout, output.index, config.url_column, config.max_samples)
+        index = make_index(session, layout, output.index, config.url_column, config.max_samples)
         source = index_source(config, layout, index)
     else:
         source = shard_source(config, layout, catalogue)
@@ -73,14 +76,14 @@ def open_source(spark: SparkSession, config: Config, layout: Layout, output: Out
     return source
 
 
-def identified(spark: SparkSession, layout: Layout, catalogue: Catalogue, *, verify: bool) -> Layout:
+def identified(session: Session, layout: Layout, catalogue: Catalogue, *, verify: bool) -> Layout:
     """Return the layout with the version of each file; with `verify` by their contents.
 
     Raises:
         StorageError: a file cannot be read.
     """
     files = [*layout.files, *layout.sidecars.values()]
-    hashes = hash_shards(spark, layout.root, files) if verify else {}
+    hashes = hash_shards(session(), layout.root, files) if verify else {}
     versions = {file.path: file for file in catalogue.identified(files, hashes)}
     return replace(
         layout,
