@@ -64,7 +64,9 @@ def main() -> None:
     parser.add_argument("--sizes", default="1000,10000,100000")
     parser.add_argument("--wave_s", default="300")
     given = parser.parse_args()
-    print("| shards | run | seconds | of these plan | driver MiB | JVM MiB |\n| --- | --- | --- | --- | --- | --- |")
+    print(
+        "| shards | run | seconds | of these plan | driver MiB | JVM MiB |\n| --- | --- | --- | --- | --- | --- |"
+    )
     for size in map(int, given.sizes.split(",")):
         folder, output = CACHE / str(size), CACHE / f"{size}-out"
         make_shards(folder, size)
