@@ -1,7 +1,9 @@
-"""What very many tiny shards cost: listing, planning, waves, markers, resume; `python -m benchmarks.many_shards`.
+"""What very many tiny shards cost: listing, planning, waves, markers, resume.
 
-Shards of two rows without an image, so that the model never runs and only the bookkeeping is left. Each size runs
-twice in a process of its own: from nothing, and again with everything complete.
+Usage: python -m benchmarks.many_shards [--sizes 1000,10000,100000] [--wave_s 300]
+
+Shards of two rows without an image, so that the model never runs and only the bookkeeping is left. Each size
+runs twice, in a process of its own: from nothing, and again with everything complete.
 """
 
 from __future__ import annotations
@@ -76,12 +78,12 @@ def main() -> None:
         command += ["--wave_s", given.wave_s]
         for run in ("first", "again"):
             told = measure(command)
-            timings = json.loads((output / "metadata.json").read_text())["timings_s"]
-            plan = timings["plan"] if run == "first" else "-"
-            print(
-                f"| {size:,} | {run} | {told['seconds']} | {plan} | {told['python_mib']} | {told['java_mib']} |",
-                flush=True,
-            )
+            metadata = json.loads((output / "metadata.json").read_text())
+            plan, waves = "", ""
+            if run == "first":
+                plan, waves = metadata["timings_s"]["plan"], metadata["this_run"]["n_waves"]
+            cells = [f"{size:,}", run, told["seconds"], plan, waves, told["python_mib"], told["java_mib"]]
+            print("| " + " | ".join(map(str, cells)) + " |", flush=True)
 
 
 if __name__ == "__main__":

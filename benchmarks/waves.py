@@ -1,9 +1,9 @@
-"""What checkpoints cost: the same images in about ten waves and in one; `python -m benchmarks.waves`.
+"""What checkpoints cost: the same images in about ten waves and in one.
 
 Usage: python -m benchmarks.waves [--n_images 8000] [--rounds 3] [--waves 10]
 
-The seconds are those of embedding, on the clock, as metadata.json has them: two waves run at once, so that only
-the last tasks of the last wave leave a core idle.
+The seconds are those of embedding, on the clock, as metadata.json has them: two waves run at once, so that
+only the last tasks of the last wave leave a core idle.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def main() -> None:
             n_one, one_s = run(given.n_images, 1e6)
         ratios.append(many_s / one_s)
         print(f"| {n_one} | {one_s:.1f} | {n_many} | {many_s:.1f} | {ratios[-1]:.3f} |", flush=True)
+    spread = f"{min(ratios):.3f}-{max(ratios):.3f}"
     print(
-        f"\nMedian {statistics.median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f}), {given.n_images:,} images, "
-        f"{given.rounds} rounds. {describe_machine()}"
+        f"\nMedian {statistics.median(ratios):.3f} ({spread}), {given.n_images:,} images. {describe_machine()}"
     )
 
 

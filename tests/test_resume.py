@@ -1,4 +1,4 @@
-"""A second run over the same output: only what is new or has changed, and never two models in one data set."""
+"""A second run over the same output: only what is new or has changed; never two models in one data set."""
 
 import json
 import logging
@@ -123,7 +123,7 @@ def test_a_shard_that_disappeared_keeps_its_rows_until_told(embed, folder, embed
     assert "1 shards are no longer in the input: 00000.parquet; their rows are kept" in caplog.text
     assert metadata["counts"]["rows"] == 27
     assert metadata["pending"]["n_gone_shards"] == 1
-    metadata, embeddings, errors = embed(folder, prune=True)
+    metadata, embeddings, _ = embed(folder, prune=True)
     assert metadata["counts"]["rows"] == 18
     assert set(embeddings["shard"]) == {"00001.parquet", "00002.parquet"}
     assert embedded_rows == [27]
@@ -262,7 +262,7 @@ def test_errors_of_an_image_folder_are_retried_once_each(embed, tmp_path, photo_
     (tmp_path / "in/2.jpg").write_bytes(b"no image yet")
     embed(tmp_path / "in")
     (tmp_path / "in/3.jpg").write_bytes(photo_bytes[0])
-    metadata, embeddings, errors = embed(tmp_path / "in", retry_errors=True)
+    _, embeddings, errors = embed(tmp_path / "in", retry_errors=True)
     assert places(embeddings, errors) == Counter({("1.jpg", 0): 1, ("2.jpg", 0): 1, ("3.jpg", 0): 1})
     assert embeddings["shard"].tolist() == ["3.jpg"]
 
@@ -279,7 +279,7 @@ def test_columns_of_later_shards_must_fit_those_of_the_first_run(embed, folder, 
     row = embeddings.set_index("key").loc["x"]
     assert (row["width"], row["caption"]) == (5, None)
     pq.write_table(pa.table({"key": ["y"], "extra": [1], "jpg": photo_bytes[:1]}), folder / "more.parquet")
-    with pytest.raises(ResumeError, match="columns: .*extra: none -> bigint"):
+    with pytest.raises(ResumeError, match=r"columns: .*extra: none -> bigint"):
         embed(folder)
     _, embeddings, _ = embed(folder, drop_columns=("extra",))
     assert len(embeddings) == 26
