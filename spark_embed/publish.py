@@ -69,7 +69,7 @@ class Change:
             part
             for part in marker.units
             if part.shard in self.withheld
-            or part.shard in self.removed - set(self.versions)
+            or (part.shard in self.removed and part.shard not in self.versions)
             or self.versions.get(part.shard, part.version) != part.version
         ]
 

@@ -48,9 +48,10 @@ def find_standing(output: Output, config: Config) -> Standing:
     Raises:
         ResumeError: it is broken, not ours, or of a run over other rows.
     """
-    record, ledger = read_run(output), read_ledger(output)
+    record = read_run(output)
     if config.overwrite or record is None:
-        return Standing(None, None, (), ledger)
+        return Standing(None, None, (), _read_older(output))
+    ledger = read_ledger(output)
     rows = describe_rows(config)
     if (known := record.fingerprint.get("rows")) != rows:
         raise ResumeError(
@@ -67,6 +68,15 @@ def find_standing(output: Output, config: Config) -> Standing:
     for marker in set(ours) - set(whole):
         logger.warning("wave %s: its data is not what its marker says; it is done again", marker.wave)
     return Standing(record, ledger, whole, older)
+
+
+def _read_older(output: Output) -> Ledger | None:
+    """Return the list of the files that will be replaced; none of a broken one: it has no say any more."""
+    try:
+        return read_ledger(output)
+    except ResumeError as exc:
+        logger.warning("%s", exc)
+        return None
 
 
 def tidy(output: Output, standing: Standing) -> None:
