@@ -66,9 +66,8 @@ def main() -> None:
     parser.add_argument("--sizes", default="1000,10000,100000")
     parser.add_argument("--wave_s", default="300")
     given = parser.parse_args()
-    print(
-        "| shards | run | seconds | of these plan | driver MiB | JVM MiB |\n| --- | --- | --- | --- | --- | --- |"
-    )
+    print("| shards | run | seconds | of these plan | waves | driver MiB | JVM MiB |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for size in map(int, given.sizes.split(",")):
         folder, output = CACHE / str(size), CACHE / f"{size}-out"
         make_shards(folder, size)

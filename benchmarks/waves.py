@@ -48,10 +48,8 @@ def main() -> None:
             n_one, one_s = run(given.n_images, 1e6)
         ratios.append(many_s / one_s)
         print(f"| {n_one} | {one_s:.1f} | {n_many} | {many_s:.1f} | {ratios[-1]:.3f} |", flush=True)
-    spread = f"{min(ratios):.3f}-{max(ratios):.3f}"
-    print(
-        f"\nMedian {statistics.median(ratios):.3f} ({spread}), {given.n_images:,} images. {describe_machine()}"
-    )
+    median = f"{statistics.median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})"
+    print(f"\nMedian {median}, {given.n_images:,} images. {describe_machine()}")
 
 
 if __name__ == "__main__":
