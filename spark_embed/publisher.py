@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from spark_embed.context import RunContext
-from spark_embed.publish import Change, publish
+from spark_embed.publish import publish
 from spark_embed.source import BadShard
+from spark_embed.staging import Change, Staging
 from spark_embed.state import Ledger, Marker, RunRecord
 from spark_embed.work import Work, names_of
 
@@ -93,6 +94,6 @@ class Publisher:
         self._context.check()
         file_bytes = self._context.config.output_file_bytes
         spark, output = self._context.spark, self._context.output
-        self.ledger = publish(spark, output, self.record, self.ledger, change, file_bytes)
+        self.ledger = publish(Staging(spark, output, self.record, self.ledger, change, file_bytes))
         self.markers = []
         return self.ledger
