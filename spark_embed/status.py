@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from spark_embed.errors import StorageError
 from spark_embed.output import Output
-from spark_embed.snapshot import Snapshot, read_snapshot
+from spark_embed.snapshot import Snapshot, read_snapshot, seconds_of
+from spark_embed.state import Ledger
 from spark_embed.storage import read_json
 
 State = Literal["running", "interrupted", "complete", "incomplete"]
@@ -142,9 +143,9 @@ def read_status(output: Output) -> Status:
         StorageError: one cannot be read.
     """
     snapshot = read_snapshot(output)
-    holder, progress, n_complete = snapshot.holder, snapshot.progress, _n_complete(snapshot)
+    holder, progress = snapshot.holder, snapshot.progress
     said = progress if snapshot.is_progress_live or holder is None else None  # else it is of the run before
-    state = _state(snapshot, n_complete, output)
+    state = _state(snapshot, output)
     shards = (progress.n_shards, progress.n_complete_shards) if progress else (None, None)
     return Status(
         output_dir=output.root,
@@ -154,7 +155,7 @@ def read_status(output: Output) -> Status:
         since=holder.since if holder else None,
         phase=said.phase if said else None,
         n_rows=(progress.n_rows or None) if progress else None,
-        n_complete=n_complete,
+        n_complete=progress.n_rows if progress and state == "complete" else snapshot.n_complete,
         n_waves=len(snapshot.waves),
         n_shards=shards[0],
         n_complete_shards=shards[0] if state == "complete" else shards[1],
@@ -179,34 +180,32 @@ def duration(seconds: float) -> str:
     return " ".join(f"{number} {unit}" for number, unit in parts[first : first + 2] if number)
 
 
-def _n_complete(snapshot: Snapshot) -> int:
-    try:
-        return snapshot.n_complete
-    except ValueError:  # a run publishes faster than the files can be read
-        return snapshot.progress.n_complete if snapshot.progress else 0
-
-
-def _state(snapshot: Snapshot, n_complete: int, output: Output) -> State:
+def _state(snapshot: Snapshot, output: Output) -> State:
+    progress, ledger = snapshot.progress, snapshot.ledger
     if snapshot.holder:
         return "running"
-    progress, ledger = snapshot.progress, snapshot.ledger
     if ledger is None or snapshot.is_older or snapshot.waves:
         return "interrupted"
-    if progress is None:  # deleted: the summary is as much a proof that a run came to its end
-        return "complete" if _summary_generation(output) == ledger.generation else "interrupted"
-    if progress.phase != "done":
+    summary = _read_summary(output, ledger)
+    if summary and (
+        progress is None or seconds_of(str(summary.get("finished_at"))) >= int(progress.updated_s)
+    ):
+        return "incomplete" if summary.get("status") == "incomplete" else "complete"
+    if progress is None or progress.phase != "done":
         return "interrupted"
-    return "incomplete" if n_complete < progress.n_rows else "complete"
+    return "incomplete" if progress.n_complete < progress.n_rows else "complete"
 
 
-def _summary_generation(output: Output) -> Any:
-    """Return which state of the data set metadata.json describes; None if it does not say."""
+def _read_summary(output: Output, ledger: Ledger) -> dict[str, Any] | None:
+    """Return metadata.json, None if it does not describe what is published: a run came to its end with it."""
     try:
         summary = read_json(output.metadata)
     except StorageError:
         return None
-    described = summary.get("output") if isinstance(summary, dict) else None
-    return described.get("generation") if isinstance(described, dict) else None
+    if not isinstance(summary, dict) or not isinstance(described := summary.get("output"), dict):
+        return None
+    is_its = (described.get("run_id"), described.get("generation")) == (ledger.run_id, ledger.generation)
+    return summary if is_its else None
 
 
 def _published(snapshot: Snapshot) -> Published | None:

@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from output_files import (
     DIM,
-    MODEL,
     fingerprint,
     list_anew,
     make_output,
@@ -424,11 +423,11 @@ def test_columns_that_are_not_ours(output, capsys, change, text):
     ("facts", "text"),
     [
         (
-            {"fingerprint": fingerprint(dtype="bfloat16"), "model": MODEL},
+            {"fingerprint": fingerprint(dtype="bfloat16")},
             "than run.json says (dtype)",
         ),
-        ({"fingerprint": {**fingerprint(), "new": 1}, "model": MODEL}, "than run.json says (new)"),
-        ({"model": MODEL}, "does not say what made its vectors"),
+        ({"fingerprint": {**fingerprint(), "new": 1}}, "than run.json says (new)"),
+        ({"model": "tiny"}, "does not say what made its vectors"),
         ([1], "does not say what made its vectors"),
         ("\udcff", "does not say what made its vectors"),
     ],
@@ -521,11 +520,7 @@ def test_what_a_run_at_work_may_put_right_is_a_note(output, capsys):
 
 
 def test_an_older_data_set_is_compared_with_itself(output, capsys):
-    run = make_run(output, "run-2")
-    other = run.model_copy(
-        update={"fingerprint": fingerprint(dtype="bfloat16"), "model": {"embedding_dim": 99}}
-    )
-    Path(output.run_record).write_text(other.model_dump_json())
+    make_run(output, "run-2", fingerprint(dtype="bfloat16", embedding_dim=99))
     assert main(["verify", output.root]) == 0
     assert "an older data set is still published" in capsys.readouterr().out
     rewrite(path_of(output, FIRST), with_vector(1, [0.5] * (DIM + 1)))
@@ -588,7 +583,7 @@ def test_a_flipped_bit_is_found_where_there_are_checksums(output, capsys):
 def folder(tmp_path) -> Output:
     """Three hundred images in two index files; ten of the first have changed, and their rows are void."""
     output = Output(str(tmp_path / "out"))
-    make_run(output, layout="image_folder")
+    make_run(output, made_by=fingerprint("image_folder"))
     first, second = [image(i) for i in range(250)], [image(i) for i in (*range(10), *range(250, 300))]
     write_index(output, "0000-x.parquet", first)
     write_index(output, "0001-y.parquet", second)
@@ -600,7 +595,7 @@ def folder(tmp_path) -> Output:
     images = [(name, 0) for name in (*first[10:100], *first[120:], *second)]
     errors = dict.fromkeys(images[::50], "not_found")
     keys = [key for key in images if key not in errors]
-    publish(output, [keys[:150], keys[150:]], errors, shards, "image_folder")
+    publish(output, [keys[:150], keys[150:]], errors, shards, fingerprint("image_folder"))
     list_anew(output, voided=("0001-y.void.parquet",))
     return output
 
@@ -727,10 +722,9 @@ def test_memory_does_not_grow_with_the_rows(tmp_path):
 def make_many(root: Path, n_rows: int) -> Output:
     """Publish shards of 20,000 rows with vectors of 2 numbers, in files of 100,000."""
     output = Output(str(root))
-    run = make_run(output)
-    run = run.model_copy(update={"model": {"name": "tiny", "embedding_dim": 2}})
-    Path(output.run_record).write_text(run.model_dump_json())
-    publish(output, [], {})
+    made_by = fingerprint(embedding_dim=2)
+    make_run(output, made_by=made_by)
+    publish(output, [], {}, made_by=made_by)
     for start in range(0, n_rows, 100_000):
         rows = np.arange(start, start + 100_000)
         table = pa.table(
@@ -742,7 +736,7 @@ def make_many(root: Path, n_rows: int) -> Output:
                 ),
             }
         )
-        write_table(table, Path(output.embeddings, f"{start:09d}.parquet"), {"fingerprint": fingerprint()})
+        write_table(table, Path(output.embeddings, f"{start:09d}.parquet"), {"fingerprint": made_by})
     shards = {str(number): ShardState("1", ((0, 20_000),)) for number in range(n_rows // 20_000)}
     write_summary(output, list_anew(output, shards=shards))
     return output
