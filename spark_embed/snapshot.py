@@ -58,7 +58,7 @@ class Snapshot:
         """Whether the run at work has written its progress: before that it is the one's before it."""
         if self.holder is None or self.progress is None:
             return False
-        return self.progress.updated_s >= seconds_of(self.holder.since)
+        return self.progress.updated_s >= _seconds(self.holder.since)
 
     @property
     def n_complete(self) -> int:
@@ -68,7 +68,7 @@ class Snapshot:
         """
         if self.progress and self.progress.n_rows:
             since = self.progress.updated_s
-            later = [wave for wave in self.waves if seconds_of(wave.finished_at) >= since]
+            later = [wave for wave in self.waves if _seconds(wave.finished_at) >= since]
             return min(self.progress.n_complete + _count_new(later), self.progress.n_rows)
         ledger = None if self.is_older else self.ledger
         return (ledger.n_embedded + ledger.n_errors if ledger else 0) + _count_new(self.waves)
@@ -132,7 +132,7 @@ def _count_new(waves: Iterable[Marker]) -> int:
     return sum(wave.counted.n_rows for wave in waves if wave.kind == "embed")
 
 
-def seconds_of(time: str) -> float:
+def _seconds(time: str) -> float:
     """Return an ISO 8601 time as Unix time; 0 if it is none."""
     try:
         return datetime.fromisoformat(time).timestamp()

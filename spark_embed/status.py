@@ -7,13 +7,10 @@ import math
 import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
-from spark_embed.errors import StorageError
 from spark_embed.output import Output
-from spark_embed.snapshot import Snapshot, read_snapshot, seconds_of
-from spark_embed.state import Ledger
-from spark_embed.storage import read_json
+from spark_embed.snapshot import Snapshot, read_snapshot
 
 State = Literal["running", "interrupted", "complete", "incomplete"]
 
@@ -44,7 +41,8 @@ class Status:
         phase: what the last run does, or did last: "plan", "embed", "publish" or "done".
         n_complete: of the rows those that are published or in complete waves.
         n_waves: complete waves that are not published yet.
-        n_shards, n_complete_shards: of the input, and of them complete when the last run began.
+        n_shards, n_complete_shards: of the input, and of them complete when the last run began; when it is
+            done, by then.
         images_per_s: of the last run, from its first wave on.
         left_s: seconds until the run at work has embedded all rows, about.
         errors_by_code: among the complete rows.
@@ -102,7 +100,7 @@ class Status:
     def _shards_text(self) -> str | None:
         if self.n_shards is None or self.n_complete_shards is None:
             return None
-        when = "" if self.n_complete_shards == self.n_shards else " when the run began"
+        when = "" if self.phase == "done" else " when the run began"
         return f"{self.n_complete_shards:,} of {self.n_shards:,} complete{when}"
 
     def _speed_text(self) -> str | None:
@@ -145,20 +143,18 @@ def read_status(output: Output) -> Status:
     snapshot = read_snapshot(output)
     holder, progress = snapshot.holder, snapshot.progress
     said = progress if snapshot.is_progress_live or holder is None else None  # else it is of the run before
-    state = _state(snapshot, output)
-    shards = (progress.n_shards, progress.n_complete_shards) if progress else (None, None)
     return Status(
         output_dir=output.root,
-        state=state,
+        state=_state(snapshot),
         host=holder.host if holder else None,
         pid=holder.pid if holder else None,
         since=holder.since if holder else None,
         phase=said.phase if said else None,
         n_rows=(progress.n_rows or None) if progress else None,
-        n_complete=progress.n_rows if progress and state == "complete" else snapshot.n_complete,
+        n_complete=snapshot.n_complete,
         n_waves=len(snapshot.waves),
-        n_shards=shards[0],
-        n_complete_shards=shards[0] if state == "complete" else shards[1],
+        n_shards=progress.n_shards if progress else None,
+        n_complete_shards=progress.n_complete_shards if progress else None,
         images_per_s=round(said.n_done_now / said.embed_s, 1) if said and said.embed_s else None,
         left_s=said.left_s if said and holder else None,
         errors_by_code=snapshot.n_errors_by_code,
@@ -180,32 +176,16 @@ def duration(seconds: float) -> str:
     return " ".join(f"{number} {unit}" for number, unit in parts[first : first + 2] if number)
 
 
-def _state(snapshot: Snapshot, output: Output) -> State:
-    progress, ledger = snapshot.progress, snapshot.ledger
+def _state(snapshot: Snapshot) -> State:
+    progress = snapshot.progress
     if snapshot.holder:
         return "running"
-    if ledger is None or snapshot.is_older or snapshot.waves:
+    if snapshot.ledger is None or snapshot.is_older or snapshot.waves:
         return "interrupted"
-    summary = _read_summary(output, ledger)
-    if summary and (
-        progress is None or seconds_of(str(summary.get("finished_at"))) >= int(progress.updated_s)
-    ):
-        return "incomplete" if summary.get("status") == "incomplete" else "complete"
     if progress is None or progress.phase != "done":
         return "interrupted"
-    return "incomplete" if progress.n_complete < progress.n_rows else "complete"
-
-
-def _read_summary(output: Output, ledger: Ledger) -> dict[str, Any] | None:
-    """Return metadata.json, None if it does not describe what is published: a run came to its end with it."""
-    try:
-        summary = read_json(output.metadata)
-    except StorageError:
-        return None
-    if not isinstance(summary, dict) or not isinstance(described := summary.get("output"), dict):
-        return None
-    is_its = (described.get("run_id"), described.get("generation")) == (ledger.run_id, ledger.generation)
-    return summary if is_its else None
+    is_whole = (progress.n_complete, progress.n_complete_shards) == (progress.n_rows, progress.n_shards)
+    return "complete" if is_whole else "incomplete"
 
 
 def _published(snapshot: Snapshot) -> Published | None:

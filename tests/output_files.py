@@ -193,7 +193,7 @@ def make_progress(output: Output, phase: str, **values: object) -> ProgressRecor
     """Write how far the run is, later than the summary; of 17 rows all are complete."""
     given = {
         "run_id": RUN_ID, "phase": phase, "started_at": now(), "updated_s": time.time() + 3, "n_rows": 17,
-        "n_complete": 17, "n_done_now": 17, "n_shards": 2, "n_complete_shards": 0, "n_errors_by_code": {},
+        "n_complete": 17, "n_done_now": 17, "n_shards": 2, "n_complete_shards": 2, "n_errors_by_code": {},
         "embed_s": 2.0, "left_s": None,
     }  # fmt: skip
     record = ProgressRecord(**{**given, **values})
