@@ -43,6 +43,7 @@ class Status:
         n_waves: complete waves that are not published yet.
         n_shards, n_complete_shards: of the input, and of them complete when the last run began; when it is
             done, by then.
+        n_done: rows that the last run has embedded, those of unfinished waves included; about.
         images_per_s: of the last run, from its first wave on.
         left_s: seconds until the run at work has embedded all rows, about.
         errors_by_code: among the complete rows.
@@ -60,6 +61,7 @@ class Status:
     n_waves: int
     n_shards: int | None
     n_complete_shards: int | None
+    n_done: int | None
     images_per_s: float | None
     left_s: float | None
     errors_by_code: dict[str, int]
@@ -107,7 +109,7 @@ class Status:
         if self.images_per_s is None:
             return None
         left = "" if self.left_s is None else f", about {duration(self.left_s)} left"
-        return f"{self.images_per_s:,.1f} images/s{left}"
+        return f"{self.images_per_s:,.1f} images/s, {self.n_done:,} images by this run{left}"
 
     def _errors_text(self) -> str:
         by_code = ", ".join(f"{n:,} {code}" for code, n in self.errors_by_code.items())
@@ -155,6 +157,7 @@ def read_status(output: Output) -> Status:
         n_waves=len(snapshot.waves),
         n_shards=progress.n_shards if progress else None,
         n_complete_shards=progress.n_complete_shards if progress else None,
+        n_done=said.n_done_now if said else None,
         images_per_s=round(said.n_done_now / said.embed_s, 1) if said and said.embed_s else None,
         left_s=said.left_s if said and holder else None,
         errors_by_code=snapshot.n_errors_by_code,

@@ -44,7 +44,7 @@ def test_a_complete_data_set(tmp_path, capsys):
         "state   complete",
         "rows    17 of 17 complete (100.0 %)",
         "shards  2 of 2 complete",
-        "speed   8.5 images/s",
+        "speed   8.5 images/s, 17 images by this run",
         "errors  3 (2 corrupt, 1 null_bytes)",
     ]
     assert "model   tiny\n" in text
@@ -77,7 +77,7 @@ def test_a_run_at_work(tmp_path, capsys):
     assert "(embed)" in text
     assert "rows    100 of 1,017 complete (9.8 %)" in text
     assert "shards  2 of 3 complete when the run began" in text
-    assert "speed   45.0 images/s, about 12 min left" in text
+    assert "speed   45.0 images/s, 90 images by this run, about 12 min left" in text
     assert "; 2 complete waves are not published yet" in text
 
 

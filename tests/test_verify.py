@@ -465,7 +465,7 @@ def test_a_state_that_is_gone(output, capsys):
 def test_nothing_published_yet(tmp_path, capsys):
     output = Output(str(tmp_path))
     make_run(output)
-    assert findings(output, capsys) == ["state nothing is published yet; verify it when the run has ended"]
+    assert findings(output, capsys) == ["state nothing is published yet: no run has come to its end here"]
 
 
 @pytest.mark.parametrize("name", [".", "nothing", "file"])

@@ -61,7 +61,7 @@ def _verify_once(output: Output, snapshot: Snapshot) -> Report:
             [Finding("state", "run.json: is missing; put a copy back, or start anew with --overwrite")]
         )
     if ledger is None:
-        report.add([Finding("state", "nothing is published yet; verify it when the run has ended")])
+        report.add([Finding("state", "nothing is published yet: no run has come to its end here")])
         return report
     around = [*find_unlisted(output, ledger), *check_summary(output, ledger)]
     if snapshot.holder:  # it may be about to put them right
