@@ -17,7 +17,7 @@ Phase = Literal["embed", "publish", "done"]
 
 
 class ProgressFile:
-    """The file, rewritten as the run goes on. What cannot be written is not: the run does not depend on it."""
+    """The file, rewritten as the run goes on. Where it cannot be written the run goes on all the same."""
 
     def __init__(self, context: RunContext, work: Work, publisher: Publisher) -> None:
         self._context, self._work, self._publisher = context, work, publisher

@@ -38,7 +38,7 @@ class Status:
 
     Attributes:
         host, pid, since: of the run at work.
-        phase: what the last run does, or did last: "plan", "embed", "publish" or "done".
+        phase: what the last run does, or did last: "embed", "publish" or "done".
         n_complete: of the rows those that are published or in complete waves.
         n_waves: complete waves that are not published yet.
         n_shards, n_complete_shards: of the input, and of them complete when the last run began; when it is

@@ -105,7 +105,7 @@ def test_the_first_run_before_its_first_file(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("has_lock", [False, True])
-@pytest.mark.parametrize("phase", ["plan", "embed", "publish"])
+@pytest.mark.parametrize("phase", ["embed", "publish"])
 def test_a_run_that_died_is_interrupted(tmp_path, capsys, has_lock, phase):
     output = make_output(tmp_path / "out")
     make_progress(output, phase, n_rows=40)
