@@ -35,6 +35,11 @@ class Publisher:
         """A number that no unpublished wave has."""
         return 1 + max((int(marker.wave.partition("-")[0]) for marker in self.markers), default=-1)
 
+    @property
+    def has_rows(self) -> bool:
+        """Whether anything is complete: otherwise there is nothing to publish, not even columns."""
+        return self.ledger is not None or bool(self.markers)
+
     def add(self, marker: Marker) -> None:
         """Take in a wave that is complete now; publish if much is unpublished.
 
