@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import sys
 import threading
@@ -43,6 +44,14 @@ def spark():
     session = make_session(Config(input_dir="unused", output_dir="unused", num_workers=2))
     yield session
     session.stop()
+
+
+@pytest.fixture
+def log(caplog, monkeypatch):
+    """What the package logs, as text."""
+    monkeypatch.setattr(logging.getLogger("spark_embed"), "propagate", True)
+    with caplog.at_level(logging.INFO, logger="spark_embed"):
+        yield caplog
 
 
 @pytest.fixture(scope="session")
