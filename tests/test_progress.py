@@ -1,4 +1,4 @@
-"""What a run says while it goes: one line per interval in a log, a bar on a terminal, a number to whom it asks."""
+"""What a run says while it goes: lines in a log, a bar on a terminal, a number to whoever asks."""
 
 import io
 import logging

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from pyspark.sql import functions as F
 from conftest import table_of
+from pyspark.sql import functions as F
 from shard_files import error_of, find, rows, write
 
 from spark_embed.errors import StorageError
