@@ -91,7 +91,13 @@ def embed(
     retries = find_retries(context.output, publisher.ledger, plan) if config.retry_errors else []
     n_rows = sum(unit.n_rows for unit in work.units)
     with settings(spark, plan.settings), Progress(jobs, n_rows, progress.embedding), budget:
-        return run_waves(waves, work.units, publisher.next_wave, retries)
+        unreadable = run_waves(waves, work.units, publisher.next_wave, retries)
+    if unreadable and not publisher.has_rows:
+        bad = (*work.source.bad, *unreadable)
+        raise StorageError(
+            f"none of {len(bad):,} shards can be read; the first, {bad[0].name}: {bad[0].reason}"
+        )
+    return unreadable
 
 
 def summarize(context: RunContext, outcome: Outcome) -> RunSummary:
@@ -102,7 +108,7 @@ def summarize(context: RunContext, outcome: Outcome) -> RunSummary:
     """
     summary = None if outcome.markers else read_summary(context, outcome)
     if summary:
-        logger.info("nothing to do: all %s shards are complete", f"{outcome.work.pending.n_shards:,}")
+        logger.info("%s", _nothing_done(outcome))
     else:
         summary = write_summary(context, outcome)
         logger.info("done", extra={"counts": summary.to_dict()["counts"], "timings_s": summary.timings_s})
@@ -120,6 +126,16 @@ def check_bad_shards(config: Config, bad: Sequence[BadShard]) -> None:
             f"{len(bad):,} shards cannot be read (--fail_on_bad_shard), all others are done; the first, "
             f"{bad[0].name}: {bad[0].reason}"
         )
+
+
+def _nothing_done(outcome: Outcome) -> str:
+    pending = outcome.work.pending
+    if not outcome.bad:
+        return f"nothing to do: all {pending.n_shards:,} shards are complete"
+    return (
+        f"nothing more could be done: {pending.n_complete_shards:,} of {pending.n_shards:,} shards are "
+        f"complete, {len(outcome.bad):,} cannot be read"
+    )
 
 
 @contextmanager

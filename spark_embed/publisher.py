@@ -48,6 +48,11 @@ class Publisher:
         """Rows that were embedded by this process, but for rows of errors.parquet that were tried again."""
         return sum(part.n_rows for marker in self.of_this_run for part in marker.units)
 
+    @property
+    def has_rows(self) -> bool:
+        """Whether anything is complete: otherwise there is nothing to publish, not even columns."""
+        return self.ledger is not None or bool(self.markers)
+
     def add(self, marker: Marker) -> None:
         """Take in a wave that is complete now; publish if much is unpublished.
 

@@ -64,10 +64,13 @@ def find_standing(output: Output, config: Config) -> Standing:
         older = None
     published = ledger.waves if ledger else ()
     ours = [one for one in read_markers(output) if one.run_id == record.run_id and one.wave not in published]
-    whole = tuple(marker for marker in ours if is_whole(output, marker))
-    for marker in set(ours) - set(whole):
-        logger.warning("wave %s: its data is not what its marker says; it is done again", marker.wave)
-    return Standing(record, ledger, whole, older)
+    whole = []
+    for marker in ours:
+        if is_whole(output, marker):
+            whole.append(marker)
+        else:
+            logger.warning("wave %s: its data is not what its marker says; it is done again", marker.wave)
+    return Standing(record, ledger, tuple(whole), older)
 
 
 def _read_older(output: Output) -> Ledger | None:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from urllib.parse import quote
+from urllib.parse import unquote
 
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
@@ -254,19 +254,20 @@ def _explained(exc: Exception, context: WaveContext, units: Sequence[Unit], n_ro
             "start the same command again: it goes on"
         )
     source = context.plan.source
+    texts = (text, unquote(text))  # Java escapes in a path what a URI cannot hold, and not as Python does
     bad = [
         BadShard(shard.name, line)
         for shard in dict.fromkeys(unit.shard for unit in units)
         for path in (os.path.join(source.folder, shard.path), os.path.join(source.root, shard.name))
-        if (line := _line_with(text, path))
+        if (line := _line_with(texts, path))
     ]
     return _UnreadableShardsError(list({shard.name: shard for shard in bad}.values())) if bad else exc
 
 
-def _line_with(text: str, path: str) -> str | None:
-    """Return the line of a failure that names a file, as it is or as Java writes it in a URI."""
-    for shown in {path, quote(path)}:
-        if (start := text.find(shown)) >= 0 and not text[start + len(shown) :][:1].isalnum():
+def _line_with(texts: Iterable[str], path: str) -> str | None:
+    """Return the line of a failure that names a file."""
+    for text in texts:
+        if (start := text.find(path)) >= 0 and not text[start + len(path) :][:1].isalnum():
             begin = text.rfind("\n", 0, start) + 1
             return text[begin:].partition("\n")[0].strip()[:500]
     return None

@@ -186,7 +186,7 @@ def report_work(work: Work, *, prune: bool) -> None:
             "%s of %s shards complete, %s to do (%s rows)",
             f"{pending.n_complete_shards:,}",
             f"{pending.n_shards:,}",
-            f"{pending.n_shards - pending.n_complete_shards:,}",
+            f"{pending.n_shards - pending.n_complete_shards - len(source.bad):,}",
             f"{pending.n_left:,}",
         )
     if pending.replaced:

@@ -19,6 +19,14 @@ def write(folder: Path, name: str, columns: dict, **options) -> None:
     pq.write_table(pa.table(columns), path, **options)
 
 
+def break_pages(path: Path) -> None:
+    """Break the data of a shard, all that its footer does not say."""
+    data = bytearray(path.read_bytes())
+    n_footer = int.from_bytes(data[-8:-4], "little") + 8
+    data[4:-n_footer] = b"\x55" * (len(data) - 4 - n_footer)
+    path.write_bytes(data)
+
+
 def find(folder: Path, **options):
     """The source of the shards in the folder."""
     return find_source(Config(input_dir=str(folder), output_dir="unused", **options))

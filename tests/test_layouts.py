@@ -214,8 +214,26 @@ def test_only_as_many_rows_are_indexed_as_are_wanted(embed, tmp_path, photo_byte
     metadata, embeddings, _ = embed(tmp_path / "in", max_samples=4)
     assert sorted(embeddings["key"]) == ["0-0", "0-1", "0-2", "1-0"]
     assert metadata["counts"]["rows"] == 4
-    with pytest.raises(StorageError, match=r"5\.tar: cannot be read as a tar"):
-        embed(tmp_path / "in", overwrite=True)
+    metadata, embeddings, _ = embed(tmp_path / "in", overwrite=True)
+    assert (metadata["status"], metadata["input"]["n_shards"], len(embeddings)) == ("incomplete", 6, 15)
+    (reason,) = metadata["pending"]["bad_shards"].values()
+    assert list(metadata["pending"]["bad_shards"]) == ["5.tar"]
+    assert reason.startswith(f"{tmp_path}/in/5.tar: cannot be read as a tar")
+    with pytest.raises(StorageError, match=r"--fail_on_bad_shard.* 5\.tar: .*cannot be read as a tar"):
+        embed(tmp_path / "in", fail_on_bad_shard=True)
+    write_tar(tmp_path / "in/5.tar", [("5-0.jpg", photo_bytes[1])])
+    metadata, embeddings, _ = embed(tmp_path / "in", fail_on_bad_shard=True)
+    assert (metadata["status"], metadata["this_run"]["rows"], len(embeddings)) == ("complete", 1, 16)
+
+
+def test_tars_of_which_none_can_be_read_stop_the_job(embed, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/0.tar").write_bytes(b"no tar")
+    with pytest.raises(
+        StorageError, match=r"none of 1 shards can be read; the first: .*/in/0\.tar: cannot be"
+    ):
+        embed(tmp_path / "in")
+    assert not (tmp_path / "out/embeddings.parquet").exists()
 
 
 def test_an_index_is_made_once_and_renewed_where_the_tar_has_changed(embed, tmp_path, photo_bytes):
@@ -226,9 +244,14 @@ def test_an_index_is_made_once_and_renewed_where_the_tar_has_changed(embed, tmp_
     before = {path.name: path.stat().st_mtime_ns for path in index.iterdir()}
     assert len(before) == 2
     write_tar(tmp_path / "in/1.tar", [("a.jpg", photo_bytes[0]), ("b.jpg", photo_bytes[1])])
-    _, embeddings, _ = embed(tmp_path / "in", overwrite=True)
+    metadata, embeddings, _ = embed(tmp_path / "in")
     after = {path.name: path.stat().st_mtime_ns for path in index.iterdir()}
-    assert len(embeddings) == 3
+    assert metadata["this_run"]["rows"] == 2  # those of the tar that has changed
+    assert sorted(zip(embeddings["shard"], embeddings["key"], strict=True)) == [
+        ("0.tar", "a"),
+        ("1.tar", "a"),
+        ("1.tar", "b"),
+    ]
     assert len(after) == 2
     assert len(before.items() & after.items()) == 1
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import cosines, find_source
+from conftest import cosines, find_source, table_of
 from pydantic import ValidationError
 from pyspark.resource import ResourceInformation
 from pyspark.sql import functions as F
@@ -135,7 +135,7 @@ def test_before_spark_4_1_the_column_gives_the_same(frame, tiny_clip, without_ar
 def test_before_spark_4_1_the_pipelines_references_work(spark, shards, recipe, without_arrow_udf, transport):
     source = replace(find_source(Config(input_dir=str(shards), output_dir="x")), transport=transport)
     column = make_embed_column(recipe, FeedOptions(fetch=FetchPolicy(column="jpg")))
-    errors = source.table(spark).select(column(F.col(IMAGE))["error"].alias("e")).groupBy("e").count()
+    errors = table_of(spark, source).select(column(F.col(IMAGE))["error"].alias("e")).groupBy("e").count()
     assert dict(map(tuple, errors.collect())) == {None: 24, "null_bytes": 3}
 
 
@@ -148,7 +148,7 @@ def test_a_uri_that_is_not_utf_8_is_an_error_row(spark, tmp_path, recipe, photo_
     pq.write_table(pa.table({"url": urls}), tmp_path / "a.parquet")
     source = find_source(Config(input_dir=str(tmp_path), output_dir="x"))
     column = make_embed_column(recipe, FeedOptions(fetch=FetchPolicy(roots=(str(tmp_path),))))
-    results = source.table(spark).orderBy("shard_row").select(column(F.col(IMAGE)).alias("r")).collect()
+    results = table_of(spark, source).orderBy("shard_row").select(column(F.col(IMAGE)).alias("r")).collect()
     assert [row.r.error for row in results] == ["not_found", "null_bytes", None]
     assert results[0].r.error_detail == f"{tmp_path}/\ufffd.jpg"
 
