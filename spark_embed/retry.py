@@ -40,7 +40,7 @@ def find_retries(output: Output, ledger: Ledger | None, plan: Plan) -> list[Wave
         wanted = shards if source.is_folder else _shards_in(output, names) & shards.keys()
         units = units_of(shard for name, shard in shards.items() if name in wanted)
         if units:
-            waves.append(Wave(tuple(units), tuple(names)))
+            waves.append(Wave(tuple(units), tuple(names), sum(file.n_rows for file in files)))
     return waves
 
 

@@ -63,10 +63,16 @@ class WaveContext:
 
 @dataclass(frozen=True)
 class Wave:
-    """What one job embeds: the units, or of them only the rows that these files of errors.parquet name."""
+    """What one job embeds: the units, or of them only the `n_retried` rows of files of errors.parquet."""
 
     units: tuple[Unit, ...]
     retried: tuple[str, ...] = ()
+    n_retried: int = 0
+
+    @property
+    def n_rows(self) -> int:
+        """Rows that it embeds; of retried ones, at most."""
+        return self.n_retried if self.retried else sum(unit.n_rows for unit in self.units)
 
 
 class _UnreadableShardsError(Exception):
@@ -174,18 +180,17 @@ class _Loop:
 
 def _run_one(context: WaveContext, name: str, wave: Wave) -> Marker:
     """Run one wave and mark it; on a thread of its own."""
-    n_rows = sum(unit.n_rows for unit in wave.units)
     started = time.monotonic()
     folder = context.run.output.wave(name)
     try:
-        with context.jobs.group(f"wave {name}", n_rows):
+        with context.jobs.group(f"wave {name}", wave.n_rows):
             table = _table(context, wave)
             run_wave(context.plan.embedded(table, context.budget.tally), folder)
     except (PySparkException, Py4JError) as exc:
-        raise _explained(exc, context, wave.units, n_rows) from exc
+        raise _explained(exc, context, wave) from exc
     data = count_wave(folder, by_shard=not context.apart)
     if not wave.retried:  # the rows of those are checked when they leave errors.parquet
-        _check_rows(name, data, wave.units, n_rows, by_shard=not context.apart)
+        _check_rows(name, data, wave, by_shard=not context.apart)
     context.budget.add(data.counted)
     context.run.check()
     marker = Marker(
@@ -217,13 +222,13 @@ def _table(context: WaveContext, wave: Wave) -> DataFrame:
     return table.join(keys, [SHARD, SHARD_ROW], "left_semi").select(*map(quoted, table.columns))
 
 
-def _check_rows(name: str, data: WaveData, units: Sequence[Unit], n_rows: int, *, by_shard: bool) -> None:
+def _check_rows(name: str, data: WaveData, wave: Wave, *, by_shard: bool) -> None:
     if by_shard:
-        _check_shards(data, units)
-    if data.counted.n_rows != n_rows:
+        _check_shards(data, wave.units)
+    if data.counted.n_rows != wave.n_rows:
         raise StorageError(
-            f"wave {name}: {n_rows} rows in, {data.counted.n_rows} out: the input changed during the run, or "
-            "this is a bug; nothing of it counts; run again"
+            f"wave {name}: {wave.n_rows} rows in, {data.counted.n_rows} out: the input changed during the run, "
+            "or this is a bug; nothing of it counts; run again"
         )
 
 
@@ -241,11 +246,11 @@ def _check_shards(data: WaveData, units: Sequence[Unit]) -> None:
         raise _UnreadableShardsError(bad)
 
 
-def _explained(exc: Exception, context: WaveContext, units: Sequence[Unit], n_rows: int) -> Exception:
+def _explained(exc: Exception, context: WaveContext, wave: Wave) -> Exception:
     """Return what a failed Spark job means: shards that cannot be read, a full disk, or what it was."""
     text = str(getattr(exc, "java_exception", None) or exc)
     if "No space left on device" in text or "Disk quota exceeded" in text:
-        need = n_rows * (context.plan.preflight.model["embedding_dim"] * 4 + _ROW_BYTES)
+        need = wave.n_rows * (context.plan.preflight.model["embedding_dim"] * 4 + _ROW_BYTES)
         root = context.run.output.root
         if free_bytes(root) < need:
             return no_space_error(root, need)
@@ -257,7 +262,7 @@ def _explained(exc: Exception, context: WaveContext, units: Sequence[Unit], n_ro
     texts = (text, unquote(text))  # Java escapes in a path what a URI cannot hold, and not as Python does
     bad = [
         BadShard(shard.name, line)
-        for shard in dict.fromkeys(unit.shard for unit in units)
+        for shard in dict.fromkeys(unit.shard for unit in wave.units)
         for path in (os.path.join(source.folder, shard.path), os.path.join(source.root, shard.name))
         if (line := _line_with(texts, path))
     ]
