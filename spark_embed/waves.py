@@ -227,7 +227,7 @@ def _check_rows(name: str, data: WaveData, wave: Wave, *, by_shard: bool) -> Non
         _check_shards(data, wave.units)
     if data.counted.n_rows != wave.n_rows:
         raise StorageError(
-            f"wave {name}: {wave.n_rows} rows in, {data.counted.n_rows} out: the input changed during the run, "
+            f"wave {name}: {wave.n_rows} rows in, {data.counted.n_rows} out: the input changed in the run, "
             "or this is a bug; nothing of it counts; run again"
         )
 
