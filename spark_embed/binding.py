@@ -5,13 +5,13 @@ from __future__ import annotations
 import uuid
 
 from spark_embed.context import RunContext
-from spark_embed.fingerprint import check_fingerprint, data_fingerprint, make_fingerprint, model_options
+from spark_embed.fingerprint import check_fingerprint, make_fingerprint, model_options
 from spark_embed.plan import Plan, make_plan
 from spark_embed.resume import tidy
 from spark_embed.source.units import Unit
 from spark_embed.state import RunRecord, write_run
 from spark_embed.tables import settings
-from spark_embed.work import Work
+from spark_embed.work import Work, data_fingerprint
 
 
 def bind_run(context: RunContext, work: Work) -> tuple[RunRecord, Plan | None]:

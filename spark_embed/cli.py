@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from spark_embed.clock import Clock
+from spark_embed.commands import COMMANDS
 from spark_embed.config import Config
 from spark_embed.early_daemon import start_before_spark
 from spark_embed.errors import SparkEmbedError
@@ -27,8 +28,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code (`spark_embed.errors.EXIT_CODES`)."""
     clock = Clock()
     start_logging("dev")
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        config = load_config(sys.argv[1:] if argv is None else argv, os.environ)
+        if argv and argv[0] in COMMANDS:
+            COMMANDS[argv[0]](argv[1:], sys.stdout.write)
+            return 0
+        config = load_config(argv, os.environ)
         start_logging(config.env)
         start_before_spark()
         sys.stdout.write(_run(config, clock) + "\n")

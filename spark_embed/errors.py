@@ -84,6 +84,12 @@ class ResumeError(SparkEmbedError):
     is_final = True
 
 
+class VerifyError(SparkEmbedError):
+    """What is published in an output folder is not what it should be."""
+
+    exit_code = 7
+
+
 EXIT_CODES: dict[int, str] = {
     0: "done; every input row is in embeddings.parquet or in errors.parquet",
     1: "the Spark job failed, or a bug: the lines above say which",
@@ -93,6 +99,7 @@ EXIT_CODES: dict[int, str] = {
     ErrorBudgetExceeded.exit_code: "more images failed than --max_error_fraction allows",
     ResumeError.exit_code: "--output_dir is in use, or holds something that this run must not mix with; "
     "nothing was changed",
+    VerifyError.exit_code: "spark-embed verify found something wrong",
     130: "interrupted (Ctrl-C or SIGTERM)",
 }
 

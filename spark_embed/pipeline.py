@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from pyspark.sql import SparkSession
@@ -20,8 +20,9 @@ from spark_embed.lock import OutputLock
 from spark_embed.output import Output, check_output
 from spark_embed.plan import Plan
 from spark_embed.progress import Progress
+from spark_embed.progress_file import ProgressFile
 from spark_embed.publisher import Publisher
-from spark_embed.report import Outcome, read_summary, report_progress, write_summary
+from spark_embed.report import Outcome, read_summary, write_summary
 from spark_embed.retry import find_retries
 from spark_embed.source import BadShard, find_layout
 from spark_embed.storage import delete
@@ -62,15 +63,22 @@ def run(spark: SparkSession | Session, config: Config, clock: Clock | None = Non
         with clock.measure("preflight"):
             record, plan = bind_run(context, work)
         publisher = Publisher(context, work, record)
+        progress = ProgressFile(context, work, publisher)
         with clock.measure("embed"):
-            unreadable = embed(context, work, plan, publisher) if plan else []
+            unreadable = embed(context, work, plan, publisher, progress) if plan else []
         with clock.measure("publish"):
+            progress.publishing()
             ledger = publisher.finish(unreadable)
         bad = (*work.source.bad, *unreadable)
-        return summarize(context, Outcome(work, record, ledger, publisher.of_this_run, bad, plan))
+        summary = summarize(context, Outcome(work, record, ledger, publisher.of_this_run, bad, plan))
+        progress.done()
+    check_bad_shards(config, bad)
+    return summary
 
 
-def embed(context: RunContext, work: Work, plan: Plan, publisher: Publisher) -> list[BadShard]:
+def embed(
+    context: RunContext, work: Work, plan: Plan, publisher: Publisher, progress: ProgressFile
+) -> list[BadShard]:
     """Embed what is pending, in waves; returns the shards that turned out to be unreadable.
 
     Raises:
@@ -82,8 +90,7 @@ def embed(context: RunContext, work: Work, plan: Plan, publisher: Publisher) -> 
     waves = WaveContext(context, plan, publisher.record.run_id, jobs, budget, publisher.add)
     retries = find_retries(context.output, publisher.ledger, plan) if config.retry_errors else []
     n_rows = sum(unit.n_rows for unit in work.units)
-    tell = report_progress(context, work, publisher)
-    with settings(spark, plan.settings), Progress(jobs, n_rows, tell), budget:
+    with settings(spark, plan.settings), Progress(jobs, n_rows, progress.embedding), budget:
         unreadable = run_waves(waves, work.units, publisher.next_wave, retries)
     if unreadable and not publisher.has_rows:
         bad = (*work.source.bad, *unreadable)
@@ -97,7 +104,7 @@ def summarize(context: RunContext, outcome: Outcome) -> RunSummary:
     """Write metadata.json, where it does not stand already as it would be; say how it went.
 
     Raises:
-        StorageError: it cannot be written; or a shard could not be read, with --fail_on_bad_shard.
+        StorageError: it cannot be written.
     """
     summary = None if outcome.markers else read_summary(context, outcome)
     if summary:
@@ -105,12 +112,20 @@ def summarize(context: RunContext, outcome: Outcome) -> RunSummary:
     else:
         summary = write_summary(context, outcome)
         logger.info("done", extra={"counts": summary.to_dict()["counts"], "timings_s": summary.timings_s})
-    if outcome.bad and context.config.fail_on_bad_shard:
-        raise StorageError(
-            f"{len(outcome.bad):,} shards cannot be read (--fail_on_bad_shard), all others are done; the "
-            f"first, {outcome.bad[0].name}: {outcome.bad[0].reason}"
-        )
     return summary
+
+
+def check_bad_shards(config: Config, bad: Sequence[BadShard]) -> None:
+    """Refuse to call it done where shards could not be read, with --fail_on_bad_shard.
+
+    Raises:
+        StorageError: there are such shards.
+    """
+    if bad and config.fail_on_bad_shard:
+        raise StorageError(
+            f"{len(bad):,} shards cannot be read (--fail_on_bad_shard), all others are done; the first, "
+            f"{bad[0].name}: {bad[0].reason}"
+        )
 
 
 def _nothing_done(outcome: Outcome) -> str:

@@ -23,7 +23,7 @@ from spark_embed.storage import delete, list_names, read_text, write_text
 
 _SUFFIX = ".json"
 
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
 class Part(NamedTuple):
@@ -39,7 +39,7 @@ class Part(NamedTuple):
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     product: Literal["spark_embed"] = "spark_embed"
     format: Literal[1] = 1
@@ -174,19 +174,19 @@ class ProgressRecord(_Record):
     """progress.json: how far the run is that is at work, rewritten every few seconds.
 
     Attributes:
-        phase: "plan", "embed", "publish" or "done".
+        phase: "embed", "publish" or "done": written as the last act of a run that has ended as it should.
         updated_s: Unix time, seconds, of the machine that runs the driver.
         n_rows: rows that there will be in the end.
         n_complete: of them in complete waves or published.
         n_done_now: of them embedded by this run, those of unfinished waves included; an estimate.
-        n_shards, n_complete_shards: those of the input, and of them complete when the run began.
+        n_shards, n_complete_shards: those of the input, and of them complete.
         n_errors_by_code: of the complete rows.
         embed_s: seconds that this run has been embedding.
         left_s: seconds until all rows are embedded, about; None while nothing can be said.
     """
 
     run_id: str
-    phase: Literal["plan", "embed", "publish", "done"]
+    phase: Literal["embed", "publish", "done"]
     started_at: str
     updated_s: float
     n_rows: Count

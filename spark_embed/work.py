@@ -6,12 +6,14 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pyspark.sql import types as T
 
+from spark_embed.config import Config
 from spark_embed.context import RunContext
 from spark_embed.errors import ResumeError
-from spark_embed.fingerprint import check_fingerprint, data_fingerprint
+from spark_embed.fingerprint import EMBEDDING_VERSION, check_fingerprint, describe_rows
 from spark_embed.resume import Standing, find_standing
 from spark_embed.schema import IMAGE_ID, RESULT, SHARD, SHARD_ROW
 from spark_embed.source import Layout, ParquetSource, open_source
@@ -70,6 +72,19 @@ class Work:
         """The precision of the run to go on with."""
         record = self.standing.record
         return str(record.fingerprint["dtype"]) if record else None
+
+
+def data_fingerprint(config: Config, source: ParquetSource) -> dict[str, Any]:
+    """Return what is known without a model: which rows there are, and which columns go with them."""
+    return {
+        "embedding_version": EMBEDDING_VERSION,
+        "layout": source.layout,
+        "image_column": source.image_column,
+        "image_id": source.id.name if source.id else "shard#row",
+        "columns": {field.name: field.dataType.simpleString() for field in source.own_columns},
+        "rows": describe_rows(config),
+        "allow_truncated": config.allow_truncated,
+    }
 
 
 def find_work(context: RunContext, layout: Layout) -> Work:

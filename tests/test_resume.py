@@ -47,7 +47,7 @@ def places(*tables):
 def files_of(out):
     """The published files, with their size and time."""
     return {
-        path.name: path.stat().st_mtime_ns
+        f"{kind}/{path.name}": path.stat().st_mtime_ns
         for kind in ("embeddings.parquet", "errors.parquet")
         for path in (out / kind).iterdir()
     }
@@ -315,3 +315,17 @@ def test_the_ledger_says_which_rows_are_where(embed, shards):
         f"0000{number}.parquet": ((0, 9),) for number in range(3)
     }
     assert (ledger.n_embedded, ledger.n_errors_by_code) == (24, {"null_bytes": 3})
+
+
+def test_much_is_published_while_the_run_goes_on(embed, tmp_path, photo_bytes):
+    (tmp_path / "in").mkdir()
+    for shard in range(4):
+        images = [photo_bytes[row % 6] for row in range(30)]
+        pq.write_table(pa.table({"n": range(30), "jpg": images}), tmp_path / f"in/{shard}.parquet")
+    _, embeddings, errors = embed(tmp_path / "in", wave_s=0.02, output_file_bytes=1000)
+    ledger = read_ledger(Output(str(embed.output_dir)))
+    assert ledger.generation >= 2
+    assert set(places(embeddings, errors).values()) == {1}
+    assert len(embeddings) == 120
+    assert len(files_of(embed.output_dir)) == len(ledger.embeddings) + len(ledger.errors)
+    assert {state.ranges for state in ledger.shards.values()} == {((0, 30),)}

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyspark.sql import SparkSession
 
+from spark_embed.context import Session
 from spark_embed.errors import StorageError
 from spark_embed.schema import INDEX_COLUMNS
 from spark_embed.source.detect import FILES, LISTS, TARS, Layout
@@ -58,7 +58,7 @@ class Index:
 
 
 def make_index(
-    session: Callable[[], SparkSession],
+    session: Session,
     layout: Layout,
     folder: str,
     url_column: str,

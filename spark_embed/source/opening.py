@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pyarrow as pa
-from pyspark.sql import SparkSession
 
 from spark_embed.config import Config
+from spark_embed.context import Session
 from spark_embed.errors import ConfigError, StorageError
 from spark_embed.output import Output
 from spark_embed.schema import IMAGE
@@ -21,9 +21,6 @@ from spark_embed.source.index import Index, make_index
 from spark_embed.source.parquet import ParquetSource
 from spark_embed.source.shards import BadShard, Shard, hive_columns, open_shards
 from spark_embed.storage import folder_path
-
-Session = Callable[[], SparkSession]
-"""Gives the Spark session when it is needed: parquet shards take none to be opened."""
 
 
 def check_input(config: Config) -> str:
