@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,13 @@ def table_of(spark, source, max_rows: int | None = None):
     from spark_embed.source.units import units_of
 
     return source.table(spark, units_of(source.shards, max_rows))
+
+
+def wait_until(is_so, what: str) -> None:
+    """Wait for what should happen at once."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < deadline, what
 
 
 def encode(image: Image.Image, image_format: str = "JPEG", **options) -> bytes:

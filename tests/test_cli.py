@@ -95,6 +95,7 @@ def test_a_shard_that_cannot_be_read_is_a_warning_or_an_exit_code(shards, tiny_c
     assert warned.returncode == 0, warned.stderr[-2000:]
     assert re.search(r"WARNING .*shard 00001\.parquet is left out", warned.stderr)
     assert "18 rows: 16 embedded, 2 errors" in warned.stdout
+    assert re.search(r"\nPENDING shard 00001\.parquet: .*cannot be read as parquet", warned.stdout)
     failed = run_command(BIN / "spark-embed", *paths, "--fail_on_bad_shard")
     assert failed.returncode == 4
     assert "1 shards cannot be read (--fail_on_bad_shard), all others are done" in last_line(failed)

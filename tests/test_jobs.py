@@ -1,14 +1,13 @@
 """Groups of Spark jobs: counted together, cancelled together, and nobody else's."""
 
 import os
-import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE_S
+from conftest import PATIENCE_S, wait_until
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 
@@ -21,17 +20,27 @@ def run_tasks(spark, n_tasks=4):
 
 @pytest.fixture
 def gate(tmp_path) -> Iterator[Path]:
-    """What tasks wait at until it is opened; at the end it is."""
+    """What tasks wait at until it is opened."""
     path = tmp_path / "gate"
     os.mkfifo(path)
     descriptor = os.open(path, os.O_RDWR)  # so that the tasks' own opening does not wait
     yield path
-    os.write(descriptor, b"x" * 100)
     os.close(descriptor)
 
 
 def open_gate(gate):
-    gate.open("r+b", buffering=0).write(b"x" * 100)
+    with gate.open("r+b", buffering=0) as file:
+        file.write(b"x" * 100)
+
+
+@contextmanager
+def threads(gate) -> Iterator[ThreadPoolExecutor]:
+    """Threads to start jobs on; none of them waits for the gate in the end."""
+    with ThreadPoolExecutor() as pool:
+        try:
+            yield pool
+        finally:
+            open_gate(gate)
 
 
 def run_and_wait(spark, gate, n_tasks, n_waiting):
@@ -45,13 +54,6 @@ def run_and_wait(spark, gate, n_tasks, n_waiting):
         return rows
 
     spark.sparkContext.parallelize(range(n_tasks), n_tasks).mapPartitionsWithIndex(run).count()
-
-
-def wait_until(is_so):
-    deadline = time.monotonic() + PATIENCE_S
-    while not is_so():
-        assert time.monotonic() < deadline
-        threading.Event().wait(0.02)
 
 
 def n_running(spark) -> int:
@@ -82,9 +84,9 @@ def test_groups_that_are_under_way_count_by_their_tasks_and_ended_ones_whole(spa
         with jobs.group("two", 400):
             run_and_wait(spark, gate, n_tasks=4, n_waiting=1)
 
-    with ThreadPoolExecutor() as pool:
+    with threads(gate) as pool:
         two = pool.submit(run)
-        wait_until(lambda: jobs.n_done() == 310)
+        wait_until(lambda: jobs.n_done() == 310, "three of four tasks end")
         assert not two.done()
         open_gate(gate)
         two.result(PATIENCE_S)
@@ -115,10 +117,10 @@ def test_all_groups_are_cancelled_and_nobody_elses_job(spark, gate):
         with jobs.group("a wave", 100):
             run_and_wait(spark, gate, n_tasks=1, n_waiting=1)
 
-    with ThreadPoolExecutor() as pool:
+    with threads(gate) as pool:
         theirs = pool.submit(run_and_wait, spark, gate, 2, 1)
         ours = [pool.submit(run) for _ in range(2)]
-        wait_until(lambda: n_running(spark) == 3)
+        wait_until(lambda: n_running(spark) == 3, "three jobs run")
         jobs.cancel()
         for future in ours:
             with pytest.raises((PySparkException, Py4JError), match="cancelled"):
