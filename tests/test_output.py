@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from spark_embed import publish, waves
+from spark_embed import staging, waves
 from spark_embed.errors import ConfigError, ModelError, ResumeError, StorageError
 from spark_embed.merge import merge_files
 from spark_embed.wave import run_wave
@@ -127,7 +127,7 @@ def test_rows_that_publishing_loses_are_noticed_and_the_older_run_stays(embed, s
         answer["embeddings"][0]["n_rows"] -= 1
         return answer
 
-    monkeypatch.setattr(publish, "merge_files", merge_and_lose_a_row)
+    monkeypatch.setattr(staging, "merge_files", merge_and_lose_a_row)
     with pytest.raises(
         StorageError, match=r"27 rows in complete waves.* 26 would be .* nothing was published"
     ):

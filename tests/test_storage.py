@@ -198,8 +198,8 @@ def test_a_reader_sees_the_old_file_or_the_new_one_never_a_part(tmp_path):
 
 
 FAILURES = {
-    errno.ENOSPC: r"run\.json: no space left on the disk; about 1\.0 MiB more is needed\. Free some, then start",
-    errno.EDQUOT: r"run\.json: no space left on the disk; about 1\.0 MiB more is needed\. Free some, then start",
+    errno.ENOSPC: r"run\.json: no space left on the disk; about 1\.0 MiB more is needed\. Free some",
+    errno.EDQUOT: r"run\.json: no space left on the disk; about 1\.0 MiB more is needed\. Free some",
     errno.EIO: r"run\.json: cannot be written: .*Input/output error",
 }
 
