@@ -7,9 +7,10 @@ import uuid
 from spark_embed.context import RunContext
 from spark_embed.fingerprint import check_fingerprint, make_fingerprint, model_options
 from spark_embed.plan import Plan, make_plan
+from spark_embed.records import RunRecord
 from spark_embed.resume import tidy
 from spark_embed.source.units import Unit
-from spark_embed.state import RunRecord, write_run
+from spark_embed.state import write_run
 from spark_embed.tables import settings
 from spark_embed.work import Work, data_fingerprint
 

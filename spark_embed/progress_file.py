@@ -10,7 +10,8 @@ from typing import Literal
 from spark_embed.context import RunContext
 from spark_embed.errors import StorageError
 from spark_embed.publisher import Publisher
-from spark_embed.state import ProgressRecord, write_progress
+from spark_embed.records import ProgressRecord
+from spark_embed.state import write_progress
 from spark_embed.work import Work
 
 Phase = Literal["embed", "publish", "done"]

@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 
 from spark_embed.errors import StorageError
 from spark_embed.output import EMBEDDINGS_NAME, ERRORS_NAME, Output
+from spark_embed.records import Ledger, PublishedFile
 from spark_embed.resume import delete_unlisted
 from spark_embed.schema import ERROR, ERROR_DETAIL, IMAGE_ID
 from spark_embed.staging import Staging
-from spark_embed.state import Ledger, PublishedFile, delete_wave, write_ledger
+from spark_embed.state import delete_wave, write_ledger
 from spark_embed.storage import delete, list_names, move
 
 _N_EXAMPLES = 3

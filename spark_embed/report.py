@@ -12,8 +12,8 @@ from spark_embed.context import RunContext
 from spark_embed.errors import ResumeError
 from spark_embed.plan import Plan
 from spark_embed.publish import read_error_examples
+from spark_embed.records import Counted, Ledger, Marker, RunRecord
 from spark_embed.source import BadShard
-from spark_embed.state import Counted, Ledger, Marker, RunRecord
 from spark_embed.storage import read_json, write_json
 from spark_embed.summary import Counts, RunSummary
 from spark_embed.verdict import Measured, judge

@@ -10,16 +10,8 @@ from spark_embed.config import Config
 from spark_embed.errors import ResumeError
 from spark_embed.fingerprint import describe_rows
 from spark_embed.output import Output
-from spark_embed.state import (
-    Ledger,
-    Marker,
-    RunRecord,
-    delete_wave,
-    is_whole,
-    read_ledger,
-    read_markers,
-    read_run,
-)
+from spark_embed.records import Ledger, Marker, RunRecord
+from spark_embed.state import delete_wave, is_whole, read_ledger, read_markers, read_run
 from spark_embed.storage import delete, list_names
 
 logger = logging.getLogger(__name__)

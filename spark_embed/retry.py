@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 from spark_embed.errors import StorageError
 from spark_embed.output import Output
 from spark_embed.plan import Plan
+from spark_embed.records import Ledger, PublishedFile
 from spark_embed.schema import SHARD
 from spark_embed.source.units import units_of
-from spark_embed.state import Ledger, PublishedFile
 from spark_embed.waves import Wave
 
 

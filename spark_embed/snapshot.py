@@ -15,16 +15,8 @@ from spark_embed.errors import ConfigError
 from spark_embed.holder import Holder
 from spark_embed.lock import read_holder
 from spark_embed.output import STATE_NAME, Output
-from spark_embed.state import (
-    Ledger,
-    Marker,
-    ProgressRecord,
-    RunRecord,
-    read_ledger,
-    read_markers,
-    read_progress,
-    read_run,
-)
+from spark_embed.records import Ledger, Marker, ProgressRecord, RunRecord
+from spark_embed.state import read_ledger, read_markers, read_progress, read_run
 from spark_embed.storage import list_names
 
 _TRIES = 3

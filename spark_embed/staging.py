@@ -18,9 +18,10 @@ from spark_embed.fingerprint import file_metadata
 from spark_embed.merge import Merge, merge_files
 from spark_embed.output import EMBEDDINGS_NAME, ERRORS_NAME, Output
 from spark_embed.output_files import Target
+from spark_embed.records import Ledger, Marker, Part, PublishedFile, RunRecord
 from spark_embed.removal import Removal, Rewrite, rewrite_file
 from spark_embed.schema import EMBEDDING, ERROR, ERROR_DETAIL, RESULT, VECTOR_SPARK_TYPE
-from spark_embed.state import Ledger, Marker, Part, PublishedFile, RunRecord, later_voids, with_parts
+from spark_embed.state import later_voids, with_parts
 from spark_embed.storage import delete
 from spark_embed.tasks import run_tasks
 

@@ -25,10 +25,11 @@ from spark_embed.context import RunContext
 from spark_embed.errors import SparkEmbedError, StorageError
 from spark_embed.jobs import JobGroups
 from spark_embed.plan import Plan
+from spark_embed.records import Marker, Part
 from spark_embed.schema import SHARD, SHARD_ROW, quoted
 from spark_embed.source import BadShard
 from spark_embed.source.units import Unit, take_wave
-from spark_embed.state import Marker, Part, write_marker
+from spark_embed.state import write_marker
 from spark_embed.storage import free_bytes, no_space_error
 from spark_embed.wave import WaveData, count_wave, run_wave
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from spark_embed.clock import now
 from spark_embed.output import Output
-from spark_embed.state import (
+from spark_embed.records import (
     Counted,
     Ledger,
     Marker,
@@ -22,13 +22,8 @@ from spark_embed.state import (
     PublishedFile,
     RunRecord,
     ShardState,
-    joined,
-    read_ledger,
-    write_ledger,
-    write_marker,
-    write_progress,
-    write_run,
 )
+from spark_embed.state import joined, read_ledger, write_ledger, write_marker, write_progress, write_run
 from spark_embed.storage import write_json
 
 DIM = 4

@@ -13,8 +13,8 @@ from spark_embed.budget import ErrorBudget, tallied
 from spark_embed.errors import ErrorBudgetExceeded
 from spark_embed.jobs import JobGroups
 from spark_embed.progress import Progress
+from spark_embed.records import Counted
 from spark_embed.schema import RESULT_TYPE
-from spark_embed.state import Counted
 
 
 def write_shards(folder, images):

@@ -9,19 +9,8 @@ from hypothesis import strategies as st
 
 from spark_embed.errors import ResumeError, SparkEmbedError
 from spark_embed.output import Output
-from spark_embed.state import (
-    Counted,
-    Marker,
-    Part,
-    ShardState,
-    is_whole,
-    joined,
-    read_ledger,
-    read_markers,
-    read_run,
-    with_parts,
-    write_marker,
-)
+from spark_embed.records import Counted, Marker, Part, ShardState
+from spark_embed.state import is_whole, joined, read_ledger, read_markers, read_run, with_parts, write_marker
 
 COUNTED = Counted(
     n_rows=2, n_errors_by_code={"corrupt": 1}, n_tasks=1, n_model_loads=1, stage_s={}, batch_limit=None

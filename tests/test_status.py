@@ -20,7 +20,8 @@ from spark_embed.cli import main
 from spark_embed.holder import make_record
 from spark_embed.lock import OutputLock
 from spark_embed.output import Output
-from spark_embed.state import Part, ShardState, delete_wave, read_ledger, write_ledger
+from spark_embed.records import Part, ShardState
+from spark_embed.state import delete_wave, read_ledger, write_ledger
 from spark_embed.status import duration, read_status
 from spark_embed.storage import write_json
 

@@ -34,7 +34,8 @@ import spark_embed.verify as verify_room
 from spark_embed.cli import main
 from spark_embed.lock import OutputLock
 from spark_embed.output import Output
-from spark_embed.state import Part, ShardState, read_ledger, write_ledger
+from spark_embed.records import Part, ShardState
+from spark_embed.state import read_ledger, write_ledger
 from spark_embed.verify import verify
 from spark_embed.verify.lookup import look_up
 from spark_embed.verify.shard_rows import ShardRows

@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 from spark_embed.errors import ResumeError, VerifyError
 from spark_embed.output import Output
+from spark_embed.records import Ledger
 from spark_embed.snapshot import Snapshot, read_snapshot
-from spark_embed.state import Ledger, read_ledger
+from spark_embed.state import read_ledger
 from spark_embed.verify.beside import check_summary, find_unlisted
 from spark_embed.verify.contents import DataFile
 from spark_embed.verify.files import CheckedFile, Expected, RowAccount, check_file, read_fingerprint

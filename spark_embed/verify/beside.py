@@ -7,7 +7,7 @@ from typing import Any
 
 from spark_embed.errors import StorageError
 from spark_embed.output import EMBEDDINGS_NAME, ERRORS_NAME, METADATA_NAME, Output
-from spark_embed.state import Ledger
+from spark_embed.records import Ledger
 from spark_embed.storage import list_files, read_json
 from spark_embed.verify.report import Finding
 
