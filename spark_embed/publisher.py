@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
+from spark_embed.change import Change
 from spark_embed.context import RunContext
 from spark_embed.publish import publish
 from spark_embed.records import Ledger, Marker, RunRecord
 from spark_embed.source import BadShard
-from spark_embed.staging import Change, Staging
+from spark_embed.staging import Staging
 from spark_embed.work import Work, names_of
 
 # Data of waves beyond which it is published while the run goes on, in files of --output_file_bytes: enough
