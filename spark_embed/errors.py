@@ -100,7 +100,7 @@ EXIT_CODES: dict[int, str] = {
     ResumeError.exit_code: "--output_dir is in use, or holds something that this run must not mix with; "
     "nothing was changed",
     VerifyError.exit_code: "spark-embed verify found something wrong",
-    130: "interrupted (Ctrl-C or SIGTERM)",
+    130: "interrupted (Ctrl-C or SIGTERM); the same command goes on",
 }
 
 

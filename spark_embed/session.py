@@ -94,6 +94,12 @@ def stop_session(spark: SparkSession) -> None:
         spark.sparkContext._jsc.stop()
 
 
+def silence(spark: SparkSession) -> None:
+    """Stop the JVM's log: what it has to say of jobs that are cancelled is no news."""
+    with contextlib.suppress(*_STOPPED_MEANWHILE):
+        spark.sparkContext.setLogLevel("OFF")
+
+
 def _do_nothing(rows: Iterable[int]) -> None:
     pass
 

@@ -28,6 +28,12 @@ MATERIAL = REPOSITORY.parent / "shared" / "material"
 PATIENCE_S = 20  # how long a test waits for what should happen at once
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--kills", type=int, default=6, help="how often test_crash.py kills a run (make test-crash: 20)"
+    )
+
+
 @pytest.fixture(scope="session")
 def material() -> Path:
     """The folder of third-party files; see NOTES.md in it."""

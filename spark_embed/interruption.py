@@ -1,0 +1,72 @@
+"""Ctrl-C and SIGTERM: one KeyboardInterrupt, a quiet JVM, an end in time, whatever hangs. Knows no Spark."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+EXIT_CODE = 130
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SILENCE_S = 1.0
+_END_S = 8.0
+
+
+class Interruption:
+    """What a signal does to this process. Lives on the driver's main thread.
+
+    The first one raises KeyboardInterrupt; the run then lets go of what it has. If that is not done in time,
+    or at a second signal, the process ends at once: what is complete is on the disk, and the JVM ends, too.
+
+    Args:
+        say: tells the person what to do; called once, at the very end.
+    """
+
+    def __init__(self, say: Callable[[], None]) -> None:
+        self._say = say
+        self._seen = threading.Event()
+        self._said = threading.Lock()
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether a signal has come: what fails from now on fails because of it."""
+        return self._seen.is_set()
+
+    def watch(self, silence: Callable[[], None] | None = None) -> None:
+        """Take the signals over from whoever had them, pyspark say, whose handler calls the JVM from inside.
+
+        Args:
+            silence: called at the first signal, on a thread of its own: what is cancelled then is no news.
+        """
+
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            if self.is_seen:
+                os._exit(EXIT_CODE)
+            self._seen.set()
+            self._start_timer()
+            if silence is not None:
+                thread = threading.Thread(target=silence, name="silence", daemon=True)
+                thread.start()
+                thread.join(_SILENCE_S)
+            raise KeyboardInterrupt
+
+        for number in _SIGNALS:
+            signal.signal(number, on_signal)
+
+    def say(self) -> int:
+        """Tell the person, unless that is done; return the exit code."""
+        if self._said.acquire(blocking=False):
+            self._say()
+        return EXIT_CODE
+
+    def _start_timer(self) -> None:
+        timer = threading.Timer(_END_S, self._end)
+        timer.daemon = True
+        timer.start()
+
+    def _end(self) -> None:
+        self.say()
+        os._exit(EXIT_CODE)
