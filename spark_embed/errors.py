@@ -70,6 +70,10 @@ class StorageError(SparkEmbedError):
     exit_code = 4
 
 
+class NoSpaceError(StorageError):
+    """The disk, or a quota, is full."""
+
+
 class ErrorBudgetExceeded(SparkEmbedError):  # noqa: N818  says what happened
     """More images failed than --max_error_fraction allows."""
 
@@ -106,7 +110,6 @@ EXIT_CODES: dict[int, str] = {
 
 def fatal_error_named(name: str) -> type[SparkEmbedError]:
     """Return the fatal error class called `name`: errors cross from executor to driver by name."""
-    classes = {
-        cls.__name__: cls for cls in (ConfigError, ModelError, StorageError, ErrorBudgetExceeded, ResumeError)
-    }
+    known = (ConfigError, ModelError, StorageError, NoSpaceError, ErrorBudgetExceeded, ResumeError)
+    classes = {cls.__name__: cls for cls in known}
     return classes.get(name, SparkEmbedError)

@@ -18,8 +18,10 @@ _END_S = 8.0
 class Interruption:
     """What a signal does to this process. Lives on the driver's main thread.
 
-    The first one raises KeyboardInterrupt; the run then lets go of what it has. If that is not done in time,
-    or at a second signal, the process ends at once: what is complete is on the disk, and the JVM ends, too.
+    Once a run has begun, the first one raises KeyboardInterrupt, and the run lets go of what it has. If that
+    takes too long, or at a second signal, the process ends at once: what is complete is on the disk, and the
+    JVM ends, too. Before, it ends at once in any case: pyspark, interrupted while it starts the JVM, would
+    leave that behind for good.
 
     Args:
         say: tells the person what to do; called once, at the very end.
@@ -35,8 +37,12 @@ class Interruption:
         """Whether a signal has come: what fails from now on fails because of it."""
         return self._seen.is_set()
 
-    def watch(self, silence: Callable[[], None] | None = None) -> None:
-        """Take the signals over from whoever had them, pyspark say, whose handler calls the JVM from inside.
+    def watch(self) -> None:
+        """Take the signals over: nothing has begun."""
+        self._take_over(lambda number, frame: self._end())
+
+    def watch_run(self, silence: Callable[[], None] | None) -> None:
+        """Take the signals over again, from pyspark, whose handler calls the JVM from inside: the run begins.
 
         Args:
             silence: called at the first signal, on a thread of its own: what is cancelled then is no news.
@@ -53,14 +59,17 @@ class Interruption:
                 thread.join(_SILENCE_S)
             raise KeyboardInterrupt
 
-        for number in _SIGNALS:
-            signal.signal(number, on_signal)
+        self._take_over(on_signal)
 
     def say(self) -> int:
         """Tell the person, unless that is done; return the exit code."""
         if self._said.acquire(blocking=False):
             self._say()
         return EXIT_CODE
+
+    def _take_over(self, on_signal: Callable[[int, FrameType | None], None]) -> None:
+        for number in _SIGNALS:
+            signal.signal(number, on_signal)
 
     def _start_timer(self) -> None:
         timer = threading.Timer(_END_S, self._end)

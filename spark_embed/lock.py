@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import logging
 import os
 import threading
@@ -17,9 +18,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
 
-from spark_embed.errors import ResumeError, SparkEmbedError, StorageError
+from spark_embed.errors import ResumeError, SparkEmbedError
 from spark_embed.holder import SILENT_S, Holder, judge, make_record, not_a_lock, read_record
-from spark_embed.storage import delete, write_json
+from spark_embed.storage import delete, write_error
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ class OutputLock:
                         return
                 raise not_a_lock(self._path)  # a link to nothing, say
         except OSError as exc:
-            raise StorageError(f"{self._path}: cannot be written: {exc}") from exc
+            raise write_error(self._path, exc, 0) from exc
 
     def _take_over(self, holder: Holder) -> None:
         if holder.is_alive:
@@ -148,7 +149,10 @@ class OutputLock:
         """Write the file, with the heartbeat of now, under a name that no run on any machine shares."""
         staged = f"{self._path}.{self._record.token}.{threading.get_native_id()}"
         try:
-            write_json(staged, {**self._record.model_dump(), "heartbeat": time.time()})
+            with open(staged, "w", encoding="utf-8") as file:
+                json.dump({**self._record.model_dump(), "heartbeat": time.time()}, file, indent=2)
+                file.flush()
+                os.fsync(file.fileno())
             yield staged
         finally:
             delete(staged)
@@ -172,7 +176,7 @@ class OutputLock:
         except FileNotFoundError:  # the whole folder
             self._is_lost = True
         except OSError as exc:
-            raise StorageError(f"{self._path}: cannot be written: {exc}") from exc
+            raise write_error(self._path, exc, 0) from exc
         return not self._is_lost
 
     def _is_ours(self) -> bool:

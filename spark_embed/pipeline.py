@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from spark_embed.binding import bind_run
@@ -55,7 +57,7 @@ def run(spark: SparkSession | Session, config: Config, clock: Clock | None = Non
     clock = clock or Clock()
     with clock.measure("plan"):
         layout, output = find_layout(config), check_output(config)
-    with undone_if_never_begun(output), OutputLock(output.lock, output.root) as lock:
+    with undone_if_never_begun(output), OutputLock(output.lock, output.root) as lock, explained(lock):
         context = RunContext(as_session(spark), config, clock, output, lock.check)
         with clock.measure("plan"):
             work = find_work(context, layout)
@@ -136,6 +138,21 @@ def _nothing_done(outcome: Outcome) -> str:
         f"nothing more could be done: {pending.n_complete_shards:,} of {pending.n_shards:,} shards are "
         f"complete, {len(outcome.bad):,} cannot be read"
     )
+
+
+@contextmanager
+def explained(lock: OutputLock) -> Iterator[None]:
+    """Tell a Spark job that fails in a `with` block by what is wrong with the output folder, if anything is.
+
+    Raises:
+        StorageError: it cannot be written to.
+        ResumeError: it is gone, or another run's.
+    """
+    try:
+        yield
+    except (PySparkException, Py4JError):
+        lock.check()
+        raise
 
 
 @contextmanager

@@ -14,14 +14,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from spark_embed.errors import StorageError
+from spark_embed.errors import NoSpaceError, StorageError
 from spark_embed.output import EMBEDDINGS_NAME, ERRORS_NAME, Output
 from spark_embed.records import Ledger, PublishedFile
 from spark_embed.resume import delete_unlisted
 from spark_embed.schema import ERROR, ERROR_DETAIL, IMAGE_ID
 from spark_embed.staging import Staging
 from spark_embed.state import delete_wave, write_ledger
-from spark_embed.storage import delete, list_names, move
+from spark_embed.storage import delete, free_bytes, list_names, move, no_space_error
 
 _N_EXAMPLES = 3
 
@@ -40,6 +40,10 @@ def publish(staging: Staging) -> Ledger:
         for name, published in ((EMBEDDINGS_NAME, output.embeddings), (ERRORS_NAME, output.errors)):
             _move_files(os.path.join(output.staged, name), published)
         write_ledger(output, ledger)
+    except NoSpaceError as exc:
+        delete(output.staged)
+        n_bytes = sum(sum(marker.files.values()) for marker in staging.change.markers)
+        raise no_space_error(output.root, n_bytes - free_bytes(output.root)) from exc
     finally:
         delete(output.staged)
     delete_unlisted(output, ledger)

@@ -17,7 +17,7 @@ from itertools import chain, islice
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from spark_embed.errors import ConfigError, StorageError
+from spark_embed.errors import ConfigError, NoSpaceError, StorageError
 
 _MAX_SORTED = 1_000_000
 
@@ -224,9 +224,9 @@ def is_disk_full(exc: OSError) -> bool:
     return exc.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-def no_space_error(path: str, n_bytes: float) -> StorageError:
+def no_space_error(path: str, n_bytes: float) -> NoSpaceError:
     """Return what to raise when there is no space for `n_bytes` at `path`."""
-    return StorageError(
+    return NoSpaceError(
         f"{path}: no space left on the disk; about {format_bytes(max(n_bytes, 1 << 20))} more is needed. "
         "Free some, then start the same command again: it goes on"
     )

@@ -18,12 +18,16 @@ import pyarrow.parquet as pq
 from conftest import REPOSITORY, cosines, encode
 from PIL import Image
 
+from spark_embed.output import Output
+from spark_embed.verify import verify
+
 BIN = Path(sys.executable).parent
 HOOKS = Path(__file__).parent / "crash_hooks"
 
-DEADLINE_S = 90  # for what takes a while: a whole run, say
+DEADLINE_S = 200  # for what takes a while: a whole run, say
 LOOK_EVERY_S = 0.02
 WAVE_ROWS = 60
+OPTIONS = {"parity_samples": 1, "batch_size": 8}
 
 SIDE = 64  # of the images, and of the tiny CLIP's input: nothing is resized, so a pixel stays what it is
 
@@ -166,7 +170,23 @@ class Run:
 
     def await_silence(self, deadline_s: float = 20.0) -> None:
         """Wait until none of its processes is left."""
-        await_(lambda: not self.processes(), f"the end of all processes of {self.log}", deadline_s)
+        try:
+            await_(lambda: not self.processes(), "the end of all processes", deadline_s)
+        except AssertionError as exc:
+            import subprocess
+
+            for p in self.processes():
+                print(
+                    subprocess.run(
+                        f"ps -o pid,ppid,pgid,stat,wchan:30,etime,args -p {p.pid}; cat /proc/{p.pid}/stack; grep Sig /proc/{p.pid}/status; ls -l /proc/{p.pid}/fd; cat {self.log}/held",
+                        shell=True,
+                        capture_output=True,
+                        text=True,
+                    )
+                )
+            raise AssertionError(
+                f"{[one.cmdline() for one in self.processes()]} of {self.log} live on"
+            ) from exc
 
     def end(self) -> None:
         """Kill whatever is left of it."""
@@ -242,7 +262,8 @@ class Folder:
         return dict(zip(keys, table["error"].to_pylist(), strict=True))
 
     def assert_same(self, other: "Folder") -> None:
-        """The rows, codes and vectors are those of another folder."""
+        """It is whole, and its rows, codes and vectors are those of another folder."""
+        verify(Output(str(self.root))).check()
         assert self.errors() == other.errors()
         vectors, expected = self.vectors(), other.vectors()
         assert vectors.keys() == expected.keys()

@@ -1,60 +1,23 @@
-"""Kill -9, full and vanishing disks, Ctrl-C: the same command goes on, and nothing is done or there twice."""
+"""Kill -9 of the driver, of workers, of executors: the run goes on, nothing is missing or there twice."""
 
+import os
 import random
-from pathlib import Path
+import signal
 
+import psutil
 import pytest
-from crashes import BIN, Folder, Run, write_shards
+from conftest import REPOSITORY
+from crashes import BIN, Folder, Run
 
-from spark_embed.config import Config
-from spark_embed.pipeline import run
-
-N_SHARDS, N_ROWS = 12, 50
-OPTIONS = {"parity_samples": 1, "batch_size": 8}
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory, photos) -> Path:
-    folder = tmp_path_factory.mktemp("images") / "in"
-    write_shards(folder, photos, N_SHARDS, N_ROWS)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, spark, images, tiny_clip) -> Folder:
-    """The output of a run that nothing happens to."""
-    folder = tmp_path_factory.mktemp("uninterrupted") / "out"
-    run(
-        spark,
-        Config(input_dir=str(images), output_dir=str(folder), model_directory=str(tiny_clip), **OPTIONS),
-    )
-    return Folder(folder)
-
-
-@pytest.fixture
-def start(images, tiny_clip, tmp_path):
-    """Start the command once more, on tmp_path/out unless told; all that is left of it ends with the test."""
-    runs = []
-
-    def start(*options, out: Path = tmp_path / "out", program=(BIN / "spark-embed",), **happening) -> Run:
-        paths = ["--input_dir", images, "--output_dir", out, "--model_directory", tiny_clip]
-        argv = [*program, *paths, *(f"--{name}={value}" for name, value in OPTIONS.items()), *options]
-        runs.append(Run(tmp_path / f"run-{len(runs)}", argv, **happening))
-        return runs[-1]
-
-    yield start
-    for one in runs:
-        one.end()
+# Places to die at: when a marker is written but has not its name yet, and when one of two data sets is new.
+IN_A_MARKER = "spark_embed.storage _sync markers/ 2"
+IN_PUBLISH = "spark_embed.publish _move_files errors.parquet 1"
+AT_RANDOM = ["start", "found", "parity", "images 60", "images 180", "images 360", "publish"]
 
 
 @pytest.fixture
 def out(tmp_path) -> Folder:
     return Folder(tmp_path / "out")
-
-
-IN_A_MARKER = "spark_embed.storage _sync markers/ 2"
-IN_PUBLISH = "spark_embed.publish _move_files errors.parquet 1"
-AT_RANDOM = ["start", "found", "parity", "images 60", "images 180", "images 360", "publish"]
 
 
 def await_moment(run: Run, out: Folder, moment: str) -> None:
@@ -71,39 +34,67 @@ def await_moment(run: Run, out: Folder, moment: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(1800)
 def test_after_kills_at_any_moment_nothing_is_missing_or_there_twice_or_done_again(
     start, tmp_path, uninterrupted, pytestconfig
 ):
     n_kills = pytestconfig.getoption("kills")
     chance = random.Random(n_kills)
     moments = [IN_PUBLISH, *(chance.choice(AT_RANDOM) for _ in range(n_kills - 2)), IN_A_MARKER]
-    runs, outs = [], [Folder(tmp_path / "out-0")]
-    n_strays = 0
+    runs, outs, n_strays = [], [Folder(tmp_path / "out-0")], 0
     while True:
         out, complete = outs[-1], outs[-1].complete()
-        hold = moments[-1] if moments and "spark_embed" in moments[-1] else None
-        one = start("--output_file_bytes", 4000, out=out.root, hold=hold, row_s=0.01)
-        runs.append((one, complete))
-        if moments and hold:
-            one.await_hold()
+        hold = moments[-1] if moments and moments[-1] not in AT_RANDOM else None
+        # Files of 4 kB: every few waves are published while the others go on.
+        run = start(out.root, "--output_file_bytes", 4000, hold=hold, row_s=0.01)
+        runs.append((run, complete))
+        if hold:
+            run.await_hold()
         elif moments:
-            await_moment(one, out, moments[-1])
-            one.wait_at_most(chance.uniform(0, 1))
-        if one.has_ended or not moments:
-            assert one.wait() == 0, one.said
+            await_moment(run, out, moments[-1])
+            run.wait_at_most(chance.uniform(0, 1))
+        if run.has_ended or not moments:
+            assert run.wait() == 0, run.said
             out.assert_same(uninterrupted)
             out.assert_tidy()
             if not moments:
                 break
             outs.append(Folder(tmp_path / f"out-{len(outs)}"))
             continue
-        one.kill()
+        run.kill()
         moments.pop()
-        n_strays += out.plant_strays()
+        n_strays += out.plant_strays()  # at once, as the JVM that is still dying might
     assert n_strays
-    for one, complete in runs:
-        one.await_silence()
-        images = one.images()
+    for run, complete in runs:
+        run.await_silence()
+        images = run.images()
         assert len(set(images)) == len(images)
         assert not complete & set(images)
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_costs_nothing(start, out, uninterrupted):
+    run = start(out.root, row_s=0.02)
+    for n_images in (50, 250):
+        run.await_(lambda n_images=n_images: len(run.images()) >= n_images, f"{n_images} images")
+        os.kill(run.workers()[0], signal.SIGKILL)
+    assert run.wait() == 0, run.said
+    assert "Python worker exited unexpectedly (crashed)" in run.said  # it was at work
+    out.assert_same(uninterrupted)
+    out.assert_tidy()
+
+
+@pytest.mark.slow
+def test_an_executor_that_is_killed_costs_nothing(start, out, uninterrupted):
+    submit = (BIN / "spark-submit", "--master", "local-cluster[2,1,1024]", REPOSITORY / "jobs/embed.py")
+    run = start(out.root, program=submit, row_s=0.02)
+    run.await_(lambda: len(run.images()) >= 50, "50 images")
+    worker = psutil.Process(run.workers()[0])
+    executor = next(
+        one for one in worker.parents() if "CoarseGrainedExecutorBackend" in " ".join(one.cmdline())
+    )
+    executor.kill()
+    assert run.wait() == 0, run.said
+    out.assert_same(uninterrupted)
+    out.assert_tidy()
+    run.await_silence()
