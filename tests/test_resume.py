@@ -174,13 +174,13 @@ def test_a_file_that_has_lost_its_folder_says_what_made_it(embed, shards, tiny_c
 
 def test_waves_may_be_small_even_inside_one_shard(embed, tmp_path, photo_bytes):
     (tmp_path / "in").mkdir()
-    table = pa.table({"n": range(60), "jpg": [photo_bytes[row % 6] for row in range(60)]})
-    pq.write_table(table, tmp_path / "in/one.parquet", row_group_size=7)
+    table = pa.table({"n": range(12), "jpg": [photo_bytes[row % 6] for row in range(12)]})
+    pq.write_table(table, tmp_path / "in/one.parquet", row_group_size=5)
     one, whole, _ = embed(tmp_path / "in")
-    many, parts, _ = embed(tmp_path / "in", wave_s=0.02, overwrite=True)
+    many, parts, _ = embed(tmp_path / "in", wave_s=0.001, overwrite=True)
     assert one["this_run"]["n_waves"] == 1
-    assert many["this_run"]["n_waves"] >= 3
-    assert sorted(parts["shard_row"]) == list(range(60))
+    assert many["this_run"]["n_waves"] >= 3  # on any machine: an image takes a millisecond or more
+    assert sorted(parts["shard_row"]) == list(range(12))
     vectors = [np.stack(table.sort_values("n")["embedding"]) for table in (whole, parts)]
     assert np.allclose(*vectors, atol=1e-3)
 
