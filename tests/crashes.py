@@ -170,23 +170,7 @@ class Run:
 
     def await_silence(self, deadline_s: float = 20.0) -> None:
         """Wait until none of its processes is left."""
-        try:
-            await_(lambda: not self.processes(), "the end of all processes", deadline_s)
-        except AssertionError as exc:
-            import subprocess
-
-            for p in self.processes():
-                print(
-                    subprocess.run(
-                        f"ps -o pid,ppid,pgid,stat,wchan:30,etime,args -p {p.pid}; cat /proc/{p.pid}/stack; grep Sig /proc/{p.pid}/status; ls -l /proc/{p.pid}/fd; cat {self.log}/held",
-                        shell=True,
-                        capture_output=True,
-                        text=True,
-                    )
-                )
-            raise AssertionError(
-                f"{[one.cmdline() for one in self.processes()]} of {self.log} live on"
-            ) from exc
+        await_(lambda: not self.processes(), "the end of all processes", deadline_s)
 
     def end(self) -> None:
         """Kill whatever is left of it."""
