@@ -15,7 +15,7 @@ from spark_embed.output import check_output
 from spark_embed.plan import make_plan
 from spark_embed.source import find_layout
 from spark_embed.source.units import take_wave
-from spark_embed.storage import undone
+from spark_embed.storage import copy_tree, undone
 from spark_embed.summary import describe_model, describe_parity
 from spark_embed.tables import settings
 from spark_embed.work import find_work, report_work
@@ -27,9 +27,12 @@ def describe_run(spark: SparkSession | Session, config: Config) -> str:
     Raises:
         SparkEmbedError: as `run`.
     """
-    layout, output = find_layout(config), check_output(config)
+    layout, standing = find_layout(config), check_output(config)
+    output = standing.as_draft()
     context = RunContext(as_session(spark), config, Clock(), output, check=lambda: None)
-    with undone(output.root), undone(output.index), undone(output.catalogue):
+    with undone(output.root), undone(output.state), undone(output.draft or ""):
+        copy_tree(standing.index, output.index)
+        copy_tree(standing.catalogue, output.catalogue)
         work = find_work(context, layout)
         report_work(work, prune=config.prune)
         source, n_rows = work.source, work.pending.n_left

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from spark_embed.config import Config
 from spark_embed.errors import ConfigError, StorageError
@@ -16,7 +16,15 @@ ERRORS_NAME = "errors.parquet"
 METADATA_NAME = "metadata.json"
 STATE_NAME = "_spark_embed"
 _OURS = {EMBEDDINGS_NAME, ERRORS_NAME, METADATA_NAME, STATE_NAME}
-_BEGUN = ("run.json", "lock.json", "progress.json", "shards.parquet", "index")  # before run.json is there
+DRAFT_PREFIX = "draft-"
+_BEGUN = (
+    "run.json",
+    "lock.json",
+    "progress.json",
+    "shards.parquet",
+    "index",
+    DRAFT_PREFIX,
+)  # before run.json
 
 
 @dataclass(frozen=True)
@@ -26,10 +34,12 @@ class Output:
     Attributes:
         root: absolute path of --output_dir.
         attempt: names this run's folders: what the executors of a dead run still write lands elsewhere.
+        draft: where index and catalogue are instead, while nothing may change; None: in their place.
     """
 
     root: str
     attempt: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
+    draft: str | None = None
 
     @property
     def embeddings(self) -> str:
@@ -74,12 +84,16 @@ class Output:
     @property
     def catalogue(self) -> str:
         """What is known of the data set's shards."""
-        return os.path.join(self.state, "shards.parquet")
+        return os.path.join(self.draft or self.state, "shards.parquet")
 
     @property
     def index(self) -> str:
         """Folder of the index of an input that is not parquet."""
-        return os.path.join(self.state, "index")
+        return os.path.join(self.draft or self.state, "index")
+
+    def as_draft(self) -> Output:
+        """Return the same places, with index and catalogue in a folder to be thrown away."""
+        return replace(self, draft=os.path.join(self.state, f"{DRAFT_PREFIX}{self.attempt}"))
 
     @property
     def markers(self) -> str:

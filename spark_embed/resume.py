@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from spark_embed.config import Config
 from spark_embed.errors import ResumeError
 from spark_embed.fingerprint import describe_rows
-from spark_embed.output import Output
+from spark_embed.output import DRAFT_PREFIX, Output
 from spark_embed.records import Ledger, Marker, RunRecord
 from spark_embed.state import delete_wave, is_whole, read_ledger, read_markers, read_run
 from spark_embed.storage import delete, list_names
@@ -87,6 +87,9 @@ def tidy(output: Output, standing: Standing) -> None:
     for name in names - kept:
         delete_wave(output, name)
     delete(os.path.dirname(output.staged))
+    for name in list_names(output.state):
+        if name.startswith(DRAFT_PREFIX):
+            delete(os.path.join(output.state, name))
     for folder in (output.state, output.markers):
         for name in list_names(folder):
             if name.endswith(".tmp") and not name.startswith("lock."):  # those belong to this run

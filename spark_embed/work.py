@@ -123,14 +123,18 @@ def find_pending(source: ParquetSource, standing: Standing, max_rows: int | None
     known = {*published, *(part.shard for marker in standing.markers for part in marker.units)}
     gone = known - {*versions, *(shard.name for shard in source.bad)}
     replaced = {name for name, version in published.items() if versions.get(name, version) != version}
-    if max_rows is not None and (gone or replaced):
-        raise ResumeError(
-            f"the first {max_rows} rows of --input_dir {source.root} are not those that were embedded: "
-            f"{min(gone | replaced)} has changed; --overwrite starts anew"
-        )
     n_rows = sum(unit.n_rows for unit in wanted)
     n_left = sum(unit.n_rows for unit in units)
-    n_shards, n_pending_shards = len(names_of(wanted)), len(names_of(units))
+    n_done = sum(number for ranges in complete.values() for _, number in ranges)
+    if max_rows is not None and (gone or replaced or n_done > n_rows - n_left):
+        changed = f": {min(gone | replaced)} has changed" if gone or replaced else ""
+        raise ResumeError(
+            f"the first {max_rows} rows of --input_dir {source.root} are not those that were embedded"
+            f"{changed}; --overwrite starts anew"
+        )
+    n_shards = len(source.shards) if max_rows is None else len(names_of(wanted))
+    n_pending_shards = len(names_of(units))
+    n_rows = max(n_rows - source.n_voided, n_left)
     if source.is_folder:
         n_shards, n_pending_shards = n_rows, n_left
     return Pending(

@@ -225,46 +225,13 @@ def test_errors_are_retried_and_recovered_rows_move(embed, tmp_path, photo_bytes
     assert (metadata["this_run"]["rows"], len(errors)) == (1, 1)
 
 
-def test_an_image_folder_is_brought_up_to_date(embed, tmp_path, photo_bytes, embedded_rows):
-    for name in ("a/1.jpg", "a/2.jpg", "b/3.jpg", "b/4.jpg"):
-        path = tmp_path / "in" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(photo_bytes[0])
-    embed(tmp_path / "in")
-    (tmp_path / "in/a/5.jpg").write_bytes(photo_bytes[1])
-    (tmp_path / "in/b/3.jpg").write_bytes(photo_bytes[2])
-    (tmp_path / "in/a/2.jpg").unlink()
-    (tmp_path / "in/b/4.jpg").write_bytes(b"no image")
-    metadata, embeddings, errors = embed(tmp_path / "in")
-    assert embedded_rows == [4, 3]
-    assert metadata["pending"]["n_gone_shards"] == 1
-    assert places(embeddings, errors) == Counter((f"{n}.jpg", 0) for n in ("a/1", "a/2", "a/5", "b/3", "b/4"))
-    assert errors["shard"].tolist() == ["b/4.jpg"]
-    (tmp_path / "in/b/4.jpg").write_bytes(photo_bytes[3])
-    metadata, embeddings, errors = embed(tmp_path / "in", prune=True)
-    assert embedded_rows == [4, 3, 1]
-    assert sorted(embeddings["shard"]) == ["a/1.jpg", "a/5.jpg", "b/3.jpg", "b/4.jpg"]
-    assert errors.empty
-    embed(tmp_path / "in", prune=True)
-    assert embedded_rows == [4, 3, 1]
-    vectors = embeddings.set_index("shard")["embedding"]
-    embed(tmp_path / "in", overwrite=True)
-    _, fresh, _ = embed(tmp_path / "in")
-    fresh = fresh.set_index("shard")["embedding"]
-    assert all(np.allclose(vectors[name], fresh[name], atol=1e-3) for name in fresh.index)
-
-
-def test_errors_of_an_image_folder_are_retried_once_each(embed, tmp_path, photo_bytes):
-    (tmp_path / "in").mkdir()
-    for name in ("1.jpg", "2.jpg", "3.jpg"):
-        (tmp_path / "in" / name).write_bytes(b"no image")
-    embed(tmp_path / "in")
-    (tmp_path / "in/2.jpg").write_bytes(b"no image yet")
-    embed(tmp_path / "in")
-    (tmp_path / "in/3.jpg").write_bytes(photo_bytes[0])
-    _, embeddings, errors = embed(tmp_path / "in", retry_errors=True)
-    assert places(embeddings, errors) == Counter({("1.jpg", 0): 1, ("2.jpg", 0): 1, ("3.jpg", 0): 1})
-    assert embeddings["shard"].tolist() == ["3.jpg"]
+def test_the_first_rows_are_not_others_once_a_shard_can_be_read(embed, folder):
+    whole = (folder / "00000.parquet").read_bytes()
+    (folder / "00000.parquet").write_bytes(b"no parquet")
+    embed(folder, max_samples=5)
+    (folder / "00000.parquet").write_bytes(whole)
+    with pytest.raises(ResumeError, match=r"the first 5 rows of .* are not those that were embedded"):
+        embed(folder, max_samples=5)
 
 
 def test_columns_of_later_shards_must_fit_those_of_the_first_run(embed, folder, photo_bytes):
