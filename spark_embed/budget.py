@@ -16,6 +16,8 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from spark_embed.errors import ErrorBudgetExceeded
+from spark_embed.jobs import JobGroups
+from spark_embed.records import Counted
 from spark_embed.schema import ERROR
 
 Tally = Accumulator[dict[str, int]]
@@ -26,28 +28,32 @@ _GOOD = ""
 
 
 class ErrorBudget:
-    """Watches the Spark jobs that the calling thread starts inside a `with` block, and cancels them.
+    """Watches Spark jobs inside a `with` block, and cancels them once too many of their rows are errors.
 
-    Tasks report when they end, so a run stops some time after its budget is spent. The jobs must have a
-    group (`spark_embed.progress.Progress` gives them one).
+    Tasks report when they end, so a run stops some time after its budget is spent.
 
     Args:
+        spark: the session.
+        jobs: those to cancel.
         max_fraction: of all rows so far that may be errors; None: no limit, and nothing is counted.
         min_count: errors that there must be before the fraction counts.
     """
 
-    def __init__(self, spark: SparkSession, max_fraction: float | None, min_count: int) -> None:
-        self._context = spark.sparkContext
+    def __init__(
+        self, spark: SparkSession, jobs: JobGroups, max_fraction: float | None, min_count: int
+    ) -> None:
+        self._jobs = jobs
+        self._lock = threading.Lock()
+        self._n_rows, self._by_code = 0, Counter[str]()
         self._max_fraction, self._min_count = max_fraction, min_count
         self._exceeded: str | None = None
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="error budget", daemon=True)
         self.tally: Tally | None = None
         if max_fraction is not None:
-            self.tally = self._context.accumulator({}, _Counts())
+            self.tally = spark.sparkContext.accumulator({}, _Counts())
 
     def __enter__(self) -> ErrorBudget:
-        self._group = self._context.getLocalProperty("spark.jobGroup.id")
         if self.tally is not None:
             self._thread.start()
         return self
@@ -61,14 +67,17 @@ class ErrorBudget:
         if self._exceeded and isinstance(exc, (PySparkException, Py4JError)):
             raise ErrorBudgetExceeded(self._exceeded) from exc
 
-    def check(self, rows_by_code: Mapping[str, int], n_rows: int) -> None:
-        """Check the counts of a whole wave.
+    def add(self, counted: Counted) -> None:
+        """Add the rows of a wave to those of the waves before, and check them all.
 
         Raises:
-            ErrorBudgetExceeded: more of its rows are errors than may be.
+            ErrorBudgetExceeded: more of them are errors than may be.
         """
-        if text := self._judge(rows_by_code, n_rows):
-            raise ErrorBudgetExceeded(text)
+        with self._lock:
+            self._n_rows += counted.n_rows
+            self._by_code.update(counted.n_errors_by_code)
+            if text := self._judge(self._by_code, self._n_rows):
+                raise ErrorBudgetExceeded(text)
 
     def _watch(self) -> None:
         with contextlib.suppress(Py4JError, OSError):  # the JVM is gone, and the main thread says so
@@ -77,8 +86,8 @@ class ErrorBudget:
                 n_rows = sum(counts.values())
                 counts.pop(_GOOD, None)
                 self._exceeded = self._judge(counts, n_rows)
-                if self._exceeded and self._group:
-                    self._context.cancelJobGroup(self._group)
+                if self._exceeded:
+                    self._jobs.cancel()
 
     def _judge(self, rows_by_code: Mapping[str, int], n_rows: int) -> str | None:
         """Return what is wrong, or None."""
@@ -93,7 +102,7 @@ class ErrorBudget:
         return (
             f"{n_errors:,} of the first {n_rows:,} rows are errors ({n_errors / n_rows:.0%}, most of them "
             f"{code}: {n_most:,}), more than --max_error_fraction {self._max_fraction:g}; "
-            "nothing was published"
+            "these rows stay pending, and complete waves complete"
         )
 
 

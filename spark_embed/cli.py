@@ -4,84 +4,112 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
-import threading
 from collections.abc import Sequence
-from types import FrameType
+from contextlib import suppress
+from functools import partial
 
 from spark_embed.clock import Clock
+from spark_embed.commands import COMMANDS
 from spark_embed.config import Config
 from spark_embed.early_daemon import start_before_spark
 from spark_embed.errors import SparkEmbedError
+from spark_embed.interruption import Interruption
 from spark_embed.load_config import load_config
 from spark_embed.logs import start_logging
+from spark_embed.output import Output
+from spark_embed.state import read_progress
+from spark_embed.storage import folder_path
 
 logger = logging.getLogger(__name__)
-
-INTERRUPTED = 130
-_signal_seen = threading.Event()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code (`spark_embed.errors.EXIT_CODES`)."""
     clock = Clock()
     start_logging("dev")
+    argv = sys.argv[1:] if argv is None else argv
+    config: Config | None = None
+    interruption = Interruption(lambda: logger.error("%s", describe_interruption(config, clock)))
     try:
-        config = load_config(sys.argv[1:] if argv is None else argv, os.environ)
+        if argv and argv[0] in COMMANDS:
+            COMMANDS[argv[0]](argv[1:], sys.stdout.write)
+            return 0
+        config = load_config(argv, os.environ)
         start_logging(config.env)
+        interruption.watch()
         start_before_spark()
-        sys.stdout.write(_run(config, clock) + "\n")
+        sys.stdout.write(_run(config, clock, interruption) + "\n")
+    except KeyboardInterrupt:
+        return interruption.say()
     except SparkEmbedError as exc:
+        if interruption.is_seen:
+            return interruption.say()
         logger.error("%s", exc)
         return exc.exit_code
-    except KeyboardInterrupt:
-        logger.error("interrupted; every row is still there: start again with --overwrite")
-        return INTERRUPTED
+    except Exception:
+        if interruption.is_seen:  # whoever was cut off in the middle may raise errors of its own
+            return interruption.say()
+        raise
     return 0
 
 
-def _run(config: Config, clock: Clock) -> str:
+def describe_interruption(config: Config | None, clock: Clock) -> str:
+    """Return what to say at the end of a run that was interrupted."""
+    done = ""
+    if config is not None:
+        with suppress(SparkEmbedError):
+            progress = read_progress(Output(folder_path(config.output_dir, "--output_dir")))
+            if progress and progress.started_at == clock.started_at:
+                done = f" with {progress.n_complete:,} of {progress.n_rows:,} rows complete"
+    return f"interrupted{done}; nothing is lost: start the same command again, and it goes on"
+
+
+def _run(config: Config, clock: Clock, interruption: Interruption) -> str:
     # Flags first: a wrong one is told before Spark is imported and its JVM started.
     from py4j.protocol import Py4JError
     from pyspark.errors import PySparkException
 
     try:
-        return _run_with_spark(config, clock)
+        return _run_with_spark(config, clock, interruption)
     except (PySparkException, Py4JError) as exc:
-        if _signal_seen.is_set():  # py4j, cut off in the middle of a call, raises errors of its own
-            raise KeyboardInterrupt from exc
-        logger.debug("all of it", exc_info=exc)
+        if not interruption.is_seen:
+            logger.debug("all of it", exc_info=exc)
         raise SparkEmbedError(f"the Spark job failed: {first_cause(exc)}") from exc
 
 
-def _run_with_spark(config: Config, clock: Clock) -> str:
+def _run_with_spark(config: Config, clock: Clock, interruption: Interruption) -> str:
     with clock.measure("start"):
         from pyspark.sql import SparkSession
 
         from spark_embed import pipeline
-        from spark_embed.output import check_output
-        from spark_embed.session import make_session, stop_session
-        from spark_embed.source import check_input
+        from spark_embed.dry_run import describe_run
+        from spark_embed.session import check_machine, make_session, silence, stop_session
 
-        check_input(config)  # a wrong path is told before the JVM is started
-        check_output(config)
-        borrowed = SparkSession.getActiveSession() is not None  # a notebook's or a platform's
-        spark = make_session(config)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _on_signal)  # instead of pyspark's own, which talks to the JVM from inside
+        borrowed = SparkSession.getActiveSession()  # a notebook's or a platform's
+        if borrowed is None:
+            check_machine()
+    made: list[SparkSession] = []
+
+    def session() -> SparkSession:
+        """Start Spark when the first step needs it: a run that finds nothing to do needs none."""
+        if borrowed is not None:
+            return borrowed
+        if not made:
+            interruption.watch()
+            with clock.measure("start"):
+                made.append(make_session(config, interruption.watch))
+            interruption.watch_run(partial(silence, made[0]))
+        return made[0]
+
+    interruption.watch_run(None)
     try:
         if config.dry_run:
-            return pipeline.describe_run(spark, config)
-        return pipeline.run(spark, config, clock).text()
+            return describe_run(session, config)
+        return pipeline.run(session, config, clock).text()
     finally:
-        if not borrowed:
+        for spark in made:
             stop_session(spark)
-
-
-def _on_signal(number: int, frame: FrameType | None) -> None:
-    _signal_seen.set()
-    raise KeyboardInterrupt
 
 
 def first_cause(exc: Exception) -> str:

@@ -135,6 +135,12 @@ class Config(ModelOptions):
     image_transport: Literal["auto", "reference", "bytes"] = _option(
         "auto", "Input", "the worker reads the image column itself, or gets it from Spark; auto: what works"
     )
+    verify_shards: bool = _option(
+        False, "Input", "know a replaced shard by its content, not by size and modification time"
+    )
+    fail_on_bad_shard: bool = _option(
+        False, "Input", "exit with an error if a shard could not be read, once the others are done"
+    )
     max_error_fraction: float | None = _option(
         None, "Input", "stop when more of the rows than this (0 to 1) are errors; default: never", ge=0, le=1
     )
@@ -153,11 +159,18 @@ class Config(ModelOptions):
     output_dir: str = _option(
         ..., "Output", "folder for embeddings.parquet, errors.parquet, metadata.json", min_length=1
     )
-    overwrite: bool = _option(False, "Output", "replace a run that is already in --output_dir")
+    overwrite: bool = _option(
+        False, "Output", "start anew, instead of going on with what is already in --output_dir"
+    )
+    prune: bool = _option(False, "Output", "delete the rows of shards that are no longer in --input_dir")
+    retry_errors: bool = _option(False, "Output", "embed the rows of errors.parquet once more")
     output_file_bytes: ByteSize = _option(
         "128MiB", "Output", "size to which output files are coalesced", ge=1_000, validate_default=True
     )
 
+    wave_s: float = _option(
+        300, "Run", "seconds of work between two checkpoints: what an interruption costs at most twice", gt=0
+    )
     num_workers: int | None = _option(
         None, "Run", "tasks at once; default: one per core here, the cluster's slots elsewhere", ge=1
     )

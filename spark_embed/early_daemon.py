@@ -156,8 +156,9 @@ def main() -> None:
     shutil.rmtree(os.path.dirname(listener.getsockname()), ignore_errors=True)
     listener.close()
     os.close(lifeline)
-    if connection is not None:
-        manager()  # type: ignore[no-untyped-call]
+    if connection is None:
+        os._exit(0)  # an ordinary end would take seconds, and libraries would complain of leaks
+    manager()  # type: ignore[no-untyped-call]
 
 
 if __name__ == "__main__":

@@ -43,9 +43,13 @@ class ImageError(Exception):
 
 
 class SparkEmbedError(Exception):
-    """The job cannot go on. Its text is one line that says what to do; nothing was lost."""
+    """The job cannot go on. Its text is one line that says what to do; nothing was lost.
+
+    `is_final`: nothing that is under way is worth waiting for.
+    """
 
     exit_code = 1
+    is_final = False
 
 
 class ConfigError(SparkEmbedError):
@@ -66,10 +70,28 @@ class StorageError(SparkEmbedError):
     exit_code = 4
 
 
+class NoSpaceError(StorageError):
+    """The disk, or a quota, is full."""
+
+
 class ErrorBudgetExceeded(SparkEmbedError):  # noqa: N818  says what happened
     """More images failed than --max_error_fraction allows."""
 
     exit_code = 5
+    is_final = True
+
+
+class ResumeError(SparkEmbedError):
+    """What stands in --output_dir does not go together with this run."""
+
+    exit_code = 6
+    is_final = True
+
+
+class VerifyError(SparkEmbedError):
+    """What is published in an output folder is not what it should be."""
+
+    exit_code = 7
 
 
 EXIT_CODES: dict[int, str] = {
@@ -79,11 +101,15 @@ EXIT_CODES: dict[int, str] = {
     ModelError.exit_code: "the model cannot be used; nothing was written",
     StorageError.exit_code: "reading the input or writing the output failed",
     ErrorBudgetExceeded.exit_code: "more images failed than --max_error_fraction allows",
-    130: "interrupted (Ctrl-C or SIGTERM)",
+    ResumeError.exit_code: "--output_dir is in use, or holds something that this run must not mix with; "
+    "nothing was changed",
+    VerifyError.exit_code: "spark-embed verify found something wrong",
+    130: "interrupted (Ctrl-C or SIGTERM); the same command goes on",
 }
 
 
 def fatal_error_named(name: str) -> type[SparkEmbedError]:
     """Return the fatal error class called `name`: errors cross from executor to driver by name."""
-    classes = {cls.__name__: cls for cls in (ConfigError, ModelError, StorageError, ErrorBudgetExceeded)}
+    known = (ConfigError, ModelError, StorageError, NoSpaceError, ErrorBudgetExceeded, ResumeError)
+    classes = {cls.__name__: cls for cls in known}
     return classes.get(name, SparkEmbedError)

@@ -77,17 +77,20 @@ def conf_folder() -> Path:
     return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """argparse that raises our error instead of printing its usage and exiting."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise what the command line has wrong."""
         raise ConfigError(f"{message} (--help lists the flags)")
 
 
 def _read_flags(argv: Sequence[str]) -> dict[str, Any]:
-    parser = _Parser(
+    parser = Parser(
         prog="spark-embed",
-        description="Turn a folder of images in parquet shards into a folder of embeddings, with Spark.",
+        description="Turn a folder of images in parquet shards into a folder of embeddings, with Spark. "
+        "'spark-embed status OUTPUT_DIR' says how far a run is, 'spark-embed verify OUTPUT_DIR' whether what "
+        "it wrote is whole; each has a --help.",
         epilog="exit codes: " + "; ".join(f"{code} {text}" for code, text in EXIT_CODES.items()),
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,

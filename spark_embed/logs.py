@@ -39,3 +39,10 @@ def start_logging(env: str) -> None:
     root.handlers = [handler]
     root.setLevel(logging.INFO if env == "prod" else logging.DEBUG)
     root.propagate = False
+    logging.getLogger("py4j").setLevel(logging.CRITICAL)  # what it logs, with a traceback, it raises as well
+    logging.getLogger().addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Say whether the root logger should pass a record on: py4j logs there, too, what it raises."""
+    return not str(record.msg).endswith("while sending command.")

@@ -5,17 +5,26 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from spark_embed.config import Config
 from spark_embed.errors import ConfigError, StorageError
-from spark_embed.storage import delete, folder_path, is_below, list_names, read_json, write_json
+from spark_embed.storage import folder_path, is_below, list_names
 
 EMBEDDINGS_NAME = "embeddings.parquet"
 ERRORS_NAME = "errors.parquet"
 METADATA_NAME = "metadata.json"
 STATE_NAME = "_spark_embed"
 _OURS = {EMBEDDINGS_NAME, ERRORS_NAME, METADATA_NAME, STATE_NAME}
+DRAFT_PREFIX = "draft-"
+_BEGUN = (
+    "run.json",
+    "lock.json",
+    "progress.json",
+    "shards.parquet",
+    "index",
+    DRAFT_PREFIX,
+)  # before run.json
 
 
 @dataclass(frozen=True)
@@ -25,10 +34,12 @@ class Output:
     Attributes:
         root: absolute path of --output_dir.
         attempt: names this run's folders: what the executors of a dead run still write lands elsewhere.
+        draft: where index and catalogue are instead, while nothing may change; None: in their place.
     """
 
     root: str
     attempt: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
+    draft: str | None = None
 
     @property
     def embeddings(self) -> str:
@@ -46,36 +57,69 @@ class Output:
         return os.path.join(self.root, METADATA_NAME)
 
     @property
+    def state(self) -> str:
+        """Folder of what a later run goes on from."""
+        return os.path.join(self.root, STATE_NAME)
+
+    @property
     def run_record(self) -> str:
-        """Says that this folder is ours, and what ran; written first."""
-        return os.path.join(self.root, STATE_NAME, "run.json")
+        """Says that this folder is ours, and what its vectors come from; written first."""
+        return os.path.join(self.state, "run.json")
+
+    @property
+    def ledger(self) -> str:
+        """The list of the published files."""
+        return os.path.join(self.state, "files.json")
+
+    @property
+    def lock(self) -> str:
+        """Says which run is at work here."""
+        return os.path.join(self.state, "lock.json")
+
+    @property
+    def progress(self) -> str:
+        """How far the run is that is at work here."""
+        return os.path.join(self.state, "progress.json")
+
+    @property
+    def catalogue(self) -> str:
+        """What is known of the data set's shards."""
+        return os.path.join(self.draft or self.state, "shards.parquet")
 
     @property
     def index(self) -> str:
         """Folder of the index of an input that is not parquet."""
-        return os.path.join(self.root, STATE_NAME, "index")
+        return os.path.join(self.draft or self.state, "index")
+
+    def as_draft(self) -> Output:
+        """Return the same places, with index and catalogue in a folder to be thrown away."""
+        return replace(self, draft=os.path.join(self.state, f"{DRAFT_PREFIX}{self.attempt}"))
 
     @property
-    def wave(self) -> str:
-        """Folder of the wave's data, until it is published."""
-        return os.path.join(self.root, STATE_NAME, "waves", f"0000-{self.attempt}")
+    def markers(self) -> str:
+        """Folder of the markers of complete waves."""
+        return os.path.join(self.state, "markers")
+
+    @property
+    def waves(self) -> str:
+        """Folder of the waves' data, until it is published."""
+        return os.path.join(self.state, "waves")
+
+    def wave(self, name: str) -> str:
+        """Return the folder of one wave's data."""
+        return os.path.join(self.waves, name)
 
     @property
     def staged(self) -> str:
-        """Folder in which the published files are made, before they take the place of older ones."""
-        return os.path.join(self.root, STATE_NAME, "publish", self.attempt)
-
-    def clear_state(self) -> None:
-        """Delete the data of waves and of unfinished publishing, of this run or of an abandoned one."""
-        for name in ("waves", "publish"):
-            delete(os.path.join(self.root, STATE_NAME, name))
+        """Folder in which this run makes the files to publish."""
+        return os.path.join(self.state, "publish", self.attempt)
 
 
 def check_output(config: Config) -> Output:
     """Return the places of the output, once it is safe to write there. Writes nothing.
 
     Raises:
-        ConfigError: mixed up with the input, somebody else's files, or a run of ours without --overwrite.
+        ConfigError: mixed up with the input, or somebody else's files.
         StorageError: it cannot be created or read.
     """
     root = folder_path(config.output_dir, "--output_dir")
@@ -89,45 +133,30 @@ def check_output(config: Config) -> Output:
         raise ConfigError(f"--output_dir {root}: --input_dir {input_dir} lies inside it; choose another")
     output = Output(root)
     if names := list_names(root):
-        _check_ours(output, names, overwrite=config.overwrite)
+        _check_ours(output, names)
     parent = next(path for path in _ancestors(root) if os.path.lexists(path))
     if not os.path.isdir(parent) or not os.access(parent, os.W_OK):
         raise StorageError(f"--output_dir {root}: {parent} is not a folder that can be written to")
     return output
 
 
-def start_output(output: Output, record: dict[str, object]) -> None:
-    """Mark the folder as ours and clear what an unfinished run left; published files stay for now."""
-    output.clear_state()
-    write_json(output.run_record, {"product": "spark_embed", **record})
-
-
-def _check_ours(output: Output, names: Sequence[str], *, overwrite: bool) -> None:
+def _check_ours(output: Output, names: Sequence[str]) -> None:
     root = output.root
     if foreign := [name for name in names if name not in _OURS]:
         raise ConfigError(
             f"--output_dir {root}: holds files that are not ours ({foreign[0]}); choose another folder"
         )
-    record = read_json(output.run_record)
-    if record is None and _only_begun(output, names):
-        return
-    if not isinstance(record, dict) or record.get("product") != "spark_embed":
-        raise ConfigError(
-            f"--output_dir {root}: holds {names[0]}, but no {STATE_NAME}/run.json says that it is ours; "
-            "choose another folder"
-        )
-    if "model" not in record and names == [STATE_NAME]:
-        return  # its model could not be used: there is an index at most
-    if not overwrite:
-        state = "a finished" if os.path.exists(output.metadata) else "an unfinished"
-        raise ConfigError(f"--output_dir {root}: holds {state} run; replace it with --overwrite")
+    if os.path.exists(output.run_record) or _only_begun(output, names):
+        return  # state.py looks into it
+    raise ConfigError(
+        f"--output_dir {root}: holds {names[0]}, but no {STATE_NAME}/run.json says that it is ours; "
+        "choose another folder"
+    )
 
 
 def _only_begun(output: Output, names: Sequence[str]) -> bool:
     """Say whether a run of ours ended after it had made its folder and before run.json was there."""
-    state = os.path.dirname(output.run_record)
-    run_record = os.path.basename(output.run_record)
-    return names == [STATE_NAME] and all(name.startswith(run_record) for name in list_names(state))
+    return names == [STATE_NAME] and all(name.startswith(_BEGUN) for name in list_names(output.state))
 
 
 def _ancestors(path: str) -> Sequence[str]:

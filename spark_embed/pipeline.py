@@ -1,172 +1,166 @@
-"""run(): source, preflight, wave, publish, summary. Read this first."""
+"""run(): what there is to do, preflight, waves, publish, summary. Read this first."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
+from spark_embed.binding import bind_run
 from spark_embed.budget import ErrorBudget
-from spark_embed.clock import Clock, now
+from spark_embed.clock import Clock
 from spark_embed.config import Config
+from spark_embed.context import RunContext, Session, as_session
 from spark_embed.errors import StorageError
-from spark_embed.output import Output, check_output, start_output
-from spark_embed.plan import Plan, make_plan
+from spark_embed.jobs import JobGroups
+from spark_embed.lock import OutputLock
+from spark_embed.output import Output, check_output
+from spark_embed.plan import Plan
 from spark_embed.progress import Progress
-from spark_embed.publish import Published, publish, read_error_examples, stage
-from spark_embed.source import ParquetSource, find_layout, needs_index, open_source
-from spark_embed.storage import undone, write_json
-from spark_embed.summary import Counts, RunSummary, describe_model, describe_parity
-from spark_embed.tables import settings, table_settings
-from spark_embed.verdict import Measured, judge
-from spark_embed.wave import WaveCounts, count_wave, run_wave
+from spark_embed.progress_file import ProgressFile
+from spark_embed.publisher import Publisher
+from spark_embed.report import Outcome, read_summary, write_summary
+from spark_embed.retry import find_retries
+from spark_embed.source import BadShard, find_layout
+from spark_embed.storage import delete
+from spark_embed.summary import RunSummary
+from spark_embed.tables import settings
+from spark_embed.waves import WaveContext, run_waves
+from spark_embed.work import Work, find_work, report_work
 
 logger = logging.getLogger(__name__)
 
 
-def run(spark: SparkSession, config: Config, clock: Clock | None = None) -> RunSummary:
-    """Embed every image under `config.input_dir` into `config.output_dir`; runs on the driver.
+def run(spark: SparkSession | Session, config: Config, clock: Clock | None = None) -> RunSummary:
+    """Bring `config.output_dir` up to date with `config.input_dir`; runs on the driver.
 
-    Every input row ends in embeddings.parquet or in errors.parquet. Nothing but an index, where the input
-    needs one, is written before the input, the output folder and the model have been found usable, and an
-    older run is replaced only once every row of the new one is accounted for. `clock` may have measured
-    what came before ("start").
+    Every input row ends in embeddings.parquet or in errors.parquet, once. What is complete already, from an
+    interrupted run or from one before new shards came, is not done again.
+
+    Args:
+        spark: the session, or what gives one when it is needed.
+        config: the options.
+        clock: may have measured what came before ("start").
 
     Raises:
         ConfigError: an option or the input cannot be used.
         ModelError: the model cannot be used, or its parity is below a limit that was told to fail.
         StorageError: reading or writing failed, or rows went missing.
         ErrorBudgetExceeded: more rows are errors than --max_error_fraction allows.
+        ResumeError: another run is at work in the folder, or what stands there is of another model.
     """
     clock = clock or Clock()
     with clock.measure("plan"):
         layout, output = find_layout(config), check_output(config)
-        if needs_index(layout):
-            start_output(output, {"started_at": clock.started_at})
-        source = open_source(spark, config, layout, output.index)
-        report_source(source)
-    with settings(spark, table_settings(source.n_bytes / max(source.n_rows, 1))):
+    with undone_if_never_begun(output), OutputLock(output.lock, output.root) as lock, explained(lock):
+        context = RunContext(as_session(spark), config, clock, output, lock.check)
+        with clock.measure("plan"):
+            work = find_work(context, layout)
+            report_work(work, prune=config.prune)
         with clock.measure("preflight"):
-            plan = make_plan(spark, config, source)
-        start_output(output, {"started_at": clock.started_at, "model": plan.preflight.model})
-        budget = ErrorBudget(spark, config.max_error_fraction, config.min_error_count)
-        with (
-            settings(spark, plan.task_settings),
-            clock.measure("embed"),
-            Progress(spark, plan.n_rows),
-            budget,
-        ):
-            embedded = plan.embedded(spark, budget.tally)
-            run_wave(embedded, output.wave)
+            record, plan = bind_run(context, work)
+        publisher = Publisher(context, work, record)
+        progress = ProgressFile(context, work, publisher)
+        with clock.measure("embed"):
+            unreadable = embed(context, work, plan, publisher, progress) if plan else []
         with clock.measure("publish"):
-            counted = count_wave(output.wave)
-            budget.check(counted.n_errors_by_code, counted.n_rows)
-            published = stage(spark, embedded.schema, output, plan.n_rows, config.output_file_bytes)
-            check_nothing_lost(plan.n_rows, counted, published)
-            publish(output)
-    summary = _summarize(config, plan, counted, output, published, clock)
-    write_json(output.metadata, summary.to_dict())
-    output.clear_state()
-    logger.info("done", extra={"counts": summary.to_dict()["counts"], "timings_s": summary.timings_s})
+            progress.publishing()
+            ledger = publisher.finish(unreadable)
+        bad = (*work.source.bad, *unreadable)
+        summary = summarize(context, Outcome(work, record, ledger, publisher.of_this_run, bad, plan))
+        progress.done()
+    check_bad_shards(config, bad)
     return summary
 
 
-def describe_run(spark: SparkSession, config: Config) -> str:
-    """Return what `run` would do, checked as `run` checks it; leaves nothing written (--dry_run).
+def embed(
+    context: RunContext, work: Work, plan: Plan, publisher: Publisher, progress: ProgressFile
+) -> list[BadShard]:
+    """Embed what is pending, in waves; returns the shards that turned out to be unreadable.
 
     Raises:
         SparkEmbedError: as `run`.
     """
-    layout, output = find_layout(config), check_output(config)
-    with undone(output.root), undone(output.index):
-        source = open_source(spark, config, layout, output.index)
-        report_source(source)
-        with settings(spark, table_settings(source.n_bytes / max(source.n_rows, 1))):
-            plan = make_plan(spark, config, source)
-            with settings(spark, plan.task_settings):
-                n_tasks = plan.embedded(spark).rdd.getNumPartitions()
-    source, model = plan.source, plan.preflight.model
-    own = ", ".join(f"{field.name}: {field.dataType.simpleString()}" for field in source.own_columns)
-    return "\n".join(
-        [
-            f"layout   {source.layout}, images in column {source.image_column!r}, by {source.transport}",
-            f"shards   {source.n_shards:,} in {source.root}, {source.image_bytes:,} bytes",
-            f"rows     {source.n_rows:,}, of which {plan.n_rows:,} would be embedded",
-            f"columns  {own or 'none'}; image_id from {source.id.name if source.id else 'shard#row'}",
-            f"model    {describe_model(model)}",
-            f"parity   {describe_parity(plan.preflight.parity)}",
-            f"plan     one job of {n_tasks} tasks, {plan.n_slots} at once",
-            f"output   {output.root}",
-        ]
-    )
+    spark, config = context.spark, context.config
+    jobs = JobGroups(spark)
+    budget = ErrorBudget(spark, jobs, config.max_error_fraction, config.min_error_count)
+    waves = WaveContext(context, plan, publisher.record.run_id, jobs, budget, publisher.add)
+    retries = find_retries(context.output, publisher.ledger, plan) if config.retry_errors else []
+    n_rows = sum(unit.n_rows for unit in work.units)
+    with settings(spark, plan.settings), Progress(jobs, n_rows, progress.embedding), budget:
+        unreadable = run_waves(waves, work.units, publisher.next_wave, retries)
+    if unreadable and not publisher.has_rows:
+        bad = (*work.source.bad, *unreadable)
+        raise StorageError(
+            f"none of {len(bad):,} shards can be read; the first, {bad[0].name}: {bad[0].reason}"
+        )
+    return unreadable
 
 
-def report_source(source: ParquetSource) -> None:
-    """Say what was found."""
-    logger.info(
-        "found %s %s shards, %s rows",
-        f"{source.n_shards:,}",
-        source.layout.replace("_", " "),
-        f"{source.n_rows:,}",
-        extra={"n_shards": source.n_shards, "n_rows": source.n_rows, "n_bytes": source.image_bytes},
-    )
-
-
-def check_nothing_lost(n_rows: int, counted: WaveCounts, published: Published) -> None:
-    """Compare the rows that went in with those that would be published.
+def summarize(context: RunContext, outcome: Outcome) -> RunSummary:
+    """Write metadata.json, where it does not stand already as it would be; say how it went.
 
     Raises:
-        StorageError: they are not the same number; what was published before is untouched.
+        StorageError: it cannot be written.
     """
-    n_wave_errors = sum(counted.n_errors_by_code.values())
-    n_out = published.n_embedded + published.n_errors
-    if (n_out, published.n_errors) != (n_rows, n_wave_errors):
+    summary = None if outcome.markers else read_summary(context, outcome)
+    if summary:
+        logger.info("%s", _nothing_done(outcome))
+    else:
+        summary = write_summary(context, outcome)
+        logger.info("done", extra={"counts": summary.to_dict()["counts"], "timings_s": summary.timings_s})
+    return summary
+
+
+def check_bad_shards(config: Config, bad: Sequence[BadShard]) -> None:
+    """Refuse to call it done where shards could not be read, with --fail_on_bad_shard.
+
+    Raises:
+        StorageError: there are such shards.
+    """
+    if bad and config.fail_on_bad_shard:
         raise StorageError(
-            f"{n_rows} rows in, but {published.n_embedded} vectors and {published.n_errors} errors out: a "
-            "shard changed during the run, or this is a bug; nothing was published; run again (--overwrite)"
+            f"{len(bad):,} shards cannot be read (--fail_on_bad_shard), all others are done; the first, "
+            f"{bad[0].name}: {bad[0].reason}"
         )
 
 
-def _summarize(
-    config: Config, plan: Plan, counted: WaveCounts, output: Output, published: Published, clock: Clock
-) -> RunSummary:
-    source = plan.source
-    n_errors = sum(counted.n_errors_by_code.values())
-    model = plan.preflight.model
-    measured = Measured(
-        counted.stage_s,
-        counted.n_tasks,
-        plan.n_slots,
-        clock.timings_s["embed"],
-        model["device"],
-        plan.task_cpus,
+def _nothing_done(outcome: Outcome) -> str:
+    pending = outcome.work.pending
+    if not outcome.bad:
+        return f"nothing to do: all {pending.n_shards:,} shards are complete"
+    return (
+        f"nothing more could be done: {pending.n_complete_shards:,} of {pending.n_shards:,} shards are "
+        f"complete, {len(outcome.bad):,} cannot be read"
     )
-    return RunSummary(
-        status="complete",
-        counts=Counts(counted.n_rows, counted.n_rows - n_errors, n_errors, counted.n_errors_by_code),
-        error_examples=read_error_examples(output, list(counted.n_errors_by_code)),
-        model=model,
-        input={
-            "input_dir": config.input_dir,
-            "layout": source.layout,
-            "n_shards": source.n_shards,
-            "n_rows": source.n_rows,
-            "n_bytes": source.image_bytes,
-            "image_column": source.image_column,
-            "transport": source.transport,
-        },
-        output={"output_dir": output.root, "n_files": published.n_files, "n_bytes": published.n_bytes},
-        timings_s=clock.with_total(),
-        stage_s=counted.stage_s,
-        throughput={"images_per_s": round(counted.n_rows / max(clock.timings_s["embed"], 1e-3), 1)},
-        parity=plan.preflight.parity,
-        verdict=asdict(judge(measured)),
-        n_tasks=counted.n_tasks,
-        batch_size=min(plan.options.batch_size, counted.batch_limit or plan.options.batch_size),
-        n_model_loads=counted.n_model_loads,
-        versions=plan.preflight.versions,
-        config=config.model_dump(mode="json"),
-        started_at=clock.started_at,
-        finished_at=now(),
-    )
+
+
+@contextmanager
+def explained(lock: OutputLock) -> Iterator[None]:
+    """Tell a Spark job that fails in a `with` block by what is wrong with the output folder, if anything is.
+
+    Raises:
+        StorageError: it cannot be written to.
+        ResumeError: it is gone, or another run's.
+    """
+    try:
+        yield
+    except (PySparkException, Py4JError):
+        lock.check()
+        raise
+
+
+@contextmanager
+def undone_if_never_begun(output: Output) -> Iterator[None]:
+    """Delete the output folder again if a `with` block makes it and leaves nothing of worth in it."""
+    was_there = os.path.lexists(output.root)
+    try:
+        yield
+    finally:
+        if not was_there and not os.path.exists(output.run_record) and not os.path.exists(output.index):
+            delete(output.root)

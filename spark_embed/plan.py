@@ -19,7 +19,7 @@ from spark_embed.probe import ProbeOptions, UnreachableError
 from spark_embed.source import ParquetSource
 from spark_embed.storage import folder_path
 from spark_embed.summary import describe_parity
-from spark_embed.tables import Rate, count_slots, is_task_size_set, task_settings
+from spark_embed.tables import Rate, count_slots, is_task_size_set, table_settings, task_settings
 from spark_embed.udf import make_feed_options, make_recipe
 from spark_embed.wave import embed_table
 
@@ -29,37 +29,49 @@ logger = logging.getLogger(__name__)
 SAMPLE_FACTOR = 4
 
 
+# Encoded images in a wave, for each slot, where nothing is known of a row's time.
+_BLIND_WAVE_BYTES = 1 << 30
+
+
 @dataclass(frozen=True)
 class Plan:
     """All that a run is bound to before its first wave.
 
     Attributes:
-        n_rows: rows to embed.
         n_slots: tasks that Spark runs at once.
         task_cpus: cores of each.
-        task_settings: Spark's settings that size the tasks; empty where their speed is not known, or where
-            somebody has set a size.
+        wave_rows: rows of the first waves.
+        settings: Spark's for tables of this data set, and for the size of tasks where their speed is known
+            and nobody has set a size.
         profile_dir: where the tasks leave their profiles; None for nowhere.
     """
 
     source: ParquetSource
     preflight: Preflight
     options: FeedOptions
-    n_rows: int
     n_slots: int
     task_cpus: int
-    task_settings: dict[str, str]
+    wave_rows: int
+    settings: dict[str, str]
     profile_dir: str | None
 
-    def embedded(self, spark: SparkSession, tally: Tally | None = None) -> DataFrame:
-        """Return the table with its results; nothing runs yet. Tasks report to `tally`."""
-        whole = self.n_rows == self.source.n_rows
-        table = self.source.table(spark) if whole else self.source.head(spark, self.n_rows)
+    def embedded(self, table: DataFrame, tally: Tally | None = None) -> DataFrame:
+        """Return a table of references with its results; nothing runs yet. Tasks report to `tally`."""
         return embed_table(table, self.preflight.recipe, self.options, self.profile_dir, tally)
 
 
-def make_plan(spark: SparkSession, config: Config, source: ParquetSource) -> Plan:
-    """Run the preflight with the best transport that works, and bind the run to its answers."""
+def make_plan(
+    spark: SparkSession, config: Config, source: ParquetSource, n_rows: int, dtype: str | None = None
+) -> Plan:
+    """Run the preflight with the best transport that works, and bind the run to its answers.
+
+    Args:
+        spark: the session.
+        config: the options.
+        source: the data set.
+        n_rows: rows to embed.
+        dtype: what "auto" has been resolved to by an earlier run that this one goes on with.
+    """
     if config.model_directory is None:
         logger.info(
             "model: the embedded EfficientNet-Lite0 (ImageNet); for CLIP give "
@@ -72,17 +84,20 @@ def make_plan(spark: SparkSession, config: Config, source: ParquetSource) -> Pla
         config.parity_min_cosine,
         None if config.batch_size == "auto" else config.batch_size,
     )
+    recipe = make_recipe(config)
+    if recipe.dtype == "auto" and dtype:
+        recipe = replace(recipe, dtype=dtype)
     unreachable: list[str] = []
     for transport in source.transports(config.image_transport):
         source = replace(source, transport=transport)
         sample = source.sample(max(1, SAMPLE_FACTOR * config.parity_samples))
         try:
-            preflight = run_preflight(spark, sample, make_recipe(config), options, wanted)
+            preflight = run_preflight(spark, sample, recipe, options, wanted)
         except UnreachableError as exc:
             unreachable.append(f"{transport}: {exc}")
             continue
         report_preflight(config, preflight)
-        return _bind(spark, config, source, preflight, options)
+        return _bind(spark, config, source, preflight, options, n_rows)
     raise StorageError(
         f"--image_transport {config.image_transport}: the workers cannot read the images: "
         + "; ".join(unreachable)
@@ -105,23 +120,32 @@ def make_fetch_policy(config: Config, roots: tuple[str, ...], column: str) -> Fe
 
 
 def _bind(
-    spark: SparkSession, config: Config, source: ParquetSource, preflight: Preflight, options: FeedOptions
+    spark: SparkSession,
+    config: Config,
+    source: ParquetSource,
+    preflight: Preflight,
+    options: FeedOptions,
+    n_rows: int,
 ) -> Plan:
     n_slots, task_cpus = count_slots(spark)
-    n_rows = min(source.n_rows, config.max_samples or source.n_rows)
+    row_bytes = source.image_bytes / max(source.n_rows, 1)
+    wave_rows = round(_BLIND_WAVE_BYTES * n_slots / max(row_bytes, 1))
     sizes: dict[str, str] = {}
+    if preflight.row_s is not None:
+        wave_rows = round(config.wave_s * n_slots / max(preflight.row_s, 1e-6))
+    wave_rows = max(1, min(wave_rows, n_rows))
     if preflight.row_s is not None and not is_task_size_set(spark):
-        share = n_rows / max(source.n_rows, 1)
+        share = wave_rows / max(source.n_rows, 1)
         n_bytes, n_files = round(source.n_bytes * share), math.ceil(len(source.shards) * share)
-        sizes = task_settings(n_bytes, n_rows, n_files, Rate(preflight.row_s, n_slots))
+        sizes = task_settings(n_bytes, wave_rows, n_files, Rate(preflight.row_s, n_slots))
     return Plan(
         source,
         preflight,
         replace(options, batch_size=preflight.batch_size),
-        n_rows=n_rows,
         n_slots=n_slots,
         task_cpus=task_cpus,
-        task_settings=sizes,
+        wave_rows=wave_rows,
+        settings={**table_settings(source.n_bytes / max(source.n_rows, 1)), **sizes},
         profile_dir=os.path.abspath(config.profile_dir) if config.profile_dir else None,
     )
 

@@ -1,4 +1,4 @@
-"""How far a Spark job is: a bar on a terminal, one line per half minute in a log."""
+"""How far a run is: a bar on a terminal, one line per half minute in a log, a file for everybody else."""
 
 from __future__ import annotations
 
@@ -7,77 +7,79 @@ import logging
 import sys
 import threading
 import time
-import uuid
+from collections.abc import Callable
 from types import TracebackType
 
 from py4j.protocol import Py4JError
-from pyspark.sql import SparkSession
 from tqdm import tqdm
+
+from spark_embed.errors import StorageError
+from spark_embed.jobs import JobGroups
 
 logger = logging.getLogger(__name__)
 
-_JOB_PROPERTIES = ("spark.jobGroup.id", "spark.job.description", "spark.job.interruptOnCancel")
 _TERMINAL_INTERVAL_S = 0.5
 _LOG_INTERVAL_S = 30.0
+_TELL_INTERVAL_S = 5.0
 
 
 class Progress:
-    """Watch the Spark jobs that the calling thread starts inside a `with` block.
+    """Watches the jobs of a run inside a `with` block.
 
     Counts finished tasks, so the number of images is an estimate; a run's own counts come from its rows.
+
+    Args:
+        jobs: those to watch.
+        n_images: that the jobs will have embedded in the end.
+        tell: called every few seconds with the images that are done, and once more at the end.
     """
 
-    def __init__(self, spark: SparkSession, n_images: int) -> None:
-        self._context = spark.sparkContext
-        self._n_images = n_images
-        self._group = f"spark_embed-{uuid.uuid4()}"
+    def __init__(
+        self, jobs: JobGroups, n_images: int, tell: Callable[[int], None] = lambda n_done: None
+    ) -> None:
+        self._jobs, self._n_images, self._tell = jobs, n_images, tell
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
+        self._threads = [threading.Thread(target=run, daemon=True) for run in (self._watch, self._report)]
 
     def __enter__(self) -> Progress:
-        self._properties_before = {name: self._context.getLocalProperty(name) for name in _JOB_PROPERTIES}
-        self._context.setJobGroup(self._group, "spark_embed: embed images", interruptOnCancel=True)
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._done.set()
-        self._thread.join()
-        with contextlib.suppress(Py4JError, OSError):  # the JVM may be what ended the block
-            if kind is not None:
-                self._context.cancelJobGroup(self._group)
-            for name, value in self._properties_before.items():
-                self._context.setLocalProperty(name, value)  # type: ignore[arg-type]
+        for thread in self._threads:
+            thread.join()
 
     def _watch(self) -> None:
         with contextlib.suppress(Py4JError, OSError):  # the JVM is gone, and the main thread says so
             self._show()
 
+    def _report(self) -> None:
+        """Tell; what cannot be told now is told later: the run does not depend on it."""
+        last = False
+        while not last:
+            with contextlib.suppress(Py4JError, OSError, StorageError):
+                self._tell(self._jobs.n_done())
+            last = self._done.wait(_TELL_INTERVAL_S)
+        with contextlib.suppress(Py4JError, OSError, StorageError):
+            self._tell(self._jobs.n_done())
+
     def _show(self) -> None:
         if not sys.stderr.isatty():
             started = time.monotonic()
             while not self._done.wait(_LOG_INTERVAL_S):
-                logger.info("%s", self._line(self._fraction(), time.monotonic() - started))
+                logger.info("%s", self._line(self._jobs.n_done(), time.monotonic() - started))
             return
         with tqdm(total=self._n_images, unit="img", desc="embedding", file=sys.stderr) as bar:
             while not self._done.wait(_TERMINAL_INTERVAL_S):
-                bar.update(int(self._fraction() * self._n_images) - bar.n)
-            bar.update(int(self._fraction() * self._n_images) - bar.n)
+                bar.update(self._jobs.n_done() - bar.n)
+            bar.update(self._jobs.n_done() - bar.n)
 
-    def _fraction(self) -> float:
-        tracker = self._context.statusTracker()
-        n_tasks = n_finished = 0
-        for job in tracker.getJobIdsForGroup(self._group):
-            info = tracker.getJobInfo(job)
-            for stage_id in info.stageIds if info else ():
-                if stage := tracker.getStageInfo(stage_id):
-                    n_tasks += stage.numTasks
-                    n_finished += stage.numCompletedTasks
-        return n_finished / n_tasks if n_tasks else 0.0
-
-    def _line(self, fraction: float, elapsed_s: float) -> str:
-        n_done = int(fraction * self._n_images)
-        left = f"about {elapsed_s / fraction - elapsed_s:,.0f} s left" if fraction else "no task finished yet"
+    def _line(self, n_done: int, elapsed_s: float) -> str:
+        left = "no task finished yet"
+        if n_done:
+            left = f"about {elapsed_s * (self._n_images - n_done) / n_done:,.0f} s left"
         return f"{n_done:,} of {self._n_images:,} images ({n_done / elapsed_s:,.1f} images/s), {left}"

@@ -1,31 +1,23 @@
-"""Column names and Spark types, in and out; knows no file, no model and no session."""
+"""Spark types of the columns, in and out, with their names; knows no file, no model and no session."""
 
 from __future__ import annotations
 
 import pyarrow as pa
 from pyspark.sql import types as T
 
-# Output columns. (shard, shard_row) identifies a row; image_id is for people.
-IMAGE_ID = "image_id"
-SHARD = "shard"
-SHARD_ROW = "shard_row"
-EMBEDDING = "embedding"
-ERROR = "error"
-ERROR_DETAIL = "error_detail"
-
-# Columns that live only between the table of references and the published files.
-IMAGE = "__image__"
-RESULT = "__result__"
-
-# Columns of an index: the row's shard, its number there, and where its image is (source/index.py).
-INDEX_SHARD = "__shard__"
-INDEX_ROW = "__shard_row__"
-INDEX_COLUMNS = (INDEX_SHARD, INDEX_ROW, IMAGE)
-
-METADATA = "_metadata"  # Spark's hidden column: a real one of that name would take its place
-
-RESERVED = (IMAGE_ID, SHARD, SHARD_ROW, EMBEDDING, ERROR, ERROR_DETAIL, IMAGE, RESULT, METADATA)
-"""Names that no own column may have, in any case: Spark's readers do not tell cases apart by default."""
+from spark_embed.names import EMBEDDING as EMBEDDING
+from spark_embed.names import ERROR as ERROR
+from spark_embed.names import ERROR_DETAIL as ERROR_DETAIL
+from spark_embed.names import IMAGE as IMAGE
+from spark_embed.names import IMAGE_ID as IMAGE_ID
+from spark_embed.names import INDEX_COLUMNS as INDEX_COLUMNS
+from spark_embed.names import INDEX_ROW as INDEX_ROW
+from spark_embed.names import INDEX_SHARD as INDEX_SHARD
+from spark_embed.names import METADATA as METADATA
+from spark_embed.names import RESERVED as RESERVED
+from spark_embed.names import RESULT as RESULT
+from spark_embed.names import SHARD as SHARD
+from spark_embed.names import SHARD_ROW as SHARD_ROW
 
 STATS = "stats"
 STAGE_SECONDS = (

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -35,29 +35,43 @@ _DAEMON_MODULE = "spark_embed.worker_daemon"  # conf/local.conf
 _STOPPED_MEANWHILE = (PySparkException, Py4JError, OSError, AttributeError, AssertionError)
 
 
-def make_session(config: Config) -> SparkSession:
+def make_session(config: Config, started: Callable[[], None] = lambda: None) -> SparkSession:
     """Return the session that is active already, else one as spark-submit says, else one on this machine.
 
     A local master is rewritten to local[N,4]: plain local[N] never retries a failed task. On a cluster
     nothing is set that was not asked for.
 
+    Args:
+        config: the options.
+        started: called as soon as pyspark has taken over Ctrl-C, which it does in the middle of all this.
+
     Raises:
-        ConfigError: no Java, too old a Java, pandas 3, or a Spark that does not start.
+        ConfigError: Spark does not start.
     """
-    check_pandas()
     if (active := SparkSession.getActiveSession()) is not None:
         check_workers(active, config.num_workers)
         return active
-    if "PYSPARK_GATEWAY_PORT" not in os.environ:  # else spark-submit has started the JVM
-        check_java()
     try:
-        spark = _builder(config).getOrCreate()
+        SparkContext.getOrCreate(_make_conf(config))
+        started()
+        spark = SparkSession.builder.getOrCreate()
     except (PySparkException, Py4JError, RuntimeError, OSError) as exc:
         raise ConfigError(f"Spark does not start: {str(exc).splitlines()[0]}") from exc
     check_workers(spark, config.num_workers)
     if str(spark.sparkContext.master).startswith("local["):
         start_worker_daemon(spark)
     return spark
+
+
+def check_machine() -> None:
+    """Look for what Spark needs, before Spark prints pages about it.
+
+    Raises:
+        ConfigError: no Java, too old a Java, or pandas 3.
+    """
+    check_pandas()
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:  # else spark-submit has started the JVM
+        check_java()
 
 
 def start_worker_daemon(spark: SparkSession) -> threading.Thread:
@@ -80,37 +94,44 @@ def start_worker_daemon(spark: SparkSession) -> threading.Thread:
 def stop_session(spark: SparkSession) -> None:
     """Stop a session at the end of the process.
 
-    The JVM's half only: pyspark's own takes a second more, in which its accumulator server looks up.
+    The JVM's half only: pyspark's own takes a second more, in which its accumulator server looks up. What the
+    JVM has to say of tasks that end with it is no news.
     """
+    silence(spark)
     with contextlib.suppress(*_STOPPED_MEANWHILE):  # the JVM may be gone; the exit ends it anyway
         spark.sparkContext._jsc.stop()
+
+
+def silence(spark: SparkSession) -> None:
+    """Stop the JVM's log."""
+    with contextlib.suppress(*_STOPPED_MEANWHILE):
+        spark.sparkContext.setLogLevel("OFF")
 
 
 def _do_nothing(rows: Iterable[int]) -> None:
     pass
 
 
-def _builder(config: Config) -> SparkSession.Builder:
+def _make_conf(config: Config) -> SparkConf:
+    """Return what spark-submit was given, and what is missing."""
     jvm_runs = is_spark_configured()
     if jvm_runs:
         SparkContext._ensure_initialized()  # only then does SparkConf show what spark-submit was given
-    given = SparkConf()
-    builder = SparkSession.builder.appName("spark_embed")
-    if not given.contains("spark.log.level"):
-        builder = builder.config("spark.log.level", "WARN")
-    master = given.get("spark.master", None) or "local[*]"
+    conf = SparkConf()
+    conf.setAppName("spark_embed").setIfMissing("spark.log.level", "WARN")
+    master = conf.get("spark.master", None) or "local[*]"
     if not master.startswith("local") or master.startswith("local-cluster"):
-        return builder
+        return conf
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")  # else Spark looks for the host's name, and warns
-    builder = builder.master(local_master(master, config.num_workers))
-    if given.get("spark.python.daemon.module", _DAEMON_MODULE) == _DAEMON_MODULE:
-        builder = builder.config(f"spark.executorEnv.{ADDRESS}", start_early_daemon())
+    conf.setMaster(local_master(master, config.num_workers))
+    if conf.get("spark.python.daemon.module", _DAEMON_MODULE) == _DAEMON_MODULE:
+        conf.set(f"spark.executorEnv.{ADDRESS}", start_early_daemon())
     for name, value in local_properties().items():
         # Options of a driver's JVM that runs already would be ignored, though Spark would show them.
-        if not given.contains(name) and not (jvm_runs and name.startswith("spark.driver.")):
-            builder = builder.config(name, value)
-    return builder
+        if not (jvm_runs and name.startswith("spark.driver.")):
+            conf.setIfMissing(name, value)
+    return conf
 
 
 def local_master(master: str, num_workers: int | None) -> str:

@@ -5,6 +5,7 @@ For now a local path, plain or as a file: URI. Nothing outside this room builds 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -16,19 +17,23 @@ from itertools import chain, islice
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from spark_embed.errors import ConfigError, StorageError
+from spark_embed.errors import ConfigError, NoSpaceError, StorageError
 
 _MAX_SORTED = 1_000_000
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file below a folder: `path` is relative to it, with '/'; a dead link is a link to nothing."""
+    """A file below a folder: `path` is relative to it, with '/'; a dead link is a link to nothing.
+
+    `version` tells its content from the one that replaces it (`spark_embed.source.catalogue`).
+    """
 
     path: str
     n_bytes: int
     modified_ns: int = 0
     is_dead_link: bool = False
+    version: str = ""
 
 
 def uri_scheme(uri: str) -> str:
@@ -150,24 +155,112 @@ def list_names(folder: str) -> list[str]:
 
 
 def write_json(path: str, value: Any) -> None:
-    """Write `value` to `path` so that a reader sees the old file or the whole new one, never a part.
+    """Write `value` to `path` for people to read; as `write_text`."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: str, text: str) -> None:
+    """Write `text` to `path` so that a reader sees the old file or the whole new one, never a part.
 
     Raises:
         StorageError: the file cannot be written.
     """
-    data = (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
-    staged = f"{path}.{threading.get_native_id()}.tmp"  # no other writer on this machine has that name
+    data = text.encode()
+    with replaced_file(path) as staged, open(staged, "wb") as file:
+        file.write(data)
+
+
+@contextmanager
+def replaced_file(path: str) -> Iterator[str]:
+    """Give the path of a new file that takes the place of the one at `path` when the `with` block ends.
+
+    It is on the disk by then, and so is its name; after an exception `path` is as it was.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    staged = f"{path}.{os.getpid()}-{threading.get_native_id()}.tmp"  # no other writer here has that name
+    folder = os.path.dirname(path) or "."
     try:
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        with open(staged, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        os.makedirs(folder, exist_ok=True)
+        yield staged
+        _sync(staged)
         os.replace(staged, path)
+        _sync(folder)
     except OSError as exc:
+        raise write_error(path, exc, _size(staged)) from exc
+    finally:
         with suppress(OSError):
             os.unlink(staged)
-        raise StorageError(f"{path}: cannot be written: {exc}") from exc
+
+
+def _sync(path: str) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _size(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return 0
+
+
+def write_error(path: str, exc: OSError, n_bytes: int) -> StorageError:
+    """Return what to raise when a file of `n_bytes` or more could not be written to `path`."""
+    return (
+        no_space_error(path, n_bytes)
+        if is_disk_full(exc)
+        else StorageError(f"{path}: cannot be written: {exc}")
+    )
+
+
+def is_disk_full(exc: OSError) -> bool:
+    """Say whether there was no space left, on the disk or of a quota."""
+    return exc.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def no_space_error(path: str, n_bytes: float) -> NoSpaceError:
+    """Return what to raise when there is no space for `n_bytes` at `path`."""
+    return NoSpaceError(
+        f"{path}: no space left on the disk; about {format_bytes(max(n_bytes, 1 << 20))} more is needed. "
+        "Free some, then start the same command again: it goes on"
+    )
+
+
+def format_bytes(n_bytes: float) -> str:
+    """Return a number of bytes as people read it: 1.5 GiB."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if n_bytes < 1024:
+            return f"{n_bytes:.0f} {unit}" if unit == "bytes" else f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1024
+    return f"{n_bytes:.1f} TiB"
+
+
+def free_bytes(path: str) -> int:
+    """Return the free bytes of the disk that `path`, or the folder that it will be in, is on."""
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    return shutil.disk_usage(path).free
+
+
+def read_text(path: str) -> str | None:
+    """Read the text file at `path`; None if there is no such file.
+
+    Raises:
+        StorageError: the file cannot be read, or is no UTF-8.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as exc:
+        raise StorageError(f"{path}: cannot be read: {exc}") from exc
 
 
 def read_json(path: str) -> Any:
@@ -176,12 +269,10 @@ def read_json(path: str) -> Any:
     Raises:
         StorageError: the file cannot be read or is not JSON.
     """
+    text = read_text(path)
     try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as exc:
+        return None if text is None else json.loads(text)
+    except ValueError as exc:
         raise StorageError(f"{path}: cannot be read as JSON: {exc}") from exc
 
 
@@ -198,6 +289,29 @@ def delete(path: str) -> None:
             os.unlink(path)
     except OSError as exc:
         raise StorageError(f"{path}: cannot be deleted: {exc}") from exc
+
+
+def copy_tree(path: str, to: str) -> None:
+    """Make the file or folder at `path`, if there is one, appear at `to` as well, files linked if possible.
+
+    Raises:
+        StorageError: it cannot be copied.
+    """
+    try:
+        os.makedirs(os.path.dirname(to), exist_ok=True)
+        if os.path.isdir(path):
+            shutil.copytree(path, to, copy_function=_link)
+        elif os.path.lexists(path):
+            _link(path, to)
+    except (OSError, shutil.Error) as exc:
+        raise StorageError(f"{path}: cannot be copied to {to}: {exc}") from exc
+
+
+def _link(path: str, to: str) -> None:
+    try:
+        os.link(path, to)
+    except OSError:
+        shutil.copy2(path, to)
 
 
 @contextmanager

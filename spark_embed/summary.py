@@ -24,6 +24,8 @@ class RunSummary:
 
     status: str
     counts: Counts
+    this_run: dict[str, Any]
+    pending: dict[str, Any]
     error_examples: dict[str, list[dict[str, str]]]
     model: dict[str, Any]
     input: dict[str, Any]
@@ -45,6 +47,15 @@ class RunSummary:
         """Return the summary as JSON values."""
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> RunSummary:
+        """Return the summary that has these JSON values.
+
+        Raises:
+            TypeError: they are not a summary's.
+        """
+        return cls(**{**values, "counts": Counts(**values["counts"])})
+
     def text(self) -> str:
         """Return the summary for a person, a few lines."""
         counts = self.counts
@@ -54,10 +65,13 @@ class RunSummary:
             for code, found in self.error_examples.items()
             for example in found
         ]
+        this_run = self.this_run
         lines = [
             f"{counts.rows:,} rows: {counts.embedded:,} embedded, {counts.errors:,} errors"
             + (f" ({by_code})" if by_code else ""),
             *examples,
+            *([] if this_run["rows"] == counts.rows else [_describe_this_run(this_run)]),
+            *(f"PENDING shard {name}: {_one_line(why)}" for name, why in self.pending["bad_shards"].items()),
             f"model   {describe_model(self.model)}",
             f"parity  {describe_parity(self.parity)}",
             f"speed   {self.throughput['images_per_s']:,.1f} images/s while embedding; "
@@ -66,6 +80,11 @@ class RunSummary:
             f"output  {self.output['output_dir']}",
         ]
         return "\n".join(lines)
+
+
+def _describe_this_run(this_run: dict[str, Any]) -> str:
+    embedded, errors = this_run["embedded"], this_run["errors"]
+    return f"of these {this_run['rows']:,} by this run: {embedded:,} embedded, {errors:,} errors"
 
 
 def _one_line(text: str) -> str:

@@ -48,6 +48,8 @@ def table_settings(bytes_per_row: float) -> dict[str, str]:
         "spark.sql.parquet.datetimeRebaseModeInWrite": "CORRECTED",
         # A file may hold Url beside url: with one of them left out, Spark must read the other by its name.
         "spark.sql.caseSensitive": "true",
+        # To list a wave's files Spark would start up to 10,000 tasks.
+        "spark.sql.sources.parallelPartitionDiscovery.parallelism": "32",
         # A file that cannot be read must stop the job: skipping it would lose rows without a word.
         "spark.sql.files.ignoreCorruptFiles": "false",
         "spark.sql.files.ignoreMissingFiles": "false",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -17,7 +18,18 @@ from spark_embed.budget import Tally
 from spark_embed.errors import StorageError
 from spark_embed.feed import FeedOptions
 from spark_embed.models import Recipe
-from spark_embed.schema import BATCH_LIMIT, EMBEDDING, ERROR, IMAGE, RESULT, STAGE_SECONDS, STATS, STATS_TYPE
+from spark_embed.records import Counted
+from spark_embed.schema import (
+    BATCH_LIMIT,
+    EMBEDDING,
+    ERROR,
+    IMAGE,
+    RESULT,
+    SHARD,
+    STAGE_SECONDS,
+    STATS,
+    STATS_TYPE,
+)
 from spark_embed.storage import list_files
 from spark_embed.tables import write_parquet
 from spark_embed.udf import make_embed_column
@@ -26,23 +38,17 @@ _READ_THREADS = 16
 
 
 @dataclass(frozen=True)
-class WaveCounts:
-    """What a committed wave holds.
+class WaveData:
+    """What a committed wave left in its folder.
 
     Attributes:
-        n_errors_by_code: rows without a vector, by code.
-        n_tasks: tasks that had at least one row.
-        n_model_loads: how often a worker process had to load the model.
-        stage_s: seconds by stage, summed over threads and tasks.
-        batch_limit: images that fitted into the memory of the smallest device at once; None: all of a batch.
+        files: bytes by name.
+        n_rows_by_shard: rows of each of the shards that were to be counted.
     """
 
-    n_rows: int
-    n_errors_by_code: dict[str, int]
-    n_tasks: int
-    n_model_loads: int
-    stage_s: dict[str, float]
-    batch_limit: int | None
+    counted: Counted
+    files: dict[str, int]
+    n_rows_by_shard: Mapping[str, int]
 
 
 def embed_table(
@@ -62,24 +68,25 @@ def run_wave(embedded: DataFrame, folder: str) -> None:
     write_parquet(embedded, folder, f"{RESULT}.{EMBEDDING}")
 
 
-def count_wave(folder: str) -> WaveCounts:
-    """Count the rows of a wave by outcome and add up what they cost; reads no vector.
+def count_wave(folder: str, *, by_shard: bool = False) -> WaveData:
+    """Count the rows of a wave by outcome, and by shard if told; add up what they cost. Reads no vector.
 
     Raises:
         StorageError: the wave cannot be read.
     """
-    paths = [os.path.join(folder, file.path) for file in list_files(folder, ".parquet")]
+    files = {file.path: file.n_bytes for file in list_files(folder, ".parquet")}
     try:
         with ThreadPoolExecutor(_READ_THREADS) as pool:
-            counted = list(pool.map(_count_file, paths))
+            counts = list(pool.map(lambda name: _count_file(os.path.join(folder, name), by_shard), files))
     except (OSError, pa.ArrowException) as exc:
         raise StorageError(f"{folder}: the wave cannot be read: {exc}") from exc
-    by_code, totals, limits = Counter[str | None](), Counter[str](), list[int]()
-    for file_codes, file_totals, file_limit in counted:
+    by_code, shards, totals, limits = Counter[str | None](), Counter[str](), Counter[str](), list[int]()
+    for file_codes, file_shards, file_totals, file_limit in counts:
         by_code.update(file_codes)
+        shards.update(file_shards)
         totals.update(file_totals)
         limits += file_limit
-    return WaveCounts(
+    counted = Counted(
         n_rows=by_code.total(),
         n_errors_by_code={code: by_code[code] for code in sorted(filter(None, by_code))},
         n_tasks=int(totals["n_tasks"]),
@@ -87,20 +94,27 @@ def count_wave(folder: str) -> WaveCounts:
         stage_s={name: round(totals[name], 3) for name in STAGE_SECONDS},
         batch_limit=min(limits, default=None),
     )
+    return WaveData(counted, files, shards)
 
 
-def _count_file(path: str) -> tuple[Counter[str | None], Counter[str], list[int]]:
-    """Return a file's rows by code, its totals by name, and its smallest limit, if any."""
-    columns = [f"{RESULT}.{ERROR}", f"{RESULT}.{STATS}"]
-    by_code, totals, limits = Counter[str | None](), Counter[str](), list[int]()
+def _count_file(
+    path: str, by_shard: bool
+) -> tuple[Counter[str | None], Counter[str], Counter[str], list[int]]:
+    """Return a file's rows by code, by shard if told, its totals by name, and its smallest limit."""
+    columns = [f"{RESULT}.{ERROR}", f"{RESULT}.{STATS}", *([SHARD] if by_shard else [])]
+    by_code, shards, totals, limits = Counter[str | None](), Counter[str](), Counter[str](), list[int]()
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(1 << 16, columns=columns):
             result = batch.column(RESULT)
-            by_code.update(
-                {row["values"]: row["counts"] for row in pc.value_counts(result.field(ERROR)).to_pylist()}
-            )
+            by_code.update(_counts(result.field(ERROR)))
+            if by_shard:
+                shards.update(_counts(batch.column(SHARD)))
             stats = result.field(STATS).drop_null().flatten()
             by_name = dict(zip(STATS_TYPE.names, stats, strict=True))
             limits += by_name.pop(BATCH_LIMIT).drop_null().to_pylist()
             totals.update({name: pc.sum(column, min_count=0).as_py() for name, column in by_name.items()})
-    return by_code, totals, limits
+    return by_code, shards, totals, limits
+
+
+def _counts(column: pa.Array) -> dict[str, int]:
+    return {row["values"]: row["counts"] for row in pc.value_counts(column).to_pylist()}

@@ -15,10 +15,15 @@ from PIL import Image
 BOMB = gzip.compress(bytes(50 << 20), 1)
 
 
+def colour_of(number: int) -> tuple[int, int, int]:
+    """The colour of the image with this number."""
+    return number % 256, number // 256, 100
+
+
 def image_bytes(number: int) -> bytes:
     """A small PNG whose colour tells its number."""
     buffer = io.BytesIO()
-    Image.new("RGB", (4, 4), (number % 256, number // 256, 100)).save(buffer, "PNG")
+    Image.new("RGB", (4, 4), colour_of(number)).save(buffer, "PNG")
     return buffer.getvalue()
 
 

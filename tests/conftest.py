@@ -2,8 +2,11 @@
 
 import io
 import json
+import logging
 import os
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from bad_server import BadServer
 from PIL import Image
 
 # Workers must run this interpreter, and nothing in a test may reach for a hub.
@@ -20,6 +24,14 @@ os.environ.pop("SPARK_HOME", None)
 
 REPOSITORY = Path(__file__).parent.parent
 MATERIAL = REPOSITORY.parent / "shared" / "material"
+
+PATIENCE_S = 20  # how long a test waits for what should happen at once
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--kills", type=int, default=6, help="how often test_crash.py kills a run (make test-crash: 20)"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +53,14 @@ def spark():
     session.stop()
 
 
+@pytest.fixture
+def log(caplog, monkeypatch):
+    """What the package logs, as text."""
+    monkeypatch.setattr(logging.getLogger("spark_embed"), "propagate", True)
+    with caplog.at_level(logging.INFO, logger="spark_embed"):
+        yield caplog
+
+
 @pytest.fixture(scope="session")
 def photos() -> list[Image.Image]:
     """Real photos out of installed packages: RGB, 320 to 640 pixels wide."""
@@ -55,11 +75,27 @@ def photos() -> list[Image.Image]:
 
 
 def find_source(config):
-    """Return the source of parquet shards, which takes no session."""
+    """Return the source of parquet shards that nobody has seen before, which takes no session."""
     from spark_embed.source import find_layout
-    from spark_embed.source.opening import shard_source
+    from spark_embed.source.catalogue import Catalogue
+    from spark_embed.source.opening import identified, shard_source
 
-    return shard_source(config, find_layout(config))
+    catalogue = Catalogue()
+    return shard_source(config, identified(None, find_layout(config), catalogue, verify=False), catalogue)
+
+
+def table_of(spark, source, max_rows: int | None = None):
+    """Return the references of all rows of a source, or of the first `max_rows`."""
+    from spark_embed.source.units import units_of
+
+    return source.table(spark, units_of(source.shards, max_rows))
+
+
+def wait_until(is_so, what: str) -> None:
+    """Wait for what should happen at once."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < deadline, what
 
 
 def encode(image: Image.Image, image_format: str = "JPEG", **options) -> bytes:
@@ -131,3 +167,76 @@ def embed(spark, tiny_clip, tmp_path):
 
     embed.output_dir = tmp_path / "out"
     return embed
+
+
+@pytest.fixture(scope="module")
+def server():
+    """One that misbehaves as its urls say; the tests of a file share it."""
+    with BadServer() as server:
+        yield server
+
+
+@pytest.fixture
+def own_server():
+    """One that nobody has asked for anything yet."""
+    with BadServer() as server:
+        yield server
+
+
+@pytest.fixture
+def nothing_is_left_behind():
+    """No thread of a feed outlives the test."""
+    yield
+    for thread in threading.enumerate():
+        if thread.name.startswith(("download", "name", "decode")):
+            thread.join(PATIENCE_S)
+            assert not thread.is_alive(), thread
+
+
+@pytest.fixture
+def short_pauses(monkeypatch):
+    """A server that fails is soon asked again."""
+    monkeypatch.setattr("spark_embed.http_client._PAUSE_S", 0.05)
+
+
+@pytest.fixture(scope="session")
+def stamped(tmp_path_factory, photos) -> Path:
+    """Twelve shards of small photos that say which they are; `crashes.write_shards`."""
+    from crashes import write_shards
+
+    folder = tmp_path_factory.mktemp("stamped") / "in"
+    write_shards(folder, photos, n_shards=12, n_rows=50)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory, spark, stamped, tiny_clip):
+    """The output of a run over the stamped shards that nothing happens to."""
+    from crashes import OPTIONS, Folder
+
+    from spark_embed.config import Config
+    from spark_embed.pipeline import run
+
+    folder = tmp_path_factory.mktemp("uninterrupted") / "out"
+    config = {"input_dir": str(stamped), "output_dir": str(folder), "model_directory": str(tiny_clip)}
+    run(spark, Config(**config, **OPTIONS))
+    return Folder(folder)
+
+
+@pytest.fixture
+def start(stamped, tiny_clip, tmp_path):
+    """Start the command in processes of its own, with the stamped shards; they end with the test."""
+    from crashes import BIN, OPTIONS, Run
+
+    runs = []
+
+    def start(out: Path, *options, program=(BIN / "spark-embed",), **happening) -> Run:
+        """Give it an output folder and more options; `happening` is for `crashes.Run`."""
+        paths = ["--input_dir", stamped, "--output_dir", out, "--model_directory", tiny_clip]
+        argv = [*program, *paths, *(f"--{name}={value}" for name, value in OPTIONS.items()), *options]
+        runs.append(Run(tmp_path / f"run-{len(runs)}", argv, **happening))
+        return runs[-1]
+
+    yield start
+    for run in runs:
+        run.end()

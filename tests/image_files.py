@@ -1,9 +1,18 @@
-"""Image files that no library would write: announced sizes without pixels, odd depths, odd metadata."""
+"""Noise, and image files that no library would write: sizes without pixels, odd depths, odd metadata."""
 
 import struct
 import zlib
 
+import numpy as np
+from PIL import Image
+
+FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "JPEG2000", "AVIF"]
 PNG_GREY, PNG_RGB, PNG_RGBA = 0, 2, 6  # colour types, PNG specification, 11.2.1
+
+
+def noise_image(width: int = 40, height: int = 30) -> Image.Image:
+    """Noise does not compress: every byte of the file carries pixels."""
+    return Image.fromarray(np.random.default_rng(1).integers(0, 255, (height, width, 3), dtype=np.uint8))
 
 
 def png(width: int, height: int, depth: int, colour_type: int, rows: list[bytes]) -> bytes:

@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 from spark_embed.decode import OpenedImage, open_image
@@ -73,9 +73,11 @@ def main() -> None:
     """Say that the imports went well, then serve until the parent closes the pipe or is gone."""
     requests, replies = _take_streams()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    write_message(replies, {"ready": True})
-    with suppress(BrokenPipeError):
+    try:
+        write_message(replies, {"ready": True})
         serve(requests, replies, json.loads(sys.argv[1]))
+    except BrokenPipeError:
+        os._exit(0)  # the parent was killed: nobody is there to tell, and nothing to flush
 
 
 if __name__ == "__main__":

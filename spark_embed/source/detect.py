@@ -49,6 +49,11 @@ class Layout:
     sidecars: Mapping[str, StoredFile] = field(default_factory=dict)
     has_labels: bool = False
 
+    @property
+    def is_folder(self) -> bool:
+        """Whether every image is a shard of its own."""
+        return self.name == FOLDER
+
 
 @dataclass
 class _Seen:

@@ -8,6 +8,7 @@ from itertools import islice
 
 import pyarrow as pa
 
+from spark_embed.rows import file_version
 from spark_embed.source.detect import IMAGE_SUFFIXES
 from spark_embed.source.indexing import ROWS_PER_BATCH, IndexTask, Place, Rows, make_rows
 from spark_embed.source.lists import read_list
@@ -17,16 +18,29 @@ from spark_embed.storage import walk_files
 LABEL = "label"
 
 
-def index_folder(task: IndexTask) -> Iterator[Rows]:
-    """Yield the images below a folder: each is the one row of a shard that has its path as name."""
-    files = (file for file in walk_files(task.root) if file.path.lower().endswith(IMAGE_SUFFIXES))
-    while batch := list(islice(files, ROWS_PER_BATCH)):
-        paths = [file.path for file in batch]
-        places: list[Place | None] = [_file_place(os.path.join(task.root, path)) for path in paths]
-        labels = pa.table({LABEL: [path.split("/")[0] for path in map(_as_text, paths)]})
-        own = labels if task.has_labels else labels.select([])
-        rows = make_rows(own, [_as_text(path) for path in paths], 0, places)
+def index_folder(root: str, *, has_labels: bool) -> Iterator[Rows]:
+    """Yield the images below a folder, at least once: each is the one row of a shard that its path names.
+
+    Args:
+        root: the folder.
+        has_labels: the first folder of an image's path is its label.
+    """
+    files = (file for file in walk_files(root) if file.path.lower().endswith(IMAGE_SUFFIXES))
+    batch = list(islice(files, ROWS_PER_BATCH))
+    while True:
+        paths = [_as_text(file.path) for file in batch]
+        places: list[Place | None] = [
+            {
+                **_file_place(os.path.join(root, file.path)),
+                "version": file_version(file.n_bytes, file.modified_ns),
+            }
+            for file in batch
+        ]
+        labels = pa.table({LABEL: [path.split("/")[0] for path in paths]})
+        rows = make_rows(labels if has_labels else labels.select([]), paths, 0, places)
         yield Rows(rows.table, sum(file.n_bytes for file in batch))
+        if not (batch := list(islice(files, ROWS_PER_BATCH))):
+            return
 
 
 def index_files(task: IndexTask) -> Iterator[Rows]:

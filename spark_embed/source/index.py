@@ -1,7 +1,7 @@
 """An index: the table of references of what is not parquet, as parquet; made once and kept with the run.
 
-One file for each tar, list or folder, with the data set's own columns and three of ours: the row's shard,
-its number there, and where its image is. From there on they are shards like any other.
+One file for each tar, list or folder of img2dataset, with the data set's own columns and three of ours: the
+row's shard, its number there, and where its image is. From there on they are shards like any other.
 """
 
 from __future__ import annotations
@@ -9,33 +9,33 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyspark.sql import SparkSession
 
+from spark_embed.context import Session
+from spark_embed.errors import StorageError
 from spark_embed.schema import INDEX_COLUMNS
-from spark_embed.source.detect import FILES, FOLDER, LISTS, TARS, Layout
-from spark_embed.source.folders import index_files, index_folder, index_list
+from spark_embed.source.detect import FILES, LISTS, TARS, Layout
+from spark_embed.source.folders import index_files, index_list
 from spark_embed.source.indexing import IndexTask, Rows
-from spark_embed.source.shards import Shard, open_shards
+from spark_embed.source.shards import BadShard, Shard, read_footer
 from spark_embed.source.tars import index_tar
-from spark_embed.storage import StoredFile, delete, list_names
+from spark_embed.storage import delete, list_names
 from spark_embed.tables import count_slots
 from spark_embed.tasks import run_tasks
 
 # Spark cuts tasks between row groups; a thousand images are seconds of work, not minutes.
 _ROWS_PER_GROUP = 1000
-_FORMAT = 1  # of the index files; another one makes them anew
+_FORMAT = 2  # of the index files; another one makes them anew
 _FACTS = b"spark_embed"
 
 _MAKERS: dict[str, Callable[[IndexTask], Iterator[Rows]]] = {
     TARS: index_tar,
     FILES: index_files,
-    FOLDER: index_folder,
     LISTS: index_list,
 }
 
@@ -47,16 +47,22 @@ class Index:
     Attributes:
         folder: where its files are.
         shards: the files, in the order of the data set; their schema leaves out columns that no row fills.
+        bad: files of the data set that cannot be read.
         image_bytes: of all images together, as far as known.
     """
 
     folder: str
     shards: tuple[Shard, ...]
+    bad: tuple[BadShard, ...]
     image_bytes: int
 
 
 def make_index(
-    spark: SparkSession, layout: Layout, folder: str, url_column: str, max_rows: int | None
+    session: Session,
+    layout: Layout,
+    folder: str,
+    url_column: str,
+    max_rows: int | None,
 ) -> Index:
     """Make what is missing of an index below `folder`; runs on the executors, a task for each file.
 
@@ -64,7 +70,7 @@ def make_index(
     as many as hold that many rows.
 
     Raises:
-        ConfigError, StorageError: a file cannot be used; the text names it.
+        ConfigError: a file cannot be used; the text names it.
     """
     tasks = _tasks(layout, url_column, max_rows)
     names = [_file_name(task) for task in tasks]
@@ -72,37 +78,56 @@ def make_index(
     os.makedirs(folder, exist_ok=True)
     for stale in set(list_names(folder)) - set(names):
         delete(os.path.join(folder, stale))
-    n_slots, _ = count_slots(spark)
-    step = len(tasks) if max_rows is None else n_slots
+    step = len(tasks)
+    if max_rows is not None and not all(map(os.path.exists, targets)):
+        step, _ = count_slots(session())
+    bad: dict[int, BadShard] = {}
     n_done = n_rows = 0
     while n_done < len(tasks) and (max_rows is None or n_rows < max_rows):
         part = range(n_done, min(n_done + step, len(tasks)))
-        missing = [(tasks[i], targets[i]) for i in part if not os.path.exists(targets[i])]
-        if missing:
-            run_tasks(spark, write_index, missing)
-        n_rows += sum(pq.read_metadata(targets[i]).num_rows for i in part)
+        missing = [i for i in part if not os.path.exists(targets[i])]
+        reasons = (
+            run_tasks(session(), _try_index, [(tasks[i], targets[i]) for i in missing]) if missing else []
+        )
+        bad |= {
+            i: BadShard(tasks[i].name, reason) for i, reason in zip(missing, reasons, strict=True) if reason
+        }
+        n_rows += sum(pq.read_metadata(targets[i]).num_rows for i in part if i not in bad)
         n_done = part.stop
-    return _open(folder, names[:n_done])
+    opened = [(names[i], tasks[i].name, tasks[i].version) for i in range(n_done) if i not in bad]
+    return open_index(folder, opened, tuple(bad.values()))
 
 
-def write_index(job: tuple[IndexTask, str]) -> None:
-    """Write one file of an index to a path, where it appears when it is whole. Runs on an executor."""
+def _try_index(job: tuple[IndexTask, str]) -> str | None:
+    """Write one file of an index to a path; return what is wrong with what it is made from, if anything is.
+
+    Runs on an executor.
+    """
     task, target = job
+    try:
+        write_index(_MAKERS[task.layout](task), target, task.max_rows)
+    except StorageError as exc:
+        return str(exc)
+    return None
+
+
+def write_index(parts: Iterable[Rows], target: str, max_rows: int | None = None) -> None:
+    """Write one file of an index, of at most `max_rows` rows; it appears when it is whole."""
     staged = f"{target}.{os.getpid()}.tmp"
     filled: set[str] = set()
     image_bytes = n_rows = 0
     writer: pq.ParquetWriter | None = None
     try:
-        for rows in _MAKERS[task.layout](task):
-            table = rows.table.slice(0, None if task.max_rows is None else task.max_rows - n_rows)
+        for rows in parts:
+            table = rows.table.slice(0, None if max_rows is None else max_rows - n_rows)
             writer = writer or pq.ParquetWriter(staged, table.schema)
             writer.write_table(table, row_group_size=_ROWS_PER_GROUP)
             filled |= {name for name in table.column_names if table[name].null_count < len(table)}
             image_bytes, n_rows = image_bytes + rows.image_bytes, n_rows + len(table)
-            if n_rows == task.max_rows:
+            if n_rows == max_rows:
                 break
         if writer is None:
-            raise RuntimeError(f"{task.layout}: an index without columns")
+            raise RuntimeError(f"{target}: an index without columns")
         facts = {"filled": sorted(filled), "image_bytes": image_bytes}
         writer.add_key_value_metadata({_FACTS: json.dumps(facts).encode()})
         writer.close()
@@ -115,9 +140,6 @@ def write_index(job: tuple[IndexTask, str]) -> None:
 
 
 def _tasks(layout: Layout, url_column: str, max_rows: int | None) -> list[IndexTask]:
-    if layout.name == FOLDER:
-        folder = StoredFile(".", 0)
-        return [IndexTask(FOLDER, layout.root, folder, has_labels=layout.has_labels, max_rows=max_rows)]
     return [
         IndexTask(
             layout.name, layout.root, file, layout.sidecars.get(file.path), url_column, max_rows=max_rows
@@ -127,23 +149,22 @@ def _tasks(layout: Layout, url_column: str, max_rows: int | None) -> list[IndexT
 
 
 def _file_name(task: IndexTask) -> str:
-    """Return a name that another content has not; a folder is walked anew each time."""
-    salt = os.urandom(8).hex() if task.layout == FOLDER else ""
-    text = json.dumps([_FORMAT, astuple(task), salt])  # in ASCII, whatever a path holds
-    return hashlib.sha256(text.encode()).hexdigest()[:32] + ".parquet"
+    """Return a name that another content has not."""
+    seen = [(file.version, file.n_bytes, file.modified_ns) for file in (task.file, task.sidecar) if file]
+    text = json.dumps([_FORMAT, task.layout, task.path, seen, task.url_column, task.max_rows])
+    return hashlib.sha256(text.encode()).hexdigest()[:32] + ".parquet"  # in ASCII, whatever a path holds
 
 
-def _open(folder: str, names: Sequence[str]) -> Index:
-    files = [StoredFile(name, os.path.getsize(os.path.join(folder, name))) for name in names]
-    facts = [json.loads(pq.read_metadata(os.path.join(folder, name)).metadata[_FACTS]) for name in names]
-    filled = set(INDEX_COLUMNS).union(*(fact["filled"] for fact in facts))
-    shards = [
-        Shard(
-            shard.path,
-            shard.n_bytes,
-            shard.n_rows,
-            pa.schema([field for field in shard.schema if field.name in filled]),
-        )
-        for shard in open_shards(folder, files)
-    ]
-    return Index(folder, tuple(shards), sum(fact["image_bytes"] for fact in facts))
+def open_index(folder: str, files: Sequence[tuple[str, str, str]], bad: tuple[BadShard, ...] = ()) -> Index:
+    """Read the footers of index files: (name, what the data set calls it, its version)."""
+    shards = []
+    image_bytes = 0
+    for file, name, version in files:
+        path = os.path.join(folder, file)
+        facts = json.loads(pq.read_metadata(path).metadata[_FACTS])
+        n_rows, schema = read_footer(path)
+        filled = {*INDEX_COLUMNS, *facts["filled"]}
+        schema = pa.schema([field for field in schema if field.name in filled])
+        shards.append(Shard(file, os.path.getsize(path), n_rows, schema, name, version))
+        image_bytes += facts["image_bytes"]
+    return Index(folder, tuple(shards), bad, image_bytes)

@@ -10,6 +10,7 @@ import pyarrow as pa
 from pyspark.sql.pandas.types import to_arrow_type
 
 from spark_embed.schema import IMAGE, IMAGE_TYPE, INDEX_ROW, INDEX_SHARD
+from spark_embed.source.detect import FILES
 from spark_embed.storage import StoredFile
 
 REFERENCE_TYPE = pa.struct(
@@ -34,10 +35,9 @@ class IndexTask:
     Attributes:
         layout: its name (`spark_embed.source.detect.DESCRIPTIONS`).
         root: the input folder.
-        file: the tar, list, or img2dataset parquet of a folder, below it; an image folder's is ".".
+        file: the tar, list, or img2dataset parquet of a folder, below it.
         sidecar: the img2dataset parquet of a tar.
         url_column: the column of a list that holds the urls.
-        has_labels: the first folder of an image's path is its label.
         max_rows: where to stop.
     """
 
@@ -46,13 +46,22 @@ class IndexTask:
     file: StoredFile
     sidecar: StoredFile | None = None
     url_column: str = "url"
-    has_labels: bool = False
     max_rows: int | None = None
 
     @property
     def path(self) -> str:
         """The file's absolute path."""
         return os.path.join(self.root, self.file.path)
+
+    @property
+    def name(self) -> str:
+        """What the rows call their shard."""
+        return os.path.splitext(self.file.path)[0] if self.layout == FILES else self.file.path
+
+    @property
+    def version(self) -> str:
+        """Of the content of all that the index file is made from."""
+        return "+".join(file.version for file in (self.file, self.sidecar) if file)
 
 
 @dataclass(frozen=True)

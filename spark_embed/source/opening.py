@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pyarrow as pa
-from pyspark.sql import SparkSession
 
 from spark_embed.config import Config
-from spark_embed.errors import ConfigError
+from spark_embed.context import Session
+from spark_embed.errors import ConfigError, StorageError
+from spark_embed.output import Output
 from spark_embed.schema import IMAGE
+from spark_embed.source.catalogue import Catalogue, hash_shards, read_catalogue, write_catalogue
 from spark_embed.source.columns import URL_TABLE, find_columns, find_index_columns
 from spark_embed.source.detect import FOLDER, PARQUET, TARS, Layout, detect
+from spark_embed.source.folder_index import FolderIndex, make_folder_index
 from spark_embed.source.index import Index, make_index
 from spark_embed.source.parquet import ParquetSource
-from spark_embed.source.shards import Shard, hive_columns, open_shards
+from spark_embed.source.shards import BadShard, Shard, hive_columns, open_shards
 from spark_embed.storage import folder_path
 
 
@@ -46,28 +50,55 @@ def needs_index(layout: Layout) -> bool:
     return layout.name != PARQUET
 
 
-def open_source(spark: SparkSession, config: Config, layout: Layout, index_folder: str) -> ParquetSource:
+def open_source(session: Session, config: Config, layout: Layout, output: Output) -> ParquetSource:
     """Return the source of a layout, once it has been indexed where it needs that.
 
+    What is learned of its files is kept in the output's state.
+
     Raises:
         ConfigError: columns that cannot be used, with the flag that helps.
+        StorageError: no file can be read.
+    """
+    if layout.name == FOLDER:
+        found = make_folder_index(session(), layout, output.index, config.max_samples, prune=config.prune)
+        return index_source(config, layout, found.index, found)
+    catalogue = read_catalogue(output.catalogue)
+    layout = identified(session, layout, catalogue, verify=config.verify_shards)
+    if needs_index(layout):
+        index = make_index(session, layout, output.index, config.url_column, config.max_samples)
+        source = index_source(config, layout, index)
+    else:
+        source = shard_source(config, layout, catalogue)
+    write_catalogue(catalogue, output.catalogue)
+    return source
+
+
+def identified(session: Session, layout: Layout, catalogue: Catalogue, *, verify: bool) -> Layout:
+    """Return the layout with the version of each file; with `verify` by their contents.
+
+    Raises:
         StorageError: a file cannot be read.
     """
-    if not needs_index(layout):
-        return shard_source(config, layout)
-    index = make_index(spark, layout, index_folder, config.url_column, config.max_samples)
-    return index_source(config, layout, index)
+    files = [*layout.files, *layout.sidecars.values()]
+    hashes = hash_shards(session(), layout.root, files) if verify else {}
+    versions = {file.path: file for file in catalogue.identified(files, hashes)}
+    return replace(
+        layout,
+        files=tuple(versions[file.path] for file in layout.files),
+        sidecars={tar: versions[file.path] for tar, file in layout.sidecars.items()},
+    )
 
 
-def shard_source(config: Config, layout: Layout) -> ParquetSource:
-    """Return the source of parquet shards; reads footers only.
+def shard_source(config: Config, layout: Layout, catalogue: Catalogue) -> ParquetSource:
+    """Return the source of parquet shards; reads the footers that the catalogue does not know.
 
     Raises:
         ConfigError: columns that cannot be used, with the flag that helps.
-        StorageError: a footer cannot be read.
+        StorageError: no shard can be read.
     """
     root = layout.root
-    shards = open_shards(root, layout.files)
+    shards, bad = open_shards(root, layout.files, catalogue)
+    _check_some(shards, bad)
     hive = hive_columns(root, shards)
     columns = find_columns(config, root, _schemas(shards), hive)
     return ParquetSource(
@@ -75,7 +106,8 @@ def shard_source(config: Config, layout: Layout) -> ParquetSource:
         root=root,
         folder=root,
         shards=tuple(shards),
-        n_shards=len(shards),
+        bad=tuple(bad),
+        n_shards=len(shards) + len(bad),
         image_bytes=sum(shard.n_bytes for shard in shards),
         own_columns=columns.own,
         image_column=columns.image,
@@ -85,12 +117,16 @@ def shard_source(config: Config, layout: Layout) -> ParquetSource:
     )
 
 
-def index_source(config: Config, layout: Layout, index: Index) -> ParquetSource:
+def index_source(
+    config: Config, layout: Layout, index: Index, folder: FolderIndex | None = None
+) -> ParquetSource:
     """Return the source of a data set that has been indexed.
 
     Raises:
         ConfigError: columns that cannot be used, with the flag that helps.
+        StorageError: no file can be read.
     """
+    _check_some(index.shards, index.bad)
     columns = find_index_columns(config, _schemas(index.shards))
     is_img2dataset = layout.name == TARS and bool(layout.sidecars)
     n_rows = sum(shard.n_rows for shard in index.shards)
@@ -99,14 +135,23 @@ def index_source(config: Config, layout: Layout, index: Index) -> ParquetSource:
         root=layout.root,
         folder=index.folder,
         shards=index.shards,
-        n_shards=n_rows if layout.name == FOLDER else len(layout.files),
+        bad=index.bad,
+        n_shards=n_rows - folder.n_voided if folder else len(layout.files),
         image_bytes=index.image_bytes,
         own_columns=columns.own,
         image_column=IMAGE,
         id=columns.id,
         hive=(),
         transport="index",
+        voided=folder.voided if folder else (),
+        n_voided=folder.n_voided if folder else 0,
+        n_gone=folder.n_gone if folder else 0,
     )
+
+
+def _check_some(shards: Sequence[Shard], bad: Sequence[BadShard]) -> None:
+    if bad and not shards:
+        raise StorageError(f"none of {len(bad):,} shards can be read; the first: {bad[0].reason}")
 
 
 def _schemas(shards: Sequence[Shard]) -> dict[pa.Schema, str]:

@@ -36,7 +36,9 @@ from spark_embed.source.columns import HUGGING_FACE
 from spark_embed.source.detect import FOLDER
 from spark_embed.source.indexing import REFERENCE_TYPE
 from spark_embed.source.sample import sample_references
-from spark_embed.source.shards import Shard
+from spark_embed.source.shards import BadShard, Shard
+from spark_embed.source.units import Unit
+from spark_embed.state import later_voids
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,10 @@ class ParquetSource:
         root: the input folder, absolute.
         folder: where the parquet files are: `root`, or the index's folder.
         shards: the parquet files, in the order of --max_samples.
+        bad: shards that cannot be read, which are not among `shards`.
+        voided: of an image folder, the lists of images whose older rows are void.
+        n_voided: rows of `shards` that are void.
+        n_gone: of an image folder, images that were there once.
         n_shards: what the data set's own shards number: tars, not the files of their index.
         image_bytes: bytes of the data set, as far as known.
         own_columns: the data set's own columns that go to the output, with their Spark types.
@@ -70,12 +76,21 @@ class ParquetSource:
     id: T.StructField | None
     hive: tuple[str, ...]
     transport: str = "bytes"
+    bad: tuple[BadShard, ...] = ()
+    voided: tuple[str, ...] = ()
+    n_voided: int = 0
+    n_gone: int = 0
 
     def transports(self, wanted: str) -> list[str]:
         """Return the transports to try, best first, for --image_transport `wanted`."""
         if self.transport in ("uri", "index"):
             return [self.transport]
         return ["reference", "bytes"] if wanted == "auto" else [wanted]
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether every image is a shard of its own, and `shards` are only lists of them."""
+        return self.layout == FOLDER
 
     @property
     def n_rows(self) -> int:
@@ -87,41 +102,46 @@ class ParquetSource:
         """Bytes of all shards."""
         return sum(shard.n_bytes for shard in self.shards)
 
-    def table(self, spark: SparkSession, shards: Sequence[Shard] | None = None) -> DataFrame:
-        """Return the table of references of `shards` (default: all), one row per image.
+    def table(self, spark: SparkSession, units: Sequence[Unit]) -> DataFrame:
+        """Return the table of references of `units`, one row per image.
 
         Columns: `own_columns`, image_id, shard, shard_row, and the reference `IMAGE`. Shards whose
-        files hold other types are read apart and cast, because Spark's reader converts hardly any.
+        files hold other types are read apart and cast, because Spark's reader converts hardly any; so are
+        those that are wanted in part, because Spark can leave out rows only by looking at each.
         """
-        groups: dict[pa.Schema, list[Shard]] = defaultdict(list)
-        for shard in self.shards if shards is None else shards:
-            groups[shard.schema].append(shard)
-        tables = [self._read_group(spark, schema, group) for schema, group in groups.items()]
+        whole: dict[pa.Schema, list[Shard]] = defaultdict(list)
+        tables = []
+        for unit in units:
+            if unit.is_whole:
+                whole[unit.shard.schema].append(unit.shard)
+            else:
+                tables.append(self._read_group(spark, unit.shard.schema, [unit.shard], unit))
+        tables += [self._read_group(spark, schema, group) for schema, group in whole.items()]
+        return reduce(DataFrame.unionByName, tables)
+
+    def live_table(self, spark: SparkSession, units: Sequence[Unit]) -> DataFrame:
+        """Return the table of references of whole shards, without rows of an image folder that are void."""
+        if not self.voided:
+            return self.table(spark, units)
+        tables = []
+        for unit in units:
+            table = self.table(spark, [unit])
+            if later := later_voids(self.voided, unit.shard.path):
+                void = spark.read.parquet(*(os.path.join(self.folder, name) for name in later))
+                table = table.join(void.select(F.col(INDEX_SHARD).alias(SHARD)), [SHARD], "left_anti").select(
+                    *map(quoted, table.columns)
+                )
+            tables.append(table)
         return reduce(DataFrame.unionByName, tables)
 
     def sample(self, n_rows: int) -> list[Reference]:
         """Return some `n_rows` references from all over the data set (`sample_references`)."""
         return sample_references(self.folder, self.shards, self.image_column, self.transport, n_rows)
 
-    def head(self, spark: SparkSession, n_rows: int) -> DataFrame:
-        """Return the table of the first `n_rows` rows, in shard order."""
-        chosen: list[Shard] = []
-        left = n_rows
-        for shard in self.shards:
-            if left <= 0:
-                break
-            chosen.append(shard)
-            left -= shard.n_rows
-        if left == 0:
-            return self.table(spark, chosen)
-        last = chosen.pop()  # wanted in part
-        part = self._read_group(spark, last.schema, [last], last.n_rows + left)
-        return self.table(spark, chosen).unionByName(part) if chosen else part
-
     def _read_group(
-        self, spark: SparkSession, schema: pa.Schema, shards: Sequence[Shard], n_rows: int | None = None
+        self, spark: SparkSession, schema: pa.Schema, shards: Sequence[Shard], part: Unit | None = None
     ) -> DataFrame:
-        """Return the references of shards with one schema; with `n_rows` the first ones of each."""
+        """Return the references of shards with one schema; with `part` only those rows of the one shard."""
         needed = {field.name for field in (*self.own_columns, *filter(None, [self.id]))}
         if self.transport != "reference":
             needed.add(self.image_column)
@@ -137,8 +157,9 @@ class ParquetSource:
             .option("recursiveFileLookup", "true")  # else [ or * in a folder's name multiplies the rows
             .parquet(*(os.path.join(self.folder, shard.path) for shard in shards))
         )
-        if n_rows is not None:
-            frame = frame.where(F.col("_metadata.row_index") < n_rows)
+        if part:
+            index = F.col("_metadata.row_index")
+            frame = frame.where((index >= part.first) & (index < part.first + part.n_rows))
         names = set(file_schema.names)
         shard, row = _shard_path(self.folder), F.col("_metadata.row_index")
         if self.transport == "index":
@@ -151,7 +172,7 @@ class ParquetSource:
 
         own = [column(field.name).cast(field.dataType).alias(field.name) for field in self.own_columns]
         # Each image of a folder is a shard of its own: the path alone says which.
-        place = shard if self.layout == FOLDER else F.concat(shard, F.lit("#"), row.cast("string"))
+        place = shard if self.is_folder else F.concat(shard, F.lit("#"), row.cast("string"))
         image_id = place
         if self.id:
             image_id = F.coalesce(column(self.id.name).cast(self.id.dataType).cast("string"), place)

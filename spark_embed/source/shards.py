@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spark_embed.errors import ConfigError, StorageError
+from spark_embed.source.catalogue import Catalogue, Entry
 from spark_embed.storage import StoredFile
 
 _FOOTER_THREADS = 16
@@ -18,33 +19,68 @@ _FOOTER_THREADS = 16
 
 @dataclass(frozen=True)
 class Shard:
-    """One parquet file: `path` is relative to the input folder, `schema` is the file's own."""
+    """One parquet file, of the data set or of its index.
+
+    Attributes:
+        path: relative to the folder of the files.
+        schema: the file's own.
+        name: what the data set calls it: of an index file, the tar, list or folder that it is made from.
+        version: of its content.
+    """
 
     path: str
     n_bytes: int
     n_rows: int
     schema: pa.Schema
+    name: str = ""
+    version: str = ""
 
 
-def open_shards(input_dir: str, files: Sequence[StoredFile]) -> list[Shard]:
-    """Read the footers of parquet files below `input_dir`.
+@dataclass(frozen=True)
+class BadShard:
+    """A file of the data set that cannot be read, and why."""
+
+    name: str
+    reason: str
+
+
+def open_shards(
+    input_dir: str, files: Sequence[StoredFile], catalogue: Catalogue
+) -> tuple[list[Shard], list[BadShard]]:
+    """Read the footers of parquet files below `input_dir` that the catalogue does not know.
 
     Raises:
         ConfigError: a name that Hadoop or Java cannot read.
-        StorageError: a file is not parquet.
     """
     if colons := [file.path for file in files if ":" in file.path]:
         raise ConfigError(f"--input_dir {input_dir}: Hadoop cannot read a name with ':', rename {colons[0]}")
     if odd := [file.path for file in files if not _is_unicode(file.path)]:
         raise ConfigError(f"--input_dir {input_dir}: Spark needs names in UTF-8, rename {odd[0]!a}")
+    unread = [file for file in files if catalogue.entries[file.path].schema is None]
+    bad: dict[str, BadShard] = {}
     known: dict[pa.Schema, pa.Schema] = {}  # a hundred thousand shards share a handful of schemas
-
-    def open_shard(file: StoredFile) -> Shard:
-        n_rows, schema = _read_footer(input_dir, file)
-        return Shard(file.path, file.n_bytes, n_rows, known.setdefault(schema, schema))
-
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
-        return list(pool.map(open_shard, files))
+        for file, footer in zip(
+            unread, pool.map(lambda file: _try_footer(input_dir, file), unread), strict=True
+        ):
+            if isinstance(footer, BadShard):
+                bad[file.path] = footer
+            else:
+                n_rows, schema = footer
+                catalogue.set_footer(file.path, n_rows, known.setdefault(schema, schema))
+    good = (file for file in files if file.path not in bad)
+    return [_known_shard(file, catalogue.entries[file.path]) for file in good], list(bad.values())
+
+
+def _known_shard(file: StoredFile, entry: Entry) -> Shard:
+    return Shard(file.path, file.n_bytes, entry.n_rows or 0, entry.schema, file.path, entry.version)
+
+
+def _try_footer(input_dir: str, file: StoredFile) -> tuple[int, pa.Schema] | BadShard:
+    try:
+        return read_footer(os.path.join(input_dir, file.path))
+    except StorageError as exc:
+        return BadShard(file.path, str(exc))
 
 
 def _is_unicode(path: str) -> bool:
@@ -53,12 +89,17 @@ def _is_unicode(path: str) -> bool:
     )  # what os.listdir could not decode
 
 
-def _read_footer(input_dir: str, file: StoredFile) -> tuple[int, pa.Schema]:
+def read_footer(path: str) -> tuple[int, pa.Schema]:
+    """Return the rows and the schema of a parquet file, timestamps as Spark will read them.
+
+    Raises:
+        StorageError: it cannot be read as parquet.
+    """
     try:
-        footer = pq.read_metadata(os.path.join(input_dir, file.path))
+        footer = pq.read_metadata(path)
         schema = footer.schema.to_arrow_schema().remove_metadata()
     except (OSError, pa.ArrowException) as exc:
-        raise StorageError(f"--input_dir {input_dir}: {file.path} cannot be read as parquet: {exc}") from exc
+        raise StorageError(f"{path}: cannot be read as parquet: {exc}") from exc
     physical = [footer.schema.column(index).physical_type for index in range(len(footer.schema))]
     if "INT96" in physical:
         leaves = iter(physical)

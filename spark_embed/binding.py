@@ -1,0 +1,76 @@
+"""Binds a run to what produces its vectors: to what it goes on with, or anew."""
+
+from __future__ import annotations
+
+import uuid
+
+from spark_embed.context import RunContext
+from spark_embed.fingerprint import check_fingerprint, make_fingerprint, model_options
+from spark_embed.plan import Plan, make_plan
+from spark_embed.records import RunRecord
+from spark_embed.resume import tidy
+from spark_embed.source.units import Unit
+from spark_embed.state import write_run
+from spark_embed.tables import settings
+from spark_embed.work import Work, data_fingerprint
+
+
+def bind_run(context: RunContext, work: Work) -> tuple[RunRecord, Plan | None]:
+    """Run the preflight where a model is needed, and write run.json; what earlier runs left over is deleted.
+
+    No plan comes back if nothing is left to embed, and the options are those that the run was begun with.
+
+    Raises:
+        ModelError: the model cannot be used.
+        ResumeError: it is not that of the run to go on with.
+        StorageError: run.json cannot be written.
+    """
+    old = work.standing.record
+    config = context.config
+    if (
+        old
+        and old.options == model_options(config)
+        and not work.pending.units
+        and not _wants_retries(context, work)
+    ):
+        tidy(context.output, work.standing)
+        return old, None
+    plan = make_plan(context.spark, config, work.source, work.pending.n_left, work.dtype)
+    if old:
+        check_model(context, work, old, plan)
+    record = _make_record(context, work, plan)
+    write_run(context.output, record)
+    tidy(context.output, work.standing)
+    return record, plan
+
+
+def check_model(context: RunContext, work: Work, record: RunRecord, plan: Plan) -> None:
+    """Compare the model of a plan with that of a run.
+
+    Raises:
+        ResumeError: it is another; the text says in what.
+    """
+    fingerprint = make_fingerprint(data_fingerprint(context.config, work.source), plan.preflight.model)
+    check_fingerprint(context.output.root, record.fingerprint, fingerprint)
+
+
+def _wants_retries(context: RunContext, work: Work) -> bool:
+    ledger = work.standing.ledger
+    return context.config.retry_errors and ledger is not None and ledger.n_errors > 0
+
+
+def _make_record(context: RunContext, work: Work, plan: Plan) -> RunRecord:
+    preflight, old = plan.preflight, work.standing.record
+    with settings(context.spark, plan.settings):
+        no_row = work.source.table(context.spark, [Unit(work.source.shards[0], 0, 0)])
+        schema = plan.embedded(no_row).schema
+    return RunRecord(
+        run_id=old.run_id if old else uuid.uuid4().hex,
+        started_at=old.started_at if old else context.clock.started_at,
+        options=model_options(context.config),
+        fingerprint=make_fingerprint(data_fingerprint(context.config, work.source), preflight.model),
+        table_schema=old.table_schema if old else schema.jsonValue(),
+        model=preflight.model,
+        parity=preflight.parity,
+        versions=preflight.versions,
+    )

@@ -1,0 +1,222 @@
+"""One run at a time on an output folder: the lock of a run, taken, kept and let go; knows no Spark.
+
+The lock is a small file that names its holder. On one machine the holder's process says whether it is alive;
+from another machine its heartbeat does, by clocks that agree to well within `SILENT_S`.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import TracebackType
+
+from spark_embed.errors import ResumeError, SparkEmbedError
+from spark_embed.holder import SILENT_S, Holder, judge, make_record, not_a_lock, read_record
+from spark_embed.storage import delete, write_error
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_S = 15.0
+
+_EXIT_WAIT_S = 5.0
+_MAX_TRIES = 10
+
+# What a file system without flock, or without hard links (FUSE, FAT), answers.
+_UNSUPPORTED = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+_NO_FLOCK = _UNSUPPORTED | {errno.ENOLCK}
+_NO_LINKS = _UNSUPPORTED | {errno.EPERM}
+
+
+class OutputLock:
+    """The lock of one run on its output folder, held during a `with` block, once. Lives on the driver.
+
+    A daemon thread renews the heartbeat. A holder that was not heard of for `SILENT_S` (a laptop that slept)
+    may lose the lock to another machine: so a run calls `check` before whatever it makes final.
+
+    Args:
+        path: the lock's file; its folder is made.
+        root: the output folder, for messages.
+        heartbeat_s: how often the heartbeat is renewed.
+    """
+
+    def __init__(self, path: str, root: str, heartbeat_s: float = HEARTBEAT_S) -> None:
+        self._path = path
+        self._root = root
+        self._heartbeat_s = heartbeat_s
+        self._record = make_record(uuid.uuid4().hex)
+        self._stop = threading.Event()
+        self._is_lost = False
+        self._thread = threading.Thread(target=self._beat, name="output-lock", daemon=True)
+
+    def __enter__(self) -> OutputLock:
+        """Take the lock.
+
+        Raises:
+            ResumeError: another run holds it, or the file is not one of ours.
+            StorageError: the file cannot be read or written.
+        """
+        try:
+            self._take()
+            self._thread.start()
+        except BaseException:  # a Ctrl-C in a notebook, whose process lives on and would go on holding it
+            self._let_go()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join(_EXIT_WAIT_S)
+        if not self._thread.is_alive():  # else the file system hangs: this process ends, and so does its lock
+            self._let_go()
+
+    def check(self) -> None:
+        """Renew the lock: what is made final within the next `SILENT_S` is this run's alone.
+
+        Raises:
+            ResumeError: it is no longer this run's.
+            StorageError: the file cannot be read or written.
+        """
+        if self._renew():
+            return
+        holder = read_holder(self._path)
+        if holder is None:
+            reason = f"{self._path} is gone, and another run may have begun"
+        else:
+            reason = f"another run has taken it over: {holder}"
+        raise ResumeError(
+            f"--output_dir {self._root}: {reason}; this run changes nothing more: "
+            "start it again when no other is at work there"
+        )
+
+    def _take(self) -> None:
+        try:
+            os.makedirs(os.path.dirname(self._path) or ".", exist_ok=True)
+            with _guard(self._path):
+                for _ in range(_MAX_TRIES):
+                    if self._create():
+                        return
+                    if (holder := read_holder(self._path)) is not None:  # else it was let go just now
+                        self._take_over(holder)
+                        return
+                raise not_a_lock(self._path)  # a link to nothing, say
+        except OSError as exc:
+            raise write_error(self._path, exc, 0) from exc
+
+    def _take_over(self, holder: Holder) -> None:
+        if holder.is_alive:
+            hint = (
+                "" if holder.silent_s is None else f" (it counts as ended after {SILENT_S:.0f} s of silence)"
+            )
+            raise ResumeError(
+                f"--output_dir {self._root}: another run holds it: {holder}; wait for it or end it{hint}"
+            )
+        self._write()
+        logger.warning(
+            "--output_dir %s: taken over from a run that ended without letting go of it: %s",
+            self._root,
+            holder,
+        )
+
+    def _create(self) -> bool:
+        """Make the file with all of its content; False if there is one."""
+        with self._staged() as staged, suppress(FileExistsError):
+            try:
+                os.link(staged, self._path)
+            except OSError as exc:
+                if exc.errno not in _NO_LINKS:
+                    raise
+                with open(self._path, "xb"):  # takes the name, for a moment without content
+                    os.replace(staged, self._path)
+            return True
+        return False
+
+    def _write(self) -> None:
+        with self._staged() as staged:
+            os.replace(staged, self._path)
+
+    @contextmanager
+    def _staged(self) -> Iterator[str]:
+        """Write the file, with the heartbeat of now, under a name that no run on any machine shares."""
+        staged = f"{self._path}.{self._record.token}.{threading.get_native_id()}"
+        try:
+            with open(staged, "w", encoding="utf-8") as file:
+                json.dump({**self._record.model_dump(), "heartbeat": time.time()}, file, indent=2)
+                file.flush()
+                os.fsync(file.fileno())
+            yield staged
+        finally:
+            delete(staged)
+
+    def _beat(self) -> None:
+        while not self._stop.wait(self._heartbeat_s):
+            try:
+                if not self._renew():
+                    return
+            except SparkEmbedError as exc:  # the file system may come back; `check` tells if it does not
+                logger.debug("--output_dir %s: no heartbeat this time: %s", self._root, exc)
+
+    def _renew(self) -> bool:
+        """Write the heartbeat if the lock is this run's; once lost, it stays lost."""
+        try:
+            with _guard(self._path):
+                if not self._is_lost and self._is_ours():
+                    self._write()
+                else:
+                    self._is_lost = True
+        except FileNotFoundError:  # the whole folder
+            self._is_lost = True
+        except OSError as exc:
+            raise write_error(self._path, exc, 0) from exc
+        return not self._is_lost
+
+    def _is_ours(self) -> bool:
+        found = read_record(self._path)
+        return found is not None and found.token == self._record.token
+
+    def _let_go(self) -> None:
+        """Delete the file if it is this run's; a file system that has vanished took it along."""
+        with suppress(OSError, SparkEmbedError), _guard(self._path):
+            if self._is_ours():
+                os.unlink(self._path)
+
+
+def read_holder(path: str) -> Holder | None:
+    """Return who holds the lock at `path`, as far as this machine can tell; None if nobody has taken it.
+
+    Raises:
+        ResumeError: the file is not a lock of ours.
+        StorageError: it cannot be read.
+    """
+    found = read_record(path)
+    return None if found is None else judge(found)
+
+
+@contextmanager
+def _guard(path: str) -> Iterator[None]:
+    """Keep others from judging or writing the lock meanwhile, as far as the file system can.
+
+    The file of the guard stays: two runs could hold two files of one name if it were deleted.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    descriptor = os.open(f"{path}.guard", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as exc:
+            if exc.errno not in _NO_FLOCK:
+                raise
+        yield
+    finally:
+        os.close(descriptor)

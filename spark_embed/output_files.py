@@ -1,0 +1,151 @@
+"""Writes the files of embeddings.parquet or of errors.parquet, one after the other, each of a wanted size.
+
+Runs on executors, with pyarrow; knows no wave and no session.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from spark_embed.schema import EMBEDDING, ERROR
+from spark_embed.storage import is_disk_full, no_space_error
+
+_ROW_GROUP_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where one task's files go.
+
+    Attributes:
+        folder: of the files.
+        name: what their names begin with; no other task's do.
+        rows_per_file: after which a new file is begun.
+        metadata: entries of the files' key-value metadata.
+    """
+
+    folder: str
+    name: str
+    rows_per_file: int
+    metadata: dict[str, str]
+
+
+def _leaf_paths(schema: pa.Schema) -> list[str]:
+    """Return the paths of the parquet columns that hold `schema`, as the writer calls them."""
+    buffer = io.BytesIO()
+    pq.ParquetWriter(buffer, schema).close()
+    columns = pq.ParquetFile(buffer).schema
+    return [columns.column(index).path for index in range(len(columns))]
+
+
+class OutputFiles:
+    """The files of one kind that a task writes, one after the other, as a context.
+
+    Attributes:
+        written: what there is once the context has ended: for each file `name`, `n_rows`, `n_bytes`, and
+            where it holds errors `n_errors_by_code`; of no rows at all one file, for its columns.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self.written: list[dict[str, Any]] = []
+        self._target = target
+        self._pending: list[pa.RecordBatch] = []
+        self._writer: pq.ParquetWriter | None = None
+        self._n_rows = 0
+        self._codes: Counter[str] = Counter()
+
+    def __enter__(self) -> OutputFiles:
+        os.makedirs(self._target.folder, exist_ok=True)
+        return self
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Add rows, to the next file where this one is full.
+
+        Raises:
+            StorageError: the disk is full.
+        """
+        self._schema = batch.schema
+        while batch.num_rows:
+            rows = batch.slice(0, self._target.rows_per_file - self._n_rows)
+            batch = batch.slice(rows.num_rows)
+            self._pending.append(rows)
+            self._n_rows += rows.num_rows
+            if self._n_rows == self._target.rows_per_file:
+                self._finish_file()
+            elif sum(pending.nbytes for pending in self._pending) >= _ROW_GROUP_BYTES:
+                self._write_row_group()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            if self._n_rows or not self.written:
+                self._finish_file()
+        elif self._writer is not None:
+            with suppress(OSError, pa.ArrowException):
+                self._writer.close()
+            with suppress(OSError):
+                os.unlink(self._staged)
+
+    @property
+    def _name(self) -> str:
+        return f"{self._target.name}-{len(self.written):03d}.parquet"
+
+    @property
+    def _staged(self) -> str:
+        return os.path.join(self._target.folder, f".{self._name}.tmp")
+
+    def _write_row_group(self) -> None:
+        try:
+            if self._writer is None:
+                schema = self._schema.with_metadata(self._target.metadata)
+                others = [path for path in _leaf_paths(schema) if path.split(".")[0] != EMBEDDING]
+                # A dictionary of floats is wasted work: hardly two are equal. So are their extremes.
+                self._writer = pq.ParquetWriter(
+                    self._staged,
+                    schema,
+                    use_dictionary=others,
+                    write_statistics=others,
+                    write_page_checksum=True,  # so that spark-embed verify sees a flipped bit
+                )
+            if self._pending:
+                table = pa.Table.from_batches(self._pending, self._schema)
+                self._writer.write_table(table, row_group_size=max(1, table.num_rows))
+                self._count_codes(table)
+        except OSError as exc:
+            raise self._failed(exc) from exc
+        self._pending = []
+
+    def _finish_file(self) -> None:
+        self._write_row_group()
+        path = os.path.join(self._target.folder, self._name)
+        try:
+            if self._writer is not None:
+                self._writer.close()
+            os.replace(self._staged, path)
+        except OSError as exc:
+            raise self._failed(exc) from exc
+        record = {"name": self._name, "n_rows": self._n_rows, "n_bytes": os.path.getsize(path)}
+        self.written.append({**record, "n_errors_by_code": dict(self._codes)})
+        self._writer, self._n_rows = None, 0
+        self._codes.clear()
+
+    def _count_codes(self, table: pa.Table) -> None:
+        if ERROR in table.column_names:
+            for row in pc.value_counts(table[ERROR]).to_pylist():
+                self._codes[row["values"]] += row["counts"]
+
+    def _failed(self, exc: OSError) -> Exception:
+        """Return what to raise: a full disk is told, and not tried again and again."""
+        n_bytes = sum(batch.nbytes for batch in self._pending)
+        return no_space_error(self._target.folder, n_bytes) if is_disk_full(exc) else exc
