@@ -5,12 +5,14 @@ from __future__ import annotations
 import uuid
 
 from spark_embed.context import RunContext
-from spark_embed.fingerprint import check_fingerprint, data_fingerprint, make_fingerprint, model_options
+from spark_embed.fingerprint import check_fingerprint, make_fingerprint, model_options
 from spark_embed.plan import Plan, make_plan
+from spark_embed.records import RunRecord
 from spark_embed.resume import tidy
 from spark_embed.source.units import Unit
-from spark_embed.state import RunRecord, write_run
-from spark_embed.work import Work
+from spark_embed.state import write_run
+from spark_embed.tables import settings
+from spark_embed.work import Work, data_fingerprint
 
 
 def bind_run(context: RunContext, work: Work) -> tuple[RunRecord, Plan | None]:
@@ -59,13 +61,15 @@ def _wants_retries(context: RunContext, work: Work) -> bool:
 
 def _make_record(context: RunContext, work: Work, plan: Plan) -> RunRecord:
     preflight, old = plan.preflight, work.standing.record
-    no_row = work.source.table(context.spark, [Unit(work.source.shards[0], 0, 0)])
+    with settings(context.spark, plan.settings):
+        no_row = work.source.table(context.spark, [Unit(work.source.shards[0], 0, 0)])
+        schema = plan.embedded(no_row).schema
     return RunRecord(
         run_id=old.run_id if old else uuid.uuid4().hex,
         started_at=old.started_at if old else context.clock.started_at,
         options=model_options(context.config),
         fingerprint=make_fingerprint(data_fingerprint(context.config, work.source), preflight.model),
-        table_schema=old.table_schema if old else plan.embedded(no_row).schema.jsonValue(),
+        table_schema=old.table_schema if old else schema.jsonValue(),
         model=preflight.model,
         parity=preflight.parity,
         versions=preflight.versions,

@@ -17,8 +17,8 @@ from pyspark.sql import SparkSession
 
 from spark_embed.errors import ErrorBudgetExceeded
 from spark_embed.jobs import JobGroups
+from spark_embed.records import Counted
 from spark_embed.schema import ERROR
-from spark_embed.state import Counted
 
 Tally = Accumulator[dict[str, int]]
 """Rows by outcome, "" for a vector, of the tasks that have ended."""

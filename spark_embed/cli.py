@@ -84,23 +84,31 @@ def _run_with_spark(config: Config, clock: Clock, interruption: Interruption) ->
 
         from spark_embed import pipeline
         from spark_embed.dry_run import describe_run
-        from spark_embed.lock import check_free
-        from spark_embed.output import check_output
-        from spark_embed.session import make_session, silence, stop_session
-        from spark_embed.source import check_input
+        from spark_embed.session import check_machine, make_session, silence, stop_session
 
-        check_input(config)  # a wrong path is told before the JVM is started
-        output = check_output(config)
-        check_free(output.lock, output.root)
-        borrowed = SparkSession.getActiveSession() is not None  # a notebook's or a platform's
-        spark = make_session(config, interruption.watch)
-    interruption.watch_run(None if borrowed else partial(silence, spark))
+        borrowed = SparkSession.getActiveSession()  # a notebook's or a platform's
+        if borrowed is None:
+            check_machine()
+    made: list[SparkSession] = []
+
+    def session() -> SparkSession:
+        """Start Spark when the first step needs it: a run that finds nothing to do needs none."""
+        if borrowed is not None:
+            return borrowed
+        if not made:
+            interruption.watch()
+            with clock.measure("start"):
+                made.append(make_session(config, interruption.watch))
+            interruption.watch_run(partial(silence, made[0]))
+        return made[0]
+
+    interruption.watch_run(None)
     try:
         if config.dry_run:
-            return describe_run(spark, config)
-        return pipeline.run(spark, config, clock).text()
+            return describe_run(session, config)
+        return pipeline.run(session, config, clock).text()
     finally:
-        if not borrowed:
+        for spark in made:
             stop_session(spark)
 
 

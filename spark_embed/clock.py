@@ -19,16 +19,22 @@ class Clock:
     def __init__(self) -> None:
         self.started_at = now()
         self.timings_s: dict[str, float] = {}
+        self._measured_s = 0.0
         self._start = time.perf_counter()
 
     @contextmanager
     def measure(self, name: str) -> Iterator[None]:
-        """Add how long the `with` block takes, even if it fails, to the seconds of this name."""
-        started = time.perf_counter()
+        """Add how long the `with` block takes, even if it fails, to the seconds of this name.
+
+        What is measured inside it by another name counts for that.
+        """
+        started, measured_before = time.perf_counter(), self._measured_s
         try:
             yield
         finally:
-            seconds = time.perf_counter() - started
+            inside_s = self._measured_s - measured_before
+            seconds = time.perf_counter() - started - inside_s
+            self._measured_s += seconds
             self.timings_s[name] = round(self.timings_s.get(name, 0.0) + seconds, 3)
 
     def with_total(self) -> dict[str, float]:

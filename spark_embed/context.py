@@ -1,4 +1,4 @@
-"""What every step of a run on the driver needs: the session, the options, the folder, the clock, the lock."""
+"""What every step of a run on the driver needs: a session, the options, the folder, the clock, the lock."""
 
 from __future__ import annotations
 
@@ -11,18 +11,32 @@ from spark_embed.clock import Clock
 from spark_embed.config import Config
 from spark_embed.output import Output
 
+Session = Callable[[], SparkSession]
+"""Gives the Spark session, always the same; starts it if there is none."""
+
+
+def as_session(spark: SparkSession | Session) -> Session:
+    """Return what gives a session, of a session that is there already too."""
+    return (lambda: spark) if isinstance(spark, SparkSession) else spark
+
 
 @dataclass(frozen=True)
 class RunContext:
     """One run.
 
     Attributes:
+        session: starting Spark takes seconds, and a run that finds nothing to do needs none.
         check: raises `ResumeError` if this run is no longer the one at work in the output folder; to be
             called before anything is made final.
     """
 
-    spark: SparkSession
+    session: Session
     config: Config
     clock: Clock
     output: Output
     check: Callable[[], None]
+
+    @property
+    def spark(self) -> SparkSession:
+        """The session, started if it was not."""
+        return self.session()

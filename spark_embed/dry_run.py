@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import deque
 
 from pyspark.sql import SparkSession
@@ -11,43 +10,39 @@ from pyspark.sql import SparkSession
 from spark_embed.binding import check_model
 from spark_embed.clock import Clock
 from spark_embed.config import Config
-from spark_embed.context import RunContext
-from spark_embed.lock import OutputLock
-from spark_embed.output import check_output, kept_if_begun
+from spark_embed.context import RunContext, Session, as_session
+from spark_embed.output import check_output
 from spark_embed.plan import make_plan
 from spark_embed.source import find_layout
 from spark_embed.source.units import take_wave
-from spark_embed.storage import undone
+from spark_embed.storage import copy_tree, undone, undone_if_empty
 from spark_embed.summary import describe_model, describe_parity
-from spark_embed.tables import settings, table_settings
+from spark_embed.tables import settings
 from spark_embed.work import find_work, report_work
 
 
-def describe_run(spark: SparkSession, config: Config) -> str:
+def describe_run(spark: SparkSession | Session, config: Config) -> str:
     """Return what `spark_embed.pipeline.run` would do, checked as it checks it; leaves nothing written.
 
     Raises:
         SparkEmbedError: as `run`.
     """
-    layout, output = find_layout(config), check_output(config)
-    is_new = not os.path.lexists(output.root)
-    with (
-        OutputLock(output.lock, output.root) as lock,  # a run that began meanwhile would lose what is undone
-        kept_if_begun(output, is_new=is_new),
-        undone(output.index),
-        undone(output.catalogue),
-    ):
-        context = RunContext(spark, config, Clock(), output, lock.check)
+    layout, standing = find_layout(config), check_output(config)
+    output = standing.as_draft()
+    context = RunContext(as_session(spark), config, Clock(), output, check=lambda: None)
+    # Another run may begin meanwhile: what is not empty is its.
+    with undone_if_empty(output.root), undone_if_empty(output.state), undone(output.draft or ""):
+        copy_tree(standing.index, output.index)
+        copy_tree(standing.catalogue, output.catalogue)
         work = find_work(context, layout)
         report_work(work, prune=config.prune)
         source, n_rows = work.source, work.pending.n_left
-        with settings(spark, table_settings(source.n_bytes / max(source.n_rows, 1))):
-            plan = make_plan(spark, config, source, n_rows, work.dtype)
-            if work.standing.record:
-                check_model(context, work, work.standing.record, plan)
-            with settings(spark, plan.task_settings):
-                units = take_wave(deque(work.units), plan.wave_rows) or list(work.units)
-                n_tasks = plan.embedded(source.table(spark, units)).rdd.getNumPartitions() if units else 0
+        plan = make_plan(context.spark, config, source, n_rows, work.dtype)
+        if work.standing.record:
+            check_model(context, work, work.standing.record, plan)
+        with settings(context.spark, plan.settings):
+            units = take_wave(deque(work.units), plan.wave_rows)
+            n_tasks = plan.embedded(source.table(context.spark, units)).rdd.getNumPartitions() if units else 0
     source, model = plan.source, plan.preflight.model
     own = ", ".join(f"{field.name}: {field.dataType.simpleString()}" for field in source.own_columns)
     n_waves = math.ceil(n_rows / plan.wave_rows)

@@ -8,7 +8,6 @@ from typing import Any
 
 from spark_embed.config import Config
 from spark_embed.errors import ResumeError
-from spark_embed.source import ParquetSource
 
 EMBEDDING_VERSION = 1
 """Of this program's way from bytes to vector. Another one when the same image and model would give another
@@ -35,19 +34,6 @@ _OPTIONS = (
 def model_options(config: Config) -> dict[str, Any]:
     """Return the options that decide what a vector is, as they were given."""
     return {name: getattr(config, name) for name in _OPTIONS}
-
-
-def data_fingerprint(config: Config, source: ParquetSource) -> dict[str, Any]:
-    """Return what is known without a model: which rows there are, and which columns go with them."""
-    return {
-        "embedding_version": EMBEDDING_VERSION,
-        "layout": source.layout,
-        "image_column": source.image_column,
-        "image_id": source.id.name if source.id else "shard#row",
-        "columns": {field.name: field.dataType.simpleString() for field in source.own_columns},
-        "rows": describe_rows(config),
-        "allow_truncated": config.allow_truncated,
-    }
 
 
 def describe_rows(config: Config) -> str:

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 
 EXIT_CODE = 130
@@ -39,7 +40,14 @@ class Interruption:
 
     def watch(self) -> None:
         """Take the signals over: nothing has begun."""
-        self._take_over(lambda number, frame: self._end())
+
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            for pid in _children():  # a JVM that is starting would first say this and that
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self._end()
+
+        self._take_over(on_signal)
 
     def watch_run(self, silence: Callable[[], None] | None) -> None:
         """Take the signals over again, from pyspark, whose handler calls the JVM from inside: the run begins.
@@ -79,3 +87,16 @@ class Interruption:
     def _end(self) -> None:
         self.say()
         os._exit(EXIT_CODE)
+
+
+def _children() -> list[int]:
+    """Return the processes that this one has started; none where there is no /proc."""
+    with suppress(OSError):
+        tasks = os.listdir("/proc/self/task")
+        return [int(pid) for task in tasks for pid in _read(f"/proc/self/task/{task}/children").split()]
+    return []
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="ascii") as file:
+        return file.read()

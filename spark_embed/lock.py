@@ -184,21 +184,6 @@ class OutputLock:
                 os.unlink(self._path)
 
 
-def check_free(path: str, root: str) -> None:
-    """Look whether the lock at `path` could be taken now; so that nothing need be started to find that out.
-
-    Args:
-        path: the lock's file.
-        root: the output folder, for messages.
-
-    Raises:
-        ResumeError: another run holds it, or the file is not one of ours.
-        StorageError: it cannot be read.
-    """
-    if (holder := read_holder(path)) is not None:
-        _check_dead(holder, root)
-
-
 def _check_dead(holder: Holder, root: str) -> None:
     if holder.is_alive:
         hint = "" if holder.silent_s is None else f" (it counts as ended after {SILENT_S:.0f} s of silence)"

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from spark_embed.config import Config
 from spark_embed.errors import ConfigError, StorageError
-from spark_embed.storage import delete, folder_path, is_below, list_names
+from spark_embed.storage import folder_path, is_below, list_names
 
 EMBEDDINGS_NAME = "embeddings.parquet"
 ERRORS_NAME = "errors.parquet"
 METADATA_NAME = "metadata.json"
 STATE_NAME = "_spark_embed"
 _OURS = {EMBEDDINGS_NAME, ERRORS_NAME, METADATA_NAME, STATE_NAME}
-_BEGUN = ("run.json", "lock.json", "progress.json", "shards.parquet", "index")  # before run.json is there
+DRAFT_PREFIX = "draft-"
+_BEGUN = (
+    "run.json",
+    "lock.json",
+    "progress.json",
+    "shards.parquet",
+    "index",
+    DRAFT_PREFIX,
+)  # before run.json
 
 
 @dataclass(frozen=True)
@@ -27,10 +34,12 @@ class Output:
     Attributes:
         root: absolute path of --output_dir.
         attempt: names this run's folders: what the executors of a dead run still write lands elsewhere.
+        draft: where index and catalogue are instead, while nothing may change; None: in their place.
     """
 
     root: str
     attempt: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
+    draft: str | None = None
 
     @property
     def embeddings(self) -> str:
@@ -75,12 +84,16 @@ class Output:
     @property
     def catalogue(self) -> str:
         """What is known of the data set's shards."""
-        return os.path.join(self.state, "shards.parquet")
+        return os.path.join(self.draft or self.state, "shards.parquet")
 
     @property
     def index(self) -> str:
         """Folder of the index of an input that is not parquet."""
-        return os.path.join(self.state, "index")
+        return os.path.join(self.draft or self.state, "index")
+
+    def as_draft(self) -> Output:
+        """Return the same places, with index and catalogue in a folder to be thrown away."""
+        return replace(self, draft=os.path.join(self.state, f"{DRAFT_PREFIX}{self.attempt}"))
 
     @property
     def markers(self) -> str:
@@ -125,20 +138,6 @@ def check_output(config: Config) -> Output:
     if not os.path.isdir(parent) or not os.access(parent, os.W_OK):
         raise StorageError(f"--output_dir {root}: {parent} is not a folder that can be written to")
     return output
-
-
-@contextmanager
-def kept_if_begun(output: Output, *, is_new: bool) -> Iterator[None]:
-    """Delete an output folder that this run has made, if a `with` block leaves nothing of worth in it.
-
-    Only who holds the lock may: another run may have begun in it.
-    """
-    try:
-        yield
-    finally:
-        if is_new and not os.path.exists(output.run_record) and not os.path.exists(output.index):
-            with suppress(StorageError):
-                delete(output.root)
 
 
 def _check_ours(output: Output, names: Sequence[str]) -> None:

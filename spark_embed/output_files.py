@@ -112,7 +112,11 @@ class OutputFiles:
                 others = [path for path in _leaf_paths(schema) if path.split(".")[0] != EMBEDDING]
                 # A dictionary of floats is wasted work: hardly two are equal. So are their extremes.
                 self._writer = pq.ParquetWriter(
-                    self._staged, schema, use_dictionary=others, write_statistics=others
+                    self._staged,
+                    schema,
+                    use_dictionary=others,
+                    write_statistics=others,
+                    write_page_checksum=True,  # so that spark-embed verify sees a flipped bit
                 )
             if self._pending:
                 table = pa.Table.from_batches(self._pending, self._schema)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
@@ -15,31 +15,37 @@ from spark_embed.binding import bind_run
 from spark_embed.budget import ErrorBudget
 from spark_embed.clock import Clock
 from spark_embed.config import Config
-from spark_embed.context import RunContext
+from spark_embed.context import RunContext, Session, as_session
 from spark_embed.errors import StorageError
 from spark_embed.jobs import JobGroups
 from spark_embed.lock import OutputLock
-from spark_embed.output import check_output, kept_if_begun
+from spark_embed.output import Output, check_output
 from spark_embed.plan import Plan
 from spark_embed.progress import Progress
+from spark_embed.progress_file import ProgressFile
 from spark_embed.publisher import Publisher
-from spark_embed.report import Outcome, read_summary, report_progress, write_summary
+from spark_embed.report import Outcome, read_summary, write_summary
 from spark_embed.retry import find_retries
 from spark_embed.source import BadShard, find_layout
+from spark_embed.storage import delete
 from spark_embed.summary import RunSummary
-from spark_embed.tables import settings, table_settings
+from spark_embed.tables import settings
 from spark_embed.waves import WaveContext, run_waves
 from spark_embed.work import Work, find_work, report_work
 
 logger = logging.getLogger(__name__)
 
 
-def run(spark: SparkSession, config: Config, clock: Clock | None = None) -> RunSummary:
+def run(spark: SparkSession | Session, config: Config, clock: Clock | None = None) -> RunSummary:
     """Bring `config.output_dir` up to date with `config.input_dir`; runs on the driver.
 
     Every input row ends in embeddings.parquet or in errors.parquet, once. What is complete already, from an
-    interrupted run or from one before new shards came, is not done again. `clock` may have measured what came
-    before ("start").
+    interrupted run or from one before new shards came, is not done again.
+
+    Args:
+        spark: the session, or what gives one when it is needed.
+        config: the options.
+        clock: may have measured what came before ("start").
 
     Raises:
         ConfigError: an option or the input cannot be used.
@@ -53,23 +59,29 @@ def run(spark: SparkSession, config: Config, clock: Clock | None = None) -> RunS
         layout, output = find_layout(config), check_output(config)
     is_new = not os.path.lexists(output.root)
     with OutputLock(output.lock, output.root) as lock, kept_if_begun(output, is_new=is_new), explained(lock):
-        context = RunContext(spark, config, clock, output, lock.check)
+        context = RunContext(as_session(spark), config, clock, output, lock.check)
         with clock.measure("plan"):
             work = find_work(context, layout)
             report_work(work, prune=config.prune)
-        with settings(spark, table_settings(work.source.n_bytes / max(work.source.n_rows, 1))):
-            with clock.measure("preflight"):
-                record, plan = bind_run(context, work)
-            publisher = Publisher(context, work, record)
-            with clock.measure("embed"):
-                unreadable = embed(context, work, plan, publisher) if plan else []
-            with clock.measure("publish"):
-                ledger = publisher.finish(unreadable)
+        with clock.measure("preflight"):
+            record, plan = bind_run(context, work)
+        publisher = Publisher(context, work, record)
+        progress = ProgressFile(context, work, publisher)
+        with clock.measure("embed"):
+            unreadable = embed(context, work, plan, publisher, progress) if plan else []
+        with clock.measure("publish"):
+            progress.publishing()
+            ledger = publisher.finish(unreadable)
         bad = (*work.source.bad, *unreadable)
-        return summarize(context, Outcome(work, record, ledger, publisher.of_this_run, bad, plan))
+        summary = summarize(context, Outcome(work, record, ledger, publisher.of_this_run, bad, plan))
+        progress.done()
+    check_bad_shards(config, bad)
+    return summary
 
 
-def embed(context: RunContext, work: Work, plan: Plan, publisher: Publisher) -> list[BadShard]:
+def embed(
+    context: RunContext, work: Work, plan: Plan, publisher: Publisher, progress: ProgressFile
+) -> list[BadShard]:
     """Embed what is pending, in waves; returns the shards that turned out to be unreadable.
 
     Raises:
@@ -81,29 +93,52 @@ def embed(context: RunContext, work: Work, plan: Plan, publisher: Publisher) -> 
     waves = WaveContext(context, plan, publisher.record.run_id, jobs, budget, publisher.add)
     retries = find_retries(context.output, publisher.ledger, plan) if config.retry_errors else []
     n_rows = sum(unit.n_rows for unit in work.units)
-    tell = report_progress(context, work, publisher)
-    with settings(spark, plan.task_settings), Progress(jobs, n_rows, tell), budget:
-        return run_waves(waves, work.units, publisher.next_wave, retries)
+    with settings(spark, plan.settings), Progress(jobs, n_rows, progress.embedding), budget:
+        unreadable = run_waves(waves, work.units, publisher.next_wave, retries)
+    if unreadable and not publisher.has_rows:
+        bad = (*work.source.bad, *unreadable)
+        raise StorageError(
+            f"none of {len(bad):,} shards can be read; the first, {bad[0].name}: {bad[0].reason}"
+        )
+    return unreadable
 
 
 def summarize(context: RunContext, outcome: Outcome) -> RunSummary:
     """Write metadata.json, where it does not stand already as it would be; say how it went.
 
     Raises:
-        StorageError: it cannot be written; or a shard could not be read, with --fail_on_bad_shard.
+        StorageError: it cannot be written.
     """
     summary = None if outcome.markers else read_summary(context, outcome)
     if summary:
-        logger.info("nothing to do: all %s shards are complete", f"{outcome.work.pending.n_shards:,}")
+        logger.info("%s", _nothing_done(outcome))
     else:
         summary = write_summary(context, outcome)
         logger.info("done", extra={"counts": summary.to_dict()["counts"], "timings_s": summary.timings_s})
-    if outcome.bad and context.config.fail_on_bad_shard:
-        raise StorageError(
-            f"{len(outcome.bad):,} shards cannot be read (--fail_on_bad_shard), all others are done; the "
-            f"first, {outcome.bad[0].name}: {outcome.bad[0].reason}"
-        )
     return summary
+
+
+def check_bad_shards(config: Config, bad: Sequence[BadShard]) -> None:
+    """Refuse to call it done where shards could not be read, with --fail_on_bad_shard.
+
+    Raises:
+        StorageError: there are such shards.
+    """
+    if bad and config.fail_on_bad_shard:
+        raise StorageError(
+            f"{len(bad):,} shards cannot be read (--fail_on_bad_shard), all others are done; the first, "
+            f"{bad[0].name}: {bad[0].reason}"
+        )
+
+
+def _nothing_done(outcome: Outcome) -> str:
+    pending = outcome.work.pending
+    if not outcome.bad:
+        return f"nothing to do: all {pending.n_shards:,} shards are complete"
+    return (
+        f"nothing more could be done: {pending.n_complete_shards:,} of {pending.n_shards:,} shards are "
+        f"complete, {len(outcome.bad):,} cannot be read"
+    )
 
 
 @contextmanager
@@ -119,3 +154,17 @@ def explained(lock: OutputLock) -> Iterator[None]:
     except (PySparkException, Py4JError):
         lock.check()
         raise
+
+
+@contextmanager
+def kept_if_begun(output: Output, *, is_new: bool) -> Iterator[None]:
+    """Delete an output folder that this run has made, if a `with` block leaves nothing of worth in it.
+
+    Only who holds the lock may: another run may have begun in it.
+    """
+    try:
+        yield
+    finally:
+        if is_new and not os.path.exists(output.run_record) and not os.path.exists(output.index):
+            with suppress(StorageError):
+                delete(output.root)

@@ -19,7 +19,7 @@ from spark_embed.probe import ProbeOptions, UnreachableError
 from spark_embed.source import ParquetSource
 from spark_embed.storage import folder_path
 from spark_embed.summary import describe_parity
-from spark_embed.tables import Rate, count_slots, is_task_size_set, task_settings
+from spark_embed.tables import Rate, count_slots, is_task_size_set, table_settings, task_settings
 from spark_embed.udf import make_feed_options, make_recipe
 from spark_embed.wave import embed_table
 
@@ -41,8 +41,8 @@ class Plan:
         n_slots: tasks that Spark runs at once.
         task_cpus: cores of each.
         wave_rows: rows of the first waves.
-        task_settings: Spark's settings that size the tasks; empty where their speed is not known, or where
-            somebody has set a size.
+        settings: Spark's for tables of this data set, and for the size of tasks where their speed is known
+            and nobody has set a size.
         profile_dir: where the tasks leave their profiles; None for nowhere.
     """
 
@@ -52,7 +52,7 @@ class Plan:
     n_slots: int
     task_cpus: int
     wave_rows: int
-    task_settings: dict[str, str]
+    settings: dict[str, str]
     profile_dir: str | None
 
     def embedded(self, table: DataFrame, tally: Tally | None = None) -> DataFrame:
@@ -145,7 +145,7 @@ def _bind(
         n_slots=n_slots,
         task_cpus=task_cpus,
         wave_rows=wave_rows,
-        task_settings=sizes,
+        settings={**table_settings(source.n_bytes / max(source.n_rows, 1)), **sizes},
         profile_dir=os.path.abspath(config.profile_dir) if config.profile_dir else None,
     )
 

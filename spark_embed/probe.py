@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from spark_embed.decode.isolated import keep_decodable
-from spark_embed.errors import ImageError
+from spark_embed.errors import ImageError, StorageError
 from spark_embed.feed import DEFAULT_BATCH_SIZE, FeedOptions, make_decoder
 from spark_embed.fetch import Buffer, Reference, make_fetch, make_locate
 from spark_embed.models import Prepared, Recipe
@@ -166,10 +166,18 @@ def _load(recipe: Recipe) -> ImageEmbedder:
     return cast("ImageEmbedder", model)  # parity needs its processor, which is not in the seam
 
 
+def _located(references: Iterable[Reference], options: FeedOptions) -> Iterator[Reference]:
+    """Yield the references as `make_locate` has them; those of unreadable shards are left to their waves."""
+    locate = make_locate(options.fetch)
+    for reference in references:
+        with suppress(StorageError):
+            yield locate(reference)
+
+
 def _fetched(references: Iterable[Reference], options: FeedOptions) -> Iterator[Buffer]:
     """Yield the bytes of the references that can be fetched; the others become error rows later."""
     fetch = make_fetch(options.fetch)
-    rows = ReadAhead(map(make_locate(options.fetch), references), options.fetch)
+    rows = ReadAhead(_located(references, options), options.fetch)
     try:
         for row in rows:
             with suppress(ImageError):

@@ -7,119 +7,42 @@ happened; after that, only deleting is left.
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyspark.sql import SparkSession
-from pyspark.sql import types as T
 
-from spark_embed.clock import now
 from spark_embed.errors import NoSpaceError, StorageError
-from spark_embed.fingerprint import file_metadata
-from spark_embed.merge import Merge, merge_files
 from spark_embed.output import EMBEDDINGS_NAME, ERRORS_NAME, Output
-from spark_embed.output_files import Target
-from spark_embed.removal import Removal, Rewrite, rewrite_file
+from spark_embed.records import Ledger, PublishedFile
 from spark_embed.resume import delete_unlisted
-from spark_embed.schema import EMBEDDING, ERROR, ERROR_DETAIL, IMAGE_ID, RESULT, VECTOR_SPARK_TYPE
-from spark_embed.state import (
-    Ledger,
-    Marker,
-    Part,
-    PublishedFile,
-    RunRecord,
-    delete_wave,
-    later_voids,
-    with_parts,
-    write_ledger,
-)
+from spark_embed.schema import ERROR, ERROR_DETAIL, IMAGE_ID
+from spark_embed.staging import Staging
+from spark_embed.state import delete_wave, write_ledger
 from spark_embed.storage import delete, free_bytes, list_names, move, no_space_error
-from spark_embed.tasks import run_tasks
 
 _N_EXAMPLES = 3
 
 
-@dataclass(frozen=True)
-class Change:
-    """What a publishing adds to the published files, and takes away.
+def publish(staging: Staging) -> Ledger:
+    """Bring the published files up to date; returns the new list of them.
 
-    Attributes:
-        markers: of the waves that it adds.
-        versions: of the contents that the input's shards have now, by name.
-        withheld: replaced shards that are not complete yet: their old rows stay.
-        removed: shards whose published rows go.
-        voided: lists of images, of an image folder, whose earlier rows go: all that there are.
-    """
-
-    markers: tuple[Marker, ...]
-    versions: dict[str, str]
-    withheld: frozenset[str] = frozenset()
-    removed: frozenset[str] = frozenset()
-    voided: tuple[str, ...] = ()
-
-    def dropped(self, marker: Marker) -> list[Part]:
-        """Return the parts of a wave that must not be published: of another content than the shard's now."""
-        return [
-            part
-            for part in marker.units
-            if part.shard in self.withheld
-            or part.shard in self.removed - set(self.versions)
-            or self.versions.get(part.shard, part.version) != part.version
-        ]
-
-
-@dataclass
-class _Files:
-    """Files of the two kinds, and the rows that were left out of them."""
-
-    embeddings: list[PublishedFile] = field(default_factory=list)
-    errors: list[PublishedFile] = field(default_factory=list)
-    n_removed: int = 0
-
-    @property
-    def n_rows(self) -> int:
-        return sum(file.n_rows for file in (*self.embeddings, *self.errors))
-
-
-def publish(
-    spark: SparkSession,
-    output: Output,
-    record: RunRecord,
-    base: Ledger | None,
-    change: Change,
-    file_bytes: int,
-) -> Ledger:
-    """Bring the published files up to date, in files of about `file_bytes`; returns the new list of them.
-
-    No shuffle, and the model has run already.
-
-    Args:
-        spark: the session.
-        output: the places of the output.
-        record: of the run.
-        base: what the run has published; None for nothing, and what an older run has published goes.
-        change: what to add and to take away.
-        file_bytes: wanted size of a file.
+    No shuffle, and the model has run already. What an older run has published goes.
 
     Raises:
         StorageError: writing failed, or rows went missing; what was published before is untouched.
     """
-    generation = base.generation + 1 if base else 0
-    work = _Publishing(spark, output, record, base, change, generation, file_bytes)
+    output = staging.output
     try:
-        ledger = work.stage()
+        ledger = staging.stage()
         for name, published in ((EMBEDDINGS_NAME, output.embeddings), (ERRORS_NAME, output.errors)):
             _move_files(os.path.join(output.staged, name), published)
         write_ledger(output, ledger)
     except NoSpaceError as exc:
         delete(output.staged)
-        n_bytes = sum(sum(marker.files.values()) for marker in change.markers)
+        n_bytes = sum(sum(marker.files.values()) for marker in staging.change.markers)
         raise no_space_error(output.root, n_bytes - free_bytes(output.root)) from exc
     finally:
         delete(output.staged)
@@ -127,172 +50,6 @@ def publish(
     for wave in ledger.waves:
         delete_wave(output, wave)
     return ledger
-
-
-class _Publishing:
-    def __init__(
-        self,
-        spark: SparkSession,
-        output: Output,
-        record: RunRecord,
-        base: Ledger | None,
-        change: Change,
-        generation: int,
-        file_bytes: int,
-    ) -> None:
-        self._spark, self._output, self._record = spark, output, record
-        self._base, self._change = base, change
-        self._generation, self._file_bytes = generation, file_bytes
-        self._metadata = make_metadata(spark.version, record)
-        self._new_voids = tuple(name for name in change.voided if not base or name not in base.voided)
-
-    def stage(self) -> Ledger:
-        """Make the new files aside; returns what the list will be."""
-        added = self._merge()
-        kept, gone = self._rewrite()
-        self._check(added, gone)
-        shards = {
-            name: state
-            for name, state in (self._base.shards if self._base else {}).items()
-            if name not in self._change.removed
-        }
-        parts = [
-            part
-            for marker in self._change.markers
-            for part in set(marker.units) - set(self._change.dropped(marker))
-        ]
-        return Ledger(
-            run_id=self._record.run_id,
-            generation=self._generation,
-            updated_at=now(),
-            shards=with_parts(shards, parts),
-            embeddings=self._filled(kept.embeddings + added.embeddings, EMBEDDINGS_NAME),
-            errors=self._filled(kept.errors + added.errors, ERRORS_NAME),
-            waves=tuple(marker.wave for marker in self._change.markers),
-            voided=self._change.voided,
-        )
-
-    def _merge(self) -> _Files:
-        """Put the waves' files together."""
-        groups: dict[Removal, list[Marker]] = {}
-        for marker in self._change.markers:
-            groups.setdefault(self._removal_of(marker), []).append(marker)
-        merges: list[Merge] = []
-        for removal, markers in groups.items():
-            merges += self._merges(markers, removal, len(merges))
-        added = _Files()
-        for answer in run_tasks(self._spark, merge_files, merges) if merges else ():
-            added.embeddings += _records(answer["embeddings"])
-            added.errors += _records(answer["errors"])
-            added.n_removed += answer["n_removed"]
-        return added
-
-    def _removal_of(self, marker: Marker) -> Removal:
-        names = sorted({part.shard for part in self._change.dropped(marker)})
-        # The units of such a wave are all of one index file (`WaveContext.apart`).
-        lists = (
-            later_voids(self._new_voids, marker.units[0].shard) if self._new_voids and marker.units else []
-        )
-        return Removal(tuple(names), self._index_paths(lists))
-
-    def _index_paths(self, names: Sequence[str]) -> tuple[str, ...]:
-        return tuple(os.path.join(self._output.index, name) for name in names)
-
-    def _merges(self, markers: Sequence[Marker], removal: Removal, first: int) -> list[Merge]:
-        files = [
-            (os.path.join(self._output.wave(marker.wave), name), n_bytes)
-            for marker in markers
-            for name, n_bytes in marker.files.items()
-        ]
-        n_rows = sum(marker.counted.n_rows for marker in markers)
-        n_files = max(1, math.ceil(sum(n_bytes for _, n_bytes in files) / self._file_bytes))
-        rows_per_file = max(1, math.ceil(n_rows / n_files))
-        return [
-            Merge(
-                tuple(paths),
-                self._target(EMBEDDINGS_NAME, f"{number:05d}", rows_per_file),
-                self._target(ERRORS_NAME, f"{number:05d}", rows_per_file),
-                removal,
-            )
-            for number, paths in enumerate(_grouped(files, n_files), start=first)
-        ]
-
-    def _target(self, kind: str, name: str, rows_per_file: int) -> Target:
-        metadata = self._metadata[0 if kind == EMBEDDINGS_NAME else 1]
-        name = f"part-{self._generation:05d}-{name}-{self._output.attempt}"
-        return Target(os.path.join(self._output.staged, kind), name, rows_per_file, metadata)
-
-    def _rewrite(self) -> tuple[_Files, _Files]:
-        """Make the published files anew that hold rows which go; returns what there is, and what went."""
-        kept, gone = _Files(), _Files()
-        if self._base is None:
-            return kept, gone
-        retried = tuple(
-            os.path.join(self._output.wave(marker.wave), name)
-            for marker in self._change.markers
-            if marker.kind == "retry"
-            for name in marker.files
-        )
-        lists = self._index_paths(self._new_voids)
-        removal = Removal(tuple(sorted(self._change.removed)), lists)
-        kinds = (
-            (EMBEDDINGS_NAME, self._output.embeddings, self._base.embeddings, removal, kept.embeddings),
-            (
-                ERRORS_NAME,
-                self._output.errors,
-                self._base.errors,
-                Removal(removal.shards, lists, retried),
-                kept.errors,
-            ),
-        )
-        for kind, folder, files, kind_removal, found in kinds:
-            if not kind_removal:
-                found += files
-                continue
-            rewrites = [
-                Rewrite(
-                    os.path.join(folder, file.name),
-                    self._target(kind, f"r{number:05d}", max(file.n_rows, 1)),
-                    kind_removal,
-                )
-                for number, file in enumerate(files)
-            ]
-            for file, answer in zip(files, run_tasks(self._spark, rewrite_file, rewrites), strict=True):
-                found += [file] if answer is None else _records(answer["written"])
-                gone.n_removed += answer["n_removed"] if answer else 0
-        return kept, gone
-
-    def _check(self, added: _Files, gone: _Files) -> None:
-        """Compare the rows that went in with those that would be published, and those that go.
-
-        Raises:
-            StorageError: they are not the same number.
-        """
-        change = self._change
-        n_in = sum(marker.counted.n_rows for marker in change.markers)
-        n_retried = sum(marker.counted.n_rows for marker in change.markers if marker.kind == "retry")
-        n_void = sum(pq.read_metadata(path).num_rows for path in self._index_paths(self._new_voids))
-        n_dropped = sum(part.n_rows for marker in change.markers for part in change.dropped(marker))
-        shards = self._base.shards if self._base else {}
-        n_old = sum(n for name in change.removed & set(shards) for _, n in shards[name].ranges)
-        n_to_go = n_retried + n_void + n_dropped + n_old
-        if (added.n_rows + added.n_removed, added.n_removed + gone.n_removed) != (n_in, n_to_go):
-            raise StorageError(
-                f"{n_in} rows in complete waves, of which and of the published ones {n_to_go} are to go; but "
-                f"{added.n_rows} would be published, and {added.n_removed + gone.n_removed} go. This is "
-                f"a bug; nothing was published; see {self._output.waves}"
-            )
-
-    def _filled(self, files: Sequence[PublishedFile], kind: str) -> tuple[PublishedFile, ...]:
-        """Return the files that have rows, or else one without; delete the others that were just made."""
-        filled = [file for file in files if file.n_rows] or list(files[:1])
-        for name in {file.name for file in files} - {file.name for file in filled}:
-            delete(os.path.join(self._output.staged, kind, name))
-        return tuple(filled)
-
-
-def _records(written: Iterable[dict[str, Any]]) -> list[PublishedFile]:
-    return [PublishedFile.model_validate(file) for file in written]
 
 
 def _move_files(folder: str, to: str) -> None:
@@ -333,32 +90,3 @@ def _add_examples(found: dict[str, list[dict[str, str]]], batch: pa.RecordBatch)
         if wanted := _N_EXAMPLES - len(examples):
             rows = batch.filter(pc.equal(codes, code)).slice(0, wanted)
             examples += rows.select([IMAGE_ID, ERROR_DETAIL]).to_pylist()
-
-
-def _grouped(files: Sequence[tuple[str, int]], n_groups: int) -> list[list[str]]:
-    """Cut files, as (path, bytes), in their order into at most so many groups of about the same bytes."""
-    share = sum(n_bytes for _, n_bytes in files) / n_groups
-    groups: list[list[str]] = [[]]
-    total = 0
-    for path, n_bytes in files:
-        if groups[-1] and total >= share * len(groups):
-            groups.append([])
-        groups[-1].append(path)
-        total += n_bytes
-    return groups
-
-
-def make_metadata(spark_version: str, record: RunRecord) -> tuple[dict[str, str], dict[str, str]]:
-    """Return what the footers of the two data sets say: what made them, and their types for Spark.
-
-    Without its version Spark would not know by which calendar old dates are stored.
-    """
-    schema = T.StructType.fromJson(record.table_schema)
-    own = [field for field in schema if field.name != RESULT]
-    good = [*own, T.StructField(EMBEDDING, VECTOR_SPARK_TYPE)]
-    bad = [*own, T.StructField(ERROR, T.StringType()), T.StructField(ERROR_DETAIL, T.StringType())]
-    both = {"org.apache.spark.version": spark_version, **file_metadata(record.fingerprint, record.model)}
-    return (
-        {**both, "org.apache.spark.sql.parquet.row.metadata": T.StructType(good).json()},
-        {**both, "org.apache.spark.sql.parquet.row.metadata": T.StructType(bad).json()},
-    )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+from spark_embed.change import Change
 from spark_embed.context import RunContext
-from spark_embed.publish import Change, publish
+from spark_embed.publish import publish
+from spark_embed.records import Ledger, Marker, RunRecord
 from spark_embed.source import BadShard
-from spark_embed.state import Ledger, Marker, RunRecord
+from spark_embed.staging import Staging
 from spark_embed.work import Work, names_of
 
 # Data of waves beyond which it is published while the run goes on, in files of --output_file_bytes: enough
@@ -21,6 +25,7 @@ class Publisher:
         ledger: of the published files; None while there are none of this run.
         markers: of complete waves that are not published.
         of_this_run: markers of the waves that were run by this process.
+        n_completed_shards: shards that these have completed; images, of an image folder.
     """
 
     def __init__(self, context: RunContext, work: Work, record: RunRecord) -> None:
@@ -29,11 +34,25 @@ class Publisher:
         self.markers: list[Marker] = list(work.standing.markers)
         self.of_this_run: list[Marker] = []
         self._context, self._work = context, work
+        self._left = Counter[str]()
+        for unit in work.units:
+            self._left[unit.shard.name] += unit.n_rows
+        self.n_completed_shards = 0
 
     @property
     def next_wave(self) -> int:
         """A number that no unpublished wave has."""
         return 1 + max((int(marker.wave.partition("-")[0]) for marker in self.markers), default=-1)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows that were embedded by this process, but for rows of errors.parquet that were tried again."""
+        return sum(part.n_rows for marker in self.of_this_run for part in marker.units)
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether anything is complete: otherwise there is nothing to publish, not even columns."""
+        return self.ledger is not None or bool(self.markers)
 
     def add(self, marker: Marker) -> None:
         """Take in a wave that is complete now; publish if much is unpublished.
@@ -44,6 +63,10 @@ class Publisher:
         """
         self.markers.append(marker)
         self.of_this_run.append(marker)
+        for part in marker.units:
+            self._left[part.shard] -= part.n_rows
+            is_folder = self._work.source.is_folder
+            self.n_completed_shards += part.n_rows if is_folder else not self._left[part.shard]
         if self._may_publish_early():
             self._publish(self._change([]))
 
@@ -93,6 +116,6 @@ class Publisher:
         self._context.check()
         file_bytes = self._context.config.output_file_bytes
         spark, output = self._context.spark, self._context.output
-        self.ledger = publish(spark, output, self.record, self.ledger, change, file_bytes)
+        self.ledger = publish(Staging(spark, output, self.record, self.ledger, change, file_bytes))
         self.markers = []
         return self.ledger

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,9 +12,8 @@ from spark_embed.context import RunContext
 from spark_embed.errors import ResumeError
 from spark_embed.plan import Plan
 from spark_embed.publish import read_error_examples
-from spark_embed.publisher import Publisher
+from spark_embed.records import Counted, Ledger, Marker, RunRecord
 from spark_embed.source import BadShard
-from spark_embed.state import Counted, Ledger, Marker, ProgressRecord, RunRecord, write_progress
 from spark_embed.storage import read_json, write_json
 from spark_embed.summary import Counts, RunSummary
 from spark_embed.verdict import Measured, judge
@@ -159,35 +157,3 @@ def add_up(parts: Sequence[Counted]) -> Counted:
         stage_s={name: round(seconds, 3) for name, seconds in stages.items()},
         batch_limit=min((part.batch_limit for part in parts if part.batch_limit), default=None),
     )
-
-
-def report_progress(context: RunContext, work: Work, publisher: Publisher) -> Callable[[int], None]:
-    """Return the function that writes progress.json, given the rows that are embedded by now."""
-    started = time.monotonic()
-    pending = work.pending
-
-    def tell(n_done: int) -> None:
-        counted = add_up([marker.counted for marker in publisher.of_this_run])
-        codes = Counter(publisher.ledger.n_errors_by_code if publisher.ledger else {})
-        for marker in publisher.markers:
-            codes.update(marker.counted.n_errors_by_code)
-        embed_s = time.monotonic() - started
-        write_progress(
-            context.output,
-            ProgressRecord(
-                run_id=publisher.record.run_id,
-                phase="embed",
-                started_at=context.clock.started_at,
-                updated_s=time.time(),
-                n_rows=pending.n_rows,
-                n_complete=min(pending.n_complete + counted.n_rows, pending.n_rows),
-                n_done_now=n_done,
-                n_shards=pending.n_shards,
-                n_complete_shards=pending.n_complete_shards,
-                n_errors_by_code=dict(codes),
-                embed_s=round(embed_s, 1),
-                left_s=round(embed_s * max(pending.n_left - n_done, 0) / n_done, 1) if n_done else None,
-            ),
-        )
-
-    return tell

@@ -9,17 +9,9 @@ from dataclasses import dataclass
 from spark_embed.config import Config
 from spark_embed.errors import ResumeError
 from spark_embed.fingerprint import describe_rows
-from spark_embed.output import Output
-from spark_embed.state import (
-    Ledger,
-    Marker,
-    RunRecord,
-    delete_wave,
-    is_whole,
-    read_ledger,
-    read_markers,
-    read_run,
-)
+from spark_embed.output import DRAFT_PREFIX, Output
+from spark_embed.records import Ledger, Marker, RunRecord
+from spark_embed.state import delete_wave, is_whole, read_ledger, read_markers, read_run
 from spark_embed.storage import delete, list_names
 
 logger = logging.getLogger(__name__)
@@ -48,9 +40,10 @@ def find_standing(output: Output, config: Config) -> Standing:
     Raises:
         ResumeError: it is broken, not ours, or of a run over other rows.
     """
-    record, ledger = read_run(output), read_ledger(output)
+    record = read_run(output)
     if config.overwrite or record is None:
-        return Standing(None, None, (), ledger)
+        return Standing(None, None, (), _read_older(output))
+    ledger = read_ledger(output)
     rows = describe_rows(config)
     if (known := record.fingerprint.get("rows")) != rows:
         raise ResumeError(
@@ -72,6 +65,15 @@ def find_standing(output: Output, config: Config) -> Standing:
     return Standing(record, ledger, tuple(whole), older)
 
 
+def _read_older(output: Output) -> Ledger | None:
+    """Return the list of the files that will be replaced; none of a broken one: it has no say any more."""
+    try:
+        return read_ledger(output)
+    except ResumeError as exc:
+        logger.warning("%s", exc)
+        return None
+
+
 def tidy(output: Output, standing: Standing) -> None:
     """Delete what interrupted runs have left: half-written files, data of waves that never completed.
 
@@ -85,6 +87,9 @@ def tidy(output: Output, standing: Standing) -> None:
     for name in names - kept:
         delete_wave(output, name)
     delete(os.path.dirname(output.staged))
+    for name in list_names(output.state):
+        if name.startswith(DRAFT_PREFIX):
+            delete(os.path.join(output.state, name))
     for folder in (output.state, output.markers):
         for name in list_names(folder):
             if name.endswith(".tmp") and not name.startswith("lock."):  # those belong to this run

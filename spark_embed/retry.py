@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 from spark_embed.errors import StorageError
 from spark_embed.output import Output
 from spark_embed.plan import Plan
+from spark_embed.records import Ledger, PublishedFile
 from spark_embed.schema import SHARD
 from spark_embed.source.units import units_of
-from spark_embed.state import Ledger, PublishedFile
 from spark_embed.waves import Wave
 
 
@@ -40,7 +40,7 @@ def find_retries(output: Output, ledger: Ledger | None, plan: Plan) -> list[Wave
         wanted = shards if source.is_folder else _shards_in(output, names) & shards.keys()
         units = units_of(shard for name, shard in shards.items() if name in wanted)
         if units:
-            waves.append(Wave(tuple(units), tuple(names)))
+            waves.append(Wave(tuple(units), tuple(names), sum(file.n_rows for file in files)))
     return waves
 
 

@@ -44,7 +44,7 @@ class RowReader:
         Both are None where the value is null, or the file has no such column.
 
         Raises:
-            OSError: the file cannot be reached from here.
+            OSError: the file cannot be opened from here.
             StorageError: the file is not the one that was planned with (`file_version`), or is broken.
         """
         if uri != self._uri:
@@ -54,7 +54,7 @@ class RowReader:
         try:
             if not self._start <= row < self._start + len(self._rows):
                 self._seek(row)
-        except (pa.ArrowException, StopIteration) as exc:
+        except (pa.ArrowException, OSError, StopIteration) as exc:  # OSError: broken pages, too
             raise StorageError(f"{uri}: row {row} cannot be read: {exc}") from exc
         index = row - self._start
         if not pa.types.is_struct(self._rows.type):

@@ -46,14 +46,11 @@ def make_session(config: Config, started: Callable[[], None] = lambda: None) -> 
         started: called as soon as pyspark has taken over Ctrl-C, which it does in the middle of all this.
 
     Raises:
-        ConfigError: no Java, too old a Java, pandas 3, or a Spark that does not start.
+        ConfigError: Spark does not start.
     """
-    check_pandas()
     if (active := SparkSession.getActiveSession()) is not None:
         check_workers(active, config.num_workers)
         return active
-    if "PYSPARK_GATEWAY_PORT" not in os.environ:  # else spark-submit has started the JVM
-        check_java()
     try:
         SparkContext.getOrCreate(_make_conf(config))
         started()
@@ -64,6 +61,17 @@ def make_session(config: Config, started: Callable[[], None] = lambda: None) -> 
     if str(spark.sparkContext.master).startswith("local["):
         start_worker_daemon(spark)
     return spark
+
+
+def check_machine() -> None:
+    """Look for what Spark needs, before Spark prints pages about it.
+
+    Raises:
+        ConfigError: no Java, too old a Java, or pandas 3.
+    """
+    check_pandas()
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:  # else spark-submit has started the JVM
+        check_java()
 
 
 def start_worker_daemon(spark: SparkSession) -> threading.Thread:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -15,18 +15,9 @@ from spark_embed.errors import ConfigError
 from spark_embed.holder import Holder
 from spark_embed.lock import read_holder
 from spark_embed.output import STATE_NAME, Output
-from spark_embed.state import (
-    Ledger,
-    Marker,
-    ProgressRecord,
-    RunRecord,
-    ShardState,
-    read_ledger,
-    read_markers,
-    read_progress,
-    read_run,
-    with_parts,
-)
+from spark_embed.records import Ledger, Marker, ProgressRecord, RunRecord
+from spark_embed.state import read_ledger, read_markers, read_progress, read_run
+from spark_embed.storage import list_names
 
 _TRIES = 3
 
@@ -59,23 +50,20 @@ class Snapshot:
         """Whether the run at work has written its progress: before that it is the one's before it."""
         if self.holder is None or self.progress is None:
             return False
-        try:
-            return self.progress.updated_s >= datetime.fromisoformat(self.holder.since).timestamp()
-        except ValueError:  # a text that is no time
-            return False
+        return self.progress.updated_s >= _seconds(self.holder.since)
 
     @property
     def n_complete(self) -> int:
-        """Rows that are published or in complete waves.
+        """Rows of the input that are published or in complete waves.
 
-        Raises:
-            ValueError: ledger and waves are of two moments.
+        What is published may be of an input that has changed since, so the run's own count goes first.
         """
+        if self.progress and self.progress.n_rows:
+            since = self.progress.updated_s
+            later = [wave for wave in self.waves if _seconds(wave.finished_at) >= since]
+            return min(self.progress.n_complete + _count_new(later), self.progress.n_rows)
         ledger = None if self.is_older else self.ledger
-        published = ledger.shards if ledger else {}
-        parts = [part for wave in self.waves for part in wave.units]
-        n_new = _count_rows(with_parts(published, parts)) - _count_rows(published)
-        return n_new + (ledger.n_embedded + ledger.n_errors if ledger else 0)
+        return (ledger.n_embedded + ledger.n_errors if ledger else 0) + _count_new(self.waves)
 
     @property
     def n_errors_by_code(self) -> dict[str, int]:
@@ -100,9 +88,10 @@ def read_snapshot(output: Output) -> Snapshot:
     if not os.path.isdir(output.root):
         raise ConfigError(f"{output.root}: there is no such folder; give the --output_dir of a run")
     for _ in range(_TRIES):
+        waves = list_names(output.markers)
         found = _read_once(output)
-        if read_run(output) == found.run and _is_of_one_moment(found):
-            break
+        if read_run(output) == found.run and list_names(output.markers) == waves:
+            break  # all of one moment
     if not (found.run or found.ledger or found.progress or os.path.exists(output.lock)):
         raise ConfigError(
             f"{output.root}: holds no {STATE_NAME}/run.json, so no run of spark_embed; "
@@ -131,12 +120,13 @@ def _read_once(output: Output) -> Snapshot:
     )
 
 
-def _is_of_one_moment(snapshot: Snapshot) -> bool:
+def _count_new(waves: Iterable[Marker]) -> int:
+    return sum(wave.counted.n_rows for wave in waves if wave.kind == "embed")
+
+
+def _seconds(time: str) -> float:
+    """Return an ISO 8601 time as Unix time; 0 if it is none."""
     try:
-        return snapshot.n_complete >= 0
+        return datetime.fromisoformat(time).timestamp()
     except ValueError:
-        return False
-
-
-def _count_rows(shards: Mapping[str, ShardState]) -> int:
-    return sum(number for shard in shards.values() for _, number in shard.ranges)
+        return 0.0

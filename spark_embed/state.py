@@ -11,195 +11,19 @@ Driver only; knows no Spark and no model. Each file is written whole or not at a
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from spark_embed.errors import ResumeError
 from spark_embed.output import Output
+from spark_embed.records import Ledger, Marker, Part, ProgressRecord, Record, RunRecord, ShardState
 from spark_embed.storage import delete, list_names, read_text, write_text
 
 _SUFFIX = ".json"
 
-Count = Annotated[int, Field(ge=0)]
-
-
-class Part(NamedTuple):
-    """Rows that are complete together: `n_rows` of a shard's content `version`, from row `first` on.
-
-    `shard` is its name in the data set; in an image folder, that of the index file that lists the images.
-    """
-
-    shard: str
-    version: str
-    first: Count
-    n_rows: Count
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    product: Literal["spark_embed"] = "spark_embed"
-    format: Literal[1] = 1
-
-
-class RunRecord(_Record):
-    """run.json: what a run is bound to, so that a later one can go on with it.
-
-    Attributes:
-        run_id: made anew by --overwrite; markers and ledger of another one are of an older run.
-        options: the options that decide what a vector is, as given: while they are the same, and nothing
-            is left to embed, no model need be started to know it.
-        fingerprint: what decides what a vector is, as found; `spark_embed.fingerprint`.
-        table_schema: of the embedded table, as Spark's JSON.
-        model, parity, versions: preflight's, for metadata.json.
-    """
-
-    run_id: str
-    started_at: str
-    options: dict[str, Any]
-    fingerprint: dict[str, Any]
-    table_schema: dict[str, Any]
-    model: dict[str, Any]
-    parity: dict[str, Any]
-    versions: dict[str, str]
-
-
-class Counted(BaseModel):
-    """What a committed wave holds.
-
-    Attributes:
-        n_errors_by_code: rows without a vector, by code.
-        n_tasks: tasks that had at least one row.
-        n_model_loads: how often a worker process had to load the model.
-        stage_s: seconds by stage, summed over threads and tasks.
-        batch_limit: images that fitted into the memory of the smallest device at once; None: all of a batch.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    n_rows: Count
-    n_errors_by_code: dict[str, Count]
-    n_tasks: Count
-    n_model_loads: Count
-    stage_s: dict[str, float]
-    batch_limit: int | None
-
-    @property
-    def n_errors(self) -> int:
-        """Rows without a vector."""
-        return sum(self.n_errors_by_code.values())
-
-
-class Marker(_Record):
-    """markers/<wave>.json: a complete wave.
-
-    Attributes:
-        wave: name of its folder, below waves/; no other attempt's.
-        kind: "embed", or "retry" of rows that are published as errors (its `units` are empty).
-        files: bytes by name of its data files, and no others: what a dead driver's executors still write
-            is in none.
-        embed_s: seconds on the clock.
-    """
-
-    run_id: str
-    wave: str
-    kind: Literal["embed", "retry"] = "embed"
-    units: tuple[Part, ...]
-    files: dict[str, Count]
-    counted: Counted
-    embed_s: float
-    finished_at: str
-
-
-class PublishedFile(BaseModel):
-    """A file of embeddings.parquet or errors.parquet; `n_errors_by_code` of the latter only."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
-    n_rows: Count
-    n_bytes: Count
-    n_errors_by_code: dict[str, Count] = {}
-
-
-class ShardState(NamedTuple):
-    """What of a shard is published: its content's version, and rows as (first, number), in order."""
-
-    version: str
-    ranges: tuple[tuple[Count, Count], ...]
-
-
-class Ledger(_Record):
-    """files.json: a complete state that readers can rely on.
-
-    Attributes:
-        generation: counts the states.
-        shards: what is published of each shard, by its name.
-        waves: those that this state took in: their data may be left over.
-        voided: lists of images whose older rows are gone (an image folder's; source/folder_index.py).
-    """
-
-    run_id: str
-    generation: Count
-    updated_at: str
-    shards: dict[str, ShardState]
-    embeddings: tuple[PublishedFile, ...]
-    errors: tuple[PublishedFile, ...]
-    waves: tuple[str, ...] = ()
-    voided: tuple[str, ...] = ()
-
-    @property
-    def n_embedded(self) -> int:
-        """Rows with a vector."""
-        return sum(file.n_rows for file in self.embeddings)
-
-    @property
-    def n_errors(self) -> int:
-        """Rows without one."""
-        return sum(file.n_rows for file in self.errors)
-
-    @property
-    def n_errors_by_code(self) -> dict[str, int]:
-        """Rows without one, by code, sorted."""
-        counts: Counter[str] = Counter()
-        for file in self.errors:
-            counts.update(file.n_errors_by_code)
-        return dict(sorted(counts.items()))
-
-
-class ProgressRecord(_Record):
-    """progress.json: how far the run is that is at work, rewritten every few seconds.
-
-    Attributes:
-        phase: "plan", "embed", "publish" or "done".
-        updated_s: Unix time, seconds, of the machine that runs the driver.
-        n_rows: rows that there will be in the end.
-        n_complete: of them in complete waves or published.
-        n_done_now: of them embedded by this run, those of unfinished waves included; an estimate.
-        n_shards, n_complete_shards: those of the input, and of them complete when the run began.
-        n_errors_by_code: of the complete rows.
-        embed_s: seconds that this run has been embedding.
-        left_s: seconds until all rows are embedded, about; None while nothing can be said.
-    """
-
-    run_id: str
-    phase: Literal["plan", "embed", "publish", "done"]
-    started_at: str
-    updated_s: float
-    n_rows: Count
-    n_complete: Count
-    n_done_now: Count
-    n_shards: Count
-    n_complete_shards: Count
-    n_errors_by_code: dict[str, Count]
-    embed_s: float
-    left_s: float | None
-
-
-AnyRecord = TypeVar("AnyRecord", bound=_Record)
+AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
 def read_run(output: Output) -> RunRecord | None:

@@ -7,12 +7,10 @@ import math
 import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
-from spark_embed.errors import StorageError
 from spark_embed.output import Output
 from spark_embed.snapshot import Snapshot, read_snapshot
-from spark_embed.storage import read_json
 
 State = Literal["running", "interrupted", "complete", "incomplete"]
 
@@ -40,10 +38,12 @@ class Status:
 
     Attributes:
         host, pid, since: of the run at work.
-        phase: what the last run does, or did last: "plan", "embed", "publish" or "done".
+        phase: what the last run does, or did last: "embed", "publish" or "done".
         n_complete: of the rows those that are published or in complete waves.
         n_waves: complete waves that are not published yet.
-        n_shards, n_complete_shards: of the input, and of them complete when the last run began.
+        n_shards, n_complete_shards: of the input, and of them complete when the last run began; when it is
+            done, by then.
+        n_done: rows that the last run has embedded, those of unfinished waves included; about.
         images_per_s: of the last run, from its first wave on.
         left_s: seconds until the run at work has embedded all rows, about.
         errors_by_code: among the complete rows.
@@ -61,6 +61,7 @@ class Status:
     n_waves: int
     n_shards: int | None
     n_complete_shards: int | None
+    n_done: int | None
     images_per_s: float | None
     left_s: float | None
     errors_by_code: dict[str, int]
@@ -101,14 +102,14 @@ class Status:
     def _shards_text(self) -> str | None:
         if self.n_shards is None or self.n_complete_shards is None:
             return None
-        when = "" if self.n_complete_shards == self.n_shards else " when the run began"
+        when = "" if self.phase == "done" else " when the run began"
         return f"{self.n_complete_shards:,} of {self.n_shards:,} complete{when}"
 
     def _speed_text(self) -> str | None:
         if self.images_per_s is None:
             return None
         left = "" if self.left_s is None else f", about {duration(self.left_s)} left"
-        return f"{self.images_per_s:,.1f} images/s{left}"
+        return f"{self.images_per_s:,.1f} images/s, {self.n_done:,} images by this run{left}"
 
     def _errors_text(self) -> str:
         by_code = ", ".join(f"{n:,} {code}" for code, n in self.errors_by_code.items())
@@ -142,22 +143,21 @@ def read_status(output: Output) -> Status:
         StorageError: one cannot be read.
     """
     snapshot = read_snapshot(output)
-    holder, progress, n_complete = snapshot.holder, snapshot.progress, _n_complete(snapshot)
+    holder, progress = snapshot.holder, snapshot.progress
     said = progress if snapshot.is_progress_live or holder is None else None  # else it is of the run before
-    state = _state(snapshot, n_complete, output)
-    shards = (progress.n_shards, progress.n_complete_shards) if progress else (None, None)
     return Status(
         output_dir=output.root,
-        state=state,
+        state=_state(snapshot),
         host=holder.host if holder else None,
         pid=holder.pid if holder else None,
         since=holder.since if holder else None,
         phase=said.phase if said else None,
         n_rows=(progress.n_rows or None) if progress else None,
-        n_complete=n_complete,
+        n_complete=snapshot.n_complete,
         n_waves=len(snapshot.waves),
-        n_shards=shards[0],
-        n_complete_shards=shards[0] if state == "complete" else shards[1],
+        n_shards=progress.n_shards if progress else None,
+        n_complete_shards=progress.n_complete_shards if progress else None,
+        n_done=said.n_done_now if said else None,
         images_per_s=round(said.n_done_now / said.embed_s, 1) if said and said.embed_s else None,
         left_s=said.left_s if said and holder else None,
         errors_by_code=snapshot.n_errors_by_code,
@@ -179,34 +179,16 @@ def duration(seconds: float) -> str:
     return " ".join(f"{number} {unit}" for number, unit in parts[first : first + 2] if number)
 
 
-def _n_complete(snapshot: Snapshot) -> int:
-    try:
-        return snapshot.n_complete
-    except ValueError:  # a run publishes faster than the files can be read
-        return snapshot.progress.n_complete if snapshot.progress else 0
-
-
-def _state(snapshot: Snapshot, n_complete: int, output: Output) -> State:
+def _state(snapshot: Snapshot) -> State:
+    progress = snapshot.progress
     if snapshot.holder:
         return "running"
-    progress, ledger = snapshot.progress, snapshot.ledger
-    if ledger is None or snapshot.is_older or snapshot.waves:
+    if snapshot.ledger is None or snapshot.is_older or snapshot.waves:
         return "interrupted"
-    if progress is None:  # deleted: the summary is as much a proof that a run came to its end
-        return "complete" if _summary_generation(output) == ledger.generation else "interrupted"
-    if progress.phase != "done":
+    if progress is None or progress.phase != "done":
         return "interrupted"
-    return "incomplete" if n_complete < progress.n_rows else "complete"
-
-
-def _summary_generation(output: Output) -> Any:
-    """Return which state of the data set metadata.json describes; None if it does not say."""
-    try:
-        summary = read_json(output.metadata)
-    except StorageError:
-        return None
-    described = summary.get("output") if isinstance(summary, dict) else None
-    return described.get("generation") if isinstance(described, dict) else None
+    is_whole = (progress.n_complete, progress.n_complete_shards) == (progress.n_rows, progress.n_shards)
+    return "complete" if is_whole else "incomplete"
 
 
 def _published(snapshot: Snapshot) -> Published | None:

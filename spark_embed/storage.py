@@ -291,6 +291,29 @@ def delete(path: str) -> None:
         raise StorageError(f"{path}: cannot be deleted: {exc}") from exc
 
 
+def copy_tree(path: str, to: str) -> None:
+    """Make the file or folder at `path`, if there is one, appear at `to` as well, files linked if possible.
+
+    Raises:
+        StorageError: it cannot be copied.
+    """
+    try:
+        os.makedirs(os.path.dirname(to), exist_ok=True)
+        if os.path.isdir(path):
+            shutil.copytree(path, to, copy_function=_link)
+        elif os.path.lexists(path):
+            _link(path, to)
+    except (OSError, shutil.Error) as exc:
+        raise StorageError(f"{path}: cannot be copied to {to}: {exc}") from exc
+
+
+def _link(path: str, to: str) -> None:
+    try:
+        os.link(path, to)
+    except OSError:
+        shutil.copy2(path, to)
+
+
 @contextmanager
 def undone(path: str) -> Iterator[None]:
     """Delete what a `with` block has made at `path`, unless it was there before."""
@@ -300,6 +323,18 @@ def undone(path: str) -> Iterator[None]:
     finally:
         if not was_there:
             delete(path)
+
+
+@contextmanager
+def undone_if_empty(path: str) -> Iterator[None]:
+    """Delete the folder that a `with` block has made at `path`, if that is empty; not one from before."""
+    was_there = os.path.lexists(path)
+    try:
+        yield
+    finally:
+        if not was_there:
+            with suppress(OSError):
+                os.rmdir(path)
 
 
 def move(path: str, to: str) -> None:

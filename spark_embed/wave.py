@@ -18,6 +18,7 @@ from spark_embed.budget import Tally
 from spark_embed.errors import StorageError
 from spark_embed.feed import FeedOptions
 from spark_embed.models import Recipe
+from spark_embed.records import Counted
 from spark_embed.schema import (
     BATCH_LIMIT,
     EMBEDDING,
@@ -29,7 +30,6 @@ from spark_embed.schema import (
     STATS,
     STATS_TYPE,
 )
-from spark_embed.state import Counted
 from spark_embed.storage import list_files
 from spark_embed.tables import write_parquet
 from spark_embed.udf import make_embed_column

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from urllib.parse import quote
+from urllib.parse import unquote
 
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
@@ -25,10 +25,11 @@ from spark_embed.context import RunContext
 from spark_embed.errors import SparkEmbedError, StorageError
 from spark_embed.jobs import JobGroups
 from spark_embed.plan import Plan
+from spark_embed.records import Marker, Part
 from spark_embed.schema import SHARD, SHARD_ROW, quoted
 from spark_embed.source import BadShard
 from spark_embed.source.units import Unit, take_wave
-from spark_embed.state import Marker, Part, write_marker
+from spark_embed.state import write_marker
 from spark_embed.storage import free_bytes, no_space_error
 from spark_embed.wave import WaveData, count_wave, run_wave
 
@@ -63,10 +64,16 @@ class WaveContext:
 
 @dataclass(frozen=True)
 class Wave:
-    """What one job embeds: the units, or of them only the rows that these files of errors.parquet name."""
+    """What one job embeds: the units, or of them only the `n_retried` rows of files of errors.parquet."""
 
     units: tuple[Unit, ...]
     retried: tuple[str, ...] = ()
+    n_retried: int = 0
+
+    @property
+    def n_rows(self) -> int:
+        """Rows that it embeds; of retried ones, at most."""
+        return self.n_retried if self.retried else sum(unit.n_rows for unit in self.units)
 
 
 class _UnreadableShardsError(Exception):
@@ -174,18 +181,17 @@ class _Loop:
 
 def _run_one(context: WaveContext, name: str, wave: Wave) -> Marker:
     """Run one wave and mark it; on a thread of its own."""
-    n_rows = sum(unit.n_rows for unit in wave.units)
     started = time.monotonic()
     folder = context.run.output.wave(name)
     try:
-        with context.jobs.group(f"wave {name}", n_rows):
+        with context.jobs.group(f"wave {name}", wave.n_rows):
             table = _table(context, wave)
             run_wave(context.plan.embedded(table, context.budget.tally), folder)
     except (PySparkException, Py4JError) as exc:
-        raise _explained(exc, context, wave.units, n_rows) from exc
+        raise _explained(exc, context, wave) from exc
     data = count_wave(folder, by_shard=not context.apart)
     if not wave.retried:  # the rows of those are checked when they leave errors.parquet
-        _check_rows(name, data, wave.units, n_rows, by_shard=not context.apart)
+        _check_rows(name, data, wave, by_shard=not context.apart)
     context.budget.add(data.counted)
     context.run.check()
     marker = Marker(
@@ -217,13 +223,13 @@ def _table(context: WaveContext, wave: Wave) -> DataFrame:
     return table.join(keys, [SHARD, SHARD_ROW], "left_semi").select(*map(quoted, table.columns))
 
 
-def _check_rows(name: str, data: WaveData, units: Sequence[Unit], n_rows: int, *, by_shard: bool) -> None:
+def _check_rows(name: str, data: WaveData, wave: Wave, *, by_shard: bool) -> None:
     if by_shard:
-        _check_shards(data, units)
-    if data.counted.n_rows != n_rows:
+        _check_shards(data, wave.units)
+    if data.counted.n_rows != wave.n_rows:
         raise StorageError(
-            f"wave {name}: {n_rows} rows in, {data.counted.n_rows} out: the input changed during the run, or "
-            "this is a bug; nothing of it counts; run again"
+            f"wave {name}: {wave.n_rows} rows in, {data.counted.n_rows} out: the input changed in the run, "
+            "or this is a bug; nothing of it counts; run again"
         )
 
 
@@ -241,11 +247,11 @@ def _check_shards(data: WaveData, units: Sequence[Unit]) -> None:
         raise _UnreadableShardsError(bad)
 
 
-def _explained(exc: Exception, context: WaveContext, units: Sequence[Unit], n_rows: int) -> Exception:
+def _explained(exc: Exception, context: WaveContext, wave: Wave) -> Exception:
     """Return what a failed Spark job means: shards that cannot be read, a full disk, or what it was."""
     text = str(getattr(exc, "java_exception", None) or exc)
     if "No space left on device" in text or "Disk quota exceeded" in text:
-        need = n_rows * (context.plan.preflight.model["embedding_dim"] * 4 + _ROW_BYTES)
+        need = wave.n_rows * (context.plan.preflight.model["embedding_dim"] * 4 + _ROW_BYTES)
         root = context.run.output.root
         if free_bytes(root) < need:
             return no_space_error(root, need)
@@ -254,19 +260,20 @@ def _explained(exc: Exception, context: WaveContext, units: Sequence[Unit], n_ro
             "start the same command again: it goes on"
         )
     source = context.plan.source
+    texts = (text, unquote(text))  # Java escapes in a path what a URI cannot hold, and not as Python does
     bad = [
         BadShard(shard.name, line)
-        for shard in dict.fromkeys(unit.shard for unit in units)
+        for shard in dict.fromkeys(unit.shard for unit in wave.units)
         for path in (os.path.join(source.folder, shard.path), os.path.join(source.root, shard.name))
-        if (line := _line_with(text, path))
+        if (line := _line_with(texts, path))
     ]
     return _UnreadableShardsError(list({shard.name: shard for shard in bad}.values())) if bad else exc
 
 
-def _line_with(text: str, path: str) -> str | None:
-    """Return the line of a failure that names a file, as it is or as Java writes it in a URI."""
-    for shown in {path, quote(path)}:
-        if (start := text.find(shown)) >= 0 and not text[start + len(shown) :][:1].isalnum():
+def _line_with(texts: Iterable[str], path: str) -> str | None:
+    """Return the line of a failure that names a file."""
+    for text in texts:
+        if (start := text.find(path)) >= 0 and not text[start + len(path) :][:1].isalnum():
             begin = text.rfind("\n", 0, start) + 1
             return text[begin:].partition("\n")[0].strip()[:500]
     return None

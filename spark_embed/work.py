@@ -6,12 +6,14 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pyspark.sql import types as T
 
+from spark_embed.config import Config
 from spark_embed.context import RunContext
 from spark_embed.errors import ResumeError
-from spark_embed.fingerprint import check_fingerprint, data_fingerprint
+from spark_embed.fingerprint import EMBEDDING_VERSION, check_fingerprint, describe_rows
 from spark_embed.resume import Standing, find_standing
 from spark_embed.schema import IMAGE_ID, RESULT, SHARD, SHARD_ROW
 from spark_embed.source import Layout, ParquetSource, open_source
@@ -72,6 +74,19 @@ class Work:
         return str(record.fingerprint["dtype"]) if record else None
 
 
+def data_fingerprint(config: Config, source: ParquetSource) -> dict[str, Any]:
+    """Return what is known without a model: which rows there are, and which columns go with them."""
+    return {
+        "embedding_version": EMBEDDING_VERSION,
+        "layout": source.layout,
+        "image_column": source.image_column,
+        "image_id": source.id.name if source.id else "shard#row",
+        "columns": {field.name: field.dataType.simpleString() for field in source.own_columns},
+        "rows": describe_rows(config),
+        "allow_truncated": config.allow_truncated,
+    }
+
+
 def find_work(context: RunContext, layout: Layout) -> Work:
     """Read the state, open the data set and compare the two. Nothing but index and catalogue is written.
 
@@ -79,11 +94,11 @@ def find_work(context: RunContext, layout: Layout) -> Work:
         ConfigError, StorageError: the data set cannot be used.
         ResumeError: the state is broken, or of another data set.
     """
-    spark, config, output = context.spark, context.config, context.output
+    config, output = context.config, context.output
     standing = find_standing(output, config)
     if standing.record is None and layout.is_folder:
         delete(output.index)
-    source = open_source(spark, config, layout, output)
+    source = open_source(context.session, config, layout, output)
     if record := standing.record:
         schema = T.StructType.fromJson(record.table_schema)
         ours = (IMAGE_ID, SHARD, SHARD_ROW, RESULT)
@@ -108,14 +123,18 @@ def find_pending(source: ParquetSource, standing: Standing, max_rows: int | None
     known = {*published, *(part.shard for marker in standing.markers for part in marker.units)}
     gone = known - {*versions, *(shard.name for shard in source.bad)}
     replaced = {name for name, version in published.items() if versions.get(name, version) != version}
-    if max_rows is not None and (gone or replaced):
-        raise ResumeError(
-            f"the first {max_rows} rows of --input_dir {source.root} are not those that were embedded: "
-            f"{min(gone | replaced)} has changed; --overwrite starts anew"
-        )
     n_rows = sum(unit.n_rows for unit in wanted)
     n_left = sum(unit.n_rows for unit in units)
-    n_shards, n_pending_shards = len(names_of(wanted)), len(names_of(units))
+    n_done = sum(number for ranges in complete.values() for _, number in ranges)
+    if max_rows is not None and (gone or replaced or n_done > n_rows - n_left):
+        changed = f": {min(gone | replaced)} has changed" if gone or replaced else ""
+        raise ResumeError(
+            f"the first {max_rows} rows of --input_dir {source.root} are not those that were embedded"
+            f"{changed}; --overwrite starts anew"
+        )
+    n_shards = len(source.shards) if max_rows is None else len(names_of(wanted))
+    n_pending_shards = len(names_of(units))
+    n_rows = max(n_rows - source.n_voided, n_left)
     if source.is_folder:
         n_shards, n_pending_shards = n_rows, n_left
     return Pending(
@@ -171,7 +190,7 @@ def report_work(work: Work, *, prune: bool) -> None:
             "%s of %s shards complete, %s to do (%s rows)",
             f"{pending.n_complete_shards:,}",
             f"{pending.n_shards:,}",
-            f"{pending.n_shards - pending.n_complete_shards:,}",
+            f"{pending.n_shards - pending.n_complete_shards - len(source.bad):,}",
             f"{pending.n_left:,}",
         )
     if pending.replaced:

@@ -2,9 +2,11 @@
 
 import io
 import json
+import logging
 import os
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +53,14 @@ def spark():
     session.stop()
 
 
+@pytest.fixture
+def log(caplog, monkeypatch):
+    """What the package logs, as text."""
+    monkeypatch.setattr(logging.getLogger("spark_embed"), "propagate", True)
+    with caplog.at_level(logging.INFO, logger="spark_embed"):
+        yield caplog
+
+
 @pytest.fixture(scope="session")
 def photos() -> list[Image.Image]:
     """Real photos out of installed packages: RGB, 320 to 640 pixels wide."""
@@ -65,11 +75,27 @@ def photos() -> list[Image.Image]:
 
 
 def find_source(config):
-    """Return the source of parquet shards, which takes no session."""
+    """Return the source of parquet shards that nobody has seen before, which takes no session."""
     from spark_embed.source import find_layout
-    from spark_embed.source.opening import shard_source
+    from spark_embed.source.catalogue import Catalogue
+    from spark_embed.source.opening import identified, shard_source
 
-    return shard_source(config, find_layout(config))
+    catalogue = Catalogue()
+    return shard_source(config, identified(None, find_layout(config), catalogue, verify=False), catalogue)
+
+
+def table_of(spark, source, max_rows: int | None = None):
+    """Return the references of all rows of a source, or of the first `max_rows`."""
+    from spark_embed.source.units import units_of
+
+    return source.table(spark, units_of(source.shards, max_rows))
+
+
+def wait_until(is_so, what: str) -> None:
+    """Wait for what should happen at once."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < deadline, what
 
 
 def encode(image: Image.Image, image_format: str = "JPEG", **options) -> bytes:

@@ -1,6 +1,7 @@
 """Output folders made by hand: what a run leaves, without a run."""
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 
 from spark_embed.clock import now
 from spark_embed.output import Output
-from spark_embed.state import (
+from spark_embed.records import (
     Counted,
     Ledger,
     Marker,
@@ -21,23 +22,18 @@ from spark_embed.state import (
     PublishedFile,
     RunRecord,
     ShardState,
-    joined,
-    read_ledger,
-    write_ledger,
-    write_marker,
-    write_progress,
-    write_run,
 )
+from spark_embed.state import joined, read_ledger, write_ledger, write_marker, write_progress, write_run
 from spark_embed.storage import write_json
 
 DIM = 4
 RUN_ID = "run-1"
-MODEL = {"name": "tiny", "embedding_dim": DIM}
+MODEL = {"name": "tiny"}
 Key = tuple[str, int]
 
 
-def fingerprint(layout: str = "parquet", dtype: str = "float32") -> dict[str, object]:
-    return {"layout": layout, "dtype": dtype, "weights_sha256": "0" * 64}
+def fingerprint(layout: str = "parquet", **values: object) -> dict[str, object]:
+    return {"layout": layout, "dtype": "float32", "weights_sha256": "0" * 64, "embedding_dim": DIM, **values}
 
 
 def vectors_table(keys: Sequence[Key], vectors: Sequence[object] | None = None) -> pa.Table:
@@ -107,7 +103,15 @@ def write_summary(output: Output, ledger: Ledger) -> None:
         "errors": ledger.n_errors,
         "errors_by_code": ledger.n_errors_by_code,
     }
-    write_json(output.metadata, {"counts": counts, "output": {"generation": ledger.generation}})
+    write_json(
+        output.metadata,
+        {
+            "status": "complete",
+            "counts": counts,
+            "output": {"generation": ledger.generation, "run_id": ledger.run_id},
+            "finished_at": now(),
+        },
+    )
 
 
 def list_anew(output: Output, **changes: object) -> Ledger:
@@ -129,12 +133,12 @@ def rewrite(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
     pq.write_table(change(table).replace_schema_metadata(table.schema.metadata), path)
 
 
-def make_run(output: Output, run_id: str = RUN_ID, layout: str = "parquet") -> RunRecord:
+def make_run(output: Output, run_id: str = RUN_ID, made_by: Mapping[str, object] | None = None) -> RunRecord:
     run = RunRecord(
         run_id=run_id,
         started_at=now(),
         options={},
-        fingerprint=fingerprint(layout),
+        fingerprint=made_by or fingerprint(),
         table_schema={},
         model=MODEL,
         parity={},
@@ -149,10 +153,10 @@ def publish(
     embeddings: Sequence[Sequence[Key]],
     errors: Mapping[Key, str],
     shards: Mapping[str, ShardState] | None = None,
-    layout: str = "parquet",
+    made_by: Mapping[str, object] | None = None,
 ) -> Ledger:
     """Write a data set: a file for each part of the rows with vectors, one file of errors."""
-    facts = {"fingerprint": fingerprint(layout), "model": MODEL}
+    facts = {"fingerprint": made_by or fingerprint()}
     for number, keys in enumerate(embeddings):
         write_table(vectors_table(keys), Path(output.embeddings, f"part-{number:05d}.parquet"), facts)
     write_table(errors_table(errors), Path(output.errors, "part-00000.parquet"), facts)
@@ -181,10 +185,10 @@ def make_output(root: Path, n_files: int = 2) -> Output:
 
 
 def make_progress(output: Output, phase: str, **values: object) -> ProgressRecord:
-    """Write how far the run is; of 17 rows all are complete."""
+    """Write how far the run is, later than the summary; of 17 rows all are complete."""
     given = {
-        "run_id": RUN_ID, "phase": phase, "started_at": now(), "updated_s": 1_700_000_000.0, "n_rows": 17,
-        "n_complete": 17, "n_done_now": 17, "n_shards": 2, "n_complete_shards": 0, "n_errors_by_code": {},
+        "run_id": RUN_ID, "phase": phase, "started_at": now(), "updated_s": time.time() + 3, "n_rows": 17,
+        "n_complete": 17, "n_done_now": 17, "n_shards": 2, "n_complete_shards": 2, "n_errors_by_code": {},
         "embed_s": 2.0, "left_s": None,
     }  # fmt: skip
     record = ProgressRecord(**{**given, **values})

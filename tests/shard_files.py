@@ -1,5 +1,7 @@
-"""Small parquet shards, and the source that is found in their folder."""
+"""Small shards, parquet and tar, and the source that is found in their folder."""
 
+import io
+import tarfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +19,24 @@ def write(folder: Path, name: str, columns: dict, **options) -> None:
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(columns), path, **options)
+
+
+def write_tar(path: Path, members: list[tuple[str, bytes]]) -> None:
+    """Make a tar of these files."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+
+def break_pages(path: Path) -> None:
+    """Break the data of a shard, all that its footer does not say."""
+    data = bytearray(path.read_bytes())
+    n_footer = int.from_bytes(data[-8:-4], "little") + 8
+    data[4:-n_footer] = b"\x55" * (len(data) - 4 - n_footer)
+    path.write_bytes(data)
 
 
 def find(folder: Path, **options):

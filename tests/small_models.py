@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
 import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
+
+from spark_embed.models import Recipe
 
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
@@ -239,3 +242,13 @@ def pickle_weights(folder: Path) -> None:
     """Turn a saved folder into one from the time before safetensors."""
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
+
+
+def recipe(folder: Path | str, **options) -> Recipe:
+    """Return the recipe of a folder, on the CPU and in float32 unless told."""
+    return Recipe(str(folder), **{"device": "cpu", "dtype": "float32", **options})
+
+
+def prepare_all(model, images: list[Image.Image]) -> list:
+    """Return what the model prepares of each image."""
+    return [model.prepare(np.array(image)) for image in images]

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,7 +61,7 @@ def test_spark_submit_decides_where_it_runs(shards, tiny_clip, tmp_path):
 
 
 @pytest.mark.slow
-def test_after_a_kill_the_next_run_says_what_to_do_and_does_it(shards, tiny_clip, tmp_path):
+def test_after_a_kill_the_same_command_goes_on_and_another_is_refused(shards, tiny_clip, tmp_path):
     paths = ["--input_dir", shards, "--output_dir", tmp_path / "out", "--model_directory", tiny_clip]
     command = [BIN / "spark-embed", *paths]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -71,11 +72,34 @@ def test_after_a_kill_the_next_run_says_what_to_do_and_does_it(shards, tiny_clip
     process.wait()
     process.stderr.close()
     done = run_command(*command)
-    if done.returncode != 0:  # it had begun to write
-        assert done.returncode == 2
-        assert "holds an unfinished run; replace it with --overwrite" in last_line(done)
-        done = run_command(*command, "--overwrite")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "taken over from a run that ended without letting go of it" in done.stderr
     assert "27 rows: 24 embedded, 3 errors" in done.stdout
+    again = run_command(*command)
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert "nothing to do: all 3 shards are complete" in again.stderr
+    assert again.stdout == done.stdout
+    other = run_command(*command, "--max_samples", 3)
+    assert other.returncode == 6
+    assert "(--max_samples): all -> first 3. Start anew with --overwrite, or" in last_line(other)
+    assert "Traceback" not in other.stderr
+    assert other.stdout == ""
+
+
+@pytest.mark.slow
+def test_a_shard_that_cannot_be_read_is_a_warning_or_an_exit_code(shards, tiny_clip, tmp_path):
+    shutil.copytree(shards, tmp_path / "in")
+    (tmp_path / "in/00001.parquet").write_bytes(b"no shard")
+    paths = ["--input_dir", tmp_path / "in", "--output_dir", tmp_path / "out", "--model_directory", tiny_clip]
+    warned = run_command(BIN / "spark-embed", *paths)
+    assert warned.returncode == 0, warned.stderr[-2000:]
+    assert re.search(r"WARNING .*shard 00001\.parquet is left out", warned.stderr)
+    assert "18 rows: 16 embedded, 2 errors" in warned.stdout
+    assert re.search(r"\nPENDING shard 00001\.parquet: .*cannot be read as parquet", warned.stdout)
+    failed = run_command(BIN / "spark-embed", *paths, "--fail_on_bad_shard")
+    assert failed.returncode == 4
+    assert "1 shards cannot be read (--fail_on_bad_shard), all others are done" in last_line(failed)
+    assert failed.stdout == ""
 
 
 def test_a_failed_spark_job_is_told_by_its_cause():

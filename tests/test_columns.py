@@ -1,6 +1,7 @@
 """Which columns are the image, the id and the data set's own: found, chosen, or asked for by a flag."""
 
 import pytest
+from conftest import table_of
 from shard_files import error_of, find, rows, write
 
 from spark_embed.schema import IMAGE
@@ -12,7 +13,7 @@ def test_folders_such_as_cat_equals_007_become_text_columns(spark, tmp_path):
     write(tmp_path, "cat=b c/deep/a.parquet", {"jpg": [b"2"]})
     write(tmp_path, "cat=%2F+/a.parquet", {"jpg": [b"3"]})
     write(tmp_path, "cat=__HIVE_DEFAULT_PARTITION__/a.parquet", {"jpg": [b"4"]})
-    by_shard = find(tmp_path).table(spark).orderBy("shard").select("cat").collect()
+    by_shard = table_of(spark, find(tmp_path)).orderBy("shard").select("cat").collect()
     assert [row.cat for row in by_shard] == ["/+", "007", None, "b c"]
     write(tmp_path, "plain.parquet", {"jpg": [b"3"]})
     assert f"{tmp_path}: " in error_of(tmp_path)
@@ -25,7 +26,7 @@ def test_a_folders_column_that_is_there_twice_stops_the_job(spark, tmp_path):
     write(tmp_path / "both", "x=1/a.parquet", {"x": [5], "y": [6], "jpg": [b"1"]})
     assert "--drop_columns x" in error_of(tmp_path / "both")
     assert "--id_column" in error_of(tmp_path / "both", drop_columns=("x",), id_column="x")
-    assert rows(find(tmp_path / "both", drop_columns=("x",)).table(spark), "y") == [(6,)]
+    assert rows(table_of(spark, find(tmp_path / "both", drop_columns=("x",))), "y") == [(6,)]
     write(tmp_path / "image", "jpg=1/a.parquet", {"jpg": [b"1"]})
     assert "rename the folders" in error_of(tmp_path / "image")
     write(tmp_path / "case", "X=1/a.parquet", {"x": [5], "jpg": [b"1"]})
@@ -49,7 +50,7 @@ def test_a_folders_column_that_is_there_twice_stops_the_job(spark, tmp_path):
 def test_a_column_that_the_output_needs_stops_the_job(spark, tmp_path, name):
     write(tmp_path, "a.parquet", {name: ["1"], "jpg": [b"1"]})
     assert f"--drop_columns {name}" in error_of(tmp_path)
-    assert rows(find(tmp_path, drop_columns=(name,)).table(spark), "shard_row") == [(0,)]
+    assert rows(table_of(spark, find(tmp_path, drop_columns=(name,))), "shard_row") == [(0,)]
 
 
 def test_the_name_of_sparks_hidden_column_is_no_use_for_the_id_either(tmp_path):
@@ -65,7 +66,7 @@ def test_columns_that_differ_only_in_case_stop_the_job_until_one_is_dropped(spar
     assert "--drop_columns url" in error_of(tmp_path)
     with settings(spark, table_settings(1000)):
         for dropped, kept, value in (("url", "Url", "1"), ("Url", "url", "2")):
-            table = find(tmp_path, drop_columns=(dropped,)).table(spark)
+            table = table_of(spark, find(tmp_path, drop_columns=(dropped,)))
             assert table.columns == [kept, "JPG", "image_id", "shard", "shard_row", IMAGE]
             row = table.collect()[0]
             assert (row[kept], row["JPG"], row[IMAGE]["bytes"]) == (value, b"2", b"1")
@@ -73,10 +74,10 @@ def test_columns_that_differ_only_in_case_stop_the_job_until_one_is_dropped(spar
 
 def test_the_id_is_a_column_of_choice_or_key_or_id_or_the_place(spark, tmp_path):
     write(tmp_path, "a.parquet", {"id": [7, None], "image_id": ["p", "q"], "jpg": [b"1", b"2"]})
-    by_id = find(tmp_path, drop_columns=("image_id",)).table(spark)
+    by_id = table_of(spark, find(tmp_path, drop_columns=("image_id",)))
     assert rows(by_id, "image_id") == [("7",), ("a.parquet#1",)]  # a null id still gets a name
     own = find(tmp_path, id_column="image_id")
-    assert rows(own.table(spark), "image_id") == [("p",), ("q",)]
+    assert rows(table_of(spark, own), "image_id") == [("p",), ("q",)]
     assert [field.name for field in own.own_columns] == ["id"]
     assert "'nope'" in error_of(tmp_path, id_column="nope")
 

@@ -2,9 +2,7 @@
 
 import gzip
 import hashlib
-import io
 import json
-import tarfile
 
 import numpy as np
 import pandas as pd
@@ -12,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import cosines
+from shard_files import write_tar
 
-from spark_embed.errors import ConfigError, StorageError
+from spark_embed.errors import ConfigError
 
 IMG2DATASET = {
     "parquet": ("parquet", "parquet"),
@@ -84,15 +83,6 @@ def test_all_hostile_files_are_rows_as_pillow_says(embed, material):
     decoded = manifest.index[manifest["pillow_stage_reached"] == "ok"]
     assert sorted(embeddings["image_id"]) == sorted(decoded)
     assert set(errors["error"]) <= {"corrupt", "too_many_pixels", "not_an_image"}
-
-
-def write_tar(path, members):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, data in members:
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
 
 
 def test_tars_alone_give_their_texts_as_columns(embed, tmp_path, photo_bytes):
@@ -204,39 +194,3 @@ def test_mixed_layouts_are_named_and_one_can_be_chosen(embed, tmp_path, photo_by
     assert embeddings["image_id"].tolist() == ["a.jpg"]
     _, embeddings, _ = embed(tmp_path / "in", layout="parquet", overwrite=True)
     assert len(embeddings) == 2
-
-
-def test_only_as_many_rows_are_indexed_as_are_wanted(embed, tmp_path, photo_bytes):
-    for number in range(6):
-        members = [(f"{number}-{row}.jpg", photo_bytes[0]) for row in range(3)]
-        write_tar(tmp_path / f"in/{number}.tar", members)
-    (tmp_path / "in/5.tar").write_bytes(b"never looked at")
-    metadata, embeddings, _ = embed(tmp_path / "in", max_samples=4)
-    assert sorted(embeddings["key"]) == ["0-0", "0-1", "0-2", "1-0"]
-    assert metadata["counts"]["rows"] == 4
-    with pytest.raises(StorageError, match=r"5\.tar: cannot be read as a tar"):
-        embed(tmp_path / "in", overwrite=True)
-
-
-def test_an_index_is_made_once_and_renewed_where_the_tar_has_changed(embed, tmp_path, photo_bytes):
-    for number in range(2):
-        write_tar(tmp_path / f"in/{number}.tar", [("a.jpg", photo_bytes[0])])
-    embed(tmp_path / "in")
-    index = tmp_path / "out/_spark_embed/index"
-    before = {path.name: path.stat().st_mtime_ns for path in index.iterdir()}
-    assert len(before) == 2
-    write_tar(tmp_path / "in/1.tar", [("a.jpg", photo_bytes[0]), ("b.jpg", photo_bytes[1])])
-    _, embeddings, _ = embed(tmp_path / "in", overwrite=True)
-    after = {path.name: path.stat().st_mtime_ns for path in index.iterdir()}
-    assert len(embeddings) == 3
-    assert len(after) == 2
-    assert len(before.items() & after.items()) == 1
-
-
-def test_a_model_that_cannot_be_used_leaves_an_index_and_stands_in_nobodys_way(embed, tmp_path, photo_bytes):
-    write_tar(tmp_path / "in/0.tar", [("a.jpg", photo_bytes[0])])
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(Exception, match=r"no config\.json"):
-        embed(tmp_path / "in", model_directory=str(tmp_path / "empty"))
-    _, embeddings, _ = embed(tmp_path / "in")
-    assert len(embeddings) == 1

@@ -1,72 +1,17 @@
 """One run at a time on an output folder: processes, kill -9, and what other machines leave behind."""
 
-import errno
-import fcntl
-import json
-import logging
 import os
 import shutil
 import socket
-import subprocess
-import sys
-import threading
 import time
 
 import psutil
 import pytest
+from locks import ROOT, Run, content, take, write_lock
 
-from spark_embed.errors import ResumeError, StorageError
-from spark_embed.holder import SILENT_S, make_record
-from spark_embed.lock import OutputLock, read_holder
-
-ROOT = "/data/out"
-WAIT_S = 20
-
-# For each path that it reads: takes the lock and says how that went; lets go of it at the next line.
-HOLDER = """
-import logging, sys, time
 from spark_embed.errors import ResumeError
-from spark_embed.lock import OutputLock
-
-logging.basicConfig(stream=sys.stdout, format="%(message)s")
-while line := sys.stdin.readline():
-    path, moment = line.split()
-    while time.time() < float(moment):
-        pass
-    try:
-        with OutputLock(path, "/data/out"):
-            print("held", flush=True)
-            sys.stdin.readline()
-        print("let go", flush=True)
-    except ResumeError as exc:
-        print(exc, flush=True)
-        sys.stdin.readline()
-"""
-
-
-class Run:
-    """A process that takes locks."""
-
-    def __init__(self):
-        command = [sys.executable, "-c", HOLDER]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.pid = self.process.pid
-
-    def say(self, line: str) -> None:
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-
-    def hear(self) -> str:
-        return self.process.stdout.readline().rstrip("\n")
-
-    def take(self, path, moment: float = 0) -> str:
-        self.say(f"{path} {moment}")
-        return self.hear()
-
-    def kill(self) -> None:
-        """Kill -9, and leave it a zombie: its number is not given again meanwhile."""
-        self.process.kill()
-        os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+from spark_embed.holder import SILENT_S
+from spark_embed.lock import read_holder
 
 
 @pytest.fixture
@@ -87,42 +32,6 @@ def start_run():
 @pytest.fixture
 def path(tmp_path) -> str:
     return str(tmp_path / "out" / "_spark_embed" / "lock.json")
-
-
-@pytest.fixture
-def log(caplog, monkeypatch):
-    """What is logged, also where another test has started the program's own logging."""
-    monkeypatch.setattr(logging.getLogger("spark_embed"), "propagate", True)
-    with caplog.at_level(logging.INFO, logger="spark_embed"):
-        yield caplog
-
-
-def take(path: str, **options) -> OutputLock:
-    return OutputLock(path, ROOT, **options)
-
-
-def content(path: str) -> dict:
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)
-
-
-def write_lock(path: str, **changes) -> dict:
-    """Write the lock that this process would hold, but for some fields."""
-    record = {**make_record("another").model_dump(), **changes}
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(record, file)
-    return record
-
-
-def wait_until(is_so, what: str) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not is_so():
-        assert time.monotonic() < deadline, what
-
-
-def heartbeats() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "output-lock"]
 
 
 def test_a_lock_says_who_holds_it_and_is_gone_afterwards(path):
@@ -242,195 +151,6 @@ def test_where_processes_are_hidden_the_heartbeat_counts(path, monkeypatch):
     write_lock(path)
     with pytest.raises(ResumeError, match="last heard of 0 s ago"):
         take(path).__enter__()
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        '{"token": ',
-        "[]",
-        "{}",
-        "null",
-        "\xff",
-        {"pid": "1"},
-        {"pid": True},
-        {"pid": 0},
-        {"pid": -1},
-        {"pid": 1 << 31},
-        {"heartbeat": float("nan")},
-        {"heartbeat": 10**400},
-        {"heartbeat": None},
-        {"token": 1},
-    ],
-    ids=str,
-)
-def test_a_file_that_names_no_holder_is_left_as_it_is(path, text):
-    write_lock(path, **(text if isinstance(text, dict) else {}))
-    if isinstance(text, str):
-        with open(path, "w", encoding="latin-1") as file:
-            file.write(text)
-    with open(path, "rb") as file:
-        before = file.read()
-    with pytest.raises(ResumeError) as refused, take(path):
-        pass
-    assert str(refused.value).startswith(f"{path}: does not say which run holds the folder")
-    assert "delete it if no run is at work there" in str(refused.value)
-    with open(path, "rb") as file:
-        assert file.read() == before
-
-
-def test_a_link_to_nothing_is_no_lock(path):
-    write_lock(path)
-    os.unlink(path)
-    os.symlink("nowhere", path)
-    with pytest.raises(ResumeError, match=r"lock\.json: does not say"):
-        take(path).__enter__()
-
-
-def test_what_a_later_version_adds_is_no_damage(path):
-    write_lock(path, pid_started="1", colour="blue")
-    with take(path) as lock:
-        lock.check()
-
-
-def test_a_folder_that_cannot_be_written_is_an_error_of_storage(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match=r"lock\.json: cannot be written"):
-        take(str(tmp_path / "file" / "lock.json")).__enter__()
-
-
-def test_a_full_disk_is_an_error_of_storage_and_leaves_nothing(path, monkeypatch):
-    def fsync(descriptor):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.raises(StorageError, match="o space left"):
-        take(path).__enter__()
-    assert os.listdir(os.path.dirname(path)) == ["lock.json.guard"]
-
-
-def test_a_run_that_lost_its_lock_is_told_and_leaves_it_to_the_other(path):
-    with take(path) as lock:
-        other = write_lock(path, host="node-7", pid=4711)
-        for _ in range(2):
-            with pytest.raises(ResumeError) as lost:
-                lock.check()
-            assert f"--output_dir {ROOT}: another run has taken it over: host node-7, pid 4711" in str(
-                lost.value
-            )
-            assert "this run changes nothing more" in str(lost.value)
-    assert content(path) == other
-
-
-@pytest.mark.parametrize("what", ["file", "folder"])
-def test_a_run_whose_lock_is_gone_is_told_and_makes_no_new_one(path, tmp_path, what):
-    with take(path) as lock:
-        os.unlink(path)
-        if what == "folder":
-            shutil.rmtree(tmp_path / "out")
-        for _ in range(2):
-            with pytest.raises(ResumeError, match=r"lock\.json is gone, and another run may have begun"):
-                lock.check()
-    assert not os.path.exists(path)
-    assert os.path.exists(tmp_path / "out") is (what == "file")
-
-
-def test_what_was_lost_stays_lost(path):
-    with take(path) as lock:
-        ours = content(path)
-        write_lock(path)
-        with pytest.raises(ResumeError):
-            lock.check()
-        write_lock(path, **ours)
-        with pytest.raises(ResumeError):
-            lock.check()
-
-
-def test_the_heartbeat_is_renewed_by_itself_and_by_a_check(path):
-    with take(path, heartbeat_s=0.01):
-        first = content(path)
-        wait_until(lambda: content(path)["heartbeat"] > first["heartbeat"] + 0.05, "no heartbeat")
-        assert {**content(path), "heartbeat": 0} == {**first, "heartbeat": 0}
-    with take(path, heartbeat_s=3600) as lock:
-        first = content(path)
-        lock.check()
-        assert content(path)["heartbeat"] > first["heartbeat"]
-
-
-def test_the_heartbeat_stops_for_good_when_another_holds_the_lock(path):
-    with take(path, heartbeat_s=0.01) as lock:
-        other = write_lock(path)
-        wait_until(lambda: not heartbeats(), "it goes on")
-        with pytest.raises(ResumeError, match="has taken it over"):
-            lock.check()
-    assert content(path) == other
-
-
-def test_the_heartbeat_outlives_a_failure_of_the_file_system(path, monkeypatch):
-    failed = threading.Event()
-
-    def flock(descriptor, operation):
-        failed.set()
-        raise OSError(errno.EIO, "Input/output error")
-
-    with take(path, heartbeat_s=0.01) as lock:
-        with monkeypatch.context() as broken:
-            broken.setattr(fcntl, "flock", flock)
-            assert failed.wait(WAIT_S)
-            with pytest.raises(StorageError, match="Input/output error"):
-                lock.check()
-        first = content(path)
-        wait_until(lambda: content(path)["heartbeat"] > first["heartbeat"], "no heartbeat")
-        lock.check()
-
-
-def test_letting_go_is_prompt_and_ends_the_thread(path):
-    with take(path, heartbeat_s=3600):
-        assert len(heartbeats()) == 1
-        started = time.monotonic()
-    assert time.monotonic() - started < 2
-    assert heartbeats() == []
-
-
-def test_an_interrupt_while_taking_leaves_no_lock(path, monkeypatch):
-    lock = take(path)
-
-    def interrupt():
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(lock._thread, "start", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        lock.__enter__()
-    assert not os.path.exists(path)
-
-
-@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
-def test_a_file_system_without_flock_is_no_obstacle(path, monkeypatch, log, code):
-    def flock(descriptor, operation):
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-    _check_all_of_it(path)
-    assert log.messages == []
-
-
-@pytest.mark.parametrize("code", [errno.EPERM, errno.ENOTSUP, errno.ENOSYS])
-def test_a_file_system_without_hard_links_is_no_obstacle(path, monkeypatch, code):
-    def link(source, target):
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(os, "link", link)
-    _check_all_of_it(path)
-
-
-def _check_all_of_it(path: str) -> None:
-    with take(path) as lock:
-        lock.check()
-        with pytest.raises(ResumeError, match="another run holds it"):
-            take(path).__enter__()
-        lock.check()
-    assert os.listdir(os.path.dirname(path)) == ["lock.json.guard"]
 
 
 def test_of_many_that_want_it_at_once_one_gets_it(tmp_path, start_run):

@@ -1,5 +1,6 @@
 """Files of a wave -> files of the output: every row, every type, whole files only."""
 
+import errno
 from dataclasses import replace
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_type
 
-from spark_embed import merge as merge_module
+from spark_embed import output_files
 from spark_embed.arrow import unpack_vectors
+from spark_embed.errors import StorageError
 from spark_embed.merge import Merge, merge_files
+from spark_embed.output_files import Target
 from spark_embed.schema import PACKED_RESULT_TYPE, RESULT
 
 DIM = 3
@@ -39,17 +42,29 @@ def merge(tmp_path):
     ]
     return Merge(
         tuple(files),
-        str(tmp_path / "good"),
-        str(tmp_path / "bad"),
-        name="part",
-        rows_per_file=100,
-        metadata=({"made_by": "x"}, {"made_by": "y"}),
-        keep_empty=False,
+        Target(str(tmp_path / "good"), "part", 100, {"made_by": "x"}),
+        Target(str(tmp_path / "bad"), "part", 100, {"made_by": "y"}),
+    )
+
+
+def with_rows_per_file(merge, n_rows):
+    return replace(
+        merge,
+        embeddings=replace(merge.embeddings, rows_per_file=n_rows),
+        errors=replace(merge.errors, rows_per_file=n_rows),
     )
 
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
+
+
+def found(folder):
+    """What is there, as a merge says what it has written, error codes aside."""
+    return [
+        {"name": path.name, "n_rows": pq.read_metadata(path).num_rows, "n_bytes": path.stat().st_size}
+        for path in sorted(folder.iterdir())
+    ]
 
 
 def test_good_rows_and_bad_rows_each_get_their_file(merge, tmp_path):
@@ -62,37 +77,77 @@ def test_good_rows_and_bad_rows_each_get_their_file(merge, tmp_path):
     assert bad["error"].to_pylist() == ["corrupt"] * 2
     assert RESULT not in good.column_names + bad.column_names
     assert pq.read_metadata(tmp_path / "good/part-000.parquet").metadata[b"made_by"] == b"x"
+    assert pq.read_metadata(tmp_path / "bad/part-000.parquet").metadata[b"made_by"] == b"y"
 
 
 @pytest.mark.parametrize("row_group_bytes", [1, 1 << 20])
 def test_a_full_file_is_followed_by_another(merge, tmp_path, monkeypatch, row_group_bytes):
-    monkeypatch.setattr(merge_module, "_ROW_GROUP_BYTES", row_group_bytes)
-    merge_files(replace(merge, rows_per_file=4))
+    monkeypatch.setattr(output_files, "_ROW_GROUP_BYTES", row_group_bytes)
+    merge_files(with_rows_per_file(merge, 4))
     counts = [pq.read_metadata(path).num_rows for path in sorted((tmp_path / "good").iterdir())]
     assert counts == [4, 2]
     assert pq.read_table(tmp_path / "good")["own"].to_pylist() == [0, 2, 3, 4, 5, 6]
 
 
-def test_a_kind_without_rows_has_a_file_only_where_it_is_wanted(merge, tmp_path):
+@pytest.mark.parametrize("rows_per_file", [1, 2, 100])
+def test_what_was_written_is_told_file_by_file(merge, tmp_path, rows_per_file):
+    path = write_wave(tmp_path / "d.parquet", 8, ["timeout", "corrupt", "timeout", None])
+    merge = with_rows_per_file(replace(merge, sources=(*merge.sources, path)), rows_per_file)
+    answer = merge_files(merge)
+    codes = [file.pop("n_errors_by_code") for file in answer["errors"]]
+    assert answer["errors"] == found(tmp_path / "bad")
+    assert [file.pop("n_errors_by_code") for file in answer["embeddings"]] == [{}] * len(answer["embeddings"])
+    assert answer["embeddings"] == found(tmp_path / "good")
+    assert (
+        codes
+        == {
+            1: [{"corrupt": 1}, {"corrupt": 1}, {"timeout": 1}, {"corrupt": 1}, {"timeout": 1}],
+            2: [{"corrupt": 2}, {"timeout": 1, "corrupt": 1}, {"timeout": 1}],
+            100: [{"corrupt": 3, "timeout": 2}],
+        }[rows_per_file]
+    )
+    assert answer["n_removed"] == 0
+
+
+def test_a_kind_without_rows_has_one_file_that_says_its_columns(merge, tmp_path):
     path = write_wave(tmp_path / "all good.parquet", 0, [None])
-    merge_files(replace(merge, sources=(path,)))
-    assert names(tmp_path / "bad") == []
-    merge_files(replace(merge, sources=(path,), keep_empty=True))
+    answer = merge_files(replace(merge, sources=(path,)))
+    assert names(tmp_path / "bad") == ["part-000.parquet"]
     assert pq.read_table(tmp_path / "bad").schema.names == ["own", "error", "error_detail"]
-    merge_files(replace(merge, sources=(write_wave(tmp_path / "no.parquet", 0, []),), keep_empty=True))
+    assert [(file["n_rows"], file["n_errors_by_code"]) for file in answer["errors"]] == [(0, {})]
+    answer = merge_files(replace(merge, sources=(write_wave(tmp_path / "no.parquet", 0, []),)))
+    assert [file["n_rows"] for file in answer["embeddings"]] == [0]
+    assert pq.read_table(tmp_path / "good").schema.names == ["own", "embedding"]
     assert pq.read_table(tmp_path / "good").num_rows == 0
+
+
+def test_a_full_last_file_is_not_followed_by_an_empty_one(merge, tmp_path):
+    merge_files(with_rows_per_file(merge, 2))
+    assert [file["n_rows"] for file in found(tmp_path / "good")] == [2, 2, 2]
+    assert [file["n_rows"] for file in found(tmp_path / "bad")] == [2]
 
 
 def test_a_merge_that_fails_leaves_no_file_and_can_be_done_again(merge, tmp_path, monkeypatch):
     broken = tmp_path / "broken.parquet"
     broken.write_bytes(b"PAR1")
-    monkeypatch.setattr(merge_module, "_ROW_GROUP_BYTES", 1)  # so that something has been written by then
+    monkeypatch.setattr(output_files, "_ROW_GROUP_BYTES", 1)  # so that something has been written by then
     with pytest.raises(pa.ArrowInvalid):
         merge_files(replace(merge, sources=(*merge.sources, str(broken))))
     assert names(tmp_path / "good") == names(tmp_path / "bad") == []
     merge_files(merge)
     merge_files(merge)
     assert pq.read_table(tmp_path / "good").num_rows == 6
+
+
+def test_a_full_disk_is_told_and_not_an_error_of_the_task(merge, monkeypatch):
+    """Spark would try it again and again."""
+
+    def is_full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", is_full)
+    with pytest.raises(StorageError, match=r"no space left on the disk; about 1\.0 MiB more is needed"):
+        merge_files(merge)
 
 
 def test_floats_get_no_dictionary_and_everything_else_does(merge, tmp_path):
@@ -102,6 +157,7 @@ def test_floats_get_no_dictionary_and_everything_else_does(merge, tmp_path):
     assert "RLE_DICTIONARY" in columns["own"].encodings
     assert "RLE_DICTIONARY" not in columns["embedding.list.element"].encodings
     assert columns["own"].is_stats_set
+    assert not columns["embedding.list.element"].is_stats_set
 
 
 def test_old_dates_and_intervals_are_read_back_as_spark_wrote_them(spark, embed, tmp_path, photo_bytes):

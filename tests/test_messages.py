@@ -1,22 +1,12 @@
 """What a run says before and besides its files: the log, parity's verdict, the dry run."""
 
-import logging
-
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from spark_embed.config import Config
-from spark_embed.errors import ModelError
-from spark_embed.pipeline import describe_run
-
-
-@pytest.fixture
-def log(caplog, monkeypatch):
-    """What the package logs, as text."""
-    monkeypatch.setattr(logging.getLogger("spark_embed"), "propagate", True)
-    with caplog.at_level(logging.INFO, logger="spark_embed"):
-        yield caplog
+from spark_embed.dry_run import describe_run
+from spark_embed.errors import ModelError, ResumeError
 
 
 def test_parity_below_its_limit_fails_if_told_to(embed, shards, tmp_path):
@@ -62,3 +52,26 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(spark, shards, tiny_cl
     ]
     assert [words for words in expected if words not in text] == []
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_over_an_output_says_what_is_left_and_changes_nothing(
+    embed, spark, shards, tiny_clip, tmp_path
+):
+    def contents():
+        """All but what is known of the input's footers, which a dry run may add to."""
+        files = {path for path in (tmp_path / "out").rglob("*") if path.is_file()}
+        return {path: path.read_bytes() for path in files if path.name != "shards.parquet"}
+
+    given = {"output_dir": str(tmp_path / "out"), "model_directory": str(tiny_clip)}
+    (tmp_path / "in").mkdir()
+    for name in ("00000.parquet", "00001.parquet"):
+        (tmp_path / "in" / name).symlink_to(shards / name)
+    embed(tmp_path / "in")
+    before = contents()
+    text = describe_run(spark, Config(input_dir=str(tmp_path / "in"), **given))
+    assert "18, of which 0 would" in text
+    assert "0 waves, the first of 0 tasks" in text
+    assert "27, of which 9 would" in describe_run(spark, Config(input_dir=str(shards), **given))
+    with pytest.raises(ResumeError, match="normalized: true -> false"):
+        describe_run(spark, Config(input_dir=str(shards), normalize=False, **given))
+    assert contents() == before

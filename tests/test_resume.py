@@ -1,4 +1,4 @@
-"""A second run over the same output: only what is new or has changed, and never two models in one data set."""
+"""A second run over the same output: only what is new or has changed; never two models in one data set."""
 
 import json
 import logging
@@ -47,7 +47,7 @@ def places(*tables):
 def files_of(out):
     """The published files, with their size and time."""
     return {
-        path.name: path.stat().st_mtime_ns
+        f"{kind}/{path.name}": path.stat().st_mtime_ns
         for kind in ("embeddings.parquet", "errors.parquet")
         for path in (out / kind).iterdir()
     }
@@ -123,7 +123,7 @@ def test_a_shard_that_disappeared_keeps_its_rows_until_told(embed, folder, embed
     assert "1 shards are no longer in the input: 00000.parquet; their rows are kept" in caplog.text
     assert metadata["counts"]["rows"] == 27
     assert metadata["pending"]["n_gone_shards"] == 1
-    metadata, embeddings, errors = embed(folder, prune=True)
+    metadata, embeddings, _ = embed(folder, prune=True)
     assert metadata["counts"]["rows"] == 18
     assert set(embeddings["shard"]) == {"00001.parquet", "00002.parquet"}
     assert embedded_rows == [27]
@@ -174,13 +174,13 @@ def test_a_file_that_has_lost_its_folder_says_what_made_it(embed, shards, tiny_c
 
 def test_waves_may_be_small_even_inside_one_shard(embed, tmp_path, photo_bytes):
     (tmp_path / "in").mkdir()
-    table = pa.table({"n": range(60), "jpg": [photo_bytes[row % 6] for row in range(60)]})
-    pq.write_table(table, tmp_path / "in/one.parquet", row_group_size=7)
+    table = pa.table({"n": range(12), "jpg": [photo_bytes[row % 6] for row in range(12)]})
+    pq.write_table(table, tmp_path / "in/one.parquet", row_group_size=5)
     one, whole, _ = embed(tmp_path / "in")
-    many, parts, _ = embed(tmp_path / "in", wave_s=0.02, overwrite=True)
+    many, parts, _ = embed(tmp_path / "in", wave_s=0.001, overwrite=True)
     assert one["this_run"]["n_waves"] == 1
-    assert many["this_run"]["n_waves"] >= 3
-    assert sorted(parts["shard_row"]) == list(range(60))
+    assert many["this_run"]["n_waves"] >= 3  # on any machine: an image takes a millisecond or more
+    assert sorted(parts["shard_row"]) == list(range(12))
     vectors = [np.stack(table.sort_values("n")["embedding"]) for table in (whole, parts)]
     assert np.allclose(*vectors, atol=1e-3)
 
@@ -225,46 +225,13 @@ def test_errors_are_retried_and_recovered_rows_move(embed, tmp_path, photo_bytes
     assert (metadata["this_run"]["rows"], len(errors)) == (1, 1)
 
 
-def test_an_image_folder_is_brought_up_to_date(embed, tmp_path, photo_bytes, embedded_rows):
-    for name in ("a/1.jpg", "a/2.jpg", "b/3.jpg", "b/4.jpg"):
-        path = tmp_path / "in" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(photo_bytes[0])
-    embed(tmp_path / "in")
-    (tmp_path / "in/a/5.jpg").write_bytes(photo_bytes[1])
-    (tmp_path / "in/b/3.jpg").write_bytes(photo_bytes[2])
-    (tmp_path / "in/a/2.jpg").unlink()
-    (tmp_path / "in/b/4.jpg").write_bytes(b"no image")
-    metadata, embeddings, errors = embed(tmp_path / "in")
-    assert embedded_rows == [4, 3]
-    assert metadata["pending"]["n_gone_shards"] == 1
-    assert places(embeddings, errors) == Counter((f"{n}.jpg", 0) for n in ("a/1", "a/2", "a/5", "b/3", "b/4"))
-    assert errors["shard"].tolist() == ["b/4.jpg"]
-    (tmp_path / "in/b/4.jpg").write_bytes(photo_bytes[3])
-    metadata, embeddings, errors = embed(tmp_path / "in", prune=True)
-    assert embedded_rows == [4, 3, 1]
-    assert sorted(embeddings["shard"]) == ["a/1.jpg", "a/5.jpg", "b/3.jpg", "b/4.jpg"]
-    assert errors.empty
-    embed(tmp_path / "in", prune=True)
-    assert embedded_rows == [4, 3, 1]
-    vectors = embeddings.set_index("shard")["embedding"]
-    embed(tmp_path / "in", overwrite=True)
-    _, fresh, _ = embed(tmp_path / "in")
-    fresh = fresh.set_index("shard")["embedding"]
-    assert all(np.allclose(vectors[name], fresh[name], atol=1e-3) for name in fresh.index)
-
-
-def test_errors_of_an_image_folder_are_retried_once_each(embed, tmp_path, photo_bytes):
-    (tmp_path / "in").mkdir()
-    for name in ("1.jpg", "2.jpg", "3.jpg"):
-        (tmp_path / "in" / name).write_bytes(b"no image")
-    embed(tmp_path / "in")
-    (tmp_path / "in/2.jpg").write_bytes(b"no image yet")
-    embed(tmp_path / "in")
-    (tmp_path / "in/3.jpg").write_bytes(photo_bytes[0])
-    metadata, embeddings, errors = embed(tmp_path / "in", retry_errors=True)
-    assert places(embeddings, errors) == Counter({("1.jpg", 0): 1, ("2.jpg", 0): 1, ("3.jpg", 0): 1})
-    assert embeddings["shard"].tolist() == ["3.jpg"]
+def test_the_first_rows_are_not_others_once_a_shard_can_be_read(embed, folder):
+    whole = (folder / "00000.parquet").read_bytes()
+    (folder / "00000.parquet").write_bytes(b"no parquet")
+    embed(folder, max_samples=5)
+    (folder / "00000.parquet").write_bytes(whole)
+    with pytest.raises(ResumeError, match=r"the first 5 rows of .* are not those that were embedded"):
+        embed(folder, max_samples=5)
 
 
 def test_columns_of_later_shards_must_fit_those_of_the_first_run(embed, folder, photo_bytes):
@@ -279,7 +246,7 @@ def test_columns_of_later_shards_must_fit_those_of_the_first_run(embed, folder, 
     row = embeddings.set_index("key").loc["x"]
     assert (row["width"], row["caption"]) == (5, None)
     pq.write_table(pa.table({"key": ["y"], "extra": [1], "jpg": photo_bytes[:1]}), folder / "more.parquet")
-    with pytest.raises(ResumeError, match="columns: .*extra: none -> bigint"):
+    with pytest.raises(ResumeError, match=r"columns: .*extra: none -> bigint"):
         embed(folder)
     _, embeddings, _ = embed(folder, drop_columns=("extra",))
     assert len(embeddings) == 26
@@ -315,3 +282,17 @@ def test_the_ledger_says_which_rows_are_where(embed, shards):
         f"0000{number}.parquet": ((0, 9),) for number in range(3)
     }
     assert (ledger.n_embedded, ledger.n_errors_by_code) == (24, {"null_bytes": 3})
+
+
+def test_much_is_published_while_the_run_goes_on(embed, tmp_path, photo_bytes):
+    (tmp_path / "in").mkdir()
+    for shard in range(4):
+        images = [photo_bytes[row % 6] for row in range(30)]
+        pq.write_table(pa.table({"n": range(30), "jpg": images}), tmp_path / f"in/{shard}.parquet")
+    _, embeddings, errors = embed(tmp_path / "in", wave_s=0.02, output_file_bytes=1000)
+    ledger = read_ledger(Output(str(embed.output_dir)))
+    assert ledger.generation >= 2
+    assert set(places(embeddings, errors).values()) == {1}
+    assert len(embeddings) == 120
+    assert len(files_of(embed.output_dir)) == len(ledger.embeddings) + len(ledger.errors)
+    assert {state.ranges for state in ledger.shards.values()} == {((0, 30),)}

@@ -7,6 +7,7 @@ import sys
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from shard_files import break_pages
 
 from spark_embed.errors import StorageError
 from spark_embed.rows import RowReader, file_version
@@ -94,6 +95,14 @@ def test_a_broken_file_is_named(tmp_path):
     path.write_bytes(b"PAR1 not really")
     with pytest.raises(StorageError, match=r"broken\.parquet"):
         read(path, [0])
+
+
+def test_broken_pages_are_an_error_of_the_file_and_not_of_the_way_to_it(path):
+    """Through Spark it would be no better."""
+    break_pages(path)
+    with pytest.raises(StorageError) as caught:
+        read(path, [0])
+    assert str(caught.value).startswith(f"{path.as_uri()}: row 0 cannot be read: ")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux only")

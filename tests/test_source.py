@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from conftest import table_of
 from pyspark.sql import functions as F
 from shard_files import error_of, find, rows, write
 
 from spark_embed.errors import StorageError
 from spark_embed.fetch import FetchPolicy, make_locate
 from spark_embed.schema import IMAGE
+from spark_embed.source.units import Unit
 
 
 def test_every_row_is_there_once_with_its_place_and_its_bytes(spark, tmp_path):
@@ -20,7 +22,7 @@ def test_every_row_is_there_once_with_its_place_and_its_bytes(spark, tmp_path):
     source = find(tmp_path)
     assert (source.layout, source.n_rows, len(source.shards)) == ("parquet", 3, 2)
 
-    table = source.table(spark).withColumn("bytes", F.col(IMAGE)["bytes"])
+    table = table_of(spark, source).withColumn("bytes", F.col(IMAGE)["bytes"])
 
     expected = [("x", "b.parquet", 0, bytearray(b"1")), ("z", "sub/a.parquet", 0, bytearray(b"3"))]
     assert rows(table.where("bytes is not null"), "image_id", "shard", "shard_row", "bytes") == expected
@@ -34,7 +36,9 @@ def test_names_that_are_patterns_or_escapes_elsewhere_are_only_names(spark, tmp_
         write(tmp_path / "in put[x]", name, {"jpg": [name.encode()]})
     write(tmp_path / "in put[x]", "x1.parquet", {"jpg": [b"x1.parquet"]})
 
-    table = find(tmp_path / "in put[x]").table(spark).select("shard", F.col(IMAGE)["bytes"].cast("string"))
+    table = table_of(spark, find(tmp_path / "in put[x]")).select(
+        "shard", F.col(IMAGE)["bytes"].cast("string")
+    )
 
     assert sorted(map(tuple, table.collect())) == sorted((name, name) for name in [*names, "x1.parquet"])
 
@@ -64,14 +68,28 @@ def test_a_sample_takes_shards_from_all_over_the_data_set_in_turns(tmp_path):
 def test_the_first_rows_come_in_shard_order(spark, tmp_path, n):
     write(tmp_path, "0.parquet", {"key": ["a", "b"], "jpg": [b"1", b"1"]})
     write(tmp_path, "1.parquet", {"key": ["c", "d", "e"], "jpg": [b"1"] * 3})
-    assert [key for (key,) in rows(find(tmp_path).head(spark, n), "key")] == list("abcde")[:n]
+    assert [key for (key,) in rows(table_of(spark, find(tmp_path), n), "key")] == list("abcde")[:n]
+
+
+@pytest.mark.parametrize(("first", "n_rows"), [(0, 1), (0, 9), (3, 4), (4, 4), (9, 1), (0, 10)])
+def test_a_part_of_a_shard_is_read_with_its_own_row_numbers(spark, tmp_path, first, n_rows):
+    """Beside a whole shard of other types, and across row groups."""
+    keys = [f"k{row}" for row in range(10)]
+    numbers = pa.array(range(10), pa.int32())
+    write(tmp_path, "0.parquet", {"key": keys, "n": numbers, "jpg": [b"1"] * 10}, row_group_size=4)
+    write(tmp_path, "1.parquet", {"key": ["x"], "n": [0.5], "jpg": [b"1"]})
+    write(tmp_path, "2.parquet", {"key": ["not wanted"], "n": numbers[:1], "jpg": [b"1"]})
+    source = find(tmp_path)
+    table = source.table(spark, [Unit(source.shards[0], first, n_rows), Unit(source.shards[1], 0, 1)])
+    wanted = [("0.parquet", row, f"k{row}", float(row)) for row in range(first, first + n_rows)]
+    assert rows(table, "shard", "shard_row", "key", "n") == [*wanted, ("1.parquet", 0, "x", 0.5)]
 
 
 def test_a_url_column_gives_references_to_paths(spark, tmp_path):
     write(tmp_path, "sub/a.parquet", {"url": ["x.jpg", None], "n": [1, 2]})
     source = find(tmp_path)
     assert source.layout == "url_table"
-    images = [row[IMAGE] for row in source.table(spark).orderBy("n").collect()]
+    images = [row[IMAGE] for row in table_of(spark, source).orderBy("n").collect()]
     assert [(image["uri"], image["base"]) for image in images] == [
         (b"x.jpg", str(tmp_path / "sub")),
         (None, str(tmp_path / "sub")),
@@ -91,9 +109,25 @@ def test_an_input_without_images_says_what_is_there(tmp_path):
     assert "no image column" in error_of(tmp_path)
 
 
-def test_a_file_that_is_not_parquet_is_named(tmp_path):
-    (tmp_path / "bad.parquet").write_bytes(b"not parquet at all")
-    with pytest.raises(StorageError, match=rf"--input_dir {tmp_path}: bad\.parquet"):
+def test_a_file_that_is_not_parquet_is_left_out_and_named(spark, tmp_path):
+    write(tmp_path, "0.parquet", {"jpg": [b"1"]})
+    write(tmp_path, "2.parquet", {"jpg": [b"3"]})
+    (tmp_path / "1.parquet").write_bytes(b"not parquet at all")
+    source = find(tmp_path)
+    assert [shard.name for shard in source.shards] == ["0.parquet", "2.parquet"]
+    assert (source.n_shards, source.n_rows) == (3, 2)
+    (bad,) = source.bad
+    assert bad.name == "1.parquet"
+    assert bad.reason.startswith(f"{tmp_path}/1.parquet: cannot be read as parquet: ")
+    assert rows(table_of(spark, source), "shard") == [("0.parquet",), ("2.parquet",)]
+
+
+def test_files_of_which_none_is_parquet_stop_the_job(tmp_path):
+    for name in ("a.parquet", "b.parquet"):
+        (tmp_path / name).write_bytes(b"not parquet at all")
+    with pytest.raises(
+        StorageError, match=rf"none of 2 shards .* first: {tmp_path}/a\.parquet: cannot be read"
+    ):
         find(tmp_path)
 
 

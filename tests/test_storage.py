@@ -1,5 +1,6 @@
 """Listings, paths and URIs, and small files that are never seen half-written."""
 
+import errno
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -196,16 +197,23 @@ def test_a_reader_sees_the_old_file_or_the_new_one_never_a_part(tmp_path):
     assert os.listdir(tmp_path) == ["metadata.json"]
 
 
-def _full_disk(*_):
-    raise OSError(28, "No space left on device")
+FAILURES = {
+    errno.ENOSPC: r"run\.json: no space left on the disk; about 1\.0 MiB more is needed\. Free some",
+    errno.EDQUOT: r"run\.json: no space left on the disk; about 1\.0 MiB more is needed\. Free some",
+    errno.EIO: r"run\.json: cannot be written: .*Input/output error",
+}
 
 
 @pytest.mark.parametrize("failing", ["fsync", "replace"])
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, failing):
+@pytest.mark.parametrize("code", FAILURES)
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, failing, code):
+    def fail(*_):
+        raise OSError(code, os.strerror(code))
+
     path = str(tmp_path / "run.json")
     write_json(path, "old")
-    monkeypatch.setattr(os, failing, _full_disk)
-    with pytest.raises(StorageError, match=r"run\.json: cannot be written.*No space left"):
+    monkeypatch.setattr(os, failing, fail)
+    with pytest.raises(StorageError, match=FAILURES[code]):
         write_json(path, "new")
     assert read_json(path) == "old"
     assert os.listdir(tmp_path) == ["run.json"]

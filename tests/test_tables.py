@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import find_source
+from conftest import find_source, table_of
 from pyspark.sql import functions as F
 
 from spark_embed.config import Config
@@ -39,7 +39,7 @@ def test_spark_cuts_the_shards_as_planned(spark, tmp_path, photo_bytes):
         pq.write_table(pa.table(rows), tmp_path / f"{shard}.parquet", row_group_size=5)
     source = find_source(Config(input_dir=str(tmp_path), output_dir="unused"))
     with settings(spark, task_settings(source.n_bytes, source.n_rows, 4, Rate(0.1, 2))):
-        table = source.table(spark)
+        table = table_of(spark, source)
         assert table.rdd.getNumPartitions() == 8  # 12 s a slot: 4 tasks of 3 s each
         assert table.groupBy(F.spark_partition_id()).count().agg(F.max("count")).first()[0] <= 35
 

@@ -5,7 +5,6 @@ from crashes import Folder
 
 from spark_embed import dry_run, pipeline
 from spark_embed.config import Config
-from spark_embed.errors import ResumeError
 from spark_embed.plan import make_plan
 
 
@@ -48,23 +47,19 @@ def test_of_two_that_start_at_once_on_a_new_folder_one_does_all(start, tmp_path,
     out.assert_tidy()
 
 
-def test_a_dry_run_keeps_others_away_and_leaves_nothing(spark, stamped, tiny_clip, tmp_path, monkeypatch):
-    """One that began meanwhile would lose its folder when the dry run cleans up."""
+def test_a_dry_run_leaves_a_run_alone_that_begins_meanwhile(spark, stamped, tiny_clip, tmp_path, monkeypatch):
+    out = tmp_path / "out"
     config = Config(
-        input_dir=str(stamped),
-        output_dir=str(tmp_path / "out"),
-        model_directory=str(tiny_clip),
-        parity_samples=0,
+        input_dir=str(stamped), output_dir=str(out), model_directory=str(tiny_clip), parity_samples=0
     )
-    plans = []
+    summaries = []
 
     def while_it_plans(*args):
-        with pytest.raises(ResumeError, match="another run holds it"):
-            pipeline.run(spark, config)
-        plans.append(make_plan(*args))
-        return plans[-1]
+        summaries.append(pipeline.run(spark, config))
+        return make_plan(*args)
 
     monkeypatch.setattr(dry_run, "make_plan", while_it_plans)
     dry_run.describe_run(spark, config)
-    assert plans
-    assert not (tmp_path / "out").exists()
+    assert summaries[0].counts.rows == 600
+    assert pipeline.run(spark, config).counts == summaries[0].counts
+    Folder(out).assert_tidy()

@@ -1,34 +1,25 @@
-"""The one Python node: batches, order, model loads, and the column for other people's DataFrames."""
+"""The one Python node: batches, order, and what a task finds where it runs."""
 
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import cosines, find_source
-from pydantic import ValidationError
+from arrow_images import embed_arrays, references
+from conftest import find_source, table_of
 from pyspark.resource import ResourceInformation
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_type
 
-from spark_embed import arrow, image_embedding, image_embedding_result, models, udf
+from spark_embed import arrow, models, udf
 from spark_embed.config import Config, ModelOptions
 from spark_embed.feed import FeedOptions
 from spark_embed.fetch import FetchPolicy, Reference
 from spark_embed.models import Recipe, load_model
 from spark_embed.schema import IMAGE, IMAGE_TYPE, RESULT_TYPE
 from spark_embed.udf import make_embed_column, make_recipe, task_device
-
-
-def references(images):
-    return pa.array([{"bytes": data} for data in images], to_arrow_type(IMAGE_TYPE))
-
-
-def embed_arrays(arrays, recipe, options):
-    return map(arrow.unpack_results, udf.embed_arrays(arrays, recipe, options))
 
 
 def embed_frames(frames, recipe, options):
@@ -121,21 +112,11 @@ def test_rows_and_uris_survive_pandas_beside_nulls(recipe, monkeypatch):
     assert seen[1][1:] == ("\ufffd/é.jpg", *[None] * 6)
 
 
-def test_before_spark_4_1_the_column_gives_the_same(frame, tiny_clip, without_arrow_udf, photo_bytes, recipe):
-    rows = frame.select("jpg", image_embedding_result("jpg", model=str(tiny_clip)).alias("r")).collect()
-    assert [row.r.error for row in rows if row.jpg is None] == ["null_bytes"] * 3
-    good = [row for row in rows if row.jpg is not None]
-    (expected,) = embed_arrays(iter([references([bytes(row.jpg) for row in good])]), recipe, FeedOptions())
-    ours = np.array([row.r.embedding for row in good])
-    assert cosines(ours, np.array(expected.field("embedding").to_pylist())).min() > 0.99999
-    assert sum(row.r.stats.n_tasks for row in rows if row.r.stats) >= 1
-
-
 @pytest.mark.parametrize("transport", ["reference", "bytes"])
 def test_before_spark_4_1_the_pipelines_references_work(spark, shards, recipe, without_arrow_udf, transport):
     source = replace(find_source(Config(input_dir=str(shards), output_dir="x")), transport=transport)
     column = make_embed_column(recipe, FeedOptions(fetch=FetchPolicy(column="jpg")))
-    errors = source.table(spark).select(column(F.col(IMAGE))["error"].alias("e")).groupBy("e").count()
+    errors = table_of(spark, source).select(column(F.col(IMAGE))["error"].alias("e")).groupBy("e").count()
     assert dict(map(tuple, errors.collect())) == {None: 24, "null_bytes": 3}
 
 
@@ -148,19 +129,9 @@ def test_a_uri_that_is_not_utf_8_is_an_error_row(spark, tmp_path, recipe, photo_
     pq.write_table(pa.table({"url": urls}), tmp_path / "a.parquet")
     source = find_source(Config(input_dir=str(tmp_path), output_dir="x"))
     column = make_embed_column(recipe, FeedOptions(fetch=FetchPolicy(roots=(str(tmp_path),))))
-    results = source.table(spark).orderBy("shard_row").select(column(F.col(IMAGE)).alias("r")).collect()
+    results = table_of(spark, source).orderBy("shard_row").select(column(F.col(IMAGE)).alias("r")).collect()
     assert [row.r.error for row in results] == ["not_found", "null_bytes", None]
     assert results[0].r.error_detail == f"{tmp_path}/\ufffd.jpg"
-
-
-@pytest.mark.parametrize("arrow", [True, False])
-def test_a_column_that_is_not_binary_fails_the_job(frame, tiny_clip, arrow, monkeypatch):
-    if not arrow:
-        monkeypatch.delattr(F, "arrow_udf", raising=False)
-    nulls = [F.lit(None).cast("string")] if hasattr(F, "arrow_udf") else []  # pandas forgets their type
-    for column in ("caption", F.col("width"), *nulls):
-        with pytest.raises(Exception, match="it must be binary"):
-            frame.select(image_embedding(column, model=str(tiny_clip))).collect()
 
 
 class Task:
@@ -229,62 +200,3 @@ def test_an_empty_task_loads_no_model():
     nowhere = Recipe("/no/such/model")
     assert list(embed_arrays(iter([]), nowhere, FeedOptions())) == []
     assert list(embed_arrays(iter([references([])]), nowhere, FeedOptions())) == []
-
-
-@pytest.fixture
-def frame(spark, shards):
-    return spark.read.parquet(str(shards))
-
-
-def test_image_embedding_is_a_column_for_any_dataframe(frame, tiny_clip, recipe):
-    with_vectors = frame.withColumn("embedding", image_embedding("jpg", model=str(tiny_clip)))
-    rows = with_vectors.collect()
-    assert len(rows) == 27
-    assert dict(with_vectors.dtypes)["embedding"] == "array<float>"
-    assert all((row["embedding"] is None) == (row["jpg"] is None) for row in rows)
-
-    good = [row for row in rows if row["jpg"] is not None]
-    (expected,) = embed_arrays(iter([references([bytes(row["jpg"]) for row in good])]), recipe, FeedOptions())
-    ours = np.array([row["embedding"] for row in good])
-    assert cosines(ours, np.array(expected.field("embedding").to_pylist())).min() > 0.99999
-
-
-def test_the_result_struct_says_why_a_row_has_no_vector(frame, tiny_clip):
-    broken = frame.withColumn(
-        "jpg", F.when(F.col("width") == 0, F.expr("substring(jpg, 1, 2000)")).otherwise(F.col("jpg"))
-    )
-    result = image_embedding_result("jpg", model=str(tiny_clip), normalize=False)
-    counts = broken.select(result.alias("r")).groupBy("r.error").count().collect()
-    assert {row["error"]: row["count"] for row in counts} == {None: 21, "null_bytes": 3, "corrupt": 3}
-
-
-def test_the_udf_stands_once_in_the_plan_whatever_is_done_with_its_result(frame, tiny_clip):
-    result = image_embedding_result("jpg", model=str(tiny_clip))
-    used = (
-        frame.withColumn("r", result).where("r.error is null").select("r.embedding", "r.error_detail", "key")
-    )
-    plan = used._jdf.queryExecution().executedPlan().toString()
-    assert plan.count("EvalPython") == 1
-
-
-def test_a_worker_process_loads_the_model_once_however_many_tasks_it_runs(frame, tiny_clip):
-    result = image_embedding_result("jpg", model=str(tiny_clip), dtype="bfloat16")  # no other test has it
-    many_tasks = frame.repartition(12).withColumn("r", result)
-    stats = many_tasks.select("r.stats.*")
-    n_tasks, n_loads, n_batches = stats.selectExpr(
-        "sum(n_tasks)", "sum(n_model_loads)", "count(n_tasks)"
-    ).collect()[0]
-    assert n_tasks == n_batches == 12
-    assert 1 <= n_loads <= 2  # two tasks at once: two workers
-
-
-def test_a_model_that_cannot_be_used_fails_the_task_with_its_line(frame):
-    with pytest.raises(Exception, match="there is no such folder"):
-        frame.select(image_embedding("jpg", model="/no/such/model")).collect()
-
-
-def test_an_option_that_does_not_exist_is_refused():
-    with pytest.raises(ValidationError, match="batchsize"):
-        image_embedding("jpg", batchsize=3)
-    with pytest.raises(ValidationError, match="batch_size"):
-        image_embedding("jpg", batch_size=0)

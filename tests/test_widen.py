@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from chispa import assert_df_equality
+from conftest import table_of
 from shard_files import error_of, find, rows, write
 
 from spark_embed.schema import spark_type
@@ -19,7 +20,7 @@ def test_shards_whose_types_differ_are_read_as_one_table(spark, tmp_path):
     write(tmp_path, "1.parquet", {"n": pa.array([2], pa.uint8()), "t": ["text"], "jpg": [b"1"], "only": [5]})
     write(tmp_path, "2.parquet", {"n": [1.5], "t": pa.array(["d"]).dictionary_encode(), "jpg": pa.nulls(1)})
     source = find(tmp_path)
-    assert rows(source.table(spark).fillna(0, ["only"]).fillna("-", ["t"]), "n", "t", "only") == [
+    assert rows(table_of(spark, source).fillna(0, ["only"]).fillna("-", ["t"]), "n", "t", "only") == [
         (1.0, "-", 0),
         (1.5, "d", 0),
         (2.0, "text", 5),
@@ -52,7 +53,7 @@ LOSSLESS = [
 def test_a_type_is_widened_where_no_value_changes(spark, tmp_path, one, other, expected):
     write(tmp_path, "0.parquet", {"c": one, "jpg": [b"1"] * len(one)})
     write(tmp_path, "1.parquet", {"c": other, "jpg": [b"1"]})
-    table = find(tmp_path).table(spark).orderBy("shard", "shard_row")
+    table = table_of(spark, find(tmp_path)).orderBy("shard", "shard_row")
     assert [row.c for row in table.select("c").collect()] == expected
 
 
@@ -99,7 +100,7 @@ def test_equal_ids_look_the_same_from_every_shard(spark, tmp_path, values):
         assert find(tmp_path, drop_columns=("id",)).id is None
         assert "--id_column" in error_of(tmp_path, drop_columns=("id",), id_column="id")
     else:
-        assert rows(find(tmp_path).table(spark), "image_id") == [("1.0",), ("1.0",)]
+        assert rows(table_of(spark, find(tmp_path)), "image_id") == [("1.0",), ("1.0",)]
 
 
 def test_spark_reads_each_arrow_type_as_our_schema_says(spark, tmp_path):
@@ -126,7 +127,7 @@ def test_spark_reads_each_arrow_type_as_our_schema_says(spark, tmp_path):
     }
     write(tmp_path, "a.parquet", {**types, "jpg": [b"1"]})
     inferred = spark.read.parquet(str(tmp_path)).drop("jpg")
-    ours = find(tmp_path).table(spark).select([f"`{name}`" for name in types])
+    ours = table_of(spark, find(tmp_path)).select([f"`{name}`" for name in types])
     assert_df_equality(ours, inferred, ignore_nullable=True)
 
 
@@ -149,7 +150,7 @@ def test_types_that_spark_cannot_hold_are_refused(arrow_type):
 def test_a_column_that_spark_cannot_hold_stops_the_job_until_it_is_dropped(spark, tmp_path):
     write(tmp_path, "a.parquet", {"t": pa.array([1], pa.timestamp("ns")), "jpg": [b"1"]}, version="2.6")
     assert "--drop_columns t" in error_of(tmp_path)
-    assert find(tmp_path, drop_columns=("t",)).table(spark).count() == 1
+    assert table_of(spark, find(tmp_path, drop_columns=("t",))).count() == 1
 
 
 def test_the_timestamps_of_sparks_own_writer_are_read_as_spark_reads_them(spark, tmp_path):
@@ -161,6 +162,6 @@ def test_the_timestamps_of_sparks_own_writer_are_read_as_spark_reads_them(spark,
         written.coalesce(1).write.parquet(str(tmp_path / "in"))
     (file,) = (tmp_path / "in").glob("*.parquet")
     assert pq.read_metadata(file).schema.column(0).physical_type == "INT96"
-    ours, given = find(tmp_path / "in").table(spark).select("t", "a", "s"), written.select("t", "a", "s")
+    ours, given = table_of(spark, find(tmp_path / "in")).select("t", "a", "s"), written.select("t", "a", "s")
     assert ours.schema.simpleString() == given.schema.simpleString()
     assert ours.collect() == given.collect()

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyspark.sql import SparkSession
 
+from spark_embed.context import Session
 from spark_embed.errors import StorageError
 from spark_embed.schema import INDEX_COLUMNS
 from spark_embed.source.detect import FILES, LISTS, TARS, Layout
@@ -58,7 +58,11 @@ class Index:
 
 
 def make_index(
-    spark: SparkSession, layout: Layout, folder: str, url_column: str, max_rows: int | None
+    session: Session,
+    layout: Layout,
+    folder: str,
+    url_column: str,
+    max_rows: int | None,
 ) -> Index:
     """Make what is missing of an index below `folder`; runs on the executors, a task for each file.
 
@@ -74,14 +78,17 @@ def make_index(
     os.makedirs(folder, exist_ok=True)
     for stale in set(list_names(folder)) - set(names):
         delete(os.path.join(folder, stale))
-    n_slots, _ = count_slots(spark)
-    step = len(tasks) if max_rows is None else n_slots
+    step = len(tasks)
+    if max_rows is not None and not all(map(os.path.exists, targets)):
+        step, _ = count_slots(session())
     bad: dict[int, BadShard] = {}
     n_done = n_rows = 0
     while n_done < len(tasks) and (max_rows is None or n_rows < max_rows):
         part = range(n_done, min(n_done + step, len(tasks)))
         missing = [i for i in part if not os.path.exists(targets[i])]
-        reasons = run_tasks(spark, _try_index, [(tasks[i], targets[i]) for i in missing]) if missing else []
+        reasons = (
+            run_tasks(session(), _try_index, [(tasks[i], targets[i]) for i in missing]) if missing else []
+        )
         bad |= {
             i: BadShard(tasks[i].name, reason) for i, reason in zip(missing, reasons, strict=True) if reason
         }

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pyarrow as pa
-from pyspark.sql import SparkSession
 
 from spark_embed.config import Config
+from spark_embed.context import Session
 from spark_embed.errors import ConfigError, StorageError
 from spark_embed.output import Output
 from spark_embed.schema import IMAGE
@@ -50,7 +50,7 @@ def needs_index(layout: Layout) -> bool:
     return layout.name != PARQUET
 
 
-def open_source(spark: SparkSession, config: Config, layout: Layout, output: Output) -> ParquetSource:
+def open_source(session: Session, config: Config, layout: Layout, output: Output) -> ParquetSource:
     """Return the source of a layout, once it has been indexed where it needs that.
 
     What is learned of its files is kept in the output's state.
@@ -60,12 +60,12 @@ def open_source(spark: SparkSession, config: Config, layout: Layout, output: Out
         StorageError: no file can be read.
     """
     if layout.name == FOLDER:
-        found = make_folder_index(spark, layout, output.index, config.max_samples, prune=config.prune)
+        found = make_folder_index(session(), layout, output.index, config.max_samples, prune=config.prune)
         return index_source(config, layout, found.index, found)
     catalogue = read_catalogue(output.catalogue)
-    layout = identified(spark, layout, catalogue, verify=config.verify_shards)
+    layout = identified(session, layout, catalogue, verify=config.verify_shards)
     if needs_index(layout):
-        index = make_index(spark, layout, output.index, config.url_column, config.max_samples)
+        index = make_index(session, layout, output.index, config.url_column, config.max_samples)
         source = index_source(config, layout, index)
     else:
         source = shard_source(config, layout, catalogue)
@@ -73,14 +73,14 @@ def open_source(spark: SparkSession, config: Config, layout: Layout, output: Out
     return source
 
 
-def identified(spark: SparkSession, layout: Layout, catalogue: Catalogue, *, verify: bool) -> Layout:
+def identified(session: Session, layout: Layout, catalogue: Catalogue, *, verify: bool) -> Layout:
     """Return the layout with the version of each file; with `verify` by their contents.
 
     Raises:
         StorageError: a file cannot be read.
     """
     files = [*layout.files, *layout.sidecars.values()]
-    hashes = hash_shards(spark, layout.root, files) if verify else {}
+    hashes = hash_shards(session(), layout.root, files) if verify else {}
     versions = {file.path: file for file in catalogue.identified(files, hashes)}
     return replace(
         layout,

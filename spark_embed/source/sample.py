@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import chain, zip_longest
 
 import pyarrow.parquet as pq
@@ -22,29 +23,25 @@ def sample_references(
 ) -> list[Reference]:
     """Return some `n_rows` references, as `transport` has them: the first ones of a few shards.
 
-    The shards are spread over the data set and take turns, so that the first few rows come from all.
-
-    Raises:
-        StorageError: a shard cannot be read.
+    The shards are spread over the data set and take turns, so that the first few rows come from all. One
+    that cannot be read gives none: that is its wave's to say.
     """
     filled = [shard for shard in shards if shard.n_rows]
     n_shards = min(len(filled), _SAMPLED_SHARDS)
     chosen = [filled[index * len(filled) // n_shards] for index in range(n_shards)]
     reader = RowReader(column)
     parts = []
-    try:
-        for shard in chosen:
-            wanted = range(min(shard.n_rows, math.ceil(n_rows / n_shards)))
-            path = os.path.join(folder, shard.path)
-            status = os.stat(path)
-            version = file_version(status.st_size, status.st_mtime_ns)
+    for shard in chosen:
+        wanted = range(min(shard.n_rows, math.ceil(n_rows / n_shards)))
+        path = os.path.join(folder, shard.path)
+        with suppress(OSError, StorageError):
             if transport == "index":
                 parts.append(_indexed(path, column, len(wanted)))
                 continue
+            status = os.stat(path)
+            version = file_version(status.st_size, status.st_mtime_ns)
             references = [Reference(file=path, row=row, version=version) for row in wanted]
             parts.append([_resolved(reference, reader, transport) for reference in references])
-    except OSError as exc:
-        raise StorageError(f"{folder}: cannot be read: {exc}") from exc
     return [reference for reference in chain.from_iterable(zip_longest(*parts)) if reference]
 
 

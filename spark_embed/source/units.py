@@ -62,7 +62,11 @@ def take_wave(queue: deque[Unit], n_rows: int, *, of_one_shard: bool = False) ->
     """
     taken: list[Unit] = []
     left = max(n_rows, 1)
-    while queue and left > 0 and not (of_one_shard and taken and queue[0].shard != taken[0].shard):
+    while (
+        queue
+        and (left > 0 or not taken)
+        and not (of_one_shard and taken and queue[0].shard != taken[0].shard)
+    ):
         unit = queue.popleft()
         n_taken = min(unit.n_rows, _aligned_end(unit, left) - unit.first)
         if unit.n_rows - n_taken <= _SMALL_REST * n_rows:

@@ -17,17 +17,17 @@ from tqdm import tqdm
 
 from spark_embed.errors import ResumeError, VerifyError
 from spark_embed.output import Output
+from spark_embed.records import Ledger
 from spark_embed.snapshot import Snapshot, read_snapshot
-from spark_embed.state import Ledger, read_ledger
+from spark_embed.state import read_ledger
 from spark_embed.verify.beside import check_summary, find_unlisted
 from spark_embed.verify.contents import DataFile
-from spark_embed.verify.files import CheckedFile, Expected, RowAccount, check_file, make_expected, read_facts
+from spark_embed.verify.files import CheckedFile, Expected, RowAccount, check_file, read_fingerprint
 from spark_embed.verify.folder_rows import FolderRows
 from spark_embed.verify.reading import UNREADABLE
 from spark_embed.verify.report import Finding, Report
 from spark_embed.verify.shard_rows import ShardRows
 
-_IMAGE_FOLDER = "image_folder"  # as source/detect.py calls it
 _MAX_THREADS = 8
 _TRIES = 3
 
@@ -62,7 +62,7 @@ def _verify_once(output: Output, snapshot: Snapshot) -> Report:
             [Finding("state", "run.json: is missing; put a copy back, or start anew with --overwrite")]
         )
     if ledger is None:
-        report.add([Finding("state", "nothing is published yet; verify it when the run has ended")])
+        report.add([Finding("state", "nothing is published yet: no run has come to its end here")])
         return report
     around = [*find_unlisted(output, ledger), *check_summary(output, ledger)]
     if snapshot.holder:  # it may be about to put them right
@@ -71,7 +71,7 @@ def _verify_once(output: Output, snapshot: Snapshot) -> Report:
         report.add(around)
     files = _data_files(output, ledger)
     expected = _expected(snapshot, files)
-    is_folder = (expected.fingerprint or {}).get("layout") == _IMAGE_FOLDER
+    is_folder = expected.is_image_folder
     account = FolderRows(ledger, output.index) if is_folder else ShardRows(ledger.shards)
     readable = []
     for file, checked in zip(files, _check_files(files, expected, account), strict=True):
@@ -135,9 +135,9 @@ def _data_files(output: Output, ledger: Ledger) -> list[DataFile]:
 def _expected(snapshot: Snapshot, files: Sequence[DataFile]) -> Expected:
     """Return what run.json says of the vectors; where that is of another run, what the first file says."""
     if snapshot.run and not snapshot.is_older:
-        return make_expected(snapshot.run.fingerprint, snapshot.run.model)
+        return Expected(snapshot.run.fingerprint)
     for file in files:
         with suppress(*UNREADABLE):
-            if facts := read_facts(pq.read_metadata(file.path)):
-                return make_expected(facts["fingerprint"], facts.get("model"))
-    return Expected(None, None)
+            if found := read_fingerprint(pq.read_metadata(file.path)):
+                return Expected(found)
+    return Expected(None)

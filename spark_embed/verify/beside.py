@@ -7,7 +7,7 @@ from typing import Any
 
 from spark_embed.errors import StorageError
 from spark_embed.output import EMBEDDINGS_NAME, ERRORS_NAME, METADATA_NAME, Output
-from spark_embed.state import Ledger
+from spark_embed.records import Ledger
 from spark_embed.storage import list_files, read_json
 from spark_embed.verify.report import Finding
 
@@ -42,7 +42,7 @@ def check_summary(output: Output, ledger: Ledger) -> Iterator[Finding]:
     described, counts = _object(_object(summary).get("output")), _object(_object(summary).get("counts"))
     if summary is None:
         yield Finding("metadata", f"{METADATA_NAME}: is missing: a run was interrupted, start it again")
-    elif described.get("generation") != ledger.generation:
+    elif (described.get("run_id"), described.get("generation")) != (ledger.run_id, ledger.generation):
         yield Finding(
             "metadata", f"{METADATA_NAME}: is of another state: a run was interrupted, start it again"
         )

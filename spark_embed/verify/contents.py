@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from spark_embed.errors import ERROR_CODES
 from spark_embed.names import EMBEDDING, ERROR, SHARD, SHARD_ROW
-from spark_embed.state import PublishedFile
+from spark_embed.records import PublishedFile
 from spark_embed.verify.report import Finding, Kind
 from spark_embed.verify.vectors import Positions, find_bad_vectors
 

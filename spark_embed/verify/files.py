@@ -17,20 +17,27 @@ from spark_embed.verify.reading import UNREADABLE, first_line, iter_batches, ope
 from spark_embed.verify.report import Finding
 
 FACTS = b"spark_embed"
-"""Entry of a file's key-value metadata: JSON with the fingerprint and the model of its vectors."""
+"""Entry of a file's key-value metadata: JSON, in it the fingerprint of its vectors (fingerprint.py)."""
+
+_IMAGE_FOLDER = "image_folder"  # as source/detect.py calls it
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What all files of a data set have in common; None where nobody knows.
-
-    Attributes:
-        fingerprint: what decides what a vector is.
-        embedding_dim: length of a vector.
-    """
+    """What all files of a data set have in common: what decides what a vector is; None where nobody knows."""
 
     fingerprint: dict[str, Any] | None
-    embedding_dim: int | None
+
+    @property
+    def embedding_dim(self) -> int | None:
+        """Length of a vector."""
+        length = (self.fingerprint or {}).get("embedding_dim")
+        return length if isinstance(length, int) else None
+
+    @property
+    def is_image_folder(self) -> bool:
+        """Whether each row is a shard of its own."""
+        return (self.fingerprint or {}).get("layout") == _IMAGE_FOLDER
 
 
 class CheckedFile(NamedTuple):
@@ -48,12 +55,6 @@ class RowAccount(Protocol):
 
     def compare(self, paths: Sequence[str]) -> Iterator[Finding]:
         """Say which rows are missing, there twice, or should not be there; `paths`: where to look."""
-
-
-def make_expected(fingerprint: dict[str, Any], model: object) -> Expected:
-    """Return what a run record, or a file's metadata, says of the vectors."""
-    length = model.get("embedding_dim") if isinstance(model, dict) else None
-    return Expected(fingerprint, length if isinstance(length, int) else None)
 
 
 def check_file(file: DataFile, expected: Expected, account: RowAccount) -> CheckedFile:
@@ -84,13 +85,14 @@ def check_file(file: DataFile, expected: Expected, account: RowAccount) -> Check
     return CheckedFile([*found, *contents.findings()], has_keys)
 
 
-def read_facts(metadata: pq.FileMetaData) -> dict[str, Any] | None:
+def read_fingerprint(metadata: pq.FileMetaData) -> dict[str, Any] | None:
     """Return what a file's key-value metadata says of its vectors; None if it does not."""
     try:
         facts = json.loads((metadata.metadata or {})[FACTS])
     except (KeyError, ValueError):
         return None
-    return facts if isinstance(facts, dict) and isinstance(facts.get("fingerprint"), dict) else None
+    found = facts.get("fingerprint") if isinstance(facts, dict) else None
+    return found if isinstance(found, dict) else None
 
 
 def _check_footer(file: DataFile, metadata: pq.FileMetaData, expected: Expected) -> Iterator[Finding]:
@@ -98,11 +100,10 @@ def _check_footer(file: DataFile, metadata: pq.FileMetaData, expected: Expected)
     if n_rows != file.listed.n_rows:
         text = f"{file.name}: has {n_rows:,} rows, in files.json {file.listed.n_rows:,}"
         yield Finding("files", text)
-    facts = read_facts(metadata)
-    if facts is None:
+    ours, others = expected.fingerprint, read_fingerprint(metadata)
+    if others is None:
         yield Finding("files", f"{file.name}: its metadata does not say what made its vectors")
-    elif expected.fingerprint is not None and facts["fingerprint"] != expected.fingerprint:
-        ours, others = expected.fingerprint, facts["fingerprint"]
+    elif ours is not None and others != ours:
         names = [name for name in sorted({*ours, *others}) if ours.get(name) != others.get(name)]
         text = f"{file.name}: its vectors are made otherwise than run.json says ({', '.join(names)})"
         yield Finding("files", text)

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from spark_embed.errors import StorageError
 from spark_embed.names import INDEX_SHARD, SHARD, SHARD_ROW
-from spark_embed.state import Ledger
+from spark_embed.records import Ledger
 from spark_embed.verify.reading import UNREADABLE, first_line, iter_batches, open_parquet, read_columns
 from spark_embed.verify.report import Finding
 from spark_embed.verify.sums import Hashes

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from spark_embed.names import SHARD, SHARD_ROW
-from spark_embed.state import ShardState
+from spark_embed.records import ShardState
 from spark_embed.verify.lookup import look_up
 from spark_embed.verify.report import MAX_LINES, Finding
 from spark_embed.verify.sums import MODULUS, mix, sum_of_range
