@@ -66,6 +66,7 @@ def run(spark: SparkSession | Session, config: Config, clock: Clock | None = Non
         with clock.measure("preflight"):
             record, plan = bind_run(context, work)
         publisher = Publisher(context, work, record)
+        publisher.settle()
         progress = ProgressFile(context, work, publisher)
         with clock.measure("embed"):
             unreadable = embed(context, work, plan, publisher, progress) if plan else []

@@ -54,6 +54,20 @@ class Publisher:
         """Whether anything is complete: otherwise there is nothing to publish, not even columns."""
         return self.ledger is not None or bool(self.markers)
 
+    def settle(self) -> None:
+        """Publish what an interrupted run has tried again, by itself and before anything else.
+
+        So no row is tried again twice, and none is missed where its shard is replaced or gone by now.
+
+        Raises:
+            StorageError, ResumeError: as `add`.
+        """
+        retried = [marker for marker in self.markers if marker.kind == "retry"]
+        if retried and self.ledger is not None:
+            others = [marker for marker in self.markers if marker.kind != "retry"]
+            self._publish(Change(tuple(retried), {}, voided=self.ledger.voided))
+            self.markers = others
+
     def add(self, marker: Marker) -> None:
         """Take in a wave that is complete now; publish if much is unpublished.
 
