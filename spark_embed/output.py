@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ ERRORS_NAME = "errors.parquet"
 METADATA_NAME = "metadata.json"
 STATE_NAME = "_spark_embed"
 _OURS = {EMBEDDINGS_NAME, ERRORS_NAME, METADATA_NAME, STATE_NAME}
+_STAGED = re.compile(re.escape(METADATA_NAME) + r"\.\d+-\d+\.tmp")  # by a run that was killed (storage.py)
 DRAFT_PREFIX = "draft-"
 _BEGUN = (
     "run.json",
@@ -142,7 +144,7 @@ def check_output(config: Config) -> Output:
 
 def _check_ours(output: Output, names: Sequence[str]) -> None:
     root = output.root
-    if foreign := [name for name in names if name not in _OURS]:
+    if foreign := [name for name in names if name not in _OURS and not _STAGED.fullmatch(name)]:
         raise ConfigError(
             f"--output_dir {root}: holds files that are not ours ({foreign[0]}); choose another folder"
         )

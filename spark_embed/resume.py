@@ -100,7 +100,7 @@ def tidy(output: Output, standing: Standing) -> None:
     for name in list_names(output.state):
         if name.startswith(DRAFT_PREFIX):
             delete(os.path.join(output.state, name))
-    for folder in (output.state, output.markers):
+    for folder in (output.root, output.state, output.markers):
         for name in list_names(folder):
             if name.endswith(".tmp") and not name.startswith("lock."):  # those belong to this run
                 delete(os.path.join(folder, name))
