@@ -261,7 +261,7 @@ class Folder:
         ).min()
         assert worst >= 0.99999
 
-    def assert_tidy(self) -> None:
+    def assert_tidy(self, *, is_folder: bool = False) -> None:
         """Nothing is there but what a complete state consists of."""
         ledger = read_json(self.state / "files.json")
         for kind in ("embeddings", "errors"):
@@ -271,7 +271,9 @@ class Folder:
             "embeddings.parquet", "errors.parquet", "metadata.json", "_spark_embed",
         }  # fmt: skip
         files = {str(path.relative_to(self.state)) for path in self.state.rglob("*") if not path.is_dir()}
-        assert files == {"run.json", "files.json", "progress.json", "shards.parquet", "lock.json.guard"}
+        files = {name for name in files if not name.startswith("index/")} if is_folder else files
+        known = {"run.json", "files.json", "progress.json", "shards.parquet", "lock.json.guard"}
+        assert files == known - ({"shards.parquet"} if is_folder else set())
         assert read_json(self.root / "metadata.json")["status"] == "complete"
 
 
