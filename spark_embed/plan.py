@@ -32,6 +32,10 @@ SAMPLE_FACTOR = 4
 # Encoded images in a wave, for each slot, where nothing is known of a row's time.
 _BLIND_WAVE_BYTES = 1 << 30
 
+# Rows of urls in a first wave, for each slot: what downloads take is known once there have been some. A slot
+# does between ten and a thousand a second.
+_URL_WAVE_ROWS = 2_000
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -133,6 +137,8 @@ def _bind(
     sizes: dict[str, str] = {}
     if preflight.row_s is not None:
         wave_rows = round(config.wave_s * n_slots / max(preflight.row_s, 1e-6))
+    if source.has_urls:
+        wave_rows = min(wave_rows, _URL_WAVE_ROWS * n_slots)
     wave_rows = max(1, min(wave_rows, n_rows))
     if preflight.row_s is not None and not is_task_size_set(spark):
         share = wave_rows / max(source.n_rows, 1)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from spark_embed import binding, pipeline, waves
+from spark_embed import binding, pipeline, plan, waves
 from spark_embed.errors import ResumeError, StorageError
 from spark_embed.output import Output
 from spark_embed.state import read_ledger
@@ -183,6 +183,20 @@ def test_waves_may_be_small_even_inside_one_shard(embed, tmp_path, photo_bytes):
     assert sorted(parts["shard_row"]) == list(range(12))
     vectors = [np.stack(table.sort_values("n")["embedding"]) for table in (whole, parts)]
     assert np.allclose(*vectors, atol=1e-3)
+
+
+def test_the_first_waves_of_urls_are_small_because_nobody_knows_what_downloads_take(
+    embed, tmp_path, photo_bytes, monkeypatch
+):
+    """By the model's pace alone the first checkpoint could be hours away."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(20):
+        (folder / f"{number}.jpg").write_bytes(photo_bytes[0])
+    (folder / "list.csv").write_text("url\n" + "".join(f"{number}.jpg\n" for number in range(20)))
+    monkeypatch.setattr(plan, "_URL_WAVE_ROWS", 4)
+    metadata, embeddings, _ = embed(folder, layout="url_list", parity_samples=0)
+    assert (metadata["this_run"]["n_waves"], len(embeddings)) == (3, 20)  # two of eight, for two slots
 
 
 def test_overwrite_starts_anew_and_the_old_files_stay_until_then(embed, shards, monkeypatch):

@@ -32,8 +32,8 @@ from spark_embed.schema import (
     spark_type,
     without_nulls,
 )
-from spark_embed.source.columns import HUGGING_FACE
-from spark_embed.source.detect import FOLDER
+from spark_embed.source.columns import HUGGING_FACE, URL_TABLE
+from spark_embed.source.detect import FOLDER, LISTS
 from spark_embed.source.indexing import REFERENCE_TYPE
 from spark_embed.source.sample import sample_references
 from spark_embed.source.shards import BadShard, Shard
@@ -86,6 +86,11 @@ class ParquetSource:
         if self.transport in ("uri", "index"):
             return [self.transport]
         return ["reference", "bytes"] if wanted == "auto" else [wanted]
+
+    @property
+    def has_urls(self) -> bool:
+        """Whether the images have to be downloaded, which takes a time that nobody knows."""
+        return self.layout in (URL_TABLE, LISTS)
 
     @property
     def is_folder(self) -> bool:
