@@ -12,7 +12,7 @@ DEMO := demo
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYSPARK_PYTHON := $(CURDIR)/$(BIN)/python
 
-.PHONY: help run-local test lint format types readme bench bench-peers clean
+.PHONY: help run-local test test-crash lint format types readme bench bench-peers clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ run-local: $(READY) $(DEMO)/photos/.ready  ## embed a small set of real photos a
 
 test: $(READY) lint types  ## everything that CI runs
 	$(BIN)/python -m pytest
+
+test-crash: $(READY)  ## kill -9 at twenty moments of a run, instead of the six of make test
+	$(BIN)/python -m pytest tests/test_crash.py --kills 20
 
 lint: $(READY)
 	$(BIN)/ruff check .

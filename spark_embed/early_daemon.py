@@ -146,9 +146,7 @@ def _receive(connection: socket.socket, n_bytes: int) -> bytes:
 
 def main() -> None:
     """Import, wait, take over, be the daemon."""
-    from pyspark.daemon import manager
-
-    from spark_embed.worker_daemon import import_slow_modules
+    from spark_embed.worker_daemon import be_daemon, import_slow_modules
 
     listener, lifeline = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
     import_slow_modules()
@@ -158,7 +156,7 @@ def main() -> None:
     os.close(lifeline)
     if connection is None:
         os._exit(0)  # an ordinary end would take seconds, and libraries would complain of leaks
-    manager()  # type: ignore[no-untyped-call]
+    be_daemon()
 
 
 if __name__ == "__main__":

@@ -113,13 +113,7 @@ class OutputLock:
             raise write_error(self._path, exc, 0) from exc
 
     def _take_over(self, holder: Holder) -> None:
-        if holder.is_alive:
-            hint = (
-                "" if holder.silent_s is None else f" (it counts as ended after {SILENT_S:.0f} s of silence)"
-            )
-            raise ResumeError(
-                f"--output_dir {self._root}: another run holds it: {holder}; wait for it or end it{hint}"
-            )
+        _check_dead(holder, self._root)
         self._write()
         logger.warning(
             "--output_dir %s: taken over from a run that ended without letting go of it: %s",
@@ -188,6 +182,12 @@ class OutputLock:
         with suppress(OSError, SparkEmbedError), _guard(self._path):
             if self._is_ours():
                 os.unlink(self._path)
+
+
+def _check_dead(holder: Holder, root: str) -> None:
+    if holder.is_alive:
+        hint = "" if holder.silent_s is None else f" (it counts as ended after {SILENT_S:.0f} s of silence)"
+        raise ResumeError(f"--output_dir {root}: another run holds it: {holder}; wait for it or end it{hint}")
 
 
 def read_holder(path: str) -> Holder | None:

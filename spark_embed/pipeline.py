@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
@@ -57,7 +57,8 @@ def run(spark: SparkSession | Session, config: Config, clock: Clock | None = Non
     clock = clock or Clock()
     with clock.measure("plan"):
         layout, output = find_layout(config), check_output(config)
-    with undone_if_never_begun(output), OutputLock(output.lock, output.root) as lock, explained(lock):
+    is_new = not os.path.lexists(output.root)
+    with OutputLock(output.lock, output.root) as lock, kept_if_begun(output, is_new=is_new), explained(lock):
         context = RunContext(as_session(spark), config, clock, output, lock.check)
         with clock.measure("plan"):
             work = find_work(context, layout)
@@ -156,11 +157,14 @@ def explained(lock: OutputLock) -> Iterator[None]:
 
 
 @contextmanager
-def undone_if_never_begun(output: Output) -> Iterator[None]:
-    """Delete the output folder again if a `with` block makes it and leaves nothing of worth in it."""
-    was_there = os.path.lexists(output.root)
+def kept_if_begun(output: Output, *, is_new: bool) -> Iterator[None]:
+    """Delete an output folder that this run has made, if a `with` block leaves nothing of worth in it.
+
+    Only who holds the lock may: another run may have begun in it.
+    """
     try:
         yield
     finally:
-        if not was_there and not os.path.exists(output.run_record) and not os.path.exists(output.index):
-            delete(output.root)
+        if is_new and not os.path.exists(output.run_record) and not os.path.exists(output.index):
+            with suppress(StorageError):
+                delete(output.root)

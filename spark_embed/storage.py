@@ -325,6 +325,18 @@ def undone(path: str) -> Iterator[None]:
             delete(path)
 
 
+@contextmanager
+def undone_if_empty(path: str) -> Iterator[None]:
+    """Delete the folder that a `with` block has made at `path`, if that is empty; not one from before."""
+    was_there = os.path.lexists(path)
+    try:
+        yield
+    finally:
+        if not was_there:
+            with suppress(OSError):
+                os.rmdir(path)
+
+
 def move(path: str, to: str) -> None:
     """Move the file or folder at `path` to `to`, which must not exist; both on one file system.
 

@@ -9,6 +9,8 @@ Importing torch starts no thread and touches no GPU, which is what makes the for
 from __future__ import annotations
 
 import gc
+import os
+from collections.abc import Callable
 
 from spark_embed.early_daemon import hand_over
 
@@ -26,13 +28,34 @@ def import_slow_modules() -> None:
     gc.freeze()  # the workers' collector leaves these pages alone, so they stay shared
 
 
+def be_daemon() -> None:
+    """Be Spark's daemon until Spark closes the standard input, and end without a word.
+
+    An ordinary end would let libraries complain of leaks, and a worker whose JVM ends while it says hello
+    would print a traceback: all of it after the run's last line.
+    """
+    from pyspark import daemon  # not before: the process that only hands over is to be quick
+
+    serve: Callable[..., int] = daemon.worker
+
+    def worker(*args: object) -> int:
+        try:
+            return serve(*args)
+        except EOFError:
+            os._exit(0)
+
+    daemon.worker = worker
+    try:
+        daemon.manager()  # type: ignore[no-untyped-call]
+    except SystemExit as end:
+        os._exit(end.code if isinstance(end.code, int) else 1)
+
+
 def main() -> None:
-    """Be the daemon until Spark closes the standard input."""
+    """Be the daemon, unless another process is."""
     if not hand_over():
         import_slow_modules()
-        from pyspark.daemon import manager  # not before: the process that only hands over is to be quick
-
-        manager()  # type: ignore[no-untyped-call]
+        be_daemon()
 
 
 if __name__ == "__main__":

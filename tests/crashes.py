@@ -170,7 +170,11 @@ class Run:
 
     def await_silence(self, deadline_s: float = 20.0) -> None:
         """Wait until none of its processes is left."""
-        await_(lambda: not self.processes(), "the end of all processes", deadline_s)
+        try:
+            await_(lambda: not self.processes(), "the end of all processes", deadline_s)
+        except AssertionError as exc:
+            left = [one.cmdline() for one in self.processes()]
+            raise AssertionError(f"{self.log}: these live on: {left}") from exc
 
     def end(self) -> None:
         """Kill whatever is left of it."""

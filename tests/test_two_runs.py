@@ -1,0 +1,65 @@
+"""Two runs on one output folder: the second stops, and takes over once the first is dead."""
+
+import pytest
+from crashes import Folder
+
+from spark_embed import dry_run, pipeline
+from spark_embed.config import Config
+from spark_embed.plan import make_plan
+
+
+@pytest.mark.slow
+def test_a_second_run_stops_and_one_after_a_kill_takes_over(start, tmp_path, uninterrupted):
+    out = Folder(tmp_path / "out")
+    first = start(out.root, row_s=0.02)
+    first.await_(lambda: len(first.images()) > 50, "50 images")
+    second = start(out.root)
+    assert second.wait() == 6, second.said
+    assert "another run holds it: host " in second.last_line
+    assert f"pid {first.process.pid}, since " in second.last_line
+    assert "found" not in second.said  # it has not even looked at the input
+    assert not second.images()
+    first.await_(out.markers, "a complete wave")  # the first has not noticed
+    first.kill()
+    third = start(out.root)
+    assert third.wait() == 0, third.said
+    assert "taken over from a run that ended without letting go of it: host " in third.said
+    assert f"pid {first.process.pid}, " in third.said
+    out.assert_same(uninterrupted)
+    out.assert_tidy()
+
+
+@pytest.mark.slow
+def test_of_two_that_start_at_once_on_a_new_folder_one_does_all(start, tmp_path, uninterrupted):
+    out = Folder(tmp_path / "out")
+    # Both have seen that there is no such folder before either makes it.
+    runs = [start(out.root, hold="spark_embed.pipeline OutputLock lock.json 1") for _ in range(2)]
+    for run in runs:
+        run.await_hold()
+    for run in runs:
+        run.go_on()
+    codes = [run.wait() for run in runs]
+    assert sorted(codes) == [0, 6], [run.said for run in runs]
+    loser = runs[codes.index(6)]
+    assert "another run holds it" in loser.last_line
+    assert not loser.images()
+    out.assert_same(uninterrupted)
+    out.assert_tidy()
+
+
+def test_a_dry_run_leaves_a_run_alone_that_begins_meanwhile(spark, stamped, tiny_clip, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    config = Config(
+        input_dir=str(stamped), output_dir=str(out), model_directory=str(tiny_clip), parity_samples=0
+    )
+    summaries = []
+
+    def while_it_plans(*args):
+        summaries.append(pipeline.run(spark, config))
+        return make_plan(*args)
+
+    monkeypatch.setattr(dry_run, "make_plan", while_it_plans)
+    dry_run.describe_run(spark, config)
+    assert summaries[0].counts.rows == 600
+    assert pipeline.run(spark, config).counts == summaries[0].counts
+    Folder(out).assert_tidy()
