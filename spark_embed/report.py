@@ -9,12 +9,12 @@ from typing import Any
 
 from spark_embed.clock import now
 from spark_embed.context import RunContext
-from spark_embed.errors import ResumeError
 from spark_embed.plan import Plan
 from spark_embed.publish import read_error_examples
 from spark_embed.records import Counted, Ledger, Marker, RunRecord
 from spark_embed.source import BadShard
-from spark_embed.storage import read_json, write_json
+from spark_embed.state import read_metadata
+from spark_embed.storage import write_json
 from spark_embed.summary import Counts, RunSummary
 from spark_embed.verdict import Measured, judge
 from spark_embed.work import Work
@@ -48,20 +48,13 @@ def read_summary(context: RunContext, outcome: Outcome) -> RunSummary | None:
     Raises:
         ResumeError: it is broken.
     """
-    values = read_json(context.output.metadata)
-    if values is None:
-        return None
-    try:
-        summary = RunSummary.from_dict(values)
-        same = (
-            summary.output["generation"] == outcome.ledger.generation
-            and summary.output["run_id"] == outcome.record.run_id
-            and summary.pending == _describe_pending(context, outcome)
-        )
-    except (TypeError, KeyError) as exc:
-        raise ResumeError(
-            f"{context.output.metadata}: is broken, or not ours ({exc}); delete it, and it is written anew"
-        ) from exc
+    summary = read_metadata(context.output)
+    same = (
+        summary is not None
+        and summary.output.get("generation") == outcome.ledger.generation
+        and summary.output.get("run_id") == outcome.record.run_id
+        and summary.pending == _describe_pending(context, outcome)
+    )
     return summary if same else None
 
 

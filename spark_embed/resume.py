@@ -11,7 +11,15 @@ from spark_embed.errors import ResumeError
 from spark_embed.fingerprint import describe_rows
 from spark_embed.output import DRAFT_PREFIX, Output
 from spark_embed.records import Ledger, Marker, RunRecord
-from spark_embed.state import delete_wave, is_whole, read_ledger, read_markers, read_run
+from spark_embed.state import (
+    delete_wave,
+    is_whole,
+    read_ledger,
+    read_markers,
+    read_metadata,
+    read_progress,
+    read_run,
+)
 from spark_embed.storage import delete, list_names
 
 logger = logging.getLogger(__name__)
@@ -44,6 +52,8 @@ def find_standing(output: Output, config: Config) -> Standing:
     if config.overwrite or record is None:
         return Standing(None, None, (), _read_older(output))
     ledger = read_ledger(output)
+    for read in (read_progress, read_metadata):  # a run writes these anew: not over what is not ours
+        read(output)
     rows = describe_rows(config)
     if (known := record.fingerprint.get("rows")) != rows:
         raise ResumeError(

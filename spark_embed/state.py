@@ -16,10 +16,11 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from spark_embed.errors import ResumeError
+from spark_embed.errors import ResumeError, StorageError
 from spark_embed.output import Output
 from spark_embed.records import Ledger, Marker, Part, ProgressRecord, Record, RunRecord, ShardState
-from spark_embed.storage import delete, list_names, read_text, write_text
+from spark_embed.storage import delete, list_names, read_json, read_text, write_text
+from spark_embed.summary import RunSummary
 
 _SUFFIX = ".json"
 
@@ -60,6 +61,22 @@ def write_ledger(output: Output, ledger: Ledger) -> None:
         StorageError: it cannot be written.
     """
     write_text(output.ledger, ledger.model_dump_json() + "\n")
+
+
+def read_metadata(output: Output) -> RunSummary | None:
+    """Return what metadata.json says, None if there is none.
+
+    Raises:
+        ResumeError: it is broken, or not ours.
+    """
+    try:
+        values = read_json(output.metadata)
+        return None if values is None else RunSummary.from_dict(values)
+    except (StorageError, TypeError, KeyError, AttributeError) as exc:
+        if isinstance(exc.__cause__, OSError):
+            raise
+        cure = "delete it, and it is written anew"
+        raise _broken(output.metadata, str(exc.__cause__ or exc), cure) from exc
 
 
 def read_progress(output: Output) -> ProgressRecord | None:
@@ -176,14 +193,18 @@ def _marker_path(output: Output, wave: str) -> str:
 
 
 def _read(path: str, record: type[AnyRecord], cure: str) -> AnyRecord | None:
-    text = read_text(path)
-    if text is None:
-        return None
     try:
-        return record.model_validate_json(text)
+        text = read_text(path)
+        return None if text is None else record.model_validate_json(text)
     except ValidationError as exc:
         first = exc.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"])) or "it"
-        raise ResumeError(
-            f"{path}: is broken, or no spark_embed of this version wrote it ({place}: {first['msg']}); {cure}"
-        ) from exc
+        raise _broken(path, f"{place}: {first['msg']}", cure) from exc
+    except StorageError as exc:
+        if isinstance(exc.__cause__, OSError):
+            raise
+        raise _broken(path, str(exc.__cause__), cure) from exc
+
+
+def _broken(path: str, reason: str, cure: str) -> ResumeError:
+    return ResumeError(f"{path}: is broken, or no spark_embed of this version wrote it ({reason}); {cure}")

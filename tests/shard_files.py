@@ -39,6 +39,16 @@ def break_pages(path: Path) -> None:
     path.write_bytes(data)
 
 
+def break_column(path: Path, name: str) -> None:
+    """Break the data of one column of a shard of one row group, in the first bytes of its first page."""
+    group = pq.read_metadata(path).row_group(0)
+    chunk = next(c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == name)
+    start = chunk.dictionary_page_offset or chunk.data_page_offset
+    data = bytearray(path.read_bytes())
+    data[start : start + 16] = b"\x55" * 16
+    path.write_bytes(data)
+
+
 def find(folder: Path, **options):
     """The source of the shards in the folder."""
     return find_source(Config(input_dir=str(folder), output_dir="unused", **options))

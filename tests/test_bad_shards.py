@@ -7,7 +7,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from shard_files import break_pages
+from shard_files import break_column, break_pages
 
 from spark_embed import waves
 from spark_embed.errors import StorageError
@@ -100,6 +100,20 @@ def test_a_shard_with_a_footer_and_broken_data_is_left_out(embed, folder, name, 
     assert rows_by_shard(embeddings, errors) == {other: 9 for other in NAMES if other != name}
     (folder / name).write_bytes(whole)
     metadata, embeddings, _ = embed(folder, image_transport=transport)
+    assert (metadata["status"], metadata["this_run"]["rows"], len(embeddings)) == ("complete", 9, 24)
+
+
+@pytest.mark.parametrize("column", ["jpg", "caption"])
+def test_one_column_of_a_shard_is_broken_and_whoever_reads_it_says_so(embed, folder, column):
+    """The worker reads the images, Spark the others."""
+    whole = (folder / NAMES[1]).read_bytes()
+    break_column(folder / NAMES[1], column)
+    metadata, embeddings, errors = embed(folder)
+    assert metadata["status"] == "incomplete"
+    assert ("row 0 cannot be read" in metadata["pending"]["bad_shards"][NAMES[1]]) == (column == "jpg")
+    assert rows_by_shard(embeddings, errors) == {NAMES[0]: 9, NAMES[2]: 9}
+    (folder / NAMES[1]).write_bytes(whole)
+    metadata, embeddings, _ = embed(folder)
     assert (metadata["status"], metadata["this_run"]["rows"], len(embeddings)) == ("complete", 9, 24)
 
 

@@ -99,7 +99,8 @@ def read_catalogue(path: str) -> Catalogue:
         columns = [table[name].to_pylist() for name in _SCHEMA.names]
         known = {data: pa.ipc.read_schema(pa.py_buffer(data)) for data in set(columns[-1]) if data}
     except (OSError, pa.ArrowException) as exc:
-        raise ResumeError(f"{path}: is broken ({exc}); delete it: footers are then read anew") from exc
+        reason = " ".join(str(exc).split())  # some are of several lines
+        raise ResumeError(f"{path}: is broken ({reason}); delete it: footers are then read anew") from exc
     entries = {}
     for name, n_bytes, modified_ns, version, sha256, n_rows, schema in zip(*columns, strict=True):
         entries[name] = Entry(n_bytes, modified_ns, version, sha256, n_rows, known.get(schema))

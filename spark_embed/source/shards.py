@@ -99,7 +99,8 @@ def read_footer(path: str) -> tuple[int, pa.Schema]:
         footer = pq.read_metadata(path)
         schema = footer.schema.to_arrow_schema().remove_metadata()
     except (OSError, pa.ArrowException) as exc:
-        raise StorageError(f"{path}: cannot be read as parquet: {exc}") from exc
+        reason = " ".join(str(exc).split())  # some are of several lines
+        raise StorageError(f"{path}: cannot be read as parquet: {reason}") from exc
     physical = [footer.schema.column(index).physical_type for index in range(len(footer.schema))]
     if "INT96" in physical:
         leaves = iter(physical)
