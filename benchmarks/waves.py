@@ -38,7 +38,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--waves", type=int, default=10)
     given = parser.parse_args()
-    warn_if_busy()
+    machine = describe_machine()
+    warn_if_busy(machine)
     ratios = []
     print("| waves | seconds | waves | seconds | ratio |\n| --- | --- | --- | --- | --- |")
     for number in range(given.rounds):
@@ -49,7 +50,7 @@ def main() -> None:
         ratios.append(many_s / one_s)
         print(f"| {n_one} | {one_s:.1f} | {n_many} | {many_s:.1f} | {ratios[-1]:.3f} |", flush=True)
     median = f"{statistics.median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})"
-    print(f"\nMedian {median}, {given.n_images:,} images. {describe_machine()}")
+    print(f"\nMedian {median}, {given.n_images:,} images. {machine}")
 
 
 if __name__ == "__main__":
