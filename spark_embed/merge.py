@@ -18,6 +18,7 @@ from spark_embed.arrow import unpack_vectors
 from spark_embed.output_files import OutputFiles, Target
 from spark_embed.removal import NOTHING, KeptRows, Removal, batch_rows
 from spark_embed.schema import EMBEDDING, ERROR, ERROR_DETAIL, RESULT
+from spark_embed.storage import parquet_input
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def merge_files(merge: Merge) -> dict[str, Any]:
 
 def _read(path: str) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a file in batches; an empty one at least, for its columns."""
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(parquet_input(path)) as file:
         yield pa.RecordBatch.from_pylist([], schema=file.schema_arrow)
         yield from file.iter_batches(batch_rows(file))
 

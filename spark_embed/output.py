@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from spark_embed.config import Config
 from spark_embed.errors import ConfigError, StorageError
-from spark_embed.storage import folder_path, is_below, list_names
+from spark_embed.storage import check_writable, exists, folder_path, is_below, list_names
 
 EMBEDDINGS_NAME = "embeddings.parquet"
 ERRORS_NAME = "errors.parquet"
@@ -136,9 +136,10 @@ def check_output(config: Config) -> Output:
     output = Output(root)
     if names := list_names(root):
         _check_ours(output, names)
-    parent = next(path for path in _ancestors(root) if os.path.lexists(path))
-    if not os.path.isdir(parent) or not os.access(parent, os.W_OK):
-        raise StorageError(f"--output_dir {root}: {parent} is not a folder that can be written to")
+    try:
+        check_writable(root)
+    except OSError as exc:
+        raise StorageError(f"--output_dir {root}: {exc}") from exc
     return output
 
 
@@ -148,7 +149,7 @@ def _check_ours(output: Output, names: Sequence[str]) -> None:
         raise ConfigError(
             f"--output_dir {root}: holds files that are not ours ({foreign[0]}); choose another folder"
         )
-    if os.path.exists(output.run_record) or _only_begun(output, names):
+    if exists(output.run_record) or _only_begun(output, names):
         return  # state.py looks into it
     raise ConfigError(
         f"--output_dir {root}: holds {names[0]}, but no {STATE_NAME}/run.json says that it is ours; "
@@ -159,10 +160,3 @@ def _check_ours(output: Output, names: Sequence[str]) -> None:
 def _only_begun(output: Output, names: Sequence[str]) -> bool:
     """Say whether a run of ours ended after it had made its folder and before run.json was there."""
     return names == [STATE_NAME] and all(name.startswith(_BEGUN) for name in list_names(output.state))
-
-
-def _ancestors(path: str) -> Sequence[str]:
-    found = [path]
-    while (parent := os.path.dirname(found[-1])) != found[-1]:
-        found.append(parent)
-    return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
@@ -27,7 +26,7 @@ from spark_embed.publisher import Publisher
 from spark_embed.report import Outcome, read_summary, write_summary
 from spark_embed.retry import find_retries
 from spark_embed.source import BadShard, find_layout
-from spark_embed.storage import delete
+from spark_embed.storage import delete, exists
 from spark_embed.summary import RunSummary
 from spark_embed.tables import settings
 from spark_embed.waves import WaveContext, run_waves
@@ -57,7 +56,7 @@ def run(spark: SparkSession | Session, config: Config, clock: Clock | None = Non
     clock = clock or Clock()
     with clock.measure("plan"):
         layout, output = find_layout(config), check_output(config)
-    is_new = not os.path.lexists(output.root)
+    is_new = not exists(output.root)
     with OutputLock(output.lock, output.root) as lock, kept_if_begun(output, is_new=is_new), explained(lock):
         context = RunContext(as_session(spark), config, clock, output, lock.check)
         with clock.measure("plan"):
@@ -166,6 +165,6 @@ def kept_if_begun(output: Output, *, is_new: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        if is_new and not os.path.exists(output.run_record) and not os.path.exists(output.index):
+        if is_new and not exists(output.run_record) and not exists(output.index):
             with suppress(StorageError):
                 delete(output.root)

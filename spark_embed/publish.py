@@ -21,7 +21,7 @@ from spark_embed.resume import delete_unlisted
 from spark_embed.schema import ERROR, ERROR_DETAIL, IMAGE_ID
 from spark_embed.staging import Staging
 from spark_embed.state import delete_wave, write_ledger
-from spark_embed.storage import delete, free_bytes, list_names, move, no_space_error
+from spark_embed.storage import delete, free_bytes, list_names, move, no_space_error, parquet_input
 
 _N_EXAMPLES = 3
 
@@ -74,7 +74,7 @@ def read_error_examples(
     found: dict[str, list[dict[str, str]]] = {code: [] for code in codes}
     try:
         for file in files:
-            with pq.ParquetFile(os.path.join(output.errors, file.name)) as opened:
+            with pq.ParquetFile(parquet_input(os.path.join(output.errors, file.name))) as opened:
                 for batch in opened.iter_batches(columns=[IMAGE_ID, ERROR, ERROR_DETAIL]):
                     _add_examples(found, batch)
                     if all(len(examples) == _N_EXAMPLES for examples in found.values()):

@@ -14,6 +14,7 @@ from spark_embed.plan import Plan
 from spark_embed.records import Ledger, PublishedFile
 from spark_embed.schema import SHARD
 from spark_embed.source.units import units_of
+from spark_embed.storage import parquet_input
 from spark_embed.waves import Wave
 
 
@@ -60,7 +61,11 @@ def _shards_in(output: Output, names: Sequence[str]) -> set[str]:
     for name in names:
         path = os.path.join(output.errors, name)
         try:
-            found.update(pq.read_table(path, columns=[SHARD], partitioning=None)[SHARD].unique().to_pylist())
+            found.update(
+                pq.read_table(parquet_input(path), columns=[SHARD], partitioning=None)[SHARD]
+                .unique()
+                .to_pylist()
+            )
         except (OSError, pa.ArrowException) as exc:
             raise StorageError(f"{path}: cannot be read: {exc}") from exc
     return found

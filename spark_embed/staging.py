@@ -20,7 +20,7 @@ from spark_embed.output_files import Target
 from spark_embed.records import Ledger, Marker, PublishedFile, RunRecord
 from spark_embed.removal import Removal, Rewrite, rewrite_file
 from spark_embed.state import later_voids, with_parts
-from spark_embed.storage import delete
+from spark_embed.storage import delete, parquet_input
 from spark_embed.tasks import run_tasks
 
 
@@ -189,7 +189,9 @@ class Staging:
         change = self.change
         n_in = sum(marker.counted.n_rows for marker in change.markers)
         n_retried = sum(marker.counted.n_rows for marker in change.markers if marker.kind == "retry")
-        n_void = sum(pq.read_metadata(path).num_rows for path in self._index_paths(self._new_voids))
+        n_void = sum(
+            pq.read_metadata(parquet_input(path)).num_rows for path in self._index_paths(self._new_voids)
+        )
         n_dropped = sum(part.n_rows for marker in change.markers for part in change.dropped(marker))
         shards = self.base.shards if self.base else {}
         n_old = sum(n for name in change.removed & set(shards) for _, n in shards[name].ranges)

@@ -10,7 +10,8 @@ import pytest
 from shard_files import break_pages
 
 from spark_embed.errors import StorageError
-from spark_embed.rows import RowReader, file_version
+from spark_embed.rows import RowReader
+from spark_embed.storage import file_version
 
 
 def version_of(path) -> str:
@@ -85,7 +86,7 @@ def test_a_file_that_changes_is_noticed(path):
 
 
 def test_what_cannot_be_reached_is_an_oserror_so_that_bytes_can_travel_through_spark(tmp_path):
-    for uri in (f"file:{tmp_path}/gone.parquet", "s3a://bucket/a.parquet"):
+    for uri in (f"file:{tmp_path}/gone.parquet", "gs://bucket/a.parquet"):
         with pytest.raises(OSError):
             RowReader("jpg").read(uri, 0, "1-1")
 

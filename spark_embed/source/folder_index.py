@@ -21,7 +21,7 @@ from spark_embed.source.detect import Layout
 from spark_embed.source.folders import index_folder
 from spark_embed.source.index import Index, open_index, write_index
 from spark_embed.source.indexing import Rows
-from spark_embed.storage import delete, list_names, replaced_file
+from spark_embed.storage import delete, exists, list_names, make_folder, parquet_input, replaced_file
 from spark_embed.tasks import run_tasks
 
 _VOID = ".void.parquet"
@@ -80,12 +80,12 @@ def make_folder_index(
     n_gone = 0
     if not earlier or max_rows is None:
         target = f"{len(earlier):04d}-{secrets.token_hex(4)}{_SUFFIX}"
-        os.makedirs(folder, exist_ok=True)
+        make_folder(folder)
         task = FolderTask(layout.root, folder, earlier, target, layout.has_labels, max_rows, prune)
         (n_gone,) = run_tasks(spark, update_index, [task])
     files = _list_index(folder)
-    voided = tuple(name for name in map(void_name, files) if os.path.exists(os.path.join(folder, name)))
-    n_voided = sum(pq.read_metadata(os.path.join(folder, name)).num_rows for name in voided)
+    voided = tuple(name for name in map(void_name, files) if exists(os.path.join(folder, name)))
+    n_voided = sum(pq.read_metadata(parquet_input(os.path.join(folder, name))).num_rows for name in voided)
     index = open_index(folder, [(name, name, "") for name in files])
     return FolderIndex(index, voided, n_voided, n_gone)
 
@@ -122,9 +122,11 @@ def _read_live(task: FolderTask) -> pa.Table:
     live: pa.Table | None = None
     for name in task.earlier:
         void = os.path.join(task.folder, void_name(name))
-        if live is not None and os.path.exists(void):
-            live = live.join(pq.read_table(void), [INDEX_SHARD], join_type="left anti")
-        keys = _keys(pq.read_table(os.path.join(task.folder, name), columns=[INDEX_SHARD, IMAGE]))
+        if live is not None and exists(void):
+            live = live.join(pq.read_table(parquet_input(void)), [INDEX_SHARD], join_type="left anti")
+        keys = _keys(
+            pq.read_table(parquet_input(os.path.join(task.folder, name)), columns=[INDEX_SHARD, IMAGE])
+        )
         live = keys if live is None else pa.concat_tables([live, keys])
     if live is None:
         raise RuntimeError("no earlier index file")

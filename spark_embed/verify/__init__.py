@@ -20,6 +20,7 @@ from spark_embed.output import Output
 from spark_embed.records import Ledger
 from spark_embed.snapshot import Snapshot, read_snapshot
 from spark_embed.state import read_ledger
+from spark_embed.storage import parquet_input
 from spark_embed.verify.beside import check_summary, find_unlisted
 from spark_embed.verify.contents import DataFile
 from spark_embed.verify.files import CheckedFile, Expected, RowAccount, check_file, read_fingerprint
@@ -138,6 +139,6 @@ def _expected(snapshot: Snapshot, files: Sequence[DataFile]) -> Expected:
         return Expected(snapshot.run.fingerprint)
     for file in files:
         with suppress(*UNREADABLE):
-            if found := read_fingerprint(pq.read_metadata(file.path)):
+            if found := read_fingerprint(pq.read_metadata(parquet_input(file.path))):
                 return Expected(found)
     return Expected(None)

@@ -1,0 +1,177 @@
+"""Files on this machine's file systems; every function raises OSError as the system says it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import chain, islice
+from typing import BinaryIO
+
+from spark_embed.storage.files import StoredFile, write_error
+
+_MAX_SORTED = 1_000_000
+
+
+def walk(folder: str) -> Iterator[StoredFile]:
+    """Yield the files below `folder`, those and folders whose name begins with a dot left out.
+
+    The order is that of the names, but for a folder of very many: nothing holds them all.
+    """
+    yield from _walk(folder, "", frozenset())
+
+
+def _walk(folder: str, prefix: str, seen: frozenset[str]) -> Iterator[StoredFile]:
+    real = os.path.realpath(folder)
+    if real in seen:  # a symbolic link back up would never end
+        return
+    with os.scandir(folder) as entries:
+        first = sorted(islice(entries, _MAX_SORTED), key=lambda entry: entry.name)
+        for entry in chain(first, entries):
+            if entry.name.startswith(".") and "=" not in entry.name:
+                continue
+            if entry.is_dir():
+                yield from _walk(entry.path, f"{prefix}{entry.name}/", seen | {real})
+                continue
+            try:
+                status, is_dead = entry.stat(), False
+            except FileNotFoundError:
+                status, is_dead = entry.stat(follow_symlinks=False), True
+            yield StoredFile(prefix + entry.name, status.st_size, status.st_mtime_ns, is_dead)
+
+
+def check_link(path: str) -> None:
+    """Raise what opening a dead link would raise."""
+    os.stat(path)
+
+
+def list_names(folder: str) -> list[str]:
+    """Return the names in `folder`, sorted; none if it does not exist."""
+    try:
+        return sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []
+
+
+def stat(path: str) -> StoredFile:
+    """Return what there is to know of a file without reading it."""
+    status = os.stat(path)
+    return StoredFile(path, status.st_size, status.st_mtime_ns)
+
+
+def exists(path: str) -> bool:
+    """Say whether there is something at `path`."""
+    return os.path.lexists(path)
+
+
+def is_folder(path: str) -> bool:
+    """Say whether `path` is a folder."""
+    return os.path.isdir(path)
+
+
+def make_folder(path: str) -> None:
+    """Make a folder, and those that it is in."""
+    os.makedirs(path, exist_ok=True)
+
+
+def open_binary(path: str) -> BinaryIO:
+    """Open a file for reading."""
+    return open(path, "rb")
+
+
+@contextmanager
+def replaced_file(path: str) -> Iterator[str]:
+    """Give the path of a new file that takes the place of the one at `path` when the `with` block ends.
+
+    It is on the disk by then, and so is its name; after an exception `path` is as it was.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    staged = f"{path}.{os.getpid()}-{threading.get_native_id()}.tmp"  # no other writer here has that name
+    folder = os.path.dirname(path) or "."
+    try:
+        os.makedirs(folder, exist_ok=True)
+        yield staged
+        _sync(staged)
+        os.replace(staged, path)
+        _sync(folder)
+    except OSError as exc:
+        raise write_error(path, exc, _size(staged)) from exc
+    finally:
+        with suppress(OSError):
+            os.unlink(staged)
+
+
+def write_bytes(path: str, data: bytes) -> None:
+    """Write a file so that a reader sees the old one or the whole new one, never a part."""
+    with replaced_file(path) as staged, open(staged, "wb") as file:
+        file.write(data)
+
+
+def _sync(path: str) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _size(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return 0
+
+
+def free_bytes(path: str) -> float:
+    """Return the free bytes of the disk that `path`, or the folder that it will be in, is on."""
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    return shutil.disk_usage(path).free
+
+
+def delete(path: str) -> None:
+    """Delete the file or folder at `path`, if there is one."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        os.unlink(path)
+
+
+def delete_empty(folder: str) -> None:
+    """Delete a folder if it is empty."""
+    with suppress(OSError):
+        os.rmdir(folder)
+
+
+def copy_tree(path: str, to: str) -> None:
+    """Make the file or folder at `path`, if there is one, appear at `to`, too, files linked if possible."""
+    os.makedirs(os.path.dirname(to), exist_ok=True)
+    if os.path.isdir(path):
+        shutil.copytree(path, to, copy_function=_link)
+    elif os.path.lexists(path):
+        _link(path, to)
+
+
+def _link(path: str, to: str) -> None:
+    try:
+        os.link(path, to)
+    except OSError:
+        shutil.copy2(path, to)
+
+
+def move(path: str, to: str) -> None:
+    """Move the file or folder at `path` to `to`, which must not exist; both on one file system."""
+    os.rename(path, to)
+
+
+def check_writable(folder: str) -> None:
+    """Raise PermissionError if `folder`, which need not exist, could not be made or written to."""
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        raise PermissionError(f"{folder} is not a folder that can be written to")

@@ -1,0 +1,244 @@
+"""Objects in S3, by the same operations as local.py; every function raises OSError (`S3Error`).
+
+A folder is what the names of objects say: it is there as long as something is in it. Every write is whole or
+does not happen; nothing is ever renamed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import islice
+from typing import Any, BinaryIO, cast
+
+from spark_embed.storage.files import StoredFile, write_error
+from spark_embed.storage.paths import spark_scheme, split_s3
+from spark_embed.storage.s3_client import client_for
+from spark_embed.storage.s3_errors import (
+    S3DeniedError,
+    S3Error,
+    S3NotFoundError,
+    S3UnsupportedError,
+    explained,
+)
+from spark_embed.storage.s3_file import S3File
+
+_DELETED_AT_ONCE = 1000  # https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObjects.html
+
+
+def walk(folder: str) -> Iterator[StoredFile]:
+    """Yield the objects below `folder`, those and folders whose name begins with a dot left out.
+
+    In the order of their keys, page by page: nothing holds them all.
+    """
+    _, prefix = _bucket_and_prefix(folder)
+    for item in _list_objects(folder):
+        path = item["Key"][len(prefix) :]
+        if not path or path.endswith("/"):  # what consoles make for an empty folder
+            continue
+        names = path.split("/")
+        if any(name.startswith(".") and "=" not in name and name not in (".", "..") for name in names):
+            continue
+        if any(name in ("", ".", "..") for name in names):
+            raise S3Error(f"{path!r}: Hadoop cannot read such a key; rename or delete it")
+        yield _stored_file(path, item)
+
+
+def _list_objects(folder: str, **options: Any) -> Iterator[dict[str, Any]]:
+    bucket, prefix = _bucket_and_prefix(folder)
+    with explained(folder):
+        pages = client_for(bucket).get_paginator("list_objects_v2")
+        for page in pages.paginate(Bucket=bucket, Prefix=prefix, **options):
+            yield from page.get("Contents", ())
+            yield from page.get("CommonPrefixes", ())
+
+
+def _stored_file(path: str, item: dict[str, Any]) -> StoredFile:
+    modified_ns = math.floor(item["LastModified"].timestamp()) * 10**9
+    return StoredFile(
+        path, item["Size" if "Size" in item else "ContentLength"], modified_ns, etag=_etag(item)
+    )
+
+
+def _etag(item: dict[str, Any]) -> str:
+    return str(item.get("ETag", "")).strip('"')
+
+
+def check_link(path: str) -> None:
+    """Do nothing: S3 has no links."""
+
+
+def list_names(folder: str) -> list[str]:
+    """Return the names in `folder`, sorted; none if there is nothing in it."""
+    _, prefix = _bucket_and_prefix(folder)
+    found = (item.get("Key") or item["Prefix"] for item in _list_objects(folder, Delimiter="/"))
+    return sorted(name for key in found if (name := key[len(prefix) :].rstrip("/")))
+
+
+def stat(path: str) -> StoredFile:
+    """Return what there is to know of an object without reading it."""
+    bucket, key = split_s3(path)
+    with explained(path):
+        return _stored_file(path, client_for(bucket).head_object(Bucket=bucket, Key=key))
+
+
+def exists(path: str) -> bool:
+    """Say whether there is an object at `path`, or something below it."""
+    with suppress(S3NotFoundError):
+        stat(path)
+        return True
+    return is_folder(path)
+
+
+def is_folder(path: str) -> bool:
+    """Say whether there is something below `path`; a bucket that is there is a folder, too, empty or not."""
+    found = next(_list_objects(path, PaginationConfig={"MaxItems": 1, "PageSize": 1}), None)
+    return found is not None or not split_s3(path)[1]
+
+
+def make_folder(path: str) -> None:
+    """Do nothing: a folder is there when something is in it."""
+
+
+def open_binary(path: str, known: StoredFile | None = None) -> BinaryIO:
+    """Open an object for reading; one that is known costs no request."""
+    return cast(BinaryIO, S3File(path, known.n_bytes, known.etag) if known else S3File(path))
+
+
+@contextmanager
+def replaced_file(path: str) -> Iterator[str]:
+    """Give the path of a file on this machine that becomes the object at `path` when the `with` block ends.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    descriptor, staged = tempfile.mkstemp(prefix="spark_embed-")
+    os.close(descriptor)
+    bucket, key = split_s3(path)
+    try:
+        yield staged
+        # A managed upload: in parts, and tried again part by part, where it is large.
+        with explained(path):
+            _upload(bucket, key, staged)
+    except OSError as exc:
+        raise write_error(path, exc, os.path.getsize(staged)) from exc
+    finally:
+        with suppress(OSError):
+            os.unlink(staged)
+
+
+def _upload(bucket: str, key: str, path: str) -> None:
+    from boto3.exceptions import S3UploadFailedError
+
+    try:
+        client_for(bucket).upload_file(path, bucket, key)
+    except S3UploadFailedError as exc:
+        if exc.__context__ is not None:
+            raise exc.__context__ from exc  # what the SDK says, without the names of its own
+        raise S3Error(" ".join(str(exc).split())[:300]) from exc
+
+
+def write_bytes(path: str, data: bytes) -> None:
+    """Write an object; a reader sees the old one or the whole new one."""
+    put(path, data)
+
+
+def put(path: str, data: bytes, **conditions: str) -> str:
+    """Write an object and return its ETag.
+
+    Args:
+        path: of the object.
+        data: its content.
+        conditions: IfNoneMatch="*" (only where nothing is), IfMatch=ETag (only over that content).
+
+    Raises:
+        S3ChangedError: a condition does not hold.
+        S3UnsupportedError: the store knows no conditions.
+    """
+    bucket, key = split_s3(path)
+    with explained(path):
+        return _etag(client_for(bucket).put_object(Bucket=bucket, Key=key, Body=data, **conditions))
+
+
+def get(path: str) -> tuple[bytes, str]:
+    """Return an object and its ETag."""
+    with S3File(path) as file:
+        return file.read(), file.etag
+
+
+def free_bytes(path: str) -> float:
+    """Return how much can be stored there: S3 has no end."""
+    return math.inf
+
+
+def delete(path: str) -> None:
+    """Delete the object at `path` and all below it."""
+    bucket, key = split_s3(path)
+    if key:
+        with explained(path):
+            client_for(bucket).delete_object(Bucket=bucket, Key=key)
+    keys = (item["Key"] for item in _list_objects(path))
+    _delete_keys(path, keys)
+
+
+def _delete_keys(path: str, keys: Iterable[str]) -> None:
+    bucket, _ = split_s3(path)
+    keys = iter(keys)
+    while batch := list(islice(keys, _DELETED_AT_ONCE)):
+        objects: dict[str, Any] = {"Objects": [{"Key": key} for key in batch], "Quiet": True}
+        with explained(path):
+            answer = client_for(bucket).delete_objects(Bucket=bucket, Delete=objects)
+        if failed := answer.get("Errors"):
+            raise S3DeniedError(f"{failed[0].get('Key')}: {failed[0].get('Code')}; s3:DeleteObject is needed")
+
+
+def delete_empty(folder: str) -> None:
+    """Do nothing: an empty folder is no folder."""
+
+
+def delete_uploads(folder: str) -> int:
+    """Give up the multipart uploads below `folder` that were never completed; returns how many.
+
+    Nobody sees them, and they are paid for. Who may not list them is not stopped by that.
+    """
+    bucket, prefix = _bucket_and_prefix(folder)
+    client, n_uploads = client_for(bucket), 0
+    with suppress(S3DeniedError, S3UnsupportedError), explained(folder):
+        for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix):
+            for upload in page.get("Uploads", ()):
+                with suppress(S3NotFoundError), explained(folder):
+                    client.abort_multipart_upload(
+                        Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                    )
+                    n_uploads += 1
+    return n_uploads
+
+
+def copy_tree(path: str, to: str) -> None:
+    """Make the object at `path` and all below it appear at `to` as well; the store copies them."""
+    bucket, key = split_s3(path)
+    to_bucket, to_key = split_s3(to)
+    keys = [item["Key"] for item in _list_objects(path)]
+    with suppress(S3NotFoundError):
+        stat(path)
+        keys.append(key)
+    for one in keys:
+        with explained(path):
+            client_for(bucket).copy({"Bucket": bucket, "Key": one}, to_bucket, to_key + one[len(key) :])
+
+
+def check_writable(folder: str) -> None:
+    """Do nothing: the run's first write, of its lock, says so."""
+
+
+def _bucket_and_prefix(folder: str) -> tuple[str, str]:
+    bucket, key = split_s3(folder)
+    return bucket, f"{key}/" if key else ""
+
+
+def object_path(bucket: str, key: str) -> str:
+    """Return the path of an object."""
+    return f"{spark_scheme()}://{bucket}/{key}"

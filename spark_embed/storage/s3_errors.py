@@ -1,0 +1,141 @@
+"""What the SDK raises -> OSErrors that say, in one line, what to check."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class S3Error(OSError):
+    """A request failed; `is_passing` if the same one may succeed later."""
+
+    is_passing = False
+
+
+class S3PassingError(S3Error):
+    """The store was away, or too busy, for as long as we were ready to try."""
+
+    is_passing = True
+
+
+class S3NotFoundError(S3Error, FileNotFoundError):
+    """There is no such object."""
+
+
+class S3DeniedError(S3Error, PermissionError):
+    """We are not who may do that."""
+
+
+class S3ChangedError(S3Error):
+    """The object is not the one that was asked for (If-Match), or there is one already (If-None-Match)."""
+
+
+class S3UnsupportedError(S3Error):
+    """The store does not know this kind of request."""
+
+
+_BAD_KEYS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthFailure", "InvalidClientTokenId"}
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired", "RequestExpired"}
+_WRONG_REGION = {
+    *("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"),
+}
+_CHANGED = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
+_BUSY = {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "500", "502", "503", "504"}
+
+
+@contextmanager
+def explained(path: str) -> Iterator[None]:
+    """Turn what the SDK raises in a `with` block about `path` into an `S3Error`.
+
+    Raises:
+        S3Error: with what to check.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except ClientError as exc:
+        raise explain(exc.response, path) from exc
+    except BotoCoreError as exc:
+        raise _explain_local(exc, path) from exc
+
+
+def explain(response: dict[str, Any], path: str) -> S3Error:
+    """Return what to raise for an error that the store answered.
+
+    Args:
+        response: as the SDK parses it.
+        path: of what the request was about.
+    """
+    error, metadata = response.get("Error", {}), response.get("ResponseMetadata", {})
+    code, headers = str(error.get("Code", "")), metadata.get("HTTPHeaders", {})
+    bucket = path.partition("://")[2].partition("/")[0]
+    status = str(metadata.get("HTTPStatusCode", ""))
+    if code in ("NoSuchKey", "404", "NotFound", "NoSuchUpload"):
+        return S3NotFoundError("there is no such object")
+    if code == "NoSuchBucket":
+        return S3NotFoundError(
+            f"there is no bucket {bucket}; check its name, and the endpoint if it is not AWS"
+        )
+    if code in _CHANGED:
+        return S3ChangedError("it has changed meanwhile")
+    if code in _BAD_KEYS:
+        return S3DeniedError(
+            f"the store does not accept these credentials ({code}); check the access key and its secret"
+        )
+    if code in _EXPIRED:
+        return S3DeniedError(f"the credentials have expired ({code}); renew them and start again: it goes on")
+    if code in _WRONG_REGION or status == "301":
+        there = headers.get("x-amz-bucket-region") or error.get("Region")
+        return S3Error(
+            f"the bucket {bucket} is in another region"
+            + (f": --aws_region {there}" if there else "; give --aws_region")
+        )
+    if code == "RequestTimeTooSkewed":
+        return S3DeniedError("this machine's clock is wrong by more than 15 minutes; set it")
+    if code in ("NotImplemented", "501", "UnsupportedOperation"):
+        return S3UnsupportedError("the store does not know this kind of request")
+    if status == "403" or code in ("AccessDenied", "403"):
+        return S3DeniedError(
+            "access denied; check the policy of the bucket and of who you are "
+            "(s3:ListBucket, s3:GetObject; for the output s3:PutObject, s3:DeleteObject, too)"
+        )
+    kind = S3PassingError if code in _BUSY or status.startswith("5") else S3Error
+    return kind(
+        f"the store answered {code or status}: {' '.join(str(error.get('Message', '')).split())[:200]}"
+    )
+
+
+def _explain_local(exc: Exception, path: str) -> S3Error:
+    """Return what to raise for an error before, or without, an answer of the store."""
+    from botocore import exceptions
+
+    bucket = path.partition("://")[2].partition("/")[0]
+    if isinstance(exc, exceptions.NoCredentialsError | exceptions.PartialCredentialsError):
+        return S3DeniedError(
+            "no AWS credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run "
+            f"where a role is; --anonymous_buckets {bucket} if it is public"
+        )
+    if isinstance(
+        exc,
+        exceptions.ProfileNotFound
+        | exceptions.CredentialRetrievalError
+        | exceptions.TokenRetrievalError
+        | exceptions.SSOError
+        | exceptions.ConfigParseError,
+    ):
+        return S3DeniedError(f"no AWS credentials: {_one_line(exc)}")
+    if isinstance(exc, exceptions.NoRegionError):
+        return S3Error("which region? give --aws_region, or set AWS_REGION")
+    if isinstance(exc, exceptions.ParamValidationError):
+        return S3Error(f"no name that S3 knows: {_one_line(exc)}")
+    if isinstance(
+        exc, exceptions.HTTPClientError | exceptions.ConnectionError | exceptions.IncompleteReadError
+    ):
+        return S3PassingError(f"the store cannot be reached: {_one_line(exc)}; check network and endpoint")
+    return S3Error(_one_line(exc))
+
+
+def _one_line(exc: Exception) -> str:
+    return " ".join(str(exc).split())[:300]

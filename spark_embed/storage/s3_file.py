@@ -1,0 +1,170 @@
+"""An object in S3 as a file to read: ranges of it, ahead of who reads on, each tried until it is whole.
+
+Small reads here and there cost a request of that size; reads one after the other cost requests that double
+up to some megabytes, the next one under way while this one is being used.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+from spark_embed.storage.paths import split_s3
+from spark_embed.storage.s3_client import PATIENT_ATTEMPTS, client_for, traffic
+from spark_embed.storage.s3_errors import S3PassingError, explained
+
+_FIRST_BYTES = 256 << 10
+_MAX_BYTES = 8 << 20
+_GAP_BYTES = 1 << 20  # so little left out still counts as reading on
+_MAX_PAUSE_S = 20.0
+_N_THREADS = 8
+
+
+class _BrokenOffError(S3PassingError):
+    """An answer began and did not come to its end; unlike what the SDK gives up on, it was tried once."""
+
+
+class S3File(io.RawIOBase):
+    """An object, opened for reading; all that is read is of one content. Safe on several threads at once.
+
+    Args:
+        path: its URI.
+        n_bytes, etag: of the object, where they are known; else the first request finds them out.
+
+    Raises:
+        S3Error: it cannot be read; `S3ChangedError` if it is another object by now.
+    """
+
+    def __init__(self, path: str, n_bytes: int | None = None, etag: str = "") -> None:
+        self._path = path
+        self._bucket, self._key = split_s3(path)
+        self._position = 0
+        self._lock = threading.RLock()
+        self._have: tuple[int, memoryview] = (0, memoryview(b""))
+        self._next: tuple[int, int, Future[bytes]] | None = None
+        self._step = _FIRST_BYTES
+        if n_bytes is None:
+            with explained(path):
+                head = client_for(self._bucket).head_object(Bucket=self._bucket, Key=self._key)
+            n_bytes, etag = head["ContentLength"], head["ETag"].strip('"')
+        self.n_bytes: int = n_bytes
+        self.etag = etag
+
+    def readable(self) -> bool:
+        """Say yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Say yes."""
+        return True
+
+    def tell(self) -> int:
+        """Return where the next `read` begins."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Set where the next `read` begins."""
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.n_bytes}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Return the next `size` bytes, all that are left by default; fewer only at the end."""
+        data = self.read_at(self._position, self.n_bytes if size is None or size < 0 else size)
+        self._position += len(data)
+        return data
+
+    def readall(self) -> bytes:
+        """Return all that is left."""
+        return self.read()
+
+    def readinto(self, buffer: Any) -> int:
+        """Read into a buffer; returns how many bytes."""
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes from `offset` on, fewer only at the end; on any thread."""
+        size = max(0, min(size, self.n_bytes - offset))
+        parts = []
+        with self._lock:
+            while size:
+                start, data = self._have
+                if not start <= offset < start + len(data):
+                    self._load(offset, size)
+                    continue
+                part = data[offset - start : offset - start + size]
+                parts.append(part)
+                offset, size = offset + len(part), size - len(part)
+        return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
+
+    def _load(self, offset: int, size: int) -> None:
+        """Get the bytes at `offset`, and begin with those after them if this goes on and on."""
+        start, data = self._have
+        reads_on = bool(data) and 0 <= offset - (start + len(data)) <= _GAP_BYTES
+        if self._next is not None:
+            first, n_bytes, future = self._next
+            self._next = None
+            if first <= offset < first + n_bytes:
+                self._have = first, memoryview(future.result())
+                self._read_ahead(first + n_bytes)
+                return
+            future.cancel()
+        self._step = min(2 * self._step, _MAX_BYTES) if reads_on else _FIRST_BYTES
+        n_bytes = min(max(size, self._step if reads_on or offset == 0 else 0), self.n_bytes - offset)
+        self._have = offset, memoryview(self._get(offset, n_bytes))
+        if reads_on:
+            self._read_ahead(offset + n_bytes)
+
+    def _read_ahead(self, offset: int) -> None:
+        self._step = min(2 * self._step, _MAX_BYTES)
+        n_bytes = min(self._step, self.n_bytes - offset)
+        if n_bytes > 0:
+            self._next = offset, n_bytes, _readers().submit(self._get, offset, n_bytes)
+
+    def _get(self, offset: int, n_bytes: int) -> bytes:
+        """Return exactly these bytes; a body that breaks off is asked for again from there."""
+        data = bytearray()
+        n_failed = 0
+        while len(data) < n_bytes:
+            before = len(data)
+            try:
+                with explained(self._path):
+                    self._get_some(offset, n_bytes, data)
+            except _BrokenOffError:
+                n_failed = 0 if len(data) > before else n_failed + 1
+                if n_failed >= PATIENT_ATTEMPTS:
+                    raise
+                time.sleep(min(_MAX_PAUSE_S, random.random() * 2**n_failed))  # noqa: S311  as the SDK does
+            finally:
+                traffic.add(0, len(data) - before)
+        return bytes(data)
+
+    def _get_some(self, offset: int, n_bytes: int, data: bytearray) -> None:
+        from botocore.exceptions import IncompleteReadError, ResponseStreamingError
+
+        wanted = f"bytes={offset + len(data)}-{offset + n_bytes - 1}"
+        options = {"IfMatch": f'"{self.etag}"'} if self.etag else {}
+        answer = client_for(self._bucket).get_object(
+            Bucket=self._bucket, Key=self._key, Range=wanted, **options
+        )
+        body = answer["Body"]
+        try:
+            while part := body.read(1 << 20):
+                data += part
+        except (IncompleteReadError, ResponseStreamingError, OSError) as exc:  # OSError: a reset, a time-out
+            raise _BrokenOffError(f"the answer broke off: {' '.join(str(exc).split())[:200]}") from exc
+        finally:
+            body.close()
+
+
+@cache
+def _readers() -> ThreadPoolExecutor:
+    """Return the threads that read ahead, made when they are needed: a thread does not survive a fork."""
+    return ThreadPoolExecutor(_N_THREADS, thread_name_prefix="s3")
