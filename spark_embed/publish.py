@@ -21,7 +21,16 @@ from spark_embed.resume import delete_unlisted
 from spark_embed.schema import ERROR, ERROR_DETAIL, IMAGE_ID
 from spark_embed.staging import Staging
 from spark_embed.state import delete_wave, write_ledger
-from spark_embed.storage import delete, free_bytes, list_names, move, no_space_error, parquet_input
+from spark_embed.storage import (
+    delete,
+    delete_uploads,
+    free_bytes,
+    list_names,
+    make_folder,
+    no_space_error,
+    parquet_input,
+)
+from spark_embed.storage.staged import publish_file
 
 _N_EXAMPLES = 3
 
@@ -46,6 +55,8 @@ def publish(staging: Staging) -> Ledger:
         raise no_space_error(output.root, n_bytes - free_bytes(output.root)) from exc
     finally:
         delete(output.staged)
+        for path in (output.embeddings, output.errors):
+            delete_uploads(path)  # of tasks that failed
     delete_unlisted(output, ledger)
     for wave in ledger.waves:
         delete_wave(output, wave)
@@ -53,9 +64,9 @@ def publish(staging: Staging) -> Ledger:
 
 
 def _move_files(folder: str, to: str) -> None:
-    os.makedirs(to, exist_ok=True)
+    make_folder(to)
     for name in list_names(folder):
-        move(os.path.join(folder, name), os.path.join(to, name))
+        publish_file(os.path.join(folder, name), os.path.join(to, name))
 
 
 def read_error_examples(

@@ -20,7 +20,7 @@ from spark_embed.state import (
     read_progress,
     read_run,
 )
-from spark_embed.storage import delete, list_names
+from spark_embed.storage import delete, delete_uploads, list_names
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +104,7 @@ def tidy(output: Output, standing: Standing) -> None:
         for name in list_names(folder):
             if name.endswith(".tmp") and not name.startswith("lock."):  # those belong to this run
                 delete(os.path.join(folder, name))
+    delete_uploads(output.root)
     delete_unlisted(output, standing.ledger or standing.older)
 
 

@@ -138,7 +138,8 @@ class Staging:
     def _target(self, kind: str, name: str, rows_per_file: int) -> Target:
         metadata = make_metadata(self.spark.version, self.record)[0 if kind == EMBEDDINGS_NAME else 1]
         name = f"part-{self.generation:05d}-{name}-{self.output.attempt}"
-        return Target(os.path.join(self.output.staged, kind), name, rows_per_file, metadata)
+        folder, place = os.path.join(self.output.staged, kind), os.path.join(self.output.root, kind)
+        return Target(folder, place, name, rows_per_file, metadata)
 
     def _rewrite(self) -> tuple[_Files, _Files]:
         """Make the published files anew that hold rows which go; returns what there is, and what went."""

@@ -42,8 +42,8 @@ def merge(tmp_path):
     ]
     return Merge(
         tuple(files),
-        Target(str(tmp_path / "good"), "part", 100, {"made_by": "x"}),
-        Target(str(tmp_path / "bad"), "part", 100, {"made_by": "y"}),
+        Target(str(tmp_path / "good"), str(tmp_path), "part", 100, {"made_by": "x"}),
+        Target(str(tmp_path / "bad"), str(tmp_path), "part", 100, {"made_by": "y"}),
     )
 
 

@@ -62,7 +62,6 @@ __all__ = [
     "list_names",
     "local_path",
     "make_folder",
-    "move",
     "no_space_error",
     "open_binary",
     "parent_folder",
@@ -287,10 +286,10 @@ def delete(path: str) -> None:
         _of(path).delete(path)
 
 
-def delete_uploads(folder: str) -> int:
-    """Give up what was being uploaded to S3 below `folder` and never completed; returns how many."""
-    with _told(folder, "tidied"):
-        return s3.delete_uploads(folder) if is_s3(folder) else 0
+def delete_uploads(path: str) -> int:
+    """Give up what was being uploaded to S3 at `path` or below and never completed; returns how many."""
+    with _told(path, "tidied"):
+        return s3.delete_uploads(path) if is_s3(path) else 0
 
 
 def copy_tree(path: str, to: str) -> None:
@@ -301,16 +300,6 @@ def copy_tree(path: str, to: str) -> None:
     """
     with _told(path, f"copied to {to}"):  # shutil.Error is an OSError
         _of(path).copy_tree(path, to)
-
-
-def move(path: str, to: str) -> None:
-    """Move the file or folder at `path`, which is local, to `to`, which must not exist; on one file system.
-
-    Raises:
-        StorageError: it cannot be moved.
-    """
-    with _told(path, f"moved to {to}"):
-        local.move(path, to)
 
 
 @contextmanager

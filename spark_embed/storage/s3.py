@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Any, BinaryIO, cast
 
 from spark_embed.storage.files import StoredFile, write_error
-from spark_embed.storage.paths import spark_scheme, split_s3
+from spark_embed.storage.paths import is_inside, spark_scheme, split_s3
 from spark_embed.storage.s3_client import client_for
 from spark_embed.storage.s3_errors import (
     S3DeniedError,
@@ -199,17 +199,19 @@ def delete_empty(folder: str) -> None:
     """Do nothing: an empty folder is no folder."""
 
 
-def delete_uploads(folder: str) -> int:
-    """Give up the multipart uploads below `folder` that were never completed; returns how many.
+def delete_uploads(path: str) -> int:
+    """Give up the multipart uploads to `path` and below that were never completed; returns how many.
 
     Nobody sees them, and they are paid for. Who may not list them is not stopped by that.
     """
-    bucket, prefix = _bucket_and_prefix(folder)
+    bucket, key = split_s3(path)
     client, n_uploads = client_for(bucket), 0
-    with suppress(S3DeniedError, S3UnsupportedError), explained(folder):
-        for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix):
+    with suppress(S3DeniedError, S3UnsupportedError), explained(path):
+        for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=key):
             for upload in page.get("Uploads", ()):
-                with suppress(S3NotFoundError), explained(folder):
+                if not is_inside(upload["Key"], key):
+                    continue
+                with suppress(S3NotFoundError), explained(path):
                     client.abort_multipart_upload(
                         Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"]
                     )
