@@ -26,7 +26,7 @@ from spark_embed.publisher import Publisher
 from spark_embed.report import Outcome, read_summary, write_summary
 from spark_embed.retry import find_retries
 from spark_embed.source import BadShard, find_layout
-from spark_embed.storage import delete, exists
+from spark_embed.storage import delete, exists, impatient
 from spark_embed.summary import RunSummary
 from spark_embed.tables import settings
 from spark_embed.waves import WaveContext, run_waves
@@ -54,9 +54,9 @@ def run(spark: SparkSession | Session, config: Config, clock: Clock | None = Non
         ResumeError: another run is at work in the folder, or what stands there is of another model.
     """
     clock = clock or Clock()
-    with clock.measure("plan"):
+    with clock.measure("plan"), impatient():
         layout, output = find_layout(config), check_output(config)
-    is_new = not exists(output.root)
+        is_new = not exists(output.root)
     with OutputLock(output.lock, output.root) as lock, kept_if_begun(output, is_new=is_new), explained(lock):
         context = RunContext(as_session(spark), config, clock, output, lock.check)
         with clock.measure("plan"):

@@ -64,6 +64,7 @@ class Counted(BaseModel):
         n_tasks: tasks that had at least one row.
         n_model_loads: how often a worker process had to load the model.
         stage_s: seconds by stage, summed over threads and tasks.
+        s3_requests, s3_bytes: what the workers themselves have asked S3 for, and got.
         batch_limit: images that fitted into the memory of the smallest device at once; None: all of a batch.
     """
 
@@ -75,6 +76,8 @@ class Counted(BaseModel):
     n_model_loads: Count
     stage_s: dict[str, float]
     batch_limit: int | None
+    s3_requests: Count = 0
+    s3_bytes: Count = 0
 
     @property
     def n_errors(self) -> int:

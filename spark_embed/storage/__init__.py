@@ -37,12 +37,13 @@ from spark_embed.storage.paths import (
     split_s3,
     uri_scheme,
 )
-from spark_embed.storage.s3_client import impatient
+from spark_embed.storage.s3_client import impatient, traffic
 
 __all__ = [
     "StoredFile",
     "check_writable",
     "copy_tree",
+    "create_text",
     "delete",
     "delete_uploads",
     "exists",
@@ -74,6 +75,7 @@ __all__ = [
     "spark_uri",
     "split_s3",
     "stat",
+    "traffic",
     "undone",
     "undone_if_empty",
     "uri_scheme",
@@ -226,6 +228,19 @@ def write_text(path: str, text: str) -> None:
     data = text.encode()
     try:
         _of(path).write_bytes(path, data)
+    except OSError as exc:
+        raise write_error(path, exc, len(data)) from exc
+
+
+def create_text(path: str, text: str) -> None:
+    """Write `text` to `path`, where nothing is yet; a reader sees all of it or nothing.
+
+    Raises:
+        StorageError: it cannot be written, or (in S3) there is something else already.
+    """
+    data = text.encode()
+    try:
+        _of(path).create(path, data)
     except OSError as exc:
         raise write_error(path, exc, len(data)) from exc
 

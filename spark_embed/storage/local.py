@@ -111,6 +111,11 @@ def write_bytes(path: str, data: bytes) -> None:
         file.write(data)
 
 
+def create(path: str, data: bytes) -> None:
+    """Write a file where, as its name is new, nothing is."""
+    write_bytes(path, data)
+
+
 def _sync(path: str) -> None:
     """Wait until a file, or a folder's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
