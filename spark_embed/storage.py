@@ -337,8 +337,48 @@ def undone_if_empty(path: str) -> Iterator[None]:
                 os.rmdir(path)
 
 
+def make_way(path: str, aside: str, *, for_folder: bool) -> None:
+    """Let files be moved to `path`, or into a folder there; what they would replace is at `aside` then.
+
+    A file that another one will replace stays as well, so that its name is never without one: where the file
+    system has no hard links it is not kept.
+
+    Args:
+        path: of a file, a folder or nothing.
+        aside: where nothing is yet.
+        for_folder: files will be moved into it; False: one file will be moved to it.
+
+    Raises:
+        StorageError: it cannot be moved.
+    """
+    if not os.path.lexists(path) or (for_folder and os.path.isdir(path)):
+        return
+    try:
+        os.makedirs(os.path.dirname(aside), exist_ok=True)
+        if for_folder or os.path.isdir(path):
+            os.rename(path, aside)
+        else:
+            with suppress(OSError):
+                os.link(path, aside)
+    except OSError as exc:
+        raise StorageError(f"{path}: cannot be moved to {aside}: {exc}") from exc
+
+
+def put_back(aside: str, path: str) -> None:
+    """Undo `make_way`, and whatever was moved to `path` since.
+
+    Raises:
+        StorageError: it cannot be moved, or what is at `path` not be deleted.
+    """
+    if os.path.isdir(path) or os.path.isdir(aside):
+        delete(path)
+    move(aside, path)
+
+
 def move(path: str, to: str) -> None:
-    """Move the file or folder at `path` to `to`, which must not exist; both on one file system.
+    """Move the file or folder at `path` to `to`, both on one file system.
+
+    There must be nothing at `to`, or a file whose place a file takes: a reader sees one or the other.
 
     Raises:
         StorageError: it cannot be moved.
