@@ -11,6 +11,7 @@ from spark_embed.binding import check_model
 from spark_embed.clock import Clock
 from spark_embed.config import Config
 from spark_embed.context import RunContext, Session, as_session
+from spark_embed.one_file import check_unchanged
 from spark_embed.output import check_output
 from spark_embed.plan import make_plan
 from spark_embed.source import find_layout
@@ -37,6 +38,7 @@ def describe_run(spark: SparkSession | Session, config: Config) -> str:
         copy_tree(standing.catalogue, output.catalogue)
         work = find_work(context, layout)
         report_work(work, prune=config.prune)
+        check_unchanged(context, work)
         source, n_rows = work.source, work.pending.n_left
         plan = make_plan(context.spark, config, source, n_rows, work.dtype)
         if work.standing.record:

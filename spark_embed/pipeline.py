@@ -18,6 +18,7 @@ from spark_embed.context import RunContext, Session, as_session
 from spark_embed.errors import StorageError
 from spark_embed.jobs import JobGroups
 from spark_embed.lock import OutputLock
+from spark_embed.one_file import check_unchanged
 from spark_embed.output import Output, check_output
 from spark_embed.plan import Plan
 from spark_embed.progress import Progress
@@ -62,6 +63,7 @@ def run(spark: SparkSession | Session, config: Config, clock: Clock | None = Non
         with clock.measure("plan"):
             work = find_work(context, layout)
             report_work(work, prune=config.prune)
+            check_unchanged(context, work)
         with clock.measure("preflight"):
             record, plan = bind_run(context, work)
         publisher = Publisher(context, work, record)
@@ -69,10 +71,12 @@ def run(spark: SparkSession | Session, config: Config, clock: Clock | None = Non
         progress = ProgressFile(context, work, publisher)
         with clock.measure("embed"):
             unreadable = embed(context, work, plan, publisher, progress) if plan else []
+        bad = (*work.source.bad, *unreadable)
+        if config.output_files:
+            check_bad_shards(config, bad)  # while they can still be added
         with clock.measure("publish"):
             progress.publishing()
             ledger = publisher.finish(unreadable)
-        bad = (*work.source.bad, *unreadable)
         summary = summarize(context, Outcome(work, record, ledger, publisher.of_this_run, bad, plan))
         progress.done()
     check_bad_shards(config, bad)

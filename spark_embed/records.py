@@ -44,6 +44,7 @@ class RunRecord(Record):
         fingerprint: what decides what a vector is, as found; `spark_embed.fingerprint`.
         table_schema: of the embedded table, as Spark's JSON.
         model, parity, versions: preflight's, for metadata.json.
+        output_files: the option, which holds for all runs over this output; None: folders of files.
     """
 
     run_id: str
@@ -54,6 +55,7 @@ class RunRecord(Record):
     model: dict[str, Any]
     parity: dict[str, Any]
     versions: dict[str, str]
+    output_files: Literal[1] | None = None
 
 
 class Counted(BaseModel):

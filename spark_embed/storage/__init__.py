@@ -45,6 +45,7 @@ __all__ = [
     "copy_tree",
     "create_text",
     "delete",
+    "delete_file",
     "delete_uploads",
     "exists",
     "file_version",
@@ -54,6 +55,7 @@ __all__ = [
     "impatient",
     "is_below",
     "is_disk_full",
+    "is_file",
     "is_folder",
     "is_inside",
     "is_s3",
@@ -63,10 +65,12 @@ __all__ = [
     "list_names",
     "local_path",
     "make_folder",
+    "make_way",
     "no_space_error",
     "open_binary",
     "parent_folder",
     "parquet_input",
+    "put_back",
     "read_json",
     "read_text",
     "replaced_file",
@@ -156,6 +160,17 @@ def exists(path: str) -> bool:
     """
     with _told(path, "read"):
         found: bool = _of(path).exists(path)
+        return found
+
+
+def is_file(path: str) -> bool:
+    """Say whether there is a file at `path`.
+
+    Raises:
+        StorageError: S3 does not say.
+    """
+    with _told(path, "read"):
+        found: bool = _of(path).is_file(path)
         return found
 
 
@@ -301,6 +316,16 @@ def delete(path: str) -> None:
         _of(path).delete(path)
 
 
+def delete_file(path: str) -> None:
+    """Delete the file at `path`, if there is one; in S3 what is below its name stays.
+
+    Raises:
+        StorageError: it cannot be deleted.
+    """
+    with _told(path, "deleted"):
+        _of(path).delete_file(path)
+
+
 def delete_uploads(path: str) -> int:
     """Give up what was being uploaded to S3 at `path` or below and never completed; returns how many."""
     with _told(path, "tidied"):
@@ -315,6 +340,34 @@ def copy_tree(path: str, to: str) -> None:
     """
     with _told(path, f"copied to {to}"):  # shutil.Error is an OSError
         _of(path).copy_tree(path, to)
+
+
+def make_way(path: str, aside: str, *, for_folder: bool) -> None:
+    """Let files appear at `path`, or in a folder there; what they would replace is at `aside` then.
+
+    A file that another one will replace stays as well, so that its name is never without one: where the file
+    system has no hard links it is not kept.
+
+    Args:
+        path: of a file, a folder or nothing.
+        aside: where nothing is yet.
+        for_folder: files will appear in it; False: one file will be at it.
+
+    Raises:
+        StorageError: it cannot be moved.
+    """
+    with _told(path, f"moved to {aside}"):
+        _of(path).make_way(path, aside, for_folder=for_folder)
+
+
+def put_back(aside: str, path: str) -> None:
+    """Undo `make_way`, and whatever has appeared at `path` since.
+
+    Raises:
+        StorageError: it cannot be moved, or what is at `path` not be deleted.
+    """
+    with _told(aside, f"moved to {path}"):
+        _of(path).put_back(aside, path)
 
 
 @contextmanager

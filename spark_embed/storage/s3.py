@@ -80,10 +80,7 @@ def stat(path: str) -> StoredFile:
 
 def exists(path: str) -> bool:
     """Say whether there is an object at `path`, or something below it."""
-    with suppress(S3NotFoundError):
-        stat(path)
-        return True
-    return is_folder(path)
+    return is_file(path) or is_folder(path)
 
 
 def is_folder(path: str) -> bool:
@@ -186,10 +183,9 @@ def free_bytes(path: str) -> float:
 
 def delete(path: str) -> None:
     """Delete the object at `path` and all below it."""
-    bucket, key = split_s3(path)
+    _bucket, key = split_s3(path)
     if key:
-        with explained(path):
-            client_for(bucket).delete_object(Bucket=bucket, Key=key)
+        delete_file(path)
     keys = (item["Key"] for item in list_objects(*_bucket_and_prefix(path)))
     _delete_keys(path, keys)
 
@@ -203,6 +199,49 @@ def _delete_keys(path: str, keys: Iterable[str]) -> None:
             answer = client_for(bucket).delete_objects(Bucket=bucket, Delete=objects)
         if failed := answer.get("Errors"):
             raise S3DeniedError(f"{failed[0].get('Key')}: {failed[0].get('Code')}; s3:DeleteObject is needed")
+
+
+def is_file(path: str) -> bool:
+    """Say whether there is an object at `path`."""
+    with suppress(S3NotFoundError):
+        stat(path)
+        return True
+    return False
+
+
+def delete_file(path: str) -> None:
+    """Delete the object at `path`, if there is one, and nothing below it."""
+    bucket, key = split_s3(path)
+    with explained(path):
+        client_for(bucket).delete_object(Bucket=bucket, Key=key)
+
+
+def make_way(path: str, aside: str, *, for_folder: bool) -> None:
+    """Copy what is at `path` aside; an object that another one will replace stays.
+
+    An object and others below its name can be there together, but not in every store.
+    """
+    if is_file(path):
+        _copy(path, aside)
+        if for_folder:
+            delete_file(path)
+    elif not for_folder:
+        copy_tree(path, aside)
+        delete(path)
+
+
+def put_back(aside: str, path: str) -> None:
+    """Copy it back."""
+    delete(path)
+    copy_tree(aside, path)
+    delete(aside)
+
+
+def _copy(path: str, to: str) -> None:
+    bucket, key = split_s3(path)
+    to_bucket, to_key = split_s3(to)
+    with explained(path):
+        client_for(bucket).copy({"Bucket": bucket, "Key": key}, to_bucket, to_key)
 
 
 def delete_empty(folder: str) -> None:
@@ -231,15 +270,11 @@ def delete_uploads(path: str) -> int:
 
 def copy_tree(path: str, to: str) -> None:
     """Make the object at `path` and all below it appear at `to` as well; the store copies them."""
-    bucket, key = split_s3(path)
-    to_bucket, to_key = split_s3(to)
-    keys = [item["Key"] for item in list_objects(*_bucket_and_prefix(path))]
-    with suppress(S3NotFoundError):
-        stat(path)
-        keys.append(key)
-    for one in keys:
-        with explained(path):
-            client_for(bucket).copy({"Bucket": bucket, "Key": one}, to_bucket, to_key + one[len(key) :])
+    bucket, prefix = _bucket_and_prefix(path)
+    if is_file(path):
+        _copy(path, to)
+    for item in list_objects(bucket, prefix):
+        _copy(object_path(bucket, item["Key"]), f"{to}/{item['Key'][len(prefix) :]}")
 
 
 def check_writable(folder: str) -> None:

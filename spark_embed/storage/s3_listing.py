@@ -1,4 +1,4 @@
-"""The objects below a prefix, in the order of their keys, page by page; several folders at once if that helps.
+"""The objects below a prefix, in the order of their keys, page by page; several folders at once if it helps.
 
 A page is a request of some 0.1 s and holds 1,000 keys. Folders that hold hundreds of objects are listed
 beside one another, a few pages ahead of who reads; small ones are not: each would cost a request of its own.
