@@ -256,3 +256,13 @@ def bucket(s3_server, monkeypatch) -> str:
     """The name of a new bucket; the environment of the test, and of what it starts, leads to its server."""
     s3_server.set_environment(monkeypatch)
     return s3_server.make_bucket()
+
+
+@pytest.fixture
+def bad_s3(s3_server, bucket, monkeypatch):
+    """A proxy in front of the bucket's server; the environment leads to it. It does no harm until told to."""
+    from bad_s3 import BadS3
+
+    with BadS3(s3_server) as proxy:
+        s3_server.seen_through(proxy.endpoint).set_environment(monkeypatch)
+        yield proxy
