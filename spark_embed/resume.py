@@ -20,7 +20,7 @@ from spark_embed.state import (
     read_progress,
     read_run,
 )
-from spark_embed.storage import delete, delete_uploads, list_names, put_back
+from spark_embed.storage import delete, delete_file, delete_uploads, list_names, put_back
 
 logger = logging.getLogger(__name__)
 
