@@ -15,10 +15,10 @@ import uuid
 from contextlib import suppress
 from types import TracebackType
 
-from spark_embed.errors import ResumeError, SparkEmbedError
+from spark_embed.errors import ResumeError, SparkEmbedError, StorageError
 from spark_embed.holder import SILENT_S, Holder, judge, make_record, not_a_lock, read_record
 from spark_embed.lock_file import LockFile, make_lock_file
-from spark_embed.storage import make_folder, write_error
+from spark_embed.storage import impatient, make_folder, write_error
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +48,8 @@ class OutputLock:
         self._record = make_record(uuid.uuid4().hex)
         self._stop = threading.Event()
         self._is_lost = False
+        self._renewed = time.monotonic()
+        self._failure = "the storage does not answer"
         self._thread = threading.Thread(target=self._beat, name="output-lock", daemon=True)
 
     def __enter__(self) -> OutputLock:
@@ -92,6 +94,22 @@ class OutputLock:
             "start it again when no other is at work there"
         )
 
+    def watch(self) -> None:
+        """Look whether the lock may be lost, without asking: it costs nothing.
+
+        Raises:
+            ResumeError: it is no longer this run's.
+            StorageError: it could not be renewed for so long that another run may take it.
+        """
+        if self._is_lost:
+            self.check()
+        silent_s = time.monotonic() - self._renewed
+        if silent_s > SILENT_S:
+            raise StorageError(
+                f"{self._path}: could not be renewed for {silent_s:.0f} s: {self._failure}; what is complete "
+                "stays so: start the same command again when the storage is back, and it goes on"
+            )
+
     def _take(self) -> None:
         try:
             make_folder(os.path.dirname(self._path) or ".")
@@ -124,9 +142,11 @@ class OutputLock:
     def _beat(self) -> None:
         while not self._stop.wait(self._heartbeat_s):
             try:
-                if not self._renew():
-                    return
-            except SparkEmbedError as exc:  # the file system may come back; `check` tells if it does not
+                with impatient():
+                    if not self._renew():
+                        return
+            except SparkEmbedError as exc:  # the storage may come back; `watch` tells if it does not
+                self._failure = str(exc)
                 logger.debug("--output_dir %s: no heartbeat this time: %s", self._root, exc)
 
     def _renew(self) -> bool:
@@ -135,6 +155,7 @@ class OutputLock:
             with self._file.guarded():
                 ours = not self._is_lost and self._is_ours()
                 self._is_lost = not (ours and self._file.replace(self._text()))
+                self._renewed = time.monotonic()
         except FileNotFoundError:  # the whole folder
             self._is_lost = True
         except OSError as exc:
@@ -147,7 +168,7 @@ class OutputLock:
 
     def _let_go(self) -> None:
         """Delete the file if it is this run's; a file system that has vanished took it along."""
-        with suppress(OSError, SparkEmbedError), self._file.guarded():
+        with suppress(OSError, SparkEmbedError), impatient(), self._file.guarded():
             if self._is_ours():
                 self._file.delete()
 

@@ -59,7 +59,7 @@ def run(spark: SparkSession | Session, config: Config, clock: Clock | None = Non
         layout, output = find_layout(config), check_output(config)
         is_new = not exists(output.root)
     with OutputLock(output.lock, output.root) as lock, kept_if_begun(output, is_new=is_new), explained(lock):
-        context = RunContext(as_session(spark), config, clock, output, lock.check)
+        context = RunContext(as_session(spark), config, clock, output, lock.check, lock.watch)
         with clock.measure("plan"):
             work = find_work(context, layout)
             report_work(work, prune=config.prune)
@@ -169,6 +169,6 @@ def kept_if_begun(output: Output, *, is_new: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        if is_new and not exists(output.run_record) and not exists(output.index):
-            with suppress(StorageError):
+        with suppress(StorageError), impatient():
+            if is_new and not exists(output.run_record) and not exists(output.index):
                 delete(output.root)

@@ -31,7 +31,7 @@ from spark_embed.schema import SHARD, SHARD_ROW, quoted
 from spark_embed.source import BadShard
 from spark_embed.source.units import Unit, take_wave
 from spark_embed.state import write_marker
-from spark_embed.storage import free_bytes, no_space_error
+from spark_embed.storage import free_bytes, is_s3, no_space_error, store_failure
 from spark_embed.wave import WaveData, count_wave, run_wave
 
 logger = logging.getLogger(__name__)
@@ -122,6 +122,7 @@ class _Loop:
             while self._running or (not failure and (self._queue or self._ready)):
                 while not failure and len(self._running) < _WAVES_AT_ONCE and (self._queue or self._ready):
                     self._start(pool)
+                self._context.run.watch()
                 for future in wait(self._running, _LOOK_EVERY_S, FIRST_COMPLETED).done:
                     failure = self._end(future) or failure
         except BaseException:  # Ctrl-C, too
@@ -261,6 +262,11 @@ def _explained(exc: Exception, context: WaveContext, wave: Wave) -> Exception:
             "start the same command again: it goes on"
         )
     source = context.plan.source
+    if (is_s3(source.folder) or is_s3(context.run.output.root)) and (line := store_failure(text)):
+        return StorageError(
+            f"{context.run.output.root}: S3 failed, and trying again did not help: {line}; what is complete "
+            "stays so: start the same command again when it is back, and it goes on"
+        )
     texts = (text, unquote(text))  # Java escapes in a path what a URI cannot hold, and not as Python does
     bad = [
         BadShard(shard.name, line)

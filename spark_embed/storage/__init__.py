@@ -38,6 +38,7 @@ from spark_embed.storage.paths import (
     uri_scheme,
 )
 from spark_embed.storage.s3_client import impatient, traffic
+from spark_embed.storage.s3_errors import store_failure
 
 __all__ = [
     "StoredFile",
@@ -79,6 +80,7 @@ __all__ = [
     "spark_uri",
     "split_s3",
     "stat",
+    "store_failure",
     "traffic",
     "undone",
     "undone_if_empty",

@@ -26,7 +26,7 @@ _MAX_CONNECTIONS = 64
 
 _lock = threading.Lock()
 _clients: dict[tuple[int, bool, bool], Any] = {}
-_is_patient = True
+_of_thread = threading.local()
 
 
 class Traffic:
@@ -58,7 +58,7 @@ traffic = Traffic()
 def client_for(bucket: str) -> Any:
     """Return this process's client, without credentials for an anonymous bucket; safe on any thread."""
     # A client of before a fork shares its connections with the parent.
-    key = (os.getpid(), is_anonymous(bucket), _is_patient)
+    key = (os.getpid(), is_anonymous(bucket), not getattr(_of_thread, "is_impatient", False))
     with _lock:
         if key not in _clients:
             _clients[key] = _make_client(anonymous=key[1], patient=key[2])
@@ -67,13 +67,13 @@ def client_for(bucket: str) -> Any:
 
 @contextmanager
 def impatient() -> Iterator[None]:
-    """Give up sooner inside a `with` block: a wrong endpoint should not take minutes to be told."""
-    global _is_patient
-    _is_patient = False
+    """Give up sooner in this thread: a wrong endpoint should not take minutes to be told."""
+    before = getattr(_of_thread, "is_impatient", False)
+    _of_thread.is_impatient = True
     try:
         yield
     finally:
-        _is_patient = True
+        _of_thread.is_impatient = before
 
 
 def _make_client(*, anonymous: bool, patient: bool) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -138,6 +139,22 @@ def _explain_local(exc: Exception, path: str) -> S3Error:
             "when it is back, the same command goes on"
         )
     return S3Error(_one_line(exc))
+
+
+# What org.apache.hadoop.fs.s3a calls a store that is away or busy, or does not know us any more.
+_OF_S3A = re.compile(
+    r"AWS(ClientIO|NoResponse|Status500|ServiceThrottled|ApiCallTimeout|ServiceIO|BadRequest)Exception"
+    r"|Unable to execute HTTP request|CredentialInitializationException|NoAuthWithAWSException"
+)
+_OURS = ("the store cannot be reached", "the store answered", "the answer broke off", "credentials")
+
+
+def store_failure(text: str) -> str | None:
+    """Return the line of a Spark job's failure that says that the store failed; None if it did not."""
+    for line in text.splitlines():
+        if _OF_S3A.search(line) or any(phrase in line for phrase in _OURS):
+            return " ".join(line.split())[:300]
+    return None
 
 
 def _one_line(exc: Exception) -> str:
