@@ -95,9 +95,9 @@ def replaced_file(path: str) -> Iterator[str]:
     try:
         os.makedirs(folder, exist_ok=True)
         yield staged
-        _sync(staged)
+        sync(staged)
         os.replace(staged, path)
-        _sync(folder)
+        sync(folder)
     except OSError as exc:
         raise write_error(path, exc, _size(staged)) from exc
     finally:
@@ -116,7 +116,7 @@ def create(path: str, data: bytes) -> None:
     write_bytes(path, data)
 
 
-def _sync(path: str) -> None:
+def sync(path: str) -> None:
     """Wait until a file, or a folder's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

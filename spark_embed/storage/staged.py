@@ -56,6 +56,7 @@ def publish_file(staged: str, path: str) -> None:
             complete_upload(s3.get(staged)[0].decode())
         else:
             local.move(staged, path)
+            local.sync(os.path.dirname(path))
     except OSError as exc:
         raise StorageError(f"{path}: cannot be published: {exc}") from exc
 
@@ -68,6 +69,7 @@ class _StagedOnDisk:
         self.sink = os.path.join(os.path.dirname(staged), f".{os.path.basename(staged)}.tmp")
 
     def finish(self) -> int:
+        local.sync(self.sink)  # the waves that it is made from are deleted once it is published
         os.replace(self.sink, self._staged)
         return os.path.getsize(self._staged)
 
