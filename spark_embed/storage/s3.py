@@ -234,7 +234,7 @@ def put_back(aside: str, path: str) -> None:
     """Copy it back, so that cut off anywhere it can be done again: nothing of which there is no copy goes."""
     if is_file(aside):
         _delete_keys(path, (item["Key"] for item in list_objects(*_bucket_and_prefix(path))))
-    else:  # the copy may be a part, and the rest still in its place; what is of neither is deleted as unlisted
+    else:  # the copy may be a part, and the rest in its place; what is of neither is deleted as unlisted
         delete_file(path)
     copy_tree(aside, path)
     delete(aside)
