@@ -43,14 +43,31 @@ def material() -> Path:
 
 
 @pytest.fixture(scope="session")
-def spark():
-    """One local session for all tests, made as a job makes it."""
+def spark(request):
+    """One local session for all tests, made as a job makes it; it can read S3 if there is a server."""
+    from s3_server import can_find_server
+
     from spark_embed.config import Config
+    from spark_embed.s3a import export_s3_environment
     from spark_embed.session import make_session
 
-    session = make_session(Config(input_dir="unused", output_dir="unused", num_workers=2))
-    yield session
-    session.stop()
+    with pytest.MonkeyPatch.context() as patch:
+        output_dir = "unused"
+        if can_find_server():
+            # Workers have the environment that the session began with.
+            request.getfixturevalue("s3_server").set_environment(patch)
+            output_dir = "s3a://unused"
+        config = Config(input_dir="unused", output_dir=output_dir, num_workers=2)
+        export_s3_environment(config)
+        session = make_session(config)
+        yield session
+        session.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_spark(spark, s3_server):
+    """The session, where it can read S3; else the test is skipped."""
+    return spark
 
 
 @pytest.fixture
