@@ -165,6 +165,6 @@ def kept_if_begun(output: Output, *, is_new: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        if is_new and not exists(output.run_record) and not exists(output.index):
+        if is_new and not any(map(exists, (output.run_record, output.index, output.extras))):
             with suppress(StorageError):
                 delete(output.root)
