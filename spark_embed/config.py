@@ -33,6 +33,13 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_split_names)]
 BatchSize = Annotated[int, Field(ge=1)] | Literal["auto"]
 
 
+def _as_number(value: object) -> object:
+    return int(value) if isinstance(value, str) and value.strip() == "1" else value
+
+
+OneFile = Annotated[Literal[1], BeforeValidator(_as_number)]  # flags and the environment are texts
+
+
 Layouts = Literal["auto", "parquet", "webdataset", "img2dataset_files", "image_folder", "url_list"]
 
 
@@ -166,6 +173,12 @@ class Config(ModelOptions):
     retry_errors: bool = _option(False, "Output", "embed the rows of errors.parquet once more")
     output_file_bytes: ByteSize = _option(
         "128MiB", "Output", "size to which output files are coalesced", ge=1_000, validate_default=True
+    )
+    output_files: OneFile | None = _option(
+        None,
+        "Output",
+        "1: embeddings.parquet and errors.parquet are one file each, to which no later run can add; "
+        "default: folders of files",
     )
 
     wave_s: float = _option(

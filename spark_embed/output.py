@@ -10,7 +10,16 @@ from dataclasses import dataclass, field, replace
 
 from spark_embed.config import Config
 from spark_embed.errors import ConfigError, StorageError
-from spark_embed.storage import check_writable, exists, folder_path, is_below, list_names, write_text
+from spark_embed.storage import (
+    check_writable,
+    exists,
+    folder_path,
+    is_below,
+    is_file,
+    is_folder,
+    list_names,
+    write_text,
+)
 
 EMBEDDINGS_NAME = "embeddings.parquet"
 ERRORS_NAME = "errors.parquet"
@@ -46,13 +55,31 @@ class Output:
 
     @property
     def embeddings(self) -> str:
-        """Folder of the rows with a vector."""
+        """Folder of the rows with a vector; the file of them, with --output_files 1."""
         return os.path.join(self.root, EMBEDDINGS_NAME)
 
     @property
     def errors(self) -> str:
-        """Folder of the rows without one."""
+        """Folder of the rows without one, or the file."""
         return os.path.join(self.root, ERRORS_NAME)
+
+    def data_path(self, kind: str, name: str) -> str:
+        """Return where a file is that the ledger lists.
+
+        Args:
+            kind: `EMBEDDINGS_NAME` or `ERRORS_NAME`.
+            name: as it is listed: a file that is all there is of its kind has the kind's name.
+        """
+        return os.path.join(self.root, kind) if name == kind else os.path.join(self.root, kind, name)
+
+    def data_names(self, kind: str) -> list[str]:
+        """Return the names of the files of a kind that are there, listed or not; as `data_path` takes them.
+
+        Raises:
+            StorageError: they cannot be listed.
+        """
+        place = os.path.join(self.root, kind)
+        return [*([kind] if is_file(place) else []), *(list_names(place) if is_folder(place) else [])]
 
     @property
     def metadata(self) -> str:
@@ -121,6 +148,15 @@ class Output:
     def staged(self) -> str:
         """Folder in which this run makes the files to publish."""
         return os.path.join(self.state, "publish", self.attempt)
+
+    @property
+    def replaced(self) -> str:
+        """Folder of what has left its place for files of the same name, until those are listed."""
+        return os.path.join(self.state, "replaced")
+
+    def replaced_of(self, run_id: str) -> str:
+        """Return the folder in it of what that run has published."""
+        return os.path.join(self.replaced, run_id)
 
 
 def check_output(config: Config) -> Output:

@@ -32,14 +32,14 @@ class Target:
         folder: of the files, until they are published.
         place: the folder in which they then appear.
         name: what their names begin with; no other task's do.
-        rows_per_file: after which a new file is begun.
+        rows_per_file: after which a new file is begun; None: never, and `name` is the one file's.
         metadata: entries of the files' key-value metadata.
     """
 
     folder: str
     place: str
     name: str
-    rows_per_file: int
+    rows_per_file: int | None
     metadata: dict[str, str]
 
 
@@ -79,12 +79,13 @@ class OutputFiles:
             StorageError: the disk is full.
         """
         self._schema = batch.schema
+        limit = self._target.rows_per_file
         while batch.num_rows:
-            rows = batch.slice(0, self._target.rows_per_file - self._n_rows)
+            rows = batch if limit is None else batch.slice(0, limit - self._n_rows)
             batch = batch.slice(rows.num_rows)
             self._pending.append(rows)
             self._n_rows += rows.num_rows
-            if self._n_rows == self._target.rows_per_file:
+            if self._n_rows == limit:
                 self._finish_file()
             elif sum(pending.nbytes for pending in self._pending) >= _ROW_GROUP_BYTES:
                 self._write_row_group()
@@ -103,6 +104,8 @@ class OutputFiles:
 
     @property
     def _name(self) -> str:
+        if self._target.rows_per_file is None:
+            return self._target.name
         return f"{self._target.name}-{len(self.written):03d}.parquet"
 
     def _write_row_group(self) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spark_embed.errors import StorageError
-from spark_embed.output import Output
+from spark_embed.output import ERRORS_NAME, Output
 from spark_embed.plan import Plan
 from spark_embed.records import Ledger, PublishedFile
 from spark_embed.schema import SHARD
@@ -59,7 +58,7 @@ def _grouped(files: Sequence[PublishedFile], n_rows: int) -> list[list[Published
 def _shards_in(output: Output, names: Sequence[str]) -> set[str]:
     found: set[str] = set()
     for name in names:
-        path = os.path.join(output.errors, name)
+        path = output.data_path(ERRORS_NAME, name)
         try:
             found.update(
                 pq.read_table(parquet_input(path), columns=[SHARD], partitioning=None)[SHARD]

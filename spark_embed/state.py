@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from spark_embed.errors import ResumeError, StorageError
 from spark_embed.output import Output
 from spark_embed.records import Ledger, Marker, Part, ProgressRecord, Record, RunRecord, ShardState
-from spark_embed.storage import delete, list_files, list_names, read_json, read_text, write_text
+from spark_embed.storage import create_text, delete, list_files, list_names, read_json, read_text, write_text
 from spark_embed.summary import RunSummary
 
 _SUFFIX = ".json"
@@ -115,7 +115,7 @@ def write_marker(output: Output, marker: Marker) -> None:
     Raises:
         StorageError: the marker cannot be written.
     """
-    write_text(_marker_path(output, marker.wave), marker.model_dump_json() + "\n")
+    create_text(_marker_path(output, marker.wave), marker.model_dump_json() + "\n")
 
 
 def delete_wave(output: Output, wave: str) -> None:

@@ -36,6 +36,7 @@ from spark_embed.memory import keep_freed_memory
 from spark_embed.models import EMBEDDED_MODEL, Model, Recipe, load_model
 from spark_embed.profile import profiled
 from spark_embed.schema import EMBEDDING, IMAGE_TYPE, PACKED_RESULT_TYPE, RESULT_TYPE
+from spark_embed.storage import traffic
 
 
 def make_embed_column(
@@ -147,6 +148,7 @@ def embed_arrays(
     The chunks that come out are some batches each, whatever the chunks that came in; the rows in all are
     as many and in the same order. The model is loaded at the first row, so an empty task loads none.
     """
+    traffic.take()  # of the worker's task before
     references = iterate_references(arrays)
     first = next(references, None)
     if first is None:
@@ -159,7 +161,7 @@ def embed_arrays(
     options = replace(options, n_threads=n_threads, isolated=options.isolated or has_failed_before())
     for outcomes in join_outcomes(run_feed(chain([first], references), model, options)):
         started = time.perf_counter()
-        yield make_result_array(outcomes, stats)
+        yield make_result_array(outcomes, stats | traffic.take())
         # While this generator stood still, Spark wrote the array to the JVM: the next chunk carries that.
         stats = {"encode_s": time.perf_counter() - started}
 

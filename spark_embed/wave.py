@@ -29,6 +29,7 @@ from spark_embed.schema import (
     STAGE_SECONDS,
     STATS,
     STATS_TYPE,
+    TRAFFIC,
 )
 from spark_embed.storage import list_files, parquet_input
 from spark_embed.tables import write_parquet
@@ -93,6 +94,7 @@ def count_wave(folder: str, *, by_shard: bool = False) -> WaveData:
         n_model_loads=int(totals["n_model_loads"]),
         stage_s={name: round(totals[name], 3) for name in STAGE_SECONDS},
         batch_limit=min(limits, default=None),
+        **{name: int(totals[name]) for name in TRAFFIC},
     )
     return WaveData(counted, files, shards)
 

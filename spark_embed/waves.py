@@ -24,6 +24,7 @@ from spark_embed.clock import now
 from spark_embed.context import RunContext
 from spark_embed.errors import SparkEmbedError, StorageError
 from spark_embed.jobs import JobGroups
+from spark_embed.output import ERRORS_NAME
 from spark_embed.plan import Plan
 from spark_embed.records import Marker, Part
 from spark_embed.schema import SHARD, SHARD_ROW, quoted
@@ -218,7 +219,7 @@ def _table(context: WaveContext, wave: Wave) -> DataFrame:
     if not wave.retried:
         return source.table(spark, wave.units)
     table = source.live_table(spark, wave.units)
-    failed = spark.read.parquet(*(os.path.join(context.run.output.errors, name) for name in wave.retried))
+    failed = spark.read.parquet(*(context.run.output.data_path(ERRORS_NAME, name) for name in wave.retried))
     keys = failed.select(SHARD, SHARD_ROW)
     return table.join(keys, [SHARD, SHARD_ROW], "left_semi").select(*map(quoted, table.columns))
 

@@ -240,3 +240,29 @@ def start(stamped, tiny_clip, tmp_path):
     yield start
     for run in runs:
         run.end()
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory):
+    """A real S3 server; `s3_server.find_server` says which."""
+    from s3_server import find_server
+
+    with find_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3_server, monkeypatch) -> str:
+    """The name of a new bucket; the environment of the test, and of what it starts, leads to its server."""
+    s3_server.set_environment(monkeypatch)
+    return s3_server.make_bucket()
+
+
+@pytest.fixture
+def bad_s3(s3_server, bucket, monkeypatch):
+    """A proxy in front of the bucket's server; the environment leads to it. It does no harm until told to."""
+    from bad_s3 import BadS3
+
+    with BadS3(s3_server) as proxy:
+        s3_server.seen_through(proxy.endpoint).set_environment(monkeypatch)
+        yield proxy

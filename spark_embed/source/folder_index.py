@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -93,6 +94,23 @@ def make_folder_index(
 def void_name(index_file: str) -> str:
     """Return the name of the list of the images that are void by an index file."""
     return index_file.removesuffix(_SUFFIX) + _VOID
+
+
+def forget_unpublished(folder: str, published: Collection[str], voided: Collection[str]) -> None:
+    """Delete the index files, and lists of void images, of a walk whose images will not be embedded.
+
+    Args:
+        folder: of the index.
+        published: index files that the published files come from.
+        voided: lists that these know of.
+
+    Raises:
+        StorageError: one cannot be deleted.
+    """
+    for name in _list_index(folder):
+        if name not in published and void_name(name) not in voided:
+            delete(os.path.join(folder, name))
+    _list_index(folder)
 
 
 def update_index(task: FolderTask) -> int:

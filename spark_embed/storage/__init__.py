@@ -37,13 +37,15 @@ from spark_embed.storage.paths import (
     split_s3,
     uri_scheme,
 )
-from spark_embed.storage.s3_client import impatient
+from spark_embed.storage.s3_client import impatient, traffic
 
 __all__ = [
     "StoredFile",
     "check_writable",
     "copy_tree",
+    "create_text",
     "delete",
+    "delete_file",
     "delete_uploads",
     "exists",
     "file_version",
@@ -53,6 +55,7 @@ __all__ = [
     "impatient",
     "is_below",
     "is_disk_full",
+    "is_file",
     "is_folder",
     "is_inside",
     "is_s3",
@@ -62,10 +65,12 @@ __all__ = [
     "list_names",
     "local_path",
     "make_folder",
+    "make_way",
     "no_space_error",
     "open_binary",
     "parent_folder",
     "parquet_input",
+    "put_back",
     "read_json",
     "read_text",
     "replaced_file",
@@ -74,6 +79,7 @@ __all__ = [
     "spark_uri",
     "split_s3",
     "stat",
+    "traffic",
     "undone",
     "undone_if_empty",
     "uri_scheme",
@@ -157,6 +163,17 @@ def exists(path: str) -> bool:
         return found
 
 
+def is_file(path: str) -> bool:
+    """Say whether there is a file at `path`.
+
+    Raises:
+        StorageError: S3 does not say.
+    """
+    with _told(path, "read"):
+        found: bool = _of(path).is_file(path)
+        return found
+
+
 def is_folder(path: str) -> bool:
     """Say whether there is a folder at `path`; in S3: anything below it.
 
@@ -230,6 +247,19 @@ def write_text(path: str, text: str) -> None:
         raise write_error(path, exc, len(data)) from exc
 
 
+def create_text(path: str, text: str) -> None:
+    """Write `text` to `path`, where nothing is yet; a reader sees all of it or nothing.
+
+    Raises:
+        StorageError: it cannot be written, or (in S3) there is something else already.
+    """
+    data = text.encode()
+    try:
+        _of(path).create(path, data)
+    except OSError as exc:
+        raise write_error(path, exc, len(data)) from exc
+
+
 def replaced_file(path: str) -> AbstractContextManager[str]:
     """Give the path of a new local file that takes the place of the one at `path` when the block ends.
 
@@ -286,6 +316,16 @@ def delete(path: str) -> None:
         _of(path).delete(path)
 
 
+def delete_file(path: str) -> None:
+    """Delete the file at `path`, if there is one; in S3 what is below its name stays.
+
+    Raises:
+        StorageError: it cannot be deleted.
+    """
+    with _told(path, "deleted"):
+        _of(path).delete_file(path)
+
+
 def delete_uploads(path: str) -> int:
     """Give up what was being uploaded to S3 at `path` or below and never completed; returns how many."""
     with _told(path, "tidied"):
@@ -300,6 +340,34 @@ def copy_tree(path: str, to: str) -> None:
     """
     with _told(path, f"copied to {to}"):  # shutil.Error is an OSError
         _of(path).copy_tree(path, to)
+
+
+def make_way(path: str, aside: str, *, for_folder: bool) -> None:
+    """Let files appear at `path`, or in a folder there; what they would replace is at `aside` then.
+
+    A file that another one will replace stays as well, so that its name is never without one: where the file
+    system has no hard links it is not kept.
+
+    Args:
+        path: of a file, a folder or nothing.
+        aside: where nothing is yet.
+        for_folder: files will appear in it; False: one file will be at it.
+
+    Raises:
+        StorageError: it cannot be moved.
+    """
+    with _told(path, f"moved to {aside}"):
+        _of(path).make_way(path, aside, for_folder=for_folder)
+
+
+def put_back(aside: str, path: str) -> None:
+    """Undo `make_way`, and whatever has appeared at `path` since.
+
+    Raises:
+        StorageError: it cannot be moved, or what is at `path` not be deleted.
+    """
+    with _told(aside, f"moved to {path}"):
+        _of(path).put_back(aside, path)
 
 
 @contextmanager

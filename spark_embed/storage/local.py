@@ -111,6 +111,11 @@ def write_bytes(path: str, data: bytes) -> None:
         file.write(data)
 
 
+def create(path: str, data: bytes) -> None:
+    """Write a file where, as its name is new, nothing is."""
+    write_bytes(path, data)
+
+
 def _sync(path: str) -> None:
     """Wait until a file, or a folder's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -164,8 +169,41 @@ def _link(path: str, to: str) -> None:
         shutil.copy2(path, to)
 
 
+def is_file(path: str) -> bool:
+    """Say whether `path` is a file."""
+    return os.path.isfile(path)
+
+
+def delete_file(path: str) -> None:
+    """Delete the file at `path`, if there is one."""
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def make_way(path: str, aside: str, *, for_folder: bool) -> None:
+    """See `spark_embed.storage.make_way`."""
+    if not os.path.lexists(path) or (for_folder and os.path.isdir(path)):
+        return
+    os.makedirs(os.path.dirname(aside), exist_ok=True)
+    if for_folder or os.path.isdir(path):
+        os.rename(path, aside)
+    else:
+        with suppress(OSError):
+            os.link(path, aside)
+
+
+def put_back(aside: str, path: str) -> None:
+    """See `spark_embed.storage.put_back`."""
+    if os.path.isdir(path) or os.path.isdir(aside):
+        delete(path)
+    move(aside, path)
+
+
 def move(path: str, to: str) -> None:
-    """Move the file or folder at `path` to `to`, which must not exist; both on one file system."""
+    """Move the file or folder at `path` to `to`, both on one file system.
+
+    There must be nothing at `to`, or a file whose place a file takes: a reader sees one or the other.
+    """
     os.rename(path, to)
 
 

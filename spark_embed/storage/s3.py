@@ -18,6 +18,7 @@ from spark_embed.storage.files import StoredFile, write_error
 from spark_embed.storage.paths import is_inside, spark_scheme, split_s3
 from spark_embed.storage.s3_client import client_for
 from spark_embed.storage.s3_errors import (
+    S3ChangedError,
     S3DeniedError,
     S3Error,
     S3NotFoundError,
@@ -25,6 +26,7 @@ from spark_embed.storage.s3_errors import (
     explained,
 )
 from spark_embed.storage.s3_file import S3File
+from spark_embed.storage.s3_listing import list_objects, list_top
 
 _DELETED_AT_ONCE = 1000  # https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObjects.html
 
@@ -34,8 +36,8 @@ def walk(folder: str) -> Iterator[StoredFile]:
 
     In the order of their keys, page by page: nothing holds them all.
     """
-    _, prefix = _bucket_and_prefix(folder)
-    for item in _list_objects(folder):
+    bucket, prefix = _bucket_and_prefix(folder)
+    for item in list_objects(bucket, prefix):
         path = item["Key"][len(prefix) :]
         if not path or path.endswith("/"):  # what consoles make for an empty folder
             continue
@@ -45,15 +47,6 @@ def walk(folder: str) -> Iterator[StoredFile]:
         if any(name in ("", ".", "..") for name in names):
             raise S3Error(f"{path!r}: Hadoop cannot read such a key; rename or delete it")
         yield _stored_file(path, item)
-
-
-def _list_objects(folder: str, **options: Any) -> Iterator[dict[str, Any]]:
-    bucket, prefix = _bucket_and_prefix(folder)
-    with explained(folder):
-        pages = client_for(bucket).get_paginator("list_objects_v2")
-        for page in pages.paginate(Bucket=bucket, Prefix=prefix, **options):
-            yield from page.get("Contents", ())
-            yield from page.get("CommonPrefixes", ())
 
 
 def _stored_file(path: str, item: dict[str, Any]) -> StoredFile:
@@ -73,8 +66,8 @@ def check_link(path: str) -> None:
 
 def list_names(folder: str) -> list[str]:
     """Return the names in `folder`, sorted; none if there is nothing in it."""
-    _, prefix = _bucket_and_prefix(folder)
-    found = (item.get("Key") or item["Prefix"] for item in _list_objects(folder, Delimiter="/"))
+    bucket, prefix = _bucket_and_prefix(folder)
+    found = (item.get("Key") or item["Prefix"] for item in list_top(bucket, prefix))
     return sorted(name for key in found if (name := key[len(prefix) :].rstrip("/")))
 
 
@@ -87,16 +80,15 @@ def stat(path: str) -> StoredFile:
 
 def exists(path: str) -> bool:
     """Say whether there is an object at `path`, or something below it."""
-    with suppress(S3NotFoundError):
-        stat(path)
-        return True
-    return is_folder(path)
+    return is_file(path) or is_folder(path)
 
 
 def is_folder(path: str) -> bool:
     """Say whether there is something below `path`; a bucket that is there is a folder, too, empty or not."""
-    found = next(_list_objects(path, PaginationConfig={"MaxItems": 1, "PageSize": 1}), None)
-    return found is not None or not split_s3(path)[1]
+    bucket, prefix = _bucket_and_prefix(path)
+    with explained(path):
+        found = client_for(bucket).list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
+    return bool(found.get("Contents")) or not prefix
 
 
 def make_folder(path: str) -> None:
@@ -163,6 +155,21 @@ def put(path: str, data: bytes, **conditions: str) -> str:
         return _etag(client_for(bucket).put_object(Bucket=bucket, Key=key, Body=data, **conditions))
 
 
+def create(path: str, data: bytes) -> None:
+    """Write an object where nothing is yet, as far as the store can tell.
+
+    Raises:
+        S3ChangedError: another one is there.
+    """
+    try:
+        put(path, data, IfNoneMatch="*")
+    except S3UnsupportedError:
+        put(path, data)
+    except S3ChangedError:
+        if get(path)[0] != data:  # else our own, whose answer was lost, and which the SDK sent again
+            raise
+
+
 def get(path: str) -> tuple[bytes, str]:
     """Return an object and its ETag."""
     with S3File(path) as file:
@@ -176,11 +183,10 @@ def free_bytes(path: str) -> float:
 
 def delete(path: str) -> None:
     """Delete the object at `path` and all below it."""
-    bucket, key = split_s3(path)
+    _bucket, key = split_s3(path)
     if key:
-        with explained(path):
-            client_for(bucket).delete_object(Bucket=bucket, Key=key)
-    keys = (item["Key"] for item in _list_objects(path))
+        delete_file(path)
+    keys = (item["Key"] for item in list_objects(*_bucket_and_prefix(path)))
     _delete_keys(path, keys)
 
 
@@ -193,6 +199,49 @@ def _delete_keys(path: str, keys: Iterable[str]) -> None:
             answer = client_for(bucket).delete_objects(Bucket=bucket, Delete=objects)
         if failed := answer.get("Errors"):
             raise S3DeniedError(f"{failed[0].get('Key')}: {failed[0].get('Code')}; s3:DeleteObject is needed")
+
+
+def is_file(path: str) -> bool:
+    """Say whether there is an object at `path`."""
+    with suppress(S3NotFoundError):
+        stat(path)
+        return True
+    return False
+
+
+def delete_file(path: str) -> None:
+    """Delete the object at `path`, if there is one, and nothing below it."""
+    bucket, key = split_s3(path)
+    with explained(path):
+        client_for(bucket).delete_object(Bucket=bucket, Key=key)
+
+
+def make_way(path: str, aside: str, *, for_folder: bool) -> None:
+    """Copy what is at `path` aside; an object that another one will replace stays.
+
+    An object and others below its name can be there together, but not in every store.
+    """
+    if is_file(path):
+        _copy(path, aside)
+        if for_folder:
+            delete_file(path)
+    elif not for_folder:
+        copy_tree(path, aside)
+        delete(path)
+
+
+def put_back(aside: str, path: str) -> None:
+    """Copy it back."""
+    delete(path)
+    copy_tree(aside, path)
+    delete(aside)
+
+
+def _copy(path: str, to: str) -> None:
+    bucket, key = split_s3(path)
+    to_bucket, to_key = split_s3(to)
+    with explained(path):
+        client_for(bucket).copy({"Bucket": bucket, "Key": key}, to_bucket, to_key)
 
 
 def delete_empty(folder: str) -> None:
@@ -221,15 +270,11 @@ def delete_uploads(path: str) -> int:
 
 def copy_tree(path: str, to: str) -> None:
     """Make the object at `path` and all below it appear at `to` as well; the store copies them."""
-    bucket, key = split_s3(path)
-    to_bucket, to_key = split_s3(to)
-    keys = [item["Key"] for item in _list_objects(path)]
-    with suppress(S3NotFoundError):
-        stat(path)
-        keys.append(key)
-    for one in keys:
-        with explained(path):
-            client_for(bucket).copy({"Bucket": bucket, "Key": one}, to_bucket, to_key + one[len(key) :])
+    bucket, prefix = _bucket_and_prefix(path)
+    if is_file(path):
+        _copy(path, to)
+    for item in list_objects(bucket, prefix):
+        _copy(object_path(bucket, item["Key"]), f"{to}/{item['Key'][len(prefix) :]}")
 
 
 def check_writable(folder: str) -> None:

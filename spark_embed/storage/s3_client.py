@@ -36,6 +36,14 @@ class Traffic:
         self._lock = threading.Lock()
         self.n_requests = 0
         self.n_bytes = 0
+        self._taken = 0, 0
+
+    def take(self) -> dict[str, int]:
+        """Return requests and bytes since the last call, as `spark_embed.schema.TRAFFIC` names them."""
+        with self._lock:
+            now = self.n_requests, self.n_bytes
+            before, self._taken = self._taken, now
+        return {"s3_requests": now[0] - before[0], "s3_bytes": now[1] - before[1]}
 
     def add(self, n_requests: int, n_bytes: int = 0) -> None:
         """Count requests and bytes; from any thread."""

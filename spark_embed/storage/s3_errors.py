@@ -133,7 +133,10 @@ def _explain_local(exc: Exception, path: str) -> S3Error:
     if isinstance(
         exc, exceptions.HTTPClientError | exceptions.ConnectionError | exceptions.IncompleteReadError
     ):
-        return S3PassingError(f"the store cannot be reached: {_one_line(exc)}; check network and endpoint")
+        return S3PassingError(
+            f"the store cannot be reached: {_one_line(exc)}; check network and endpoint; "
+            "when it is back, the same command goes on"
+        )
     return S3Error(_one_line(exc))
 
 

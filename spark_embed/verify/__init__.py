@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from spark_embed.errors import ResumeError, VerifyError
-from spark_embed.output import Output
+from spark_embed.output import EMBEDDINGS_NAME, ERRORS_NAME, Output
 from spark_embed.records import Ledger
 from spark_embed.snapshot import Snapshot, read_snapshot
 from spark_embed.state import read_ledger
@@ -124,11 +124,8 @@ def _notes(snapshot: Snapshot) -> Iterator[str]:
 
 def _data_files(output: Output, ledger: Ledger) -> list[DataFile]:
     return [
-        DataFile(os.path.join(folder, listed.name), listed, has_vectors)
-        for folder, published, has_vectors in (
-            (output.embeddings, ledger.embeddings, True),
-            (output.errors, ledger.errors, False),
-        )
+        DataFile(output.data_path(kind, listed.name), listed, kind)
+        for kind, published in ((EMBEDDINGS_NAME, ledger.embeddings), (ERRORS_NAME, ledger.errors))
         for listed in published
     ]
 
