@@ -253,3 +253,29 @@ def test_a_session_that_is_there_is_used_and_left_on_any_thread(spark, process, 
     thread.join()
     assert summaries[0]["counts"]["rows"] == 3
     assert spark.range(2).count() == 2
+
+
+def test_the_loader_and_the_writer_work_in_s3(bucket, shards, tmp_path, monkeypatch):
+    from spark_embed.output import check_output
+    from spark_embed.storage import is_s3, replaced_file
+
+    monkeypatch.setattr("spark_embed.storage.s3_client._clients", {})  # of other servers, other tests
+    for shard in sorted(shards.iterdir()):
+        with replaced_file(f"s3a://{bucket}/in/{shard.name}") as staged, open(staged, "wb") as file:
+            file.write(shard.read_bytes())
+    local, loader = UnifiedDataLoader(shards), UnifiedDataLoader(f"s3://{bucket}/in")
+    assert loader.list_shards() == local.list_shards()
+    assert list(loader.iterate_samples()) == list(local.iterate_samples())
+    with pytest.raises(StorageError, match=r"absent\.parquet"):
+        loader.load_shard("absent.parquet")
+
+    writer = UnifiedOutputWriter(f"s3://{bucket}/out")
+    frame = local.load_shard("00001.parquet")
+    path = writer.write_parquet(frame, "copies/one")
+    assert is_s3(path)
+    assert path.endswith(f"://{bucket}/out/copies/one.parquet")
+    writer.write_json({"a": 1}, "settings")
+    pd.testing.assert_frame_equal(
+        UnifiedDataLoader(writer.output_dir).load_shard("copies/one.parquet"), frame
+    )
+    check_output(Config(input_dir=loader.input_dir, output_dir=writer.output_dir))
