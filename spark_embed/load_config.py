@@ -44,13 +44,13 @@ def load_config(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
         ("the command line", flags),
     ]
     if path := chosen.get("config"):
-        layers.insert(0, (str(path), _read_yaml(str(path), f"--config {path}", refused=("config",))))
+        layers.insert(0, (str(path), read_yaml(str(path), f"--config {path}", refused=("config",))))
     env = next(
         (layer["env"] for _, layer in reversed(layers) if "env" in layer), Config.model_fields["env"].default
     )
     if env in ENVIRONMENTS:  # any other value is refused with the rest
         path = str(conf_folder() / f"{env}.yaml")
-        layers.insert(0, (path, _read_yaml(path, path, refused=("config", "env"))))
+        layers.insert(0, (path, read_yaml(path, path, refused=("config", "env"))))
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for origin, layer in layers:
@@ -129,8 +129,12 @@ def _read_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return values
 
 
-def _read_yaml(path: str, called: str, *, refused: Sequence[str]) -> dict[str, Any]:
-    """Read a file of options, `called` so in errors, in which the options `refused` have no effect."""
+def read_yaml(path: str, called: str, *, refused: Sequence[str]) -> dict[str, Any]:
+    """Read a file of options, `called` so in errors, in which the options `refused` have no effect.
+
+    Raises:
+        ConfigError: it cannot be read, or holds anything else.
+    """
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read(MAX_YAML_BYTES + 1)

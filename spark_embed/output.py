@@ -10,14 +10,23 @@ from dataclasses import dataclass, field, replace
 
 from spark_embed.config import Config
 from spark_embed.errors import ConfigError, StorageError
-from spark_embed.storage import check_writable, exists, folder_path, is_below, is_file, is_folder, list_names
+from spark_embed.storage import (
+    check_writable,
+    exists,
+    folder_path,
+    is_below,
+    is_file,
+    is_folder,
+    list_names,
+    write_text,
+)
 
 EMBEDDINGS_NAME = "embeddings.parquet"
 ERRORS_NAME = "errors.parquet"
 METADATA_NAME = "metadata.json"
 STATE_NAME = "_spark_embed"
-_OURS = {EMBEDDINGS_NAME, ERRORS_NAME, METADATA_NAME, STATE_NAME}
-_STAGED = re.compile(re.escape(METADATA_NAME) + r"\.\d+-\d+\.tmp")  # by a run that was killed (storage.py)
+OUR_NAMES = frozenset((EMBEDDINGS_NAME, ERRORS_NAME, METADATA_NAME, STATE_NAME))
+_STAGED = re.compile(r"\.\d+-\d+\.tmp$")  # by a process that was killed (storage.py)
 DRAFT_PREFIX = "draft-"
 _BEGUN = (
     "run.json",
@@ -25,6 +34,7 @@ _BEGUN = (
     "progress.json",
     "shards.parquet",
     "index",
+    "extras",
     DRAFT_PREFIX,
 )  # before run.json
 
@@ -130,6 +140,11 @@ class Output:
         return os.path.join(self.waves, name)
 
     @property
+    def extras(self) -> str:
+        """Folder of notes (`note_extra`), each named as what it lets stand in `root`."""
+        return os.path.join(self.state, "extras")
+
+    @property
     def staged(self) -> str:
         """Folder in which this run makes the files to publish."""
         return os.path.join(self.state, "publish", self.attempt)
@@ -170,9 +185,21 @@ def check_output(config: Config) -> Output:
     return output
 
 
+def note_extra(output: Output, name: str) -> None:
+    """Note that a file or folder of this name in `output.root` is no stranger's: runs leave it alone.
+
+    A note of its own for each name: two writers at once lose none.
+
+    Raises:
+        StorageError: the note cannot be written.
+    """
+    write_text(os.path.join(output.extras, name), "")
+
+
 def _check_ours(output: Output, names: Sequence[str]) -> None:
-    root = output.root
-    if foreign := [name for name in names if name not in _OURS and not _STAGED.fullmatch(name)]:
+    root, extras = output.root, set(list_names(output.extras))
+    names = [name for name in names if _STAGED.sub("", name) not in extras]
+    if foreign := [name for name in names if _STAGED.sub("", name) not in OUR_NAMES]:
         raise ConfigError(
             f"--output_dir {root}: holds files that are not ours ({foreign[0]}); choose another folder"
         )

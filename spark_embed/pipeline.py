@@ -170,5 +170,5 @@ def kept_if_begun(output: Output, *, is_new: bool) -> Iterator[None]:
         yield
     finally:
         with suppress(StorageError), impatient():
-            if is_new and not exists(output.run_record) and not exists(output.index):
+            if is_new and not any(map(exists, (output.run_record, output.index, output.extras))):
                 delete(output.root)

@@ -60,7 +60,7 @@ class RowReader:
         self._path, self._version = spark_path(uri), version
         source = parquet_input(self._path, self._check_version())
         try:
-            self._file = pq.ParquetFile(source, buffer_size=_STREAM_BUFFER_BYTES)
+            self._file = pq.ParquetFile(source, buffer_size=_STREAM_BUFFER_BYTES, pre_buffer=False)
         except pa.ArrowException as exc:
             raise StorageError(f"{uri}: not parquet: {exc}") from exc
         metadata = self._file.metadata

@@ -24,7 +24,9 @@ def open_parquet(path: str) -> pq.ParquetFile:
     Raises:
         OSError, pa.ArrowException, UnicodeDecodeError: it cannot be read.
     """
-    return pq.ParquetFile(parquet_input(path), buffer_size=_BUFFER_BYTES, page_checksum_verification=True)
+    return pq.ParquetFile(
+        parquet_input(path), buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
+    )
 
 
 def iter_batches(file: pq.ParquetFile, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
