@@ -2,15 +2,13 @@
 
 import time
 
-import psutil
 import pytest
-from bad_s3 import FAULTS, BadS3
+from bad_s3 import FAULTS
 from crashes import Folder
 from s3_runs import assert_tidy, keys_below, upload_tree
-from s3_server import S3Server, find_server
+from s3_server import find_server
 
 from spark_embed.output import Output
-from spark_embed.storage import copy_tree
 from spark_embed.verify import verify
 
 SAID_WITHIN_S = 30
