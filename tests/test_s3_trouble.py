@@ -1,4 +1,4 @@
-"""A store that is wrong, slow, away or gone, and runs that are killed: what is said, and that nothing is lost."""
+"""A store that is wrong, slow, away or gone, and runs that are killed: what is said, and nothing is lost."""
 
 import time
 
