@@ -18,6 +18,7 @@ from spark_embed.interruption import Interruption
 from spark_embed.load_config import load_config
 from spark_embed.logs import start_logging
 from spark_embed.output import Output
+from spark_embed.s3a import export_s3_environment
 from spark_embed.state import read_progress
 from spark_embed.storage import folder_path
 
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = load_config(argv, os.environ)
         start_logging(config.env)
         interruption.watch()
+        export_s3_environment(config)
         start_before_spark()
         sys.stdout.write(_run(config, clock, interruption) + "\n")
     except KeyboardInterrupt:
@@ -89,18 +91,18 @@ def _run_with_spark(config: Config, clock: Clock, interruption: Interruption) ->
         borrowed = SparkSession.getActiveSession()  # a notebook's or a platform's
         if borrowed is None:
             check_machine()
-    made: list[SparkSession] = []
+    sessions: list[SparkSession] = []
 
     def session() -> SparkSession:
         """Start Spark when the first step needs it: a run that finds nothing to do needs none."""
-        if borrowed is not None:
-            return borrowed
-        if not made:
+        if not sessions and borrowed is not None:
+            sessions.append(make_session(config))
+        elif not sessions:
             interruption.watch()
             with clock.measure("start"):
-                made.append(make_session(config, interruption.watch))
-            interruption.watch_run(partial(silence, made[0]))
-        return made[0]
+                sessions.append(make_session(config, interruption.watch))
+            interruption.watch_run(partial(silence, sessions[0]))
+        return sessions[0]
 
     interruption.watch_run(None)
     try:
@@ -108,8 +110,8 @@ def _run_with_spark(config: Config, clock: Clock, interruption: Interruption) ->
             return describe_run(session, config)
         return pipeline.run(session, config, clock).text()
     finally:
-        for spark in made:
-            stop_session(spark)
+        if sessions and borrowed is None:
+            stop_session(sessions[0])
 
 
 def first_cause(exc: Exception) -> str:

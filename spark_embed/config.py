@@ -43,6 +43,9 @@ OneFile = Annotated[Literal[1], BeforeValidator(_as_number)]  # flags and the en
 Layouts = Literal["auto", "parquet", "webdataset", "img2dataset_files", "image_folder", "url_list"]
 
 
+S3Jars = Literal["slim", "full", "none"]
+
+
 class ModelOptions(BaseModel):
     """The options that decide what a vector is; `image_embedding` takes them by the same names."""
 
@@ -192,7 +195,20 @@ class Config(ModelOptions):
         "dev", "Run", "reads conf/<env>.yaml; dev logs DEBUG for people, prod JSON lines"
     )
     aws_region: str | None = _option(
-        None, "Run", "region of the S3 buckets; without effect until S3 is read", min_length=1
+        None,
+        "Run",
+        "region of the S3 buckets; default: AWS_REGION, AWS_DEFAULT_REGION, else what S3 itself says",
+        min_length=1,
+    )
+    anonymous: bool = _option(False, "Run", "use S3 without credentials, as public buckets allow")
+    anonymous_buckets: Names = _option(
+        (), "Run", "S3 buckets to use without credentials, comma-separated; all others with them"
+    )
+    s3_jars: S3Jars = _option(
+        "slim",
+        "Run",
+        "jars for Spark's S3 paths, fetched once from Maven; slim: 13 MB, full: with the whole AWS SDK, "
+        "none: Spark has its own",
     )
     profile_dir: str | None = _option(
         None,

@@ -10,14 +10,22 @@ from pyspark.sql import SparkSession
 from spark_embed.clock import Clock
 from spark_embed.config import Config
 from spark_embed.output import Output
+from spark_embed.s3_session import adopt_session
 
 Session = Callable[[], SparkSession]
 """Gives the Spark session, always the same; starts it if there is none."""
 
 
-def as_session(spark: SparkSession | Session) -> Session:
-    """Return what gives a session, of a session that is there already too."""
-    return (lambda: spark) if isinstance(spark, SparkSession) else spark
+def as_session(spark: SparkSession | Session, config: Config) -> Session:
+    """Return what gives a session, of a session that is there already too.
+
+    Raises:
+        ConfigError: the run is on S3, and this session cannot reach it.
+    """
+    if not isinstance(spark, SparkSession):
+        return spark
+    adopt_session(spark, config)
+    return lambda: spark
 
 
 @dataclass(frozen=True)

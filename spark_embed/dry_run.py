@@ -14,6 +14,7 @@ from spark_embed.context import RunContext, Session, as_session
 from spark_embed.one_file import check_unchanged
 from spark_embed.output import check_output
 from spark_embed.plan import make_plan
+from spark_embed.s3a import export_s3_environment
 from spark_embed.source import find_layout
 from spark_embed.source.units import take_wave
 from spark_embed.storage import copy_tree, impatient, undone, undone_if_empty
@@ -28,10 +29,11 @@ def describe_run(spark: SparkSession | Session, config: Config) -> str:
     Raises:
         SparkEmbedError: as `run`.
     """
+    export_s3_environment(config)
     with impatient():
         layout, standing = find_layout(config), check_output(config)
     output = standing.as_draft()
-    context = RunContext(as_session(spark), config, Clock(), output, check=lambda: None)
+    context = RunContext(as_session(spark, config), config, Clock(), output, check=lambda: None)
     # Another run may begin meanwhile: what is not empty is its.
     with undone_if_empty(output.root), undone_if_empty(output.state), undone(output.draft or ""):
         copy_tree(standing.index, output.index)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -75,6 +76,18 @@ def conf_folder() -> Path:
     """Return the folder conf/: inside the package when installed from a wheel, else beside it."""
     package = Path(__file__).parent
     return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
+
+
+def read_properties(path: str) -> dict[str, str]:
+    """Read a Spark properties file: a name, white space or =, a value; # begins a comment line."""
+    values = {}
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            text = line.strip()
+            if text and not text.startswith("#"):
+                name, value = re.split(r"\s*=\s*|\s+", text, maxsplit=1)
+                values[name] = value
+    return values
 
 
 class Parser(argparse.ArgumentParser):

@@ -26,6 +26,8 @@ from spark_embed.progress_file import ProgressFile
 from spark_embed.publisher import Publisher
 from spark_embed.report import Outcome, read_summary, write_summary
 from spark_embed.retry import find_retries
+from spark_embed.s3_session import committer_settings
+from spark_embed.s3a import export_s3_environment
 from spark_embed.source import BadShard, find_layout
 from spark_embed.storage import delete, exists, impatient
 from spark_embed.summary import RunSummary
@@ -55,11 +57,12 @@ def run(spark: SparkSession | Session, config: Config, clock: Clock | None = Non
         ResumeError: another run is at work in the folder, or what stands there is of another model.
     """
     clock = clock or Clock()
+    export_s3_environment(config)
     with clock.measure("plan"), impatient():
         layout, output = find_layout(config), check_output(config)
         is_new = not exists(output.root)
     with OutputLock(output.lock, output.root) as lock, kept_if_begun(output, is_new=is_new), explained(lock):
-        context = RunContext(as_session(spark), config, clock, output, lock.check, lock.watch)
+        context = RunContext(as_session(spark, config), config, clock, output, lock.check, lock.watch)
         with clock.measure("plan"):
             work = find_work(context, layout)
             report_work(work, prune=config.prune)
@@ -97,7 +100,8 @@ def embed(
     waves = WaveContext(context, plan, publisher.record.run_id, jobs, budget, publisher.add)
     retries = find_retries(context.output, publisher.ledger, plan) if config.retry_errors else []
     n_rows = sum(unit.n_rows for unit in work.units)
-    with settings(spark, plan.settings), Progress(jobs, n_rows, progress.embedding), budget:
+    values = {**plan.settings, **committer_settings(spark, config)}
+    with settings(spark, values), Progress(jobs, n_rows, progress.embedding), budget:
         unreadable = run_waves(waves, work.units, publisher.next_wave, retries)
     if unreadable and not publisher.has_rows:
         bad = (*work.source.bad, *unreadable)

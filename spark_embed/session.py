@@ -22,7 +22,8 @@ from pyspark.sql import SparkSession
 from spark_embed.config import Config
 from spark_embed.early_daemon import ADDRESS, is_spark_configured, start_early_daemon
 from spark_embed.errors import ConfigError
-from spark_embed.load_config import conf_folder
+from spark_embed.load_config import conf_folder, read_properties
+from spark_embed.s3_session import adopt_session, bring_jars, send_to_executors, use_s3
 from spark_embed.tables import count_slots
 
 logger = logging.getLogger(__name__)
@@ -46,10 +47,11 @@ def make_session(config: Config, started: Callable[[], None] = lambda: None) -> 
         started: called as soon as pyspark has taken over Ctrl-C, which it does in the middle of all this.
 
     Raises:
-        ConfigError: Spark does not start.
+        ConfigError: Spark does not start, or cannot reach S3 though a path is there.
     """
     if (active := SparkSession.getActiveSession()) is not None:
         check_workers(active, config.num_workers)
+        adopt_session(active, config)
         return active
     try:
         SparkContext.getOrCreate(_make_conf(config))
@@ -57,6 +59,11 @@ def make_session(config: Config, started: Callable[[], None] = lambda: None) -> 
         spark = SparkSession.builder.getOrCreate()
     except (PySparkException, Py4JError, RuntimeError, OSError) as exc:
         raise ConfigError(f"Spark does not start: {str(exc).splitlines()[0]}") from exc
+    try:
+        use_s3(spark, config)
+    except ConfigError:
+        stop_session(spark)
+        raise
     check_workers(spark, config.num_workers)
     if str(spark.sparkContext.master).startswith("local["):
         start_worker_daemon(spark)
@@ -114,6 +121,7 @@ def _do_nothing(rows: Iterable[int]) -> None:
 
 def _make_conf(config: Config) -> SparkConf:
     """Return what spark-submit was given, and what is missing."""
+    jars = bring_jars(config)
     jvm_runs = is_spark_configured()
     if jvm_runs:
         SparkContext._ensure_initialized()  # only then does SparkConf show what spark-submit was given
@@ -121,6 +129,7 @@ def _make_conf(config: Config) -> SparkConf:
     conf.setAppName("spark_embed").setIfMissing("spark.log.level", "WARN")
     master = conf.get("spark.master", None) or "local[*]"
     if not master.startswith("local") or master.startswith("local-cluster"):
+        send_to_executors(conf, jars)
         return conf
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")  # else Spark looks for the host's name, and warns
@@ -213,15 +222,3 @@ def class_archive() -> Path:
     another classpath, ignores it.
     """
     return Path(sys.prefix) / "share" / "spark_embed" / "classes.jsa"
-
-
-def read_properties(path: str) -> dict[str, str]:
-    """Read a Spark properties file: a name, white space or =, a value; # begins a comment line."""
-    values = {}
-    with open(path, encoding="utf-8") as file:
-        for line in file:
-            text = line.strip()
-            if text and not text.startswith("#"):
-                name, value = re.split(r"\s*=\s*|\s+", text, maxsplit=1)
-                values[name] = value
-    return values
