@@ -7,7 +7,6 @@ that stays away fails the task, not the image: nothing is wrong with that.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from xml.etree import ElementTree
@@ -18,11 +17,11 @@ from yarl import URL
 from spark_embed.errors import ImageError, StorageError
 from spark_embed.fetch import DownloadPolicy
 from spark_embed.http_client import Transfer
-from spark_embed.storage.s3_client import PATIENT_ATTEMPTS, traffic
+from spark_embed.storage.s3_client import traffic
 from spark_embed.storage.s3_errors import S3Error, S3NotFoundError, explain
+from spark_embed.storage.s3_patience import max_attempts, pause_s
 from spark_embed.storage.s3_requests import ObjectRequests
 
-_MAX_PAUSE_S = 20.0
 _MAX_ANSWER_BYTES = 64 << 10
 
 # Answers that say of the image that it is not to be had; all others are about the run.
@@ -71,19 +70,19 @@ class ObjectClient:
             StorageError: the store stays away, or does not accept who we are any more.
         """
         loop = asyncio.get_running_loop()
+        n_attempts = max_attempts()
         try:
             if not self._requests.knows(uri):  # the first of a bucket asks the store
                 await loop.run_in_executor(None, self._requests.url, uri)
             url = self._requests.url(uri)
-            for attempt in range(1, PATIENT_ATTEMPTS + 1):
+            for attempt in range(1, n_attempts + 1):
                 try:
                     async with self._turns:
                         return await self._ask(uri, url, transfer)
                 except _PassingError as exc:
-                    if attempt == PATIENT_ATTEMPTS:
-                        raise StorageError(f"{uri}: cannot be read: {exc.text}") from exc
-                # As the SDK does it ("standard").
-                await asyncio.sleep(min(_MAX_PAUSE_S, random.random() * 2**attempt))  # noqa: S311
+                    if attempt == n_attempts:
+                        raise StorageError(f"{uri}: cannot be read: {exc.text}, {attempt} times") from exc
+                await asyncio.sleep(pause_s(attempt))
         except S3Error as exc:
             raise StorageError(f"{uri}: cannot be read: {exc}") from exc
         raise AssertionError("an attempt returns or raises")
@@ -106,7 +105,7 @@ class ObjectClient:
             if isinstance(exc, S3Error):
                 raise
             # Not the library's text: it may hold the whole URL.
-            raise _PassingError(f"{type(exc).__name__}, {PATIENT_ATTEMPTS} times") from exc
+            raise _PassingError(type(exc).__name__) from exc
         finally:
             traffic.add(1, n_bytes)
             transfer.seconds += loop.time() - started
@@ -133,7 +132,7 @@ async def _explained(response: aiohttp.ClientResponse, uri: str) -> Exception:
     body = await response.content.read(_MAX_ANSWER_BYTES)
     code = _code(body)
     if response.status >= 500 or response.status in (408, 429) or code in ("SlowDown", "RequestTimeout"):
-        return _PassingError(f"the store answered {code or response.status}, {PATIENT_ATTEMPTS} times")
+        return _PassingError(f"the store answered {code or response.status}")
     if response.status == 403 and code in _OF_THE_OBJECT:
         return ImageError("forbidden", f"access denied (s3:GetObject): {uri}")
     error = explain(_as_parsed(code, response.status, response.headers), uri)

@@ -37,8 +37,9 @@ from spark_embed.storage.paths import (
     split_s3,
     uri_scheme,
 )
-from spark_embed.storage.s3_client import impatient, traffic
+from spark_embed.storage.s3_client import traffic
 from spark_embed.storage.s3_errors import store_failure
+from spark_embed.storage.s3_patience import impatient
 
 __all__ = [
     "StoredFile",

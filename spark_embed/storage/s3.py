@@ -25,7 +25,7 @@ from spark_embed.storage.s3_errors import (
     S3UnsupportedError,
     explained,
 )
-from spark_embed.storage.s3_file import S3File
+from spark_embed.storage.s3_file import S3File, read_object
 from spark_embed.storage.s3_listing import list_objects, list_top
 
 _DELETED_AT_ONCE = 1000  # https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObjects.html
@@ -172,8 +172,7 @@ def create(path: str, data: bytes) -> None:
 
 def get(path: str) -> tuple[bytes, str]:
     """Return an object and its ETag."""
-    with S3File(path) as file:
-        return file.read(), file.etag
+    return read_object(path)
 
 
 def free_bytes(path: str) -> float:
