@@ -11,7 +11,7 @@ import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from spark_embed.storage.paths import split_s3
 from spark_embed.storage.s3_client import client_for, traffic
@@ -23,6 +23,22 @@ _MAX_BYTES = 8 << 20
 _GAP_BYTES = 1 << 20  # so little left out still counts as reading on
 _PART_BYTES = 1 << 20
 _N_THREADS = 8
+
+
+class _Window(NamedTuple):
+    """Bytes of an object that are here, from `start` on."""
+
+    start: int
+    data: memoryview
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.data)
+
+    def part(self, offset: int, size: int) -> memoryview:
+        """Return what there is here of `size` bytes from `offset` on; nothing if that begins elsewhere."""
+        first = offset - self.start
+        return self.data[first : first + size] if first >= 0 else self.data[:0]
 
 
 class S3File(io.RawIOBase):
@@ -41,8 +57,9 @@ class S3File(io.RawIOBase):
         self._bucket, self._key = split_s3(path)
         self._position = 0
         self._lock = threading.RLock()
-        self._have: tuple[int, memoryview] = (0, memoryview(b""))
-        self._next: tuple[int, int, Future[bytes]] | None = None
+        # The last two windows: threads that take neighbours in turn do not ask for them quite in order.
+        self._had = self._have = _Window(0, memoryview(b""))
+        self._next: tuple[int, int, Future[memoryview]] | None = None
         self._step = _FIRST_BYTES
         if n_bytes is None:
             with explained(path):
@@ -91,30 +108,29 @@ class S3File(io.RawIOBase):
         parts = []
         with self._lock:
             while size:
-                start, data = self._have
-                if not start <= offset < start + len(data):
+                part = self._have.part(offset, size) or self._had.part(offset, size)
+                if not part:
                     self._load(offset, size)
                     continue
-                part = data[offset - start : offset - start + size]
                 parts.append(part)
                 offset, size = offset + len(part), size - len(part)
         return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
 
     def _load(self, offset: int, size: int) -> None:
         """Get the bytes at `offset`, and begin with those after them if this goes on and on."""
-        start, data = self._have
-        reads_on = bool(data) and 0 <= offset - (start + len(data)) <= _GAP_BYTES
+        reads_on = bool(self._have.data) and 0 <= offset - self._have.end <= _GAP_BYTES
+        self._had = self._have
         if self._next is not None:
             first, n_bytes, future = self._next
             self._next = None
             if first <= offset < first + n_bytes:
-                self._have = first, memoryview(future.result())
+                self._have = _Window(first, future.result())
                 self._read_ahead(first + n_bytes)
                 return
             future.cancel()
         self._step = min(2 * self._step, _MAX_BYTES) if reads_on else _FIRST_BYTES
         n_bytes = min(max(size, self._step if reads_on or offset == 0 else 0), self.n_bytes - offset)
-        self._have = offset, memoryview(self._get(offset, n_bytes))
+        self._have = _Window(offset, self._get(offset, n_bytes))
         if reads_on:
             self._read_ahead(offset + n_bytes)
 
@@ -124,7 +140,7 @@ class S3File(io.RawIOBase):
         if n_bytes > 0:
             self._next = offset, n_bytes, _readers().submit(self._get, offset, n_bytes)
 
-    def _get(self, offset: int, n_bytes: int) -> bytes:
+    def _get(self, offset: int, n_bytes: int) -> memoryview:
         """Return exactly these bytes; a body that breaks off is asked for again from there."""
         data = bytearray()
         tries = Tries()
@@ -138,7 +154,7 @@ class S3File(io.RawIOBase):
                 if len(data) > before:
                     tries.start_over()
                 tries.wait(exc)
-        return bytes(data)
+        return memoryview(data)
 
 
 def read_object(path: str) -> tuple[bytes, str]:
