@@ -24,8 +24,11 @@ from spark_embed.storage.s3_requests import ObjectRequests
 
 _MAX_ANSWER_BYTES = 64 << 10
 
-# Answers that say of the image that it is not to be had; all others are about the run.
-_OF_THE_OBJECT = {"AccessDenied", "AllAccessDisabled", "InvalidObjectState", ""}
+# Answers that say of the image that it is not to be had, and why; all others are about the run.
+_OF_THE_OBJECT = {
+    **dict.fromkeys(("AccessDenied", "AllAccessDisabled", ""), "access denied (s3:GetObject)"),
+    "InvalidObjectState": "in an archive, and not restored from it (Glacier)",
+}
 
 
 @dataclass
@@ -129,16 +132,25 @@ class ObjectClient:
 
 async def _explained(response: aiohttp.ClientResponse, uri: str) -> Exception:
     """Return what to raise for an answer that is not the object."""
-    body = await response.content.read(_MAX_ANSWER_BYTES)
-    code = _code(body)
+    code = _code(await _read_answer(response))
     if response.status >= 500 or response.status in (408, 429) or code in ("SlowDown", "RequestTimeout"):
         return _PassingError(f"the store answered {code or response.status}")
     if response.status == 403 and code in _OF_THE_OBJECT:
-        return ImageError("forbidden", f"access denied (s3:GetObject): {uri}")
+        return ImageError("forbidden", f"{_OF_THE_OBJECT[code]}: {uri}")
     error = explain(_as_parsed(code, response.status, response.headers), uri)
     if isinstance(error, S3NotFoundError) and code != "NoSuchBucket":
         return ImageError("not_found", uri)
     return error
+
+
+async def _read_answer(response: aiohttp.ClientResponse) -> bytes:
+    """Return the beginning of a body, which may come in pieces."""
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > _MAX_ANSWER_BYTES:
+            break
+    return bytes(body)
 
 
 def _code(body: bytes) -> str:

@@ -105,6 +105,13 @@ def explain(response: dict[str, Any], path: str) -> S3Error:
         )
     if code == "RequestTimeTooSkewed":
         return S3DeniedError("this machine's clock is wrong by more than 15 minutes; set it")
+    if code == "InvalidObjectState":
+        return S3Error("the object is in an archive (Glacier); restore it first")
+    if code in ("400", "403") and status == code:  # to a HEAD, whose answer has no body
+        return S3DeniedError(
+            "access denied, and the store does not say why; check the access key and its secret, whether "
+            "they have expired, --aws_region, and the policy of the bucket (s3:ListBucket, s3:GetObject)"
+        )
     if code in ("NotImplemented", "501", "UnsupportedOperation"):
         return S3UnsupportedError("the store does not know this kind of request")
     if status == "403" or code in ("AccessDenied", "403"):
