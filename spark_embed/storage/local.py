@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from itertools import chain, islice
 from typing import BinaryIO
 
-from spark_embed.storage.files import StoredFile, write_error
+from spark_embed.storage.files import StoredFile, n_bytes_at, write_error
 
 _MAX_SORTED = 1_000_000
 
@@ -99,7 +99,7 @@ def replaced_file(path: str) -> Iterator[str]:
         os.replace(staged, path)
         sync(folder)
     except OSError as exc:
-        raise write_error(path, exc, _size(staged)) from exc
+        raise write_error(path, exc, n_bytes_at(staged)) from exc
     finally:
         with suppress(OSError):
             os.unlink(staged)
@@ -123,13 +123,6 @@ def sync(path: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _size(path: str) -> int:
-    try:
-        return os.path.getsize(path)
-    except OSError:
-        return 0
 
 
 def free_bytes(path: str) -> float:

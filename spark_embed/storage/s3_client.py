@@ -83,8 +83,8 @@ def find_credentials(bucket: str) -> Any:
 def _here() -> tuple[int, int]:
     """Return what tells this process, its environment and the person's AWS files from others.
 
-    A client of before a fork shares its connections with the parent; one of other keys (set anew in a notebook,
-    or renewed by a tool that writes them to a file each hour) is not who we are any more.
+    A client of before a fork shares its connections with the parent; one of other keys (set anew in a
+    notebook, or written to a file each hour by a tool) is not who we are any more.
     """
     settings = ((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))
     return os.getpid(), hash((frozenset(settings), *map(_written_ns, _FILES)))
