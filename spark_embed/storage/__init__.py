@@ -288,8 +288,8 @@ def read_text(path: str) -> str | None:
         StorageError: the file cannot be read, or is no UTF-8.
     """
     try:
-        with open_binary(path) as file:
-            return file.read().decode()
+        data: bytes = _of(path).read_bytes(path)
+        return data.decode()
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as exc:

@@ -81,6 +81,12 @@ def open_binary(path: str) -> BinaryIO:
     return open(path, "rb")
 
 
+def read_bytes(path: str) -> bytes:
+    """Return the content of a file."""
+    with open_binary(path) as file:
+        return file.read()
+
+
 @contextmanager
 def replaced_file(path: str) -> Iterator[str]:
     """Give the path of a new file that takes the place of the one at `path` when the `with` block ends.

@@ -159,8 +159,13 @@ def create(path: str, data: bytes) -> None:
     except S3UnsupportedError:
         put(path, data)
     except S3ChangedError as exc:
-        if get(path)[0] != data:  # else our own, whose answer was lost, and which was sent again
+        if read_bytes(path) != data:  # else our own, whose answer was lost, and which was sent again
             raise S3ChangedError("there is another one already") from exc
+
+
+def read_bytes(path: str) -> bytes:
+    """Return the content of an object."""
+    return get(path)[0]
 
 
 def get(path: str) -> tuple[bytes, str]:
