@@ -82,8 +82,9 @@ class OutputLock:
             ResumeError: it is no longer this run's.
             StorageError: the file cannot be read or written.
         """
-        if self._renew():
-            return
+        while self._renew():
+            if time.monotonic() - self._renewed < SILENT_S / 2:
+                return  # else it was old when the storage took it
         holder = read_holder(self._path)
         if holder is None:
             reason = f"{self._path} is gone, and another run may have begun"
@@ -151,11 +152,12 @@ class OutputLock:
 
     def _renew(self) -> bool:
         """Write the heartbeat if the lock is this run's; once lost, it stays lost."""
+        began = time.monotonic()
         try:
             with self._file.guarded():
                 ours = not self._is_lost and self._is_ours()
                 self._is_lost = not (ours and self._file.replace(self._text()))
-                self._renewed = time.monotonic()
+                self._renewed = began
         except FileNotFoundError:  # the whole folder
             self._is_lost = True
         except OSError as exc:

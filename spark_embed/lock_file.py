@@ -124,45 +124,51 @@ class DiskLockFile:
 class ObjectLockFile:
     """An object in S3, by conditional writes; a store that has none is asked twice instead, and it is said.
 
-    A write whose answer was lost is sent again by the SDK and then meets itself: so what is refused is read.
+    A write whose answer was lost is sent again and then meets itself: so what is refused is read.
     """
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._etag = ""
         self._is_conditional = True
+        self._seen = self._ours = ""  # what was read last, and what we have written last
+        self._threads = threading.Lock()
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """Do nothing: each write has its condition."""
-        yield
+        """Keep this run's other threads out; of other runs each write has its condition."""
+        with self._threads:
+            yield
 
     def create(self, text: str) -> bool:
         """Make the object; False if there is one."""
+        found = self.read()  # a store that ignores conditions would write over it
+        if found is not None:
+            return found == text
         if self._is_conditional:
             try:
-                self._etag = s3.put(self._path, text.encode(), IfNoneMatch="*")
+                self._put(text, IfNoneMatch="*")
                 self._check_conditions(text)
             except S3ChangedError:
                 return self.read() == text
             except S3UnsupportedError:
                 self._lose_conditions()
-        if self._is_conditional:
-            return True
-        if self.read() not in (None, text):
-            return False
-        self._etag = s3.put(self._path, text.encode())
-        time.sleep(_SETTLE_S)  # so that another one that saw nothing at the same moment has written, too
-        return self.read() == text
+        return self._is_conditional or self._create_without(text)
 
     def replace(self, text: str) -> bool:
         """Give the object another content; False if it is not the one any more that was seen last."""
-        conditions = {"IfMatch": f'"{self._etag}"'} if self._is_conditional else {}
-        try:
-            self._etag = s3.put(self._path, text.encode(), **conditions)
-        except (S3ChangedError, FileNotFoundError):
-            return self.read() == text
-        return True
+        takes_over = self._seen != self._ours
+        if self._is_conditional:
+            try:
+                self._put(text, IfMatch=f'"{self._etag}"')
+            except (S3ChangedError, FileNotFoundError):
+                return self.read() == text
+            except S3UnsupportedError:
+                self._lose_conditions()
+            else:
+                return True
+        self._put(text)
+        return self._is_settled(text) if takes_over else True
 
     def read(self) -> str | None:
         """Return its content; None if there is no such object."""
@@ -170,11 +176,28 @@ class ObjectLockFile:
             data, self._etag = s3.get(self._path)
         except FileNotFoundError:
             return None
-        return data.decode(errors="replace")
+        self._seen = data.decode(errors="replace")
+        return self._seen
 
     def delete(self) -> None:
         """Delete it."""
-        s3.delete(self._path)
+        s3.delete_file(self._path)
+
+    def _put(self, text: str, **conditions: str) -> None:
+        self._ours = text
+        self._etag = s3.put(self._path, text.encode(), **conditions)
+
+    def _create_without(self, text: str) -> bool:
+        """Make the object in a store that knows no conditions."""
+        if self.read() not in (None, text):
+            return False
+        self._put(text)
+        return self._is_settled(text)
+
+    def _is_settled(self, text: str) -> bool:
+        """Say whether it is still ours when another one that saw the same as we did has written, too."""
+        time.sleep(_SETTLE_S)
+        return self.read() == text
 
     def _check_conditions(self, text: str) -> None:
         """Ask for what must be refused: some stores ignore a condition without a word."""
@@ -187,7 +210,7 @@ class ObjectLockFile:
     def _lose_conditions(self) -> None:
         self._is_conditional = False
         logger.warning(
-            "%s: this store knows no conditional writes (If-None-Match): two runs that begin on one "
-            "--output_dir within seconds may not see each other; start one at a time",
+            "%s: this store knows no conditional writes (If-None-Match, If-Match): two runs that begin on "
+            "one --output_dir within seconds may not see each other; start one at a time",
             self._path,
         )

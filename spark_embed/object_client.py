@@ -7,7 +7,6 @@ that stays away fails the task, not the image: nothing is wrong with that.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from xml.etree import ElementTree
@@ -18,15 +17,18 @@ from yarl import URL
 from spark_embed.errors import ImageError, StorageError
 from spark_embed.fetch import DownloadPolicy
 from spark_embed.http_client import Transfer
-from spark_embed.storage.s3_client import PATIENT_ATTEMPTS, traffic
+from spark_embed.storage.s3_client import traffic
 from spark_embed.storage.s3_errors import S3Error, S3NotFoundError, explain
+from spark_embed.storage.s3_patience import max_attempts, pause_s
 from spark_embed.storage.s3_requests import ObjectRequests
 
-_MAX_PAUSE_S = 20.0
 _MAX_ANSWER_BYTES = 64 << 10
 
-# Answers that say of the image that it is not to be had; all others are about the run.
-_OF_THE_OBJECT = {"AccessDenied", "AllAccessDisabled", "InvalidObjectState", ""}
+# Answers that say of the image that it is not to be had, and why; all others are about the run.
+_OF_THE_OBJECT = {
+    **dict.fromkeys(("AccessDenied", "AllAccessDisabled", ""), "access denied (s3:GetObject)"),
+    "InvalidObjectState": "in an archive, and not restored from it (Glacier)",
+}
 
 
 @dataclass
@@ -71,19 +73,19 @@ class ObjectClient:
             StorageError: the store stays away, or does not accept who we are any more.
         """
         loop = asyncio.get_running_loop()
+        n_attempts = max_attempts()
         try:
             if not self._requests.knows(uri):  # the first of a bucket asks the store
                 await loop.run_in_executor(None, self._requests.url, uri)
             url = self._requests.url(uri)
-            for attempt in range(1, PATIENT_ATTEMPTS + 1):
+            for attempt in range(1, n_attempts + 1):
                 try:
                     async with self._turns:
                         return await self._ask(uri, url, transfer)
                 except _PassingError as exc:
-                    if attempt == PATIENT_ATTEMPTS:
-                        raise StorageError(f"{uri}: cannot be read: {exc.text}") from exc
-                # As the SDK does it ("standard").
-                await asyncio.sleep(min(_MAX_PAUSE_S, random.random() * 2**attempt))  # noqa: S311
+                    if attempt == n_attempts:
+                        raise StorageError(f"{uri}: cannot be read: {exc.text}, {attempt} times") from exc
+                await asyncio.sleep(pause_s(attempt))
         except S3Error as exc:
             raise StorageError(f"{uri}: cannot be read: {exc}") from exc
         raise AssertionError("an attempt returns or raises")
@@ -106,7 +108,7 @@ class ObjectClient:
             if isinstance(exc, S3Error):
                 raise
             # Not the library's text: it may hold the whole URL.
-            raise _PassingError(f"{type(exc).__name__}, {PATIENT_ATTEMPTS} times") from exc
+            raise _PassingError(type(exc).__name__) from exc
         finally:
             traffic.add(1, n_bytes)
             transfer.seconds += loop.time() - started
@@ -130,16 +132,25 @@ class ObjectClient:
 
 async def _explained(response: aiohttp.ClientResponse, uri: str) -> Exception:
     """Return what to raise for an answer that is not the object."""
-    body = await response.content.read(_MAX_ANSWER_BYTES)
-    code = _code(body)
+    code = _code(await _read_answer(response))
     if response.status >= 500 or response.status in (408, 429) or code in ("SlowDown", "RequestTimeout"):
-        return _PassingError(f"the store answered {code or response.status}, {PATIENT_ATTEMPTS} times")
+        return _PassingError(f"the store answered {code or response.status}")
     if response.status == 403 and code in _OF_THE_OBJECT:
-        return ImageError("forbidden", f"access denied (s3:GetObject): {uri}")
+        return ImageError("forbidden", f"{_OF_THE_OBJECT[code]}: {uri}")
     error = explain(_as_parsed(code, response.status, response.headers), uri)
     if isinstance(error, S3NotFoundError) and code != "NoSuchBucket":
         return ImageError("not_found", uri)
     return error
+
+
+async def _read_answer(response: aiohttp.ClientResponse) -> bytes:
+    """Return the beginning of a body, which may come in pieces."""
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > _MAX_ANSWER_BYTES:
+            break
+    return bytes(body)
 
 
 def _code(body: bytes) -> str:

@@ -216,6 +216,12 @@ def short_pauses(monkeypatch):
     monkeypatch.setattr("spark_embed.http_client._PAUSE_S", 0.05)
 
 
+@pytest.fixture
+def short_s3_pauses(monkeypatch):
+    """A store that is away or busy is soon asked again."""
+    monkeypatch.setattr("spark_embed.storage.s3_patience.MAX_PAUSE_S", 0.05)
+
+
 @pytest.fixture(scope="session")
 def stamped(tmp_path_factory, photos) -> Path:
     """Twelve shards of small photos that say which they are; `crashes.write_shards`."""

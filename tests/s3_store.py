@@ -2,7 +2,9 @@
 
 import json
 import os
-from functools import cache
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, cached_property
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 from uuid import uuid4
@@ -36,6 +38,11 @@ class Store:
         self.access_key = access_key
         self.secret_key = secret_key
         self.region = region
+
+    @cached_property
+    def direct(self):
+        """A client without more ado: one, because to make one takes longer than what most tests ask for."""
+        return self.client()
 
     def seen_by(self, access_key: str | None, secret_key: str | None) -> "Store":
         """Return the same store for somebody else, who need not exist."""
@@ -94,8 +101,30 @@ class Store:
         name = name or f"b-{uuid4().hex[:12]}"
         where = {} if self.region == "us-east-1" else {"LocationConstraint": self.region}
         options = {"CreateBucketConfiguration": where} if where else {}
-        self.client().create_bucket(Bucket=name, **options)
+        self.direct.create_bucket(Bucket=name, **options)
         return name
+
+    def fill(self, bucket: str, names: Iterable[str], prefix: str = "") -> None:
+        """Put an object at each name below a prefix; its content is the name."""
+
+        def put(name: str) -> None:
+            self.direct.put_object(Bucket=bucket, Key=prefix + name, Body=name.encode())
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(put, names))
+
+    def content(self, bucket: str, prefix: str = "") -> dict[str, bytes]:
+        """Return the objects below a prefix, by what follows it in their keys."""
+        pages = self.direct.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        keys = [entry["Key"] for page in pages for entry in page.get("Contents", ())]
+        return {
+            key[len(prefix) :]: self.direct.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys
+        }
+
+    def uploads(self, bucket: str) -> list[str]:
+        """Return the keys of what is being uploaded in parts."""
+        found = self.direct.list_multipart_uploads(Bucket=bucket).get("Uploads", ())
+        return [upload["Key"] for upload in found]
 
     def make_user(self, access_key: str, secret_key: str) -> "Store":
         """Make a user with no rights but to buckets that they are given; returns the store as they see it."""
@@ -127,7 +156,7 @@ class Store:
 
     def _add_statement(self, bucket: str, effect: str, who: str, action: str, what: list[str]) -> None:
         try:
-            policy = json.loads(self.client().get_bucket_policy(Bucket=bucket)["Policy"])
+            policy = json.loads(self.direct.get_bucket_policy(Bucket=bucket)["Policy"])
         except ClientError as exc:
             if exc.response["Error"]["Code"] != "NoSuchBucketPolicy":
                 raise
@@ -135,4 +164,4 @@ class Store:
         resources = [f"arn:aws:s3:::{resource}" for resource in what]
         statement = {"Effect": effect, "Principal": {"AWS": who}, "Action": action, "Resource": resources}
         policy["Statement"].append(statement)
-        self.client().put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
+        self.direct.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))

@@ -37,8 +37,9 @@ from spark_embed.storage.paths import (
     split_s3,
     uri_scheme,
 )
-from spark_embed.storage.s3_client import impatient, traffic
+from spark_embed.storage.s3_client import traffic
 from spark_embed.storage.s3_errors import store_failure
+from spark_embed.storage.s3_patience import impatient
 
 __all__ = [
     "StoredFile",
@@ -287,8 +288,8 @@ def read_text(path: str) -> str | None:
         StorageError: the file cannot be read, or is no UTF-8.
     """
     try:
-        with open_binary(path) as file:
-            return file.read().decode()
+        data: bytes = _of(path).read_bytes(path)
+        return data.decode()
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as exc:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from dataclasses import dataclass
 
 from spark_embed.errors import NoSpaceError, StorageError
@@ -32,6 +33,14 @@ def file_version(n_bytes: int, modified_ns: int, etag: str = "") -> str:
     """
     version = f"{n_bytes}-{modified_ns // 1_000_000}"
     return f"{version}-{etag}" if etag else version
+
+
+def n_bytes_at(path: str) -> int:
+    """Return how large a file on this machine is; 0 if there is none."""
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return 0
 
 
 def write_error(path: str, exc: OSError, n_bytes: int) -> StorageError:

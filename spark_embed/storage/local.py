@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from itertools import chain, islice
 from typing import BinaryIO
 
-from spark_embed.storage.files import StoredFile, write_error
+from spark_embed.storage.files import StoredFile, n_bytes_at, write_error
 
 _MAX_SORTED = 1_000_000
 
@@ -81,6 +81,12 @@ def open_binary(path: str) -> BinaryIO:
     return open(path, "rb")
 
 
+def read_bytes(path: str) -> bytes:
+    """Return the content of a file."""
+    with open_binary(path) as file:
+        return file.read()
+
+
 @contextmanager
 def replaced_file(path: str) -> Iterator[str]:
     """Give the path of a new file that takes the place of the one at `path` when the `with` block ends.
@@ -99,7 +105,7 @@ def replaced_file(path: str) -> Iterator[str]:
         os.replace(staged, path)
         sync(folder)
     except OSError as exc:
-        raise write_error(path, exc, _size(staged)) from exc
+        raise write_error(path, exc, n_bytes_at(staged)) from exc
     finally:
         with suppress(OSError):
             os.unlink(staged)
@@ -123,13 +129,6 @@ def sync(path: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _size(path: str) -> int:
-    try:
-        return os.path.getsize(path)
-    except OSError:
-        return 0
 
 
 def free_bytes(path: str) -> float:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Any, BinaryIO, cast
 
-from spark_embed.storage.files import StoredFile, write_error
+from spark_embed.storage.files import StoredFile, is_disk_full, n_bytes_at, write_error
 from spark_embed.storage.paths import is_inside, spark_scheme, split_s3
 from spark_embed.storage.s3_client import client_for
 from spark_embed.storage.s3_errors import (
@@ -25,8 +25,9 @@ from spark_embed.storage.s3_errors import (
     S3UnsupportedError,
     explained,
 )
-from spark_embed.storage.s3_file import S3File
+from spark_embed.storage.s3_file import S3File, read_object
 from spark_embed.storage.s3_listing import list_objects, list_top
+from spark_embed.storage.s3_upload import PART_BYTES, send_file
 
 _DELETED_AT_ONCE = 1000  # https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObjects.html
 
@@ -68,7 +69,7 @@ def list_names(folder: str) -> list[str]:
     """Return the names in `folder`, sorted; none if there is nothing in it."""
     bucket, prefix = _bucket_and_prefix(folder)
     found = (item.get("Key") or item["Prefix"] for item in list_top(bucket, prefix))
-    return sorted(name for key in found if (name := key[len(prefix) :].rstrip("/")))
+    return sorted({name for key in found if (name := key[len(prefix) :].rstrip("/"))})
 
 
 def stat(path: str) -> StoredFile:
@@ -107,30 +108,22 @@ def replaced_file(path: str) -> Iterator[str]:
     Raises:
         StorageError: it cannot be written.
     """
-    descriptor, staged = tempfile.mkstemp(prefix="spark_embed-")
-    os.close(descriptor)
-    bucket, key = split_s3(path)
+    n_bytes = 0
     try:
-        yield staged
-        # A managed upload: in parts, and tried again part by part, where it is large.
-        with explained(path):
-            _upload(bucket, key, staged)
+        with tempfile.TemporaryDirectory(prefix="spark_embed-", ignore_cleanup_errors=True) as folder:
+            staged = os.path.join(folder, "staged")
+            try:
+                yield staged
+            finally:
+                n_bytes = n_bytes_at(staged)
+            with open(staged, "rb") as file:
+                if n_bytes > PART_BYTES:
+                    send_file(file, path)
+                else:
+                    put(path, file.read())
     except OSError as exc:
-        raise write_error(path, exc, os.path.getsize(staged)) from exc
-    finally:
-        with suppress(OSError):
-            os.unlink(staged)
-
-
-def _upload(bucket: str, key: str, path: str) -> None:
-    from boto3.exceptions import S3UploadFailedError
-
-    try:
-        client_for(bucket).upload_file(path, bucket, key)
-    except S3UploadFailedError as exc:
-        if exc.__context__ is not None:
-            raise exc.__context__ from exc  # what the SDK says, without the names of its own
-        raise S3Error(" ".join(str(exc).split())[:300]) from exc
+        # No space is this machine's.
+        raise write_error(tempfile.gettempdir() if is_disk_full(exc) else path, exc, n_bytes) from exc
 
 
 def write_bytes(path: str, data: bytes) -> None:
@@ -165,15 +158,19 @@ def create(path: str, data: bytes) -> None:
         put(path, data, IfNoneMatch="*")
     except S3UnsupportedError:
         put(path, data)
-    except S3ChangedError:
-        if get(path)[0] != data:  # else our own, whose answer was lost, and which the SDK sent again
-            raise
+    except S3ChangedError as exc:
+        if read_bytes(path) != data:  # else our own, whose answer was lost, and which was sent again
+            raise S3ChangedError("there is another one already") from exc
+
+
+def read_bytes(path: str) -> bytes:
+    """Return the content of an object."""
+    return get(path)[0]
 
 
 def get(path: str) -> tuple[bytes, str]:
     """Return an object and its ETag."""
-    with S3File(path) as file:
-        return file.read(), file.etag
+    return read_object(path)
 
 
 def free_bytes(path: str) -> float:
@@ -197,12 +194,17 @@ def _delete_keys(path: str, keys: Iterable[str]) -> None:
         objects: dict[str, Any] = {"Objects": [{"Key": key} for key in batch], "Quiet": True}
         with explained(path):
             answer = client_for(bucket).delete_objects(Bucket=bucket, Delete=objects)
-        if failed := answer.get("Errors"):
-            raise S3DeniedError(f"{failed[0].get('Key')}: {failed[0].get('Code')}; s3:DeleteObject is needed")
+        for failed in answer.get(
+            "Errors", ()
+        ):  # one by one: tried again where the store was busy, or told why
+            with explained(object_path(bucket, failed["Key"])):
+                client_for(bucket).delete_object(Bucket=bucket, Key=failed["Key"])
 
 
 def is_file(path: str) -> bool:
     """Say whether there is an object at `path`."""
+    if not split_s3(path)[1]:
+        return False
     with suppress(S3NotFoundError):
         stat(path)
         return True
@@ -277,6 +279,8 @@ def copy_tree(path: str, to: str) -> None:
     if is_file(path):
         _copy(path, to)
     for item in list_objects(bucket, prefix):
+        if item["Key"].endswith("/"):  # what consoles make for an empty folder
+            continue
         _copy(object_path(bucket, item["Key"]), f"{to}/{item['Key'][len(prefix) :]}")
 
 

@@ -10,23 +10,18 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from spark_embed.storage.s3_errors import explained
+from spark_embed.storage.s3_errors import S3Error, explained
+from spark_embed.storage.s3_patience import is_impatient, pause_before_retry
 
 _DEFAULT_REGION = "us-east-1"
-
-# "standard" waits min(random * 2^n, 20) s before attempt n: 12 bridge a store that is away for half a minute,
-# and end after about two minutes. The first look at a store, before anything has been done, gives up sooner.
-PATIENT_ATTEMPTS = 12
-_IMPATIENT_ATTEMPTS = 4
 _MAX_CONNECTIONS = 64
+_FILES = ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"), ("AWS_CONFIG_FILE", "~/.aws/config")
 
 _lock = threading.Lock()
-_clients: dict[tuple[int, bool, bool], Any] = {}
-_of_thread = threading.local()
+_sessions: dict[tuple[int, int], Any] = {}
+_clients: dict[tuple[tuple[int, int], bool, bool], Any] = {}
 
 
 class Traffic:
@@ -56,37 +51,72 @@ traffic = Traffic()
 
 
 def client_for(bucket: str) -> Any:
-    """Return this process's client, without credentials for an anonymous bucket; safe on any thread."""
-    # A client of before a fork shares its connections with the parent.
-    key = (os.getpid(), is_anonymous(bucket), not getattr(_of_thread, "is_impatient", False))
+    """Return this process's client, without credentials for an anonymous bucket; safe on any thread.
+
+    Raises:
+        S3Error: what the environment says makes none.
+    """
+    here = _here()
+    key = (here, is_anonymous(bucket), is_impatient())
     with _lock:
         if key not in _clients:
-            _clients[key] = _make_client(anonymous=key[1], patient=key[2])
+            with explained(f"s3://{bucket}"):
+                _clients[key] = _make_client(_session(here), anonymous=key[1], impatient=key[2])
         return _clients[key]
 
 
-@contextmanager
-def impatient() -> Iterator[None]:
-    """Give up sooner in this thread: a wrong endpoint should not take minutes to be told."""
-    before = getattr(_of_thread, "is_impatient", False)
-    _of_thread.is_impatient = True
+def find_credentials(bucket: str) -> Any:
+    """Return the SDK's credentials, which renew themselves; all of this process's share them.
+
+    Raises:
+        S3DeniedError: there are none.
+    """
+    from botocore.exceptions import NoCredentialsError
+
+    with _lock, explained(f"s3://{bucket}"):
+        credentials = _session(_here()).get_credentials()
+        if credentials is None:
+            raise NoCredentialsError
+        return credentials
+
+
+def _here() -> tuple[int, int]:
+    """Return what tells this process, its environment and the person's AWS files from others.
+
+    A client of before a fork shares its connections with the parent; one of other keys (set anew in a
+    notebook, or written to a file each hour by a tool) is not who we are any more.
+    """
+    settings = ((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))
+    return os.getpid(), hash((frozenset(settings), *map(_written_ns, _FILES)))
+
+
+def _written_ns(file: tuple[str, str]) -> int:
+    """Return when one of `_FILES` was written; 0 for none."""
+    name, default = file
     try:
-        yield
-    finally:
-        _of_thread.is_impatient = before
+        return os.stat(os.path.expanduser(os.environ.get(name, default))).st_mtime_ns
+    except OSError:
+        return 0
 
 
-def _make_client(*, anonymous: bool, patient: bool) -> Any:
+def _session(here: tuple[int, int]) -> Any:
     # Imported where it is needed: a run without S3 does not pay for it.
     import boto3
+
+    if here not in _sessions:
+        _sessions[here] = boto3.Session()
+    return _sessions[here]
+
+
+def _make_client(session: Any, *, anonymous: bool, impatient: bool) -> Any:
     from botocore import UNSIGNED
     from botocore.config import Config
 
     config = Config(
         region_name=region(),
-        retries={"mode": "standard", "max_attempts": PATIENT_ATTEMPTS if patient else _IMPATIENT_ATTEMPTS},
-        connect_timeout=10 if patient else 4,
-        read_timeout=60 if patient else 10,
+        retries={"mode": "standard", "total_max_attempts": 1},  # the others are ours
+        connect_timeout=4 if impatient else 10,
+        read_timeout=10 if impatient else 60,
         max_pool_connections=_MAX_CONNECTIONS,
         # A bucket's name before a custom endpoint's host needs a wildcard in the DNS that few have.
         s3={"addressing_style": "path" if endpoint() else "auto"},
@@ -95,8 +125,11 @@ def _make_client(*, anonymous: bool, patient: bool) -> Any:
         response_checksum_validation="when_required",
         **({"signature_version": UNSIGNED} if anonymous else {}),
     )
-    with explained(""):
-        client = boto3.Session().client("s3", config=config)
+    try:
+        client = session.client("s3", config=config)
+    except ValueError as exc:  # botocore's, for what is no URL
+        raise S3Error("AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL is no http:// or https:// address") from exc
+    client.meta.events.register("needs-retry.s3", pause_before_retry)
     client.meta.events.register("before-send.s3", _count_request)
     return client
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from spark_embed.storage.s3_patience import is_passing
+
 
 class S3Error(OSError):
     """A request failed; `is_passing` if the same one may succeed later."""
@@ -18,6 +20,10 @@ class S3PassingError(S3Error):
     """The store was away, or too busy, for as long as we were ready to try."""
 
     is_passing = True
+
+
+class S3BrokenOffError(S3PassingError):
+    """An answer began and did not come to its end; unlike what the SDK gives up on, it was tried once."""
 
 
 class S3NotFoundError(S3Error, FileNotFoundError):
@@ -53,6 +59,8 @@ def explained(path: str) -> Iterator[None]:
         S3Error: with what to check.
     """
     from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
+    from urllib3.exceptions import HTTPError
 
     try:
         yield
@@ -60,6 +68,8 @@ def explained(path: str) -> Iterator[None]:
         raise explain(exc.response, path) from exc
     except BotoCoreError as exc:
         raise _explain_local(exc, path) from exc
+    except (HTTPError, ResponseParserError) as exc:  # what the SDK lets through while it reads an answer
+        raise S3BrokenOffError(f"the answer broke off: {one_line(exc)}") from exc
 
 
 def explain(response: dict[str, Any], path: str) -> S3Error:
@@ -95,6 +105,13 @@ def explain(response: dict[str, Any], path: str) -> S3Error:
         )
     if code == "RequestTimeTooSkewed":
         return S3DeniedError("this machine's clock is wrong by more than 15 minutes; set it")
+    if code == "InvalidObjectState":
+        return S3Error("the object is in an archive (Glacier); restore it first")
+    if code in ("400", "403") and status == code:  # to a HEAD, whose answer has no body
+        return S3DeniedError(
+            "access denied, and the store does not say why; check the access key and its secret, whether "
+            "they have expired, --aws_region, and the policy of the bucket (s3:ListBucket, s3:GetObject)"
+        )
     if code in ("NotImplemented", "501", "UnsupportedOperation"):
         return S3UnsupportedError("the store does not know this kind of request")
     if status == "403" or code in ("AccessDenied", "403"):
@@ -126,19 +143,22 @@ def _explain_local(exc: Exception, path: str) -> S3Error:
         | exceptions.SSOError
         | exceptions.ConfigParseError,
     ):
-        return S3DeniedError(f"no AWS credentials: {_one_line(exc)}")
+        return S3DeniedError(f"no AWS credentials: {one_line(exc)}")
     if isinstance(exc, exceptions.NoRegionError):
         return S3Error("which region? give --aws_region, or set AWS_REGION")
     if isinstance(exc, exceptions.ParamValidationError):
-        return S3Error(f"no name that S3 knows: {_one_line(exc)}")
-    if isinstance(
-        exc, exceptions.HTTPClientError | exceptions.ConnectionError | exceptions.IncompleteReadError
-    ):
+        return S3Error(f"no name that S3 knows: {one_line(exc)}")
+    if is_passing(exc):
         return S3PassingError(
-            f"the store cannot be reached: {_one_line(exc)}; check network and endpoint; "
+            f"the store cannot be reached: {one_line(exc)}; check network and endpoint; "
             "when it is back, the same command goes on"
         )
-    return S3Error(_one_line(exc))
+    if isinstance(exc, exceptions.HTTPClientError):  # its text has the header, and so the key or the token
+        return S3DeniedError(
+            "AWS_ACCESS_KEY_ID, AWS_SESSION_TOKEN or the endpoint holds a character that cannot be sent, "
+            "such as a line break; set them without it"
+        )
+    return S3Error(one_line(exc))
 
 
 # What org.apache.hadoop.fs.s3a calls a store that is away or busy, or does not know us any more.
@@ -157,5 +177,6 @@ def store_failure(text: str) -> str | None:
     return None
 
 
-def _one_line(exc: Exception) -> str:
-    return " ".join(str(exc).split())[:300]
+def one_line(exc: BaseException) -> str:
+    """Return an error's text for a line of ours, without the password of an address."""
+    return re.sub(r"//[^/@\s]*@", "//", " ".join(str(exc).split()))[:300]

@@ -7,26 +7,38 @@ up to some megabytes, the next one under way while this one is being used.
 from __future__ import annotations
 
 import io
-import random
+import os
 import threading
-import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from spark_embed.storage.paths import split_s3
-from spark_embed.storage.s3_client import PATIENT_ATTEMPTS, client_for, traffic
-from spark_embed.storage.s3_errors import S3PassingError, explained
+from spark_embed.storage.s3_client import client_for, traffic
+from spark_embed.storage.s3_errors import S3BrokenOffError, S3UnsupportedError, explained, one_line
+from spark_embed.storage.s3_patience import Tries
 
 _FIRST_BYTES = 256 << 10
 _MAX_BYTES = 8 << 20
 _GAP_BYTES = 1 << 20  # so little left out still counts as reading on
-_MAX_PAUSE_S = 20.0
+_PART_BYTES = 1 << 20
 _N_THREADS = 8
 
 
-class _BrokenOffError(S3PassingError):
-    """An answer began and did not come to its end; unlike what the SDK gives up on, it was tried once."""
+class _Window(NamedTuple):
+    """Bytes of an object that are here, from `start` on."""
+
+    start: int
+    data: memoryview
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.data)
+
+    def part(self, offset: int, size: int) -> memoryview:
+        """Return what there is here of `size` bytes from `offset` on; nothing if that begins elsewhere."""
+        first = offset - self.start
+        return self.data[first : first + size] if first >= 0 else self.data[:0]
 
 
 class S3File(io.RawIOBase):
@@ -45,8 +57,9 @@ class S3File(io.RawIOBase):
         self._bucket, self._key = split_s3(path)
         self._position = 0
         self._lock = threading.RLock()
-        self._have: tuple[int, memoryview] = (0, memoryview(b""))
-        self._next: tuple[int, int, Future[bytes]] | None = None
+        # The last two windows: threads that take neighbours in turn do not ask for them quite in order.
+        self._had = self._have = _Window(0, memoryview(b""))
+        self._next: tuple[int, int, Future[memoryview]] | None = None
         self._step = _FIRST_BYTES
         if n_bytes is None:
             with explained(path):
@@ -95,30 +108,29 @@ class S3File(io.RawIOBase):
         parts = []
         with self._lock:
             while size:
-                start, data = self._have
-                if not start <= offset < start + len(data):
+                part = self._have.part(offset, size) or self._had.part(offset, size)
+                if not part:
                     self._load(offset, size)
                     continue
-                part = data[offset - start : offset - start + size]
                 parts.append(part)
                 offset, size = offset + len(part), size - len(part)
         return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
 
     def _load(self, offset: int, size: int) -> None:
         """Get the bytes at `offset`, and begin with those after them if this goes on and on."""
-        start, data = self._have
-        reads_on = bool(data) and 0 <= offset - (start + len(data)) <= _GAP_BYTES
+        reads_on = bool(self._have.data) and 0 <= offset - self._have.end <= _GAP_BYTES
+        self._had = self._have
         if self._next is not None:
             first, n_bytes, future = self._next
             self._next = None
             if first <= offset < first + n_bytes:
-                self._have = first, memoryview(future.result())
+                self._have = _Window(first, future.result())
                 self._read_ahead(first + n_bytes)
                 return
             future.cancel()
         self._step = min(2 * self._step, _MAX_BYTES) if reads_on else _FIRST_BYTES
         n_bytes = min(max(size, self._step if reads_on or offset == 0 else 0), self.n_bytes - offset)
-        self._have = offset, memoryview(self._get(offset, n_bytes))
+        self._have = _Window(offset, self._get(offset, n_bytes))
         if reads_on:
             self._read_ahead(offset + n_bytes)
 
@@ -128,43 +140,77 @@ class S3File(io.RawIOBase):
         if n_bytes > 0:
             self._next = offset, n_bytes, _readers().submit(self._get, offset, n_bytes)
 
-    def _get(self, offset: int, n_bytes: int) -> bytes:
+    def _get(self, offset: int, n_bytes: int) -> memoryview:
         """Return exactly these bytes; a body that breaks off is asked for again from there."""
         data = bytearray()
-        n_failed = 0
+        tries = Tries()
         while len(data) < n_bytes:
             before = len(data)
+            first, last = offset + before, offset + n_bytes - 1
+            options = {"IfMatch": f'"{self.etag}"'} if self.etag else {}
             try:
-                with explained(self._path):
-                    self._get_some(offset, n_bytes, data)
-            except _BrokenOffError:
-                n_failed = 0 if len(data) > before else n_failed + 1
-                if n_failed >= PATIENT_ATTEMPTS:
-                    raise
-                time.sleep(min(_MAX_PAUSE_S, random.random() * 2**n_failed))  # noqa: S311  as the SDK does
-            finally:
-                traffic.add(0, len(data) - before)
-        return bytes(data)
+                _read_into(data, self._path, Range=f"bytes={first}-{last}", **options)
+            except S3BrokenOffError as exc:
+                if len(data) > before:
+                    tries.start_over()
+                tries.wait(exc)
+        return memoryview(data)
 
-    def _get_some(self, offset: int, n_bytes: int, data: bytearray) -> None:
-        from botocore.exceptions import IncompleteReadError, ResponseStreamingError
 
-        wanted = f"bytes={offset + len(data)}-{offset + n_bytes - 1}"
-        options = {"IfMatch": f'"{self.etag}"'} if self.etag else {}
-        answer = client_for(self._bucket).get_object(
-            Bucket=self._bucket, Key=self._key, Range=wanted, **options
-        )
-        body = answer["Body"]
+def read_object(path: str) -> tuple[bytes, str]:
+    """Return an object and its ETag; with one request, so that a reader sees the old one or the new one.
+
+    Raises:
+        S3Error: it cannot be read.
+    """
+    tries = Tries()
+    while True:
+        data = bytearray()
         try:
-            while part := body.read(1 << 20):
-                data += part
-        except (IncompleteReadError, ResponseStreamingError, OSError) as exc:  # OSError: a reset, a time-out
-            raise _BrokenOffError(f"the answer broke off: {' '.join(str(exc).split())[:200]}") from exc
-        finally:
-            body.close()
+            answer = _read_into(data, path)
+        except S3BrokenOffError as exc:
+            tries.wait(exc)
+        else:
+            return bytes(data), answer["ETag"].strip('"')
+
+
+def _read_into(data: bytearray, path: str, **options: str) -> dict[str, Any]:
+    """Ask for an object, or for a range of it, and append what comes; returns what the store says of it.
+
+    Raises:
+        S3BrokenOffError: not all of it came; what did is there.
+        S3Error: it cannot be read.
+    """
+    from botocore.exceptions import HTTPClientError, IncompleteReadError
+
+    bucket, key = split_s3(path)
+    before = len(data)
+    with explained(path):
+        answer: dict[str, Any] = client_for(bucket).get_object(Bucket=bucket, Key=key, **options)
+    if "Range" in options and not _is_of(answer.get("ContentRange", ""), options["Range"]):
+        raise S3UnsupportedError("the store, or a proxy before it, does not answer with the range asked for")
+    body = answer["Body"]
+    try:
+        while part := body.read(_PART_BYTES):
+            data += part
+    # A time-out and a reset of the SDK's are HTTPClientErrors; an OSError is the system's own.
+    except (HTTPClientError, IncompleteReadError, OSError) as exc:
+        raise S3BrokenOffError(f"the answer broke off: {one_line(exc)}") from exc
+    finally:
+        body.close()
+        traffic.add(0, len(data) - before)
+    return answer
+
+
+def _is_of(content_range: str, wanted: str) -> bool:
+    return content_range.replace(" ", "=").startswith(f"{wanted}/")
+
+
+def _readers() -> ThreadPoolExecutor:
+    """Return the threads that read ahead, made when they are needed: a thread does not survive a fork."""
+    return _readers_of(os.getpid())
 
 
 @cache
-def _readers() -> ThreadPoolExecutor:
-    """Return the threads that read ahead, made when they are needed: a thread does not survive a fork."""
+def _readers_of(pid: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_N_THREADS, thread_name_prefix="s3")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from spark_embed.storage.paths import split_s3
-from spark_embed.storage.s3_client import client_for, endpoint, is_anonymous
+from spark_embed.storage.s3_client import client_for, endpoint, find_credentials, is_anonymous
 from spark_embed.storage.s3_errors import explained
 
 _UNSIGNED = "UNSIGNED-PAYLOAD"  # as the SDK does over TLS; a GET has no payload anyway
@@ -72,22 +72,12 @@ class ObjectRequests:
         region = client.meta.region_name or "us-east-1"
         with explained(uri):
             if self._credentials is None and not is_anonymous(bucket):
-                self._credentials = _find_credentials(uri)
+                self._credentials = find_credentials(bucket)
             if endpoint() is None and "AWS_ENDPOINT_URL" not in os.environ:
                 region = _region_of(client, bucket) or region
             signed = client.generate_presigned_url("get_object", {"Bucket": bucket, "Key": "k"})
         base = signed.partition("?")[0].removesuffix("k")
         return _Bucket(base.replace(f".{client.meta.region_name}.", f".{region}."), region)
-
-
-def _find_credentials(uri: str) -> Any:
-    import boto3
-    from botocore.exceptions import NoCredentialsError
-
-    credentials = boto3.Session().get_credentials()
-    if credentials is None:
-        raise NoCredentialsError
-    return credentials
 
 
 def _region_of(client: Any, bucket: str) -> str | None:

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import io
 import json
+import uuid
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from contextlib import suppress
+from typing import Any, BinaryIO
 
-from spark_embed.storage import s3
 from spark_embed.storage.paths import split_s3
 from spark_embed.storage.s3_client import client_for
 from spark_embed.storage.s3_errors import S3Error, S3NotFoundError, explained
 
 # S3 takes 10,000 parts of 5 MiB to 5 GiB, all but the last of at least that. Every thousand parts their size
 # doubles: 8 TB in all, more than an object may have, and 8 GB within 24 MiB of memory.
-_PART_BYTES = 8 << 20
+PART_BYTES = 8 << 20
 _PARTS_OF_A_SIZE = 1000
 _PARTS_AT_ONCE = 2
+
+_MARK = "spark-embed-upload"
+"""Of the object's metadata: tells it from another one of the same name and size."""
 
 
 class S3Upload(io.RawIOBase):
@@ -37,8 +41,11 @@ class S3Upload(io.RawIOBase):
     def __init__(self, path: str) -> None:
         self._path = path
         self._bucket, self._key = split_s3(path)
+        self._mark = uuid.uuid4().hex
         with explained(path):
-            answer = client_for(self._bucket).create_multipart_upload(Bucket=self._bucket, Key=self._key)
+            answer = client_for(self._bucket).create_multipart_upload(
+                Bucket=self._bucket, Key=self._key, Metadata={_MARK: self._mark}
+            )
         self._upload = {"Bucket": self._bucket, "Key": self._key, "UploadId": answer["UploadId"]}
         self._buffer = bytearray()
         self._pool = ThreadPoolExecutor(_PARTS_AT_ONCE, thread_name_prefix="upload")
@@ -70,9 +77,7 @@ class S3Upload(io.RawIOBase):
             self._send(bytes(self._buffer))
         parts = [future.result() for future in self._sent]
         self._pool.shutdown()
-        return json.dumps(
-            {"path": self._path, "upload": self._upload, "parts": parts, "n_bytes": self.n_bytes}
-        )
+        return json.dumps({"path": self._path, "upload": self._upload, "parts": parts, "mark": self._mark})
 
     def discard(self) -> None:
         """Give it up."""
@@ -81,7 +86,7 @@ class S3Upload(io.RawIOBase):
             client_for(self._bucket).abort_multipart_upload(**self._upload)
 
     def _part_bytes(self) -> int:
-        return int(_PART_BYTES << (len(self._sent) // _PARTS_OF_A_SIZE))
+        return int(PART_BYTES << (len(self._sent) // _PARTS_OF_A_SIZE))
 
     def _send(self, data: bytes) -> None:
         future = self._pool.submit(self._send_part, len(self._sent) + 1, data)
@@ -97,7 +102,7 @@ class S3Upload(io.RawIOBase):
 
 
 def complete_upload(receipt: str) -> None:
-    """Make an object appear.
+    """Make an object appear; nothing happens where it has appeared already.
 
     Raises:
         S3Error: the store does not do it; the upload stays.
@@ -109,6 +114,33 @@ def complete_upload(receipt: str) -> None:
             client_for(upload["Bucket"]).complete_multipart_upload(
                 **upload, MultipartUpload={"Parts": told["parts"]}
             )
-    except S3NotFoundError:  # an answer was lost, and the SDK asked again
-        if s3.stat(path).n_bytes != told["n_bytes"]:
-            raise S3Error("another object is there than was uploaded") from None
+    except S3NotFoundError as exc:  # an answer was lost, and asked for again
+        if not _is_there(path, told["mark"]):
+            raise S3Error("the upload is gone, and the object that it was for is not there") from exc
+
+
+def _is_there(path: str, mark: str) -> bool:
+    bucket, key = split_s3(path)
+    try:
+        with explained(path):
+            head = client_for(bucket).head_object(Bucket=bucket, Key=key)
+    except S3NotFoundError:
+        return False
+    return bool(head["Metadata"].get(_MARK) == mark)
+
+
+def send_file(file: BinaryIO, path: str) -> None:
+    """Send a large file, which appears when all of it is there.
+
+    Raises:
+        S3Error: the store does not take it; nothing is left of it then, as far as the store can be told.
+    """
+    upload = S3Upload(path)
+    try:
+        while part := file.read(PART_BYTES):
+            upload.write(part)
+        complete_upload(upload.finish())
+    except BaseException:
+        with suppress(S3Error):
+            upload.discard()
+        raise

@@ -53,7 +53,7 @@ def publish_file(staged: str, path: str) -> None:
     """
     try:
         if is_s3(path):
-            complete_upload(s3.get(staged)[0].decode())
+            complete_upload(s3.read_bytes(staged).decode())
         else:
             local.move(staged, path)
             local.sync(os.path.dirname(path))
