@@ -54,7 +54,8 @@ class ModelOptions(BaseModel):
     model_directory: str | None = _option(
         None,
         "Model",
-        "folder in Hugging Face layout, or a hub id; default: the embedded EfficientNet-Lite0",
+        "folder in Hugging Face layout (local or s3://), or a hub id; default: the embedded "
+        "EfficientNet-Lite0",
         min_length=1,
     )
     revision: str | None = _option(None, "Model", "branch, tag or commit of a hub id", min_length=1)
@@ -190,7 +191,9 @@ class Config(ModelOptions):
     num_workers: int | None = _option(
         None, "Run", "tasks at once; default: one per core here, the cluster's slots elsewhere", ge=1
     )
-    config: str | None = _option(None, "Run", "YAML file with any of these options", min_length=1)
+    config: str | None = _option(
+        None, "Run", "YAML file (local or s3://) with any of these options", min_length=1
+    )
     env: Environment = _option(
         "dev", "Run", "reads conf/<env>.yaml; dev logs DEBUG for people, prod JSON lines"
     )

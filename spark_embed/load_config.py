@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import yaml
 from pydantic import ValidationError
 
+from spark_embed import storage
 from spark_embed.config import (
     ENVIRONMENTS,
     GROUPS,
@@ -149,14 +150,7 @@ def read_yaml(path: str, called: str, *, refused: Sequence[str]) -> dict[str, An
         ConfigError: it cannot be read, or holds anything else.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read(MAX_YAML_BYTES + 1)
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{called}: cannot be read: {exc}") from exc
-    if len(text) > MAX_YAML_BYTES:
-        raise ConfigError(f"{called}: larger than {MAX_YAML_BYTES} bytes, so not a list of options")
-    try:
-        values = yaml.safe_load(text)
+        values = yaml.safe_load(_read_text(path, called))
     except (yaml.YAMLError, ValueError, RecursionError) as exc:  # ValueError: a date such as 2026-02-31
         raise ConfigError(f"{called}: not YAML: {' '.join(str(exc).split())}") from exc
     if values is None:
@@ -171,6 +165,20 @@ def read_yaml(path: str, called: str, *, refused: Sequence[str]) -> dict[str, An
         if name in refused:
             raise ConfigError(f"{called}: {name} has no effect in this file; give it as a flag")
     return values
+
+
+def _read_text(path: str, called: str) -> str:
+    if storage.is_s3(path):
+        path = storage.folder_path(path, "--config")
+    try:
+        # The first look at a store: a wrong endpoint should not take minutes to be told.
+        with storage.impatient(), storage.open_binary(path) as file:
+            data = file.read(MAX_YAML_BYTES + 1)
+        if len(data) > MAX_YAML_BYTES:
+            raise ConfigError(f"{called}: larger than {MAX_YAML_BYTES} bytes, so not a list of options")
+        return data.decode()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{called}: cannot be read: {exc}") from exc
 
 
 def _nearest(name: str, prefix: str, *, upper: bool = False) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +23,7 @@ from pyspark.sql import DataFrame
 from spark_embed.budget import ErrorBudget
 from spark_embed.clock import now
 from spark_embed.context import RunContext
-from spark_embed.errors import SparkEmbedError, StorageError
+from spark_embed.errors import ModelError, SparkEmbedError, StorageError
 from spark_embed.jobs import JobGroups
 from spark_embed.output import ERRORS_NAME
 from spark_embed.plan import Plan
@@ -40,6 +41,7 @@ _WAVES_AT_ONCE = 2
 _LOOK_EVERY_S = 0.5
 _CANCEL_FOR_S = 6.0
 _ROW_BYTES = 300  # of a row's other columns, about
+_MODEL_ERROR = re.compile(rf"{ModelError.__module__}\.ModelError: (.*)")  # in a worker's traceback
 
 
 @dataclass(frozen=True)
@@ -250,8 +252,10 @@ def _check_shards(data: WaveData, units: Sequence[Unit]) -> None:
 
 
 def _explained(exc: Exception, context: WaveContext, wave: Wave) -> Exception:
-    """Return what a failed Spark job means: shards that cannot be read, a full disk, or what it was."""
+    """Return what a failed Spark job means: no model, unreadable shards, a full disk, or what it was."""
     text = str(getattr(exc, "java_exception", None) or exc)
+    if told := _MODEL_ERROR.search(text):  # first: what a disk or a store said to it is in the text, too
+        return ModelError(f"{told[1].strip()} (on a worker; what is complete stays so)")
     if "No space left on device" in text or "Disk quota exceeded" in text:
         need = wave.n_rows * (context.plan.preflight.model["embedding_dim"] * 4 + _ROW_BYTES)
         root = context.run.output.root

@@ -46,9 +46,9 @@ def material() -> Path:
 def spark(request):
     """One local session for all tests, made as a job makes it; it can read S3 if there is a server."""
     from s3_server import can_find_server
-    from spark_embed.s3a import export_s3_environment
 
     from spark_embed.config import Config
+    from spark_embed.s3a import export_s3_environment
     from spark_embed.session import make_session
 
     with pytest.MonkeyPatch.context() as patch:

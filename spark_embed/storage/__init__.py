@@ -38,6 +38,7 @@ from spark_embed.storage.paths import (
     uri_scheme,
 )
 from spark_embed.storage.s3_client import traffic
+from spark_embed.storage.s3_download import download_object
 from spark_embed.storage.s3_errors import store_failure
 from spark_embed.storage.s3_patience import impatient
 
@@ -49,6 +50,7 @@ __all__ = [
     "delete",
     "delete_file",
     "delete_uploads",
+    "download",
     "exists",
     "file_version",
     "folder_path",
@@ -64,6 +66,7 @@ __all__ = [
     "is_shown",
     "joined_path",
     "list_files",
+    "list_folder",
     "list_names",
     "local_path",
     "make_folder",
@@ -142,6 +145,17 @@ def list_names(folder: str) -> list[str]:
     """
     with _told(folder, "listed"):
         found: list[str] = _of(folder).list_names(folder)
+        return found
+
+
+def list_folder(folder: str) -> list[StoredFile]:
+    """List the files in `folder` itself, sorted by name, hidden ones too; none if it does not exist.
+
+    Raises:
+        StorageError: it cannot be listed.
+    """
+    with _told(folder, "listed"):
+        found: list[StoredFile] = _of(folder).list_folder(folder)
         return found
 
 
@@ -230,6 +244,25 @@ def parquet_input(path: str, known: StoredFile | None = None) -> str | BinaryIO:
         return path
     file: BinaryIO = s3.open_binary(path, known)
     return file
+
+
+def download(path: str, to: str, known: StoredFile) -> None:
+    """Write the object at `path` to a file on this machine; it is stored for good by then.
+
+    Args:
+        path: of an object in S3.
+        to: of the file; what is left of it after an exception is nothing to use.
+        known: what a listing has said of the object; another one by now is refused.
+
+    Raises:
+        StorageError: it cannot be read or written.
+    """
+    try:
+        download_object(path, to, known)
+    except OSError as exc:
+        if is_disk_full(exc):
+            raise no_space_error(to, known.n_bytes) from exc
+        raise StorageError(f"{path}: cannot be copied to {to}: {exc}") from exc
 
 
 def write_json(path: str, value: Any) -> None:

@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from itertools import chain, islice
 from typing import BinaryIO
 
@@ -53,6 +54,12 @@ def list_names(folder: str) -> list[str]:
         return sorted(os.listdir(folder))
     except FileNotFoundError:
         return []
+
+
+def list_folder(folder: str) -> list[StoredFile]:
+    """Return the files in `folder` itself, sorted by name; none if it does not exist."""
+    paths = [(name, os.path.join(folder, name)) for name in list_names(folder)]
+    return [replace(stat(path), path=name) for name, path in paths if os.path.isfile(path)]
 
 
 def stat(path: str) -> StoredFile:

@@ -72,6 +72,17 @@ def list_names(folder: str) -> list[str]:
     return sorted({name for key in found if (name := key[len(prefix) :].rstrip("/"))})
 
 
+def list_folder(folder: str) -> list[StoredFile]:
+    """Return the objects in `folder` itself, sorted by name; none if there is nothing in it."""
+    bucket, prefix = _bucket_and_prefix(folder)
+    found = []
+    for item in list_top(bucket, prefix):
+        name = item.get("Key", "")[len(prefix) :]
+        if name not in ("", ".", "..") and "/" not in name:  # no store's answer leads out of a folder
+            found.append(_stored_file(name, item))
+    return sorted(found, key=lambda file: file.path)
+
+
 def stat(path: str) -> StoredFile:
     """Return what there is to know of an object without reading it."""
     bucket, key = split_s3(path)
