@@ -119,23 +119,20 @@ def test_a_data_set_on_s3_is_gone_on_with(s3_spark, s3_server, bucket, shards, t
     options = {"input_dir": input_dir, "output_dir": f"s3://{bucket}/out", "model_directory": str(tiny_clip)}
     config = Config(**options, parity_samples=0)
     assert run(s3_spark, config).counts.rows == 9
-    files = keys_below(s3_server, bucket, "out/embeddings.parquet")
-    before = {key: s3_server.client().head_object(Bucket=bucket, Key=key)["ETag"] for key in files}
 
     def no_session():
         raise AssertionError("nothing is to be done")
 
     assert run(no_session, config).this_run["rows"] == 9  # what the last one that did something says
     shutil.copy(paths[1], folder)
-    upload_tree(s3_server, folder, bucket, "in")  # the first one again, too: another time, the same content
+    upload_tree(s3_server, folder, bucket, "in")  # the first one again, too: at another time, as it was
     summary = run(s3_spark, config)
-    assert (summary.counts.rows, summary.this_run["rows"]) in ((18, 9), (18, 18))
+    assert (summary.counts.rows, summary.this_run["rows"]) == (18, 9)
     assert len(read_parquet(s3_server, bucket, "out/embeddings.parquet")) == 16
     s3_server.client().delete_object(Bucket=bucket, Key=f"in/{paths[0].name}")
     assert run(s3_spark, config.model_copy(update={"prune": True})).counts.rows == 9
     assert_tidy(s3_server, bucket, "out")
     verify(Output(f"s3a://{bucket}/out")).check()
-    assert before
 
 
 def test_one_file_is_one_object_under_its_name(s3_spark, s3_server, bucket, shards, tiny_clip, tmp_path):

@@ -62,7 +62,7 @@ class Catalogue:
             same = sha256 == known.sha256
             # Another content of the same size and time needs a name of its own.
             entry = known if same else Entry(0, 0, f"{stat}-{sha256[:12]}", sha256)
-        elif (file.n_bytes, file.modified_ns, file.etag) == (*known[:2], known.etag or ""):
+        elif _is_same(file, known):
             entry = known._replace(sha256=sha256 or known.sha256)
         else:
             entry = Entry(0, 0, stat, sha256)
@@ -74,6 +74,16 @@ class Catalogue:
     def set_footer(self, path: str, n_rows: int, schema: pa.Schema) -> None:
         """Remember what a parquet file's footer says."""
         self.entries[path] = self.entries[path]._replace(n_rows=n_rows, schema=schema)
+
+
+def _is_same(file: StoredFile, known: Entry) -> bool:
+    """Say whether a file has the content that it had, by what a listing says of it.
+
+    S3 gives equal ETags to equal contents only, so an object that was written once more is the same.
+    """
+    if file.etag and known.etag:
+        return (file.n_bytes, file.etag) == (known.n_bytes, known.etag)
+    return (file.n_bytes, file.modified_ns) == (known.n_bytes, known.modified_ns)
 
 
 _SCHEMA = pa.schema(
