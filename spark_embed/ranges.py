@@ -30,7 +30,11 @@ class RangeReader:
             OSError: the file cannot be reached from here.
             StorageError: the file is not the one that was planned with (`file_version`), or ends before.
         """
-        data = self._file(path, version).read_at(offset, n_bytes)
+        file = self._file(path, version)
+        try:
+            data = file.read_at(offset, n_bytes)
+        except OSError as exc:
+            raise StorageError(f"{path}: cannot be read: {exc}") from exc
         if len(data) < n_bytes:
             raise StorageError(f"{path}: ends before byte {offset + n_bytes}; run again")
         return data

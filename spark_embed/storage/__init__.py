@@ -39,7 +39,7 @@ from spark_embed.storage.paths import (
 )
 from spark_embed.storage.s3_client import traffic
 from spark_embed.storage.s3_download import download_object
-from spark_embed.storage.s3_errors import store_failure
+from spark_embed.storage.s3_errors import named, store_failure
 from spark_embed.storage.s3_patience import impatient
 
 __all__ = [
@@ -165,8 +165,9 @@ def stat(path: str) -> StoredFile:
     Raises:
         OSError: there is none, or it cannot be reached.
     """
-    found: StoredFile = _of(path).stat(path)
-    return found
+    with named(path):
+        found: StoredFile = _of(path).stat(path)
+        return found
 
 
 def exists(path: str) -> bool:

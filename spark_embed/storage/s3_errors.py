@@ -72,6 +72,18 @@ def explained(path: str) -> Iterator[None]:
         raise S3BrokenOffError(f"the answer broke off: {one_line(exc)}") from exc
 
 
+@contextmanager
+def named(path: str) -> Iterator[None]:
+    """Let an `S3Error` of a `with` block name the object, as the system's errors name the file.
+
+    Who reads it may have it from somebody else, and a wave that fails is searched for the names of shards.
+    """
+    try:
+        yield
+    except S3Error as exc:
+        raise type(exc)(f"{path}: {exc}") from exc
+
+
 def explain(response: dict[str, Any], path: str) -> S3Error:
     """Return what to raise for an error that the store answered.
 

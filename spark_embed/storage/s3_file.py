@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from spark_embed.storage.paths import split_s3
 from spark_embed.storage.s3_client import client_for, traffic
-from spark_embed.storage.s3_errors import S3BrokenOffError, S3UnsupportedError, explained, one_line
+from spark_embed.storage.s3_errors import S3BrokenOffError, S3UnsupportedError, explained, named, one_line
 from spark_embed.storage.s3_patience import Tries
 
 _FIRST_BYTES = 256 << 10
@@ -62,7 +62,7 @@ class S3File(io.RawIOBase):
         self._next: tuple[int, int, Future[memoryview]] | None = None
         self._step = _FIRST_BYTES
         if n_bytes is None:
-            with explained(path):
+            with named(path), explained(path):
                 head = client_for(self._bucket).head_object(Bucket=self._bucket, Key=self._key)
             n_bytes, etag = head["ContentLength"], head["ETag"].strip('"')
         self.n_bytes: int = n_bytes
@@ -143,6 +143,11 @@ class S3File(io.RawIOBase):
     def _get(self, offset: int, n_bytes: int) -> memoryview:
         """Return exactly these bytes; a body that breaks off is asked for again from there."""
         data = bytearray()
+        with named(self._path):
+            self._get_into(data, offset, n_bytes)
+        return memoryview(data)
+
+    def _get_into(self, data: bytearray, offset: int, n_bytes: int) -> None:
         tries = Tries()
         while len(data) < n_bytes:
             before = len(data)
@@ -154,7 +159,6 @@ class S3File(io.RawIOBase):
                 if len(data) > before:
                     tries.start_over()
                 tries.wait(exc)
-        return memoryview(data)
 
 
 def read_object(path: str) -> tuple[bytes, str]:

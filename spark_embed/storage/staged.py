@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -66,12 +67,15 @@ class _StagedOnDisk:
 
     def __init__(self, staged: str) -> None:
         self._staged = staged
-        self.sink = os.path.join(os.path.dirname(staged), f".{os.path.basename(staged)}.tmp")
+        # Two attempts at a task may run at once (speculation, an executor that was given up).
+        name = f".{os.path.basename(staged)}.{uuid.uuid4().hex}.tmp"
+        self.sink = os.path.join(os.path.dirname(staged), name)
 
     def finish(self) -> int:
         local.sync(self.sink)  # the waves that it is made from are deleted once it is published
+        n_bytes = os.path.getsize(self.sink)
         os.replace(self.sink, self._staged)
-        return os.path.getsize(self._staged)
+        return n_bytes
 
     def discard(self) -> None:
         with suppress(OSError):
