@@ -12,20 +12,23 @@ DEMO := demo
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYSPARK_PYTHON := $(CURDIR)/$(BIN)/python
 
-.PHONY: help run-local test test-crash lint format types readme bench bench-peers clean
+.PHONY: help run-local test test-crash s3-server lint format types readme bench bench-peers clean
 
 help:  ## say what there is
-	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z0-9-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
 
 run-local: $(READY) $(DEMO)/photos/.ready  ## embed a small set of real photos and show their neighbours
 	$(BIN)/spark-embed --input_dir $(DEMO)/photos --output_dir $(DEMO)/embeddings --overwrite
 	$(BIN)/python tools/show_neighbours.py $(DEMO)/embeddings
 
-test: $(READY) lint types  ## everything that CI runs
+test: $(READY) lint types s3-server  ## everything that CI runs
 	$(BIN)/python -m pytest
 
-test-crash: $(READY)  ## kill -9 at twenty moments of a run, instead of the six of make test
+test-crash: $(READY) s3-server  ## kill -9 at twenty moments of a run, instead of the six of make test
 	$(BIN)/python -m pytest tests/test_crash.py --kills 20
+
+s3-server: $(READY)  ## build the S3 server that the tests run against: over a minute, once
+	@$(BIN)/python tools/make_s3_server.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

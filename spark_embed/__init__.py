@@ -1,28 +1,40 @@
 """spark_embed: image data sets into embeddings with Spark; start reading at `spark_embed.pipeline.run`."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from spark_embed.config import Config
 from spark_embed.errors import ConfigError, ModelError, SparkEmbedError, StorageError
 
 if TYPE_CHECKING:
+    from spark_embed.batch_service import BatchInferenceOrchestrator, UnifiedDataLoader, UnifiedOutputWriter
     from spark_embed.udf import image_embedding, image_embedding_result
 
 __all__ = [
+    "BatchInferenceOrchestrator",
     "Config",
     "ConfigError",
     "ModelError",
     "SparkEmbedError",
     "StorageError",
+    "UnifiedDataLoader",
+    "UnifiedOutputWriter",
     "image_embedding",
     "image_embedding_result",
 ]
 
 
-def __getattr__(name: str) -> object:
-    """Import the columns when they are first asked for: with pyspark they take the command a second."""
-    if name in ("image_embedding", "image_embedding_result"):
-        from spark_embed import udf
+_ROOMS = {
+    "image_embedding": "udf",
+    "image_embedding_result": "udf",
+    "BatchInferenceOrchestrator": "batch_service",
+    "UnifiedDataLoader": "batch_service",
+    "UnifiedOutputWriter": "batch_service",
+}
 
-        return getattr(udf, name)
+
+def __getattr__(name: str) -> object:
+    """Import what needs pyspark when it is first asked for: it takes the command a second."""
+    if name in _ROOMS:
+        return getattr(import_module(f"spark_embed.{_ROOMS[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -27,12 +27,7 @@ def bind_run(context: RunContext, work: Work) -> tuple[RunRecord, Plan | None]:
     """
     old = work.standing.record
     config = context.config
-    if (
-        old
-        and old.options == model_options(config)
-        and not work.pending.units
-        and not _wants_retries(context, work)
-    ):
+    if old and old.options == model_options(config) and not work.units and not _wants_retries(context, work):
         tidy(context.output, work.standing)
         return old, None
     plan = make_plan(context.spark, config, work.source, work.pending.n_left, work.dtype)
@@ -73,4 +68,5 @@ def _make_record(context: RunContext, work: Work, plan: Plan) -> RunRecord:
         model=preflight.model,
         parity=preflight.parity,
         versions=preflight.versions,
+        output_files=context.config.output_files,
     )

@@ -33,6 +33,13 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_split_names)]
 BatchSize = Annotated[int, Field(ge=1)] | Literal["auto"]
 
 
+def _as_number(value: object) -> object:
+    return int(value) if isinstance(value, str) and value.strip() == "1" else value
+
+
+OneFile = Annotated[Literal[1], BeforeValidator(_as_number)]  # flags and the environment are texts
+
+
 Layouts = Literal["auto", "parquet", "webdataset", "img2dataset_files", "image_folder", "url_list"]
 
 
@@ -47,7 +54,8 @@ class ModelOptions(BaseModel):
     model_directory: str | None = _option(
         None,
         "Model",
-        "folder in Hugging Face layout, or a hub id; default: the embedded EfficientNet-Lite0",
+        "folder in Hugging Face layout (local or s3://), or a hub id; default: the embedded "
+        "EfficientNet-Lite0",
         min_length=1,
     )
     revision: str | None = _option(None, "Model", "branch, tag or commit of a hub id", min_length=1)
@@ -170,6 +178,12 @@ class Config(ModelOptions):
     output_file_bytes: ByteSize = _option(
         "128MiB", "Output", "size to which output files are coalesced", ge=1_000, validate_default=True
     )
+    output_files: OneFile | None = _option(
+        None,
+        "Output",
+        "1: embeddings.parquet and errors.parquet are one file each, to which no later run can add; "
+        "default: folders of files",
+    )
 
     wave_s: float = _option(
         300, "Run", "seconds of work between two checkpoints: what an interruption costs at most twice", gt=0
@@ -177,7 +191,9 @@ class Config(ModelOptions):
     num_workers: int | None = _option(
         None, "Run", "tasks at once; default: one per core here, the cluster's slots elsewhere", ge=1
     )
-    config: str | None = _option(None, "Run", "YAML file with any of these options", min_length=1)
+    config: str | None = _option(
+        None, "Run", "YAML file (local or s3://) with any of these options", min_length=1
+    )
     env: Environment = _option(
         "dev", "Run", "reads conf/<env>.yaml; dev logs DEBUG for people, prod JSON lines"
     )

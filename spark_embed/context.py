@@ -34,6 +34,8 @@ class RunContext:
 
     Attributes:
         session: starting Spark takes seconds, and a run that finds nothing to do needs none.
+        watch: raises `StorageError` or `ResumeError` if the lock has not been renewed for too long; costs
+            nothing.
         check: raises `ResumeError` if this run is no longer the one at work in the output folder; to be
             called before anything is made final.
     """
@@ -43,6 +45,7 @@ class RunContext:
     clock: Clock
     output: Output
     check: Callable[[], None]
+    watch: Callable[[], None] = lambda: None
 
     @property
     def spark(self) -> SparkSession:

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from spark_embed.fetch import FetchPolicy
 from spark_embed.room import NoRoomError, Room
+from spark_embed.storage import is_s3
 
 if TYPE_CHECKING:
     from spark_embed.http_client import HttpClient
+    from spark_embed.object_client import ObjectClient
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +67,9 @@ class Downloads:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def add(self, uri: str) -> Download:
-        """Queue the download of an http(s) url; it begins when it is its turn and there is memory for it.
+        """Queue the download of an http(s) url or of an object in S3.
+
+        It begins when it is its turn and there is memory for it.
 
         Raises:
             RuntimeError: the thread has died.
@@ -112,7 +116,7 @@ class Downloads:
 
     def _start_thread(self) -> None:
         self._loop = asyncio.new_event_loop()
-        self._client: asyncio.Future[HttpClient] = self._loop.create_future()
+        self._clients: asyncio.Future[tuple[HttpClient, ObjectClient]] = self._loop.create_future()
         self._closing = asyncio.Event()
         # A daemon: an interpreter that ends does not wait for it.
         self._thread = threading.Thread(target=self._main, name="download", daemon=True)
@@ -148,9 +152,11 @@ class Downloads:
     async def _serve(self) -> None:
         # Imported where it is needed: most data sets have no urls, and it takes a third of a second.
         from spark_embed.http_client import HttpClient
+        from spark_embed.object_client import ObjectClient
 
-        async with HttpClient(self._policy.download, self._policy.max_bytes) as client:
-            self._client.set_result(client)
+        policy = self._policy.download, self._policy.max_bytes
+        async with HttpClient(*policy) as http, ObjectClient(*policy) as objects:
+            self._clients.set_result((http, objects))
             await self._closing.wait()
             self._queue.clear()
             for task in self._tasks:
@@ -175,7 +181,8 @@ class Downloads:
         """Bring a download to its end, whatever that is."""
         data: bytearray | None = None
         try:
-            client = await asyncio.shield(self._client)
+            http, objects = await asyncio.shield(self._clients)
+            client = objects if is_s3(download.uri) else http
             while data is None:
                 try:
                     data = await self._get(client, download)
@@ -189,7 +196,7 @@ class Downloads:
             self._room.end(download.number, keep=True)
             download.future.set_result(data)
 
-    async def _get(self, client: HttpClient, download: Download) -> bytearray:
+    async def _get(self, client: HttpClient | ObjectClient, download: Download) -> bytearray:
         from spark_embed.http_client import Transfer
 
         transfer = Transfer(partial(self._room.claim, download.number))

@@ -11,12 +11,13 @@ from spark_embed.binding import check_model
 from spark_embed.clock import Clock
 from spark_embed.config import Config
 from spark_embed.context import RunContext, Session, as_session
+from spark_embed.one_file import check_unchanged
 from spark_embed.output import check_output
 from spark_embed.plan import make_plan
 from spark_embed.s3a import export_s3_environment
 from spark_embed.source import find_layout
 from spark_embed.source.units import take_wave
-from spark_embed.storage import copy_tree, undone, undone_if_empty
+from spark_embed.storage import copy_tree, impatient, undone, undone_if_empty
 from spark_embed.summary import describe_model, describe_parity
 from spark_embed.tables import settings
 from spark_embed.work import find_work, report_work
@@ -29,7 +30,8 @@ def describe_run(spark: SparkSession | Session, config: Config) -> str:
         SparkEmbedError: as `run`.
     """
     export_s3_environment(config)
-    layout, standing = find_layout(config), check_output(config)
+    with impatient():
+        layout, standing = find_layout(config), check_output(config)
     output = standing.as_draft()
     context = RunContext(as_session(spark, config), config, Clock(), output, check=lambda: None)
     # Another run may begin meanwhile: what is not empty is its.
@@ -38,6 +40,7 @@ def describe_run(spark: SparkSession | Session, config: Config) -> str:
         copy_tree(standing.catalogue, output.catalogue)
         work = find_work(context, layout)
         report_work(work, prune=config.prune)
+        check_unchanged(context, work)
         source, n_rows = work.source, work.pending.n_left
         plan = make_plan(context.spark, config, source, n_rows, work.dtype)
         if work.standing.record:

@@ -98,7 +98,7 @@ EXIT_CODES: dict[int, str] = {
     0: "done; every input row is in embeddings.parquet or in errors.parquet",
     1: "the Spark job failed, or a bug: the lines above say which",
     ConfigError.exit_code: "an option or the input cannot be used; nothing was written",
-    ModelError.exit_code: "the model cannot be used; nothing was written",
+    ModelError.exit_code: "the model cannot be used; what was complete before stays so",
     StorageError.exit_code: "reading the input or writing the output failed",
     ErrorBudgetExceeded.exit_code: "more images failed than --max_error_fraction allows",
     ResumeError.exit_code: "--output_dir is in use, or holds something that this run must not mix with; "

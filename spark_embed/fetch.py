@@ -16,7 +16,16 @@ from typing import NamedTuple
 from spark_embed.errors import ImageError
 from spark_embed.ranges import RangeReader
 from spark_embed.rows import RowReader
-from spark_embed.storage import is_inside, local_path, parent_folder, uri_scheme
+from spark_embed.storage import (
+    is_inside,
+    is_s3,
+    joined_path,
+    local_path,
+    parent_folder,
+    spark_path,
+    split_s3,
+    uri_scheme,
+)
 
 Buffer = bytes | bytearray | memoryview
 
@@ -28,7 +37,7 @@ class Reference(NamedTuple):
     """Where one image's bytes are.
 
     Inline; or at a uri (a relative one starts from `base`); or in a `row` of a parquet `file`, or `length`
-    bytes from an `offset` of any file. The file had this `version` (`spark_embed.rows.file_version`) when
+    bytes from an `offset` of any file. The file had this `version` (`spark_embed.storage.file_version`) when
     the run was planned.
     """
 
@@ -73,7 +82,8 @@ class FetchPolicy:
     """What may be read, and where.
 
     Attributes:
-        roots: absolute folders; a uri's path outside all of them is `forbidden`.
+        roots: absolute folders; a uri's path outside all of them is `forbidden`; of S3 their
+            buckets count.
         column: the image column of the parquet files that rows are read from.
     """
 
@@ -87,12 +97,25 @@ Fetch = Callable[[Reference], Buffer]
 Locate = Callable[[Reference], Reference]
 
 
-def url_of(reference: Reference) -> str | None:
-    """Return the http(s) url that must be downloaded for this reference; None where there is none."""
+def url_of(reference: Reference, roots: Sequence[str] = ()) -> str | None:
+    """Return the http(s) url or the URI in S3 that must be downloaded for this reference; None for none.
+
+    Args:
+        reference: what is to be read.
+        roots: as `FetchPolicy` has them; what lies in none of their buckets is not downloaded.
+    """
     uri = reference.uri
-    if uri is None or reference.inline is not None:
+    if not uri or reference.inline is not None:
         return None
-    return uri if uri_scheme(uri) in ("http", "https") else None
+    if uri_scheme(uri) in ("http", "https"):
+        return uri
+    path = joined_path(reference.base or "", uri)
+    return path if is_s3(path) and _is_allowed(path, roots) else None
+
+
+def _is_allowed(path: str, roots: Sequence[str]) -> bool:
+    """Say whether this is in a bucket of one of the roots: what may be read there is the store's to say."""
+    return split_s3(path)[0] in {split_s3(root)[0] for root in roots if is_s3(root)}
 
 
 def make_locate(policy: FetchPolicy) -> Locate:
@@ -107,15 +130,15 @@ def make_locate(policy: FetchPolicy) -> Locate:
             return reference
         data, path = reader.read(reference.file, reference.row, reference.version or "")
         if data is None and path:  # Hugging Face datasets: null bytes mean the path
-            return Reference(uri=path, base=parent_folder(reference.file))
+            return Reference(uri=path, base=parent_folder(spark_path(reference.file)))
         return Reference(data)
 
     return locate
 
 
 def make_fetch(policy: FetchPolicy) -> Fetch:
-    """Return the function that turns a reference into bytes, or raises an `ImageError`; not for http(s)."""
-    roots = [os.path.realpath(root) for root in policy.roots]
+    """Return the function that turns a reference into bytes, or raises an `ImageError`; not for downloads."""
+    roots = [root if is_s3(root) else os.path.realpath(root) for root in policy.roots]
     ranges = RangeReader()
 
     def fetch(reference: Reference) -> Buffer:
@@ -135,8 +158,13 @@ def _allowed_path(reference: Reference, roots: Sequence[str]) -> str:
     """Return the path that the uri names, free of symbolic links, so that what is checked is what is read."""
     if not reference.uri:
         raise ImageError("null_bytes", "the row has neither image bytes nor a uri")
-    path = local_path(reference.uri)
-    if path is None:
+    path = joined_path(reference.base or "", reference.uri)
+    if is_s3(path):
+        bucket = split_s3(path)[0]
+        text = f"not in a bucket that may be read (--allowed_roots s3://{bucket}): {path}"
+        raise ImageError("forbidden", text)
+    path = local_path(reference.uri) or ""
+    if not path:
         # Not the uri itself: it may hold a password.
         raise ImageError("fetch_failed", _unread(uri_scheme(reference.uri)))
     path = os.path.join(reference.base or "", path)
@@ -150,9 +178,7 @@ def _allowed_path(reference: Reference, roots: Sequence[str]) -> str:
 
 
 def _unread(scheme: str) -> str:
-    if scheme in ("s3", "s3a", "s3n"):
-        return f"{scheme}: S3 is not read yet; that comes later"
-    return f"{scheme}: only http, https and local files are read"
+    return f"{scheme}: only http, https, S3 and local files are read"
 
 
 def _read_range(ranges: RangeReader, reference: Reference, max_bytes: int) -> bytes:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from spark_embed.clock import now
 from spark_embed.errors import ResumeError, StorageError
-from spark_embed.storage import read_json
 
 SILENT_S = 120.0
 """A holder on another machine that was not heard of for so long counts as ended."""
@@ -63,21 +63,23 @@ class Holder:
         return f"host {self.host}, pid {self.pid}, since {self.since}{silence}"
 
 
-def read_record(path: str) -> LockRecord | None:
-    """Read the lock at `path`; None if there is none.
+def read_record(path: str, read: Callable[[], str | None]) -> LockRecord | None:
+    """Return what the lock at `path` says; None if there is none.
+
+    Args:
+        path: for messages.
+        read: gives its text.
 
     Raises:
         ResumeError: the file is not a lock of ours.
         StorageError: it cannot be read.
     """
     try:
-        value = read_json(path)
-        return None if value is None else LockRecord.model_validate(value)
-    except StorageError as exc:
-        if isinstance(exc.__cause__, ValueError):
-            raise not_a_lock(path) from exc
-        raise
-    except ValidationError as exc:
+        text = read()
+        return None if text is None else LockRecord.model_validate_json(text)
+    except OSError as exc:
+        raise StorageError(f"{path}: cannot be read: {exc}") from exc
+    except ValueError as exc:  # pydantic's, too
         raise not_a_lock(path) from exc
 
 

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import yaml
 from pydantic import ValidationError
 
+from spark_embed import storage
 from spark_embed.config import (
     ENVIRONMENTS,
     GROUPS,
@@ -45,13 +46,13 @@ def load_config(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
         ("the command line", flags),
     ]
     if path := chosen.get("config"):
-        layers.insert(0, (str(path), _read_yaml(str(path), f"--config {path}", refused=("config",))))
+        layers.insert(0, (str(path), read_yaml(str(path), f"--config {path}", refused=("config",))))
     env = next(
         (layer["env"] for _, layer in reversed(layers) if "env" in layer), Config.model_fields["env"].default
     )
     if env in ENVIRONMENTS:  # any other value is refused with the rest
         path = str(conf_folder() / f"{env}.yaml")
-        layers.insert(0, (path, _read_yaml(path, path, refused=("config", "env"))))
+        layers.insert(0, (path, read_yaml(path, path, refused=("config", "env"))))
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for origin, layer in layers:
@@ -142,17 +143,14 @@ def _read_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return values
 
 
-def _read_yaml(path: str, called: str, *, refused: Sequence[str]) -> dict[str, Any]:
-    """Read a file of options, `called` so in errors, in which the options `refused` have no effect."""
+def read_yaml(path: str, called: str, *, refused: Sequence[str]) -> dict[str, Any]:
+    """Read a file of options, `called` so in errors, in which the options `refused` have no effect.
+
+    Raises:
+        ConfigError: it cannot be read, or holds anything else.
+    """
     try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read(MAX_YAML_BYTES + 1)
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{called}: cannot be read: {exc}") from exc
-    if len(text) > MAX_YAML_BYTES:
-        raise ConfigError(f"{called}: larger than {MAX_YAML_BYTES} bytes, so not a list of options")
-    try:
-        values = yaml.safe_load(text)
+        values = yaml.safe_load(_read_text(path, called))
     except (yaml.YAMLError, ValueError, RecursionError) as exc:  # ValueError: a date such as 2026-02-31
         raise ConfigError(f"{called}: not YAML: {' '.join(str(exc).split())}") from exc
     if values is None:
@@ -167,6 +165,20 @@ def _read_yaml(path: str, called: str, *, refused: Sequence[str]) -> dict[str, A
         if name in refused:
             raise ConfigError(f"{called}: {name} has no effect in this file; give it as a flag")
     return values
+
+
+def _read_text(path: str, called: str) -> str:
+    if storage.is_s3(path):
+        path = storage.folder_path(path, "--config")
+    try:
+        # The first look at a store: a wrong endpoint should not take minutes to be told.
+        with storage.impatient(), storage.open_binary(path) as file:
+            data = file.read(MAX_YAML_BYTES + 1)
+        if len(data) > MAX_YAML_BYTES:
+            raise ConfigError(f"{called}: larger than {MAX_YAML_BYTES} bytes, so not a list of options")
+        return data.decode()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{called}: cannot be read: {exc}") from exc
 
 
 def _nearest(name: str, prefix: str, *, upper: bool = False) -> str:

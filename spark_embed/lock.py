@@ -6,21 +6,19 @@ from another machine its heartbeat does, by clocks that agree to well within `SI
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import logging
 import os
 import threading
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from types import TracebackType
 
-from spark_embed.errors import ResumeError, SparkEmbedError
+from spark_embed.errors import ResumeError, SparkEmbedError, StorageError
 from spark_embed.holder import SILENT_S, Holder, judge, make_record, not_a_lock, read_record
-from spark_embed.storage import delete, write_error
+from spark_embed.lock_file import LockFile, make_lock_file
+from spark_embed.storage import impatient, make_folder, write_error
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +26,6 @@ HEARTBEAT_S = 15.0
 
 _EXIT_WAIT_S = 5.0
 _MAX_TRIES = 10
-
-# What a file system without flock, or without hard links (FUSE, FAT), answers.
-_UNSUPPORTED = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
-_NO_FLOCK = _UNSUPPORTED | {errno.ENOLCK}
-_NO_LINKS = _UNSUPPORTED | {errno.EPERM}
 
 
 class OutputLock:
@@ -51,9 +44,12 @@ class OutputLock:
         self._path = path
         self._root = root
         self._heartbeat_s = heartbeat_s
+        self._file = make_lock_file(path)
         self._record = make_record(uuid.uuid4().hex)
         self._stop = threading.Event()
         self._is_lost = False
+        self._renewed = time.monotonic()
+        self._failure = "the storage does not answer"
         self._thread = threading.Thread(target=self._beat, name="output-lock", daemon=True)
 
     def __enter__(self) -> OutputLock:
@@ -86,8 +82,9 @@ class OutputLock:
             ResumeError: it is no longer this run's.
             StorageError: the file cannot be read or written.
         """
-        if self._renew():
-            return
+        while self._renew():
+            if time.monotonic() - self._renewed < SILENT_S / 2:
+                return  # else it was old when the storage took it
         holder = read_holder(self._path)
         if holder is None:
             reason = f"{self._path} is gone, and another run may have begun"
@@ -98,75 +95,69 @@ class OutputLock:
             "start it again when no other is at work there"
         )
 
+    def watch(self) -> None:
+        """Look whether the lock may be lost, without asking: it costs nothing.
+
+        Raises:
+            ResumeError: it is no longer this run's.
+            StorageError: it could not be renewed for so long that another run may take it.
+        """
+        if self._is_lost:
+            self.check()
+        silent_s = time.monotonic() - self._renewed
+        if silent_s > SILENT_S:
+            raise StorageError(
+                f"{self._path}: could not be renewed for {silent_s:.0f} s: {self._failure}; what is complete "
+                "stays so: start the same command again when the storage is back, and it goes on"
+            )
+
     def _take(self) -> None:
         try:
-            os.makedirs(os.path.dirname(self._path) or ".", exist_ok=True)
-            with _guard(self._path):
+            make_folder(os.path.dirname(self._path) or ".")
+            with self._file.guarded():
                 for _ in range(_MAX_TRIES):
-                    if self._create():
+                    if self._file.create(self._text()):
                         return
-                    if (holder := read_holder(self._path)) is not None:  # else it was let go just now
-                        self._take_over(holder)
+                    holder = read_holder(self._path, self._file)  # None if it was let go just now
+                    if holder is not None and self._take_over(holder):
                         return
                 raise not_a_lock(self._path)  # a link to nothing, say
         except OSError as exc:
             raise write_error(self._path, exc, 0) from exc
 
-    def _take_over(self, holder: Holder) -> None:
+    def _take_over(self, holder: Holder) -> bool:
         _check_dead(holder, self._root)
-        self._write()
+        if not self._file.replace(self._text()):
+            return False
         logger.warning(
             "--output_dir %s: taken over from a run that ended without letting go of it: %s",
             self._root,
             holder,
         )
+        return True
 
-    def _create(self) -> bool:
-        """Make the file with all of its content; False if there is one."""
-        with self._staged() as staged, suppress(FileExistsError):
-            try:
-                os.link(staged, self._path)
-            except OSError as exc:
-                if exc.errno not in _NO_LINKS:
-                    raise
-                with open(self._path, "xb"):  # takes the name, for a moment without content
-                    os.replace(staged, self._path)
-            return True
-        return False
-
-    def _write(self) -> None:
-        with self._staged() as staged:
-            os.replace(staged, self._path)
-
-    @contextmanager
-    def _staged(self) -> Iterator[str]:
-        """Write the file, with the heartbeat of now, under a name that no run on any machine shares."""
-        staged = f"{self._path}.{self._record.token}.{threading.get_native_id()}"
-        try:
-            with open(staged, "w", encoding="utf-8") as file:
-                json.dump({**self._record.model_dump(), "heartbeat": time.time()}, file, indent=2)
-                file.flush()
-                os.fsync(file.fileno())
-            yield staged
-        finally:
-            delete(staged)
+    def _text(self) -> str:
+        """Return the file's content, with the heartbeat of now."""
+        return json.dumps({**self._record.model_dump(), "heartbeat": time.time()}, indent=2)
 
     def _beat(self) -> None:
         while not self._stop.wait(self._heartbeat_s):
             try:
-                if not self._renew():
-                    return
-            except SparkEmbedError as exc:  # the file system may come back; `check` tells if it does not
+                with impatient():
+                    if not self._renew():
+                        return
+            except SparkEmbedError as exc:  # the storage may come back; `watch` tells if it does not
+                self._failure = str(exc)
                 logger.debug("--output_dir %s: no heartbeat this time: %s", self._root, exc)
 
     def _renew(self) -> bool:
         """Write the heartbeat if the lock is this run's; once lost, it stays lost."""
+        began = time.monotonic()
         try:
-            with _guard(self._path):
-                if not self._is_lost and self._is_ours():
-                    self._write()
-                else:
-                    self._is_lost = True
+            with self._file.guarded():
+                ours = not self._is_lost and self._is_ours()
+                self._is_lost = not (ours and self._file.replace(self._text()))
+                self._renewed = began
         except FileNotFoundError:  # the whole folder
             self._is_lost = True
         except OSError as exc:
@@ -174,14 +165,14 @@ class OutputLock:
         return not self._is_lost
 
     def _is_ours(self) -> bool:
-        found = read_record(self._path)
+        found = read_record(self._path, self._file.read)
         return found is not None and found.token == self._record.token
 
     def _let_go(self) -> None:
         """Delete the file if it is this run's; a file system that has vanished took it along."""
-        with suppress(OSError, SparkEmbedError), _guard(self._path):
+        with suppress(OSError, SparkEmbedError), impatient(), self._file.guarded():
             if self._is_ours():
-                os.unlink(self._path)
+                self._file.delete()
 
 
 def _check_dead(holder: Holder, root: str) -> None:
@@ -190,33 +181,12 @@ def _check_dead(holder: Holder, root: str) -> None:
         raise ResumeError(f"--output_dir {root}: another run holds it: {holder}; wait for it or end it{hint}")
 
 
-def read_holder(path: str) -> Holder | None:
+def read_holder(path: str, file: LockFile | None = None) -> Holder | None:
     """Return who holds the lock at `path`, as far as this machine can tell; None if nobody has taken it.
 
     Raises:
         ResumeError: the file is not a lock of ours.
         StorageError: it cannot be read.
     """
-    found = read_record(path)
+    found = read_record(path, (file or make_lock_file(path)).read)
     return None if found is None else judge(found)
-
-
-@contextmanager
-def _guard(path: str) -> Iterator[None]:
-    """Keep others from judging or writing the lock meanwhile, as far as the file system can.
-
-    The file of the guard stays: two runs could hold two files of one name if it were deleted.
-
-    Raises:
-        OSError: it cannot be opened.
-    """
-    descriptor = os.open(f"{path}.guard", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError as exc:
-            if exc.errno not in _NO_FLOCK:
-                raise
-        yield
-    finally:
-        os.close(descriptor)

@@ -6,8 +6,8 @@ session and no folder's meaning.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +18,7 @@ from spark_embed.arrow import unpack_vectors
 from spark_embed.output_files import OutputFiles, Target
 from spark_embed.removal import NOTHING, KeptRows, Removal, batch_rows
 from spark_embed.schema import EMBEDDING, ERROR, ERROR_DETAIL, RESULT
+from spark_embed.storage import parquet_input
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,13 @@ class Merge:
         sources: the files, in order.
         embeddings: for the files with good rows.
         errors: for the files with bad rows.
-        removal: rows that are left out.
+        removals: rows that are left out of some of the files.
     """
 
     sources: tuple[str, ...]
     embeddings: Target
     errors: Target
-    removal: Removal = NOTHING
+    removals: Mapping[str, Removal] = field(default_factory=dict)
 
 
 def merge_files(merge: Merge) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def merge_files(merge: Merge) -> dict[str, Any]:
     n_removed = 0
     with OutputFiles(merge.embeddings) as good, OutputFiles(merge.errors) as bad:
         for path in merge.sources:
-            kept = KeptRows(path, merge.removal)
+            kept = KeptRows(path, merge.removals.get(path, NOTHING))
             n_removed += kept.n_removed
             for batch in map(kept.of_next, _read(path)):
                 result = batch.column(RESULT)
@@ -66,7 +67,7 @@ def merge_files(merge: Merge) -> dict[str, Any]:
 
 def _read(path: str) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a file in batches; an empty one at least, for its columns."""
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(parquet_input(path)) as file:
         yield pa.RecordBatch.from_pylist([], schema=file.schema_arrow)
         yield from file.iter_batches(batch_rows(file))
 

@@ -10,14 +10,23 @@ from dataclasses import dataclass, field, replace
 
 from spark_embed.config import Config
 from spark_embed.errors import ConfigError, StorageError
-from spark_embed.storage import folder_path, is_below, list_names
+from spark_embed.storage import (
+    check_writable,
+    exists,
+    folder_path,
+    is_below,
+    is_file,
+    is_folder,
+    list_names,
+    write_text,
+)
 
 EMBEDDINGS_NAME = "embeddings.parquet"
 ERRORS_NAME = "errors.parquet"
 METADATA_NAME = "metadata.json"
 STATE_NAME = "_spark_embed"
-_OURS = {EMBEDDINGS_NAME, ERRORS_NAME, METADATA_NAME, STATE_NAME}
-_STAGED = re.compile(re.escape(METADATA_NAME) + r"\.\d+-\d+\.tmp")  # by a run that was killed (storage.py)
+OUR_NAMES = frozenset((EMBEDDINGS_NAME, ERRORS_NAME, METADATA_NAME, STATE_NAME))
+_STAGED = re.compile(r"\.\d+-\d+\.tmp$")  # by a process that was killed (storage.py)
 DRAFT_PREFIX = "draft-"
 _BEGUN = (
     "run.json",
@@ -25,6 +34,7 @@ _BEGUN = (
     "progress.json",
     "shards.parquet",
     "index",
+    "extras",
     DRAFT_PREFIX,
 )  # before run.json
 
@@ -45,13 +55,31 @@ class Output:
 
     @property
     def embeddings(self) -> str:
-        """Folder of the rows with a vector."""
+        """Folder of the rows with a vector; the file of them, with --output_files 1."""
         return os.path.join(self.root, EMBEDDINGS_NAME)
 
     @property
     def errors(self) -> str:
-        """Folder of the rows without one."""
+        """Folder of the rows without one, or the file."""
         return os.path.join(self.root, ERRORS_NAME)
+
+    def data_path(self, kind: str, name: str) -> str:
+        """Return where a file is that the ledger lists.
+
+        Args:
+            kind: `EMBEDDINGS_NAME` or `ERRORS_NAME`.
+            name: as it is listed: a file that is all there is of its kind has the kind's name.
+        """
+        return os.path.join(self.root, kind) if name == kind else os.path.join(self.root, kind, name)
+
+    def data_names(self, kind: str) -> list[str]:
+        """Return the names of the files of a kind that are there, listed or not; as `data_path` takes them.
+
+        Raises:
+            StorageError: they cannot be listed.
+        """
+        place = os.path.join(self.root, kind)
+        return [*([kind] if is_file(place) else []), *(list_names(place) if is_folder(place) else [])]
 
     @property
     def metadata(self) -> str:
@@ -112,9 +140,23 @@ class Output:
         return os.path.join(self.waves, name)
 
     @property
+    def extras(self) -> str:
+        """Folder of notes (`note_extra`), each named as what it lets stand in `root`."""
+        return os.path.join(self.state, "extras")
+
+    @property
     def staged(self) -> str:
         """Folder in which this run makes the files to publish."""
         return os.path.join(self.state, "publish", self.attempt)
+
+    @property
+    def replaced(self) -> str:
+        """Folder of what has left its place for files of the same name, until those are listed."""
+        return os.path.join(self.state, "replaced")
+
+    def replaced_of(self, run_id: str) -> str:
+        """Return the folder in it of what that run has published."""
+        return os.path.join(self.replaced, run_id)
 
 
 def check_output(config: Config) -> Output:
@@ -136,19 +178,32 @@ def check_output(config: Config) -> Output:
     output = Output(root)
     if names := list_names(root):
         _check_ours(output, names)
-    parent = next(path for path in _ancestors(root) if os.path.lexists(path))
-    if not os.path.isdir(parent) or not os.access(parent, os.W_OK):
-        raise StorageError(f"--output_dir {root}: {parent} is not a folder that can be written to")
+    try:
+        check_writable(root)
+    except OSError as exc:
+        raise StorageError(f"--output_dir {root}: {exc}") from exc
     return output
 
 
+def note_extra(output: Output, name: str) -> None:
+    """Note that a file or folder of this name in `output.root` is no stranger's: runs leave it alone.
+
+    A note of its own for each name: two writers at once lose none.
+
+    Raises:
+        StorageError: the note cannot be written.
+    """
+    write_text(os.path.join(output.extras, name), "")
+
+
 def _check_ours(output: Output, names: Sequence[str]) -> None:
-    root = output.root
-    if foreign := [name for name in names if name not in _OURS and not _STAGED.fullmatch(name)]:
+    root, extras = output.root, set(list_names(output.extras))
+    names = [name for name in names if _STAGED.sub("", name) not in extras]
+    if foreign := [name for name in names if _STAGED.sub("", name) not in OUR_NAMES]:
         raise ConfigError(
             f"--output_dir {root}: holds files that are not ours ({foreign[0]}); choose another folder"
         )
-    if os.path.exists(output.run_record) or _only_begun(output, names):
+    if exists(output.run_record) or _only_begun(output, names):
         return  # state.py looks into it
     raise ConfigError(
         f"--output_dir {root}: holds {names[0]}, but no {STATE_NAME}/run.json says that it is ours; "
@@ -159,10 +214,3 @@ def _check_ours(output: Output, names: Sequence[str]) -> None:
 def _only_begun(output: Output, names: Sequence[str]) -> bool:
     """Say whether a run of ours ended after it had made its folder and before run.json was there."""
     return names == [STATE_NAME] and all(name.startswith(_BEGUN) for name in list_names(output.state))
-
-
-def _ancestors(path: str) -> Sequence[str]:
-    found = [path]
-    while (parent := os.path.dirname(found[-1])) != found[-1]:
-        found.append(parent)
-    return found

@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from spark_embed.schema import EMBEDDING, ERROR
-from spark_embed.storage import is_disk_full, no_space_error
+from spark_embed.storage import is_disk_full, make_folder, no_space_error
+from spark_embed.storage.staged import StagedFile, stage_file
 
 _ROW_GROUP_BYTES = 64 << 20
 
@@ -28,15 +29,17 @@ class Target:
     """Where one task's files go.
 
     Attributes:
-        folder: of the files.
+        folder: of the files, until they are published.
+        place: the folder in which they then appear.
         name: what their names begin with; no other task's do.
-        rows_per_file: after which a new file is begun.
+        rows_per_file: after which a new file is begun; None: never, and `name` is the one file's.
         metadata: entries of the files' key-value metadata.
     """
 
     folder: str
+    place: str
     name: str
-    rows_per_file: int
+    rows_per_file: int | None
     metadata: dict[str, str]
 
 
@@ -61,11 +64,12 @@ class OutputFiles:
         self._target = target
         self._pending: list[pa.RecordBatch] = []
         self._writer: pq.ParquetWriter | None = None
+        self._staged: StagedFile | None = None
         self._n_rows = 0
         self._codes: Counter[str] = Counter()
 
     def __enter__(self) -> OutputFiles:
-        os.makedirs(self._target.folder, exist_ok=True)
+        make_folder(self._target.folder)
         return self
 
     def write(self, batch: pa.RecordBatch) -> None:
@@ -75,12 +79,13 @@ class OutputFiles:
             StorageError: the disk is full.
         """
         self._schema = batch.schema
+        limit = self._target.rows_per_file
         while batch.num_rows:
-            rows = batch.slice(0, self._target.rows_per_file - self._n_rows)
+            rows = batch if limit is None else batch.slice(0, limit - self._n_rows)
             batch = batch.slice(rows.num_rows)
             self._pending.append(rows)
             self._n_rows += rows.num_rows
-            if self._n_rows == self._target.rows_per_file:
+            if self._n_rows == limit:
                 self._finish_file()
             elif sum(pending.nbytes for pending in self._pending) >= _ROW_GROUP_BYTES:
                 self._write_row_group()
@@ -91,28 +96,31 @@ class OutputFiles:
         if kind is None:
             if self._n_rows or not self.written:
                 self._finish_file()
-        elif self._writer is not None:
+        elif self._staged is not None:
             with suppress(OSError, pa.ArrowException):
-                self._writer.close()
-            with suppress(OSError):
-                os.unlink(self._staged)
+                if self._writer is not None:
+                    self._writer.close()
+            self._staged.discard()
 
     @property
     def _name(self) -> str:
+        if self._target.rows_per_file is None:
+            return self._target.name
         return f"{self._target.name}-{len(self.written):03d}.parquet"
-
-    @property
-    def _staged(self) -> str:
-        return os.path.join(self._target.folder, f".{self._name}.tmp")
 
     def _write_row_group(self) -> None:
         try:
+            if self._staged is None:
+                paths = (
+                    os.path.join(folder, self._name) for folder in (self._target.folder, self._target.place)
+                )
+                self._staged = stage_file(*paths)
             if self._writer is None:
                 schema = self._schema.with_metadata(self._target.metadata)
                 others = [path for path in _leaf_paths(schema) if path.split(".")[0] != EMBEDDING]
                 # A dictionary of floats is wasted work: hardly two are equal. So are their extremes.
                 self._writer = pq.ParquetWriter(
-                    self._staged,
+                    self._staged.sink,
                     schema,
                     use_dictionary=others,
                     write_statistics=others,
@@ -128,16 +136,16 @@ class OutputFiles:
 
     def _finish_file(self) -> None:
         self._write_row_group()
-        path = os.path.join(self._target.folder, self._name)
+        assert self._writer is not None  # noqa: S101  for mypy
+        assert self._staged is not None  # noqa: S101
         try:
-            if self._writer is not None:
-                self._writer.close()
-            os.replace(self._staged, path)
+            self._writer.close()
+            n_bytes = self._staged.finish()
         except OSError as exc:
             raise self._failed(exc) from exc
-        record = {"name": self._name, "n_rows": self._n_rows, "n_bytes": os.path.getsize(path)}
+        record = {"name": self._name, "n_rows": self._n_rows, "n_bytes": n_bytes}
         self.written.append({**record, "n_errors_by_code": dict(self._codes)})
-        self._writer, self._n_rows = None, 0
+        self._writer, self._staged, self._n_rows = None, None, 0
         self._codes.clear()
 
     def _count_codes(self, table: pa.Table) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
@@ -19,6 +18,7 @@ from spark_embed.context import RunContext, Session, as_session
 from spark_embed.errors import StorageError
 from spark_embed.jobs import JobGroups
 from spark_embed.lock import OutputLock
+from spark_embed.one_file import check_unchanged
 from spark_embed.output import Output, check_output
 from spark_embed.plan import Plan
 from spark_embed.progress import Progress
@@ -29,7 +29,7 @@ from spark_embed.retry import find_retries
 from spark_embed.s3_session import committer_settings
 from spark_embed.s3a import export_s3_environment
 from spark_embed.source import BadShard, find_layout
-from spark_embed.storage import delete
+from spark_embed.storage import delete, exists, impatient
 from spark_embed.summary import RunSummary
 from spark_embed.tables import settings
 from spark_embed.waves import WaveContext, run_waves
@@ -58,14 +58,15 @@ def run(spark: SparkSession | Session, config: Config, clock: Clock | None = Non
     """
     clock = clock or Clock()
     export_s3_environment(config)
-    with clock.measure("plan"):
+    with clock.measure("plan"), impatient():
         layout, output = find_layout(config), check_output(config)
-    is_new = not os.path.lexists(output.root)
+        is_new = not exists(output.root)
     with OutputLock(output.lock, output.root) as lock, kept_if_begun(output, is_new=is_new), explained(lock):
-        context = RunContext(as_session(spark, config), config, clock, output, lock.check)
+        context = RunContext(as_session(spark, config), config, clock, output, lock.check, lock.watch)
         with clock.measure("plan"):
             work = find_work(context, layout)
             report_work(work, prune=config.prune)
+            check_unchanged(context, work)
         with clock.measure("preflight"):
             record, plan = bind_run(context, work)
         publisher = Publisher(context, work, record)
@@ -73,10 +74,12 @@ def run(spark: SparkSession | Session, config: Config, clock: Clock | None = Non
         progress = ProgressFile(context, work, publisher)
         with clock.measure("embed"):
             unreadable = embed(context, work, plan, publisher, progress) if plan else []
+        bad = (*work.source.bad, *unreadable)
+        if config.output_files:
+            check_bad_shards(config, bad)  # while they can still be added
         with clock.measure("publish"):
             progress.publishing()
             ledger = publisher.finish(unreadable)
-        bad = (*work.source.bad, *unreadable)
         summary = summarize(context, Outcome(work, record, ledger, publisher.of_this_run, bad, plan))
         progress.done()
     check_bad_shards(config, bad)
@@ -170,6 +173,6 @@ def kept_if_begun(output: Output, *, is_new: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        if is_new and not os.path.exists(output.run_record) and not os.path.exists(output.index):
-            with suppress(StorageError):
+        with suppress(StorageError), impatient():
+            if is_new and not any(map(exists, (output.run_record, output.index, output.extras))):
                 delete(output.root)

@@ -2,13 +2,14 @@
 
 Needs no model. A publishing makes its files aside, moves them into their places, writes the list
 (files.json), and then deletes what the list has no more. Cut off before the list is there, it never
-happened; after that, only deleting is left.
+happened; after that, only deleting is left. What has to leave its place for a file of the same name is kept
+aside until then: the next run puts it back (`spark_embed.resume.tidy`).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,24 +22,42 @@ from spark_embed.resume import delete_unlisted
 from spark_embed.schema import ERROR, ERROR_DETAIL, IMAGE_ID
 from spark_embed.staging import Staging
 from spark_embed.state import delete_wave, write_ledger
-from spark_embed.storage import delete, free_bytes, list_names, move, no_space_error
+from spark_embed.storage import (
+    delete,
+    delete_uploads,
+    free_bytes,
+    list_names,
+    make_folder,
+    make_way,
+    no_space_error,
+    parquet_input,
+)
+from spark_embed.storage.staged import publish_file
 
 _N_EXAMPLES = 3
 
 
-def publish(staging: Staging) -> Ledger:
+def publish(staging: Staging, older: Ledger | None, check: Callable[[], None]) -> Ledger:
     """Bring the published files up to date; returns the new list of them.
 
-    No shuffle, and the model has run already. What an older run has published goes.
+    No shuffle, and the model has run already.
+
+    Args:
+        staging: the files.
+        older: what an older run has published, and what goes.
+        check: raises if another run has come to work here: to make files may take long.
 
     Raises:
-        StorageError: writing failed, or rows went missing; what was published before is untouched.
+        StorageError: writing failed, or rows went missing; what was published before is untouched, or will
+            be put back by the next run.
+        ResumeError: from `check`.
     """
     output = staging.output
     try:
         ledger = staging.stage()
-        for name, published in ((EMBEDDINGS_NAME, output.embeddings), (ERRORS_NAME, output.errors)):
-            _move_files(os.path.join(output.staged, name), published)
+        check()
+        for kind in (EMBEDDINGS_NAME, ERRORS_NAME):
+            _move_files(output, kind, older)
         write_ledger(output, ledger)
     except NoSpaceError as exc:
         delete(output.staged)
@@ -46,16 +65,25 @@ def publish(staging: Staging) -> Ledger:
         raise no_space_error(output.root, n_bytes - free_bytes(output.root)) from exc
     finally:
         delete(output.staged)
+        for path in (output.embeddings, output.errors):
+            delete_uploads(path)  # of tasks that failed
     delete_unlisted(output, ledger)
+    delete(output.replaced)
     for wave in ledger.waves:
         delete_wave(output, wave)
     return ledger
 
 
-def _move_files(folder: str, to: str) -> None:
-    os.makedirs(to, exist_ok=True)
-    for name in list_names(folder):
-        move(os.path.join(folder, name), os.path.join(to, name))
+def _move_files(output: Output, kind: str, older: Ledger | None) -> None:
+    staged, place = os.path.join(output.staged, kind), output.data_path(kind, kind)
+    names = list_names(staged)
+    is_folder = names != [kind]
+    aside = output.replaced_of(older.run_id if older else "unlisted")
+    make_way(place, os.path.join(aside, kind), for_folder=is_folder)
+    if is_folder:
+        make_folder(place)
+    for name in names:
+        publish_file(os.path.join(staged, name), output.data_path(kind, name))
 
 
 def read_error_examples(
@@ -74,7 +102,7 @@ def read_error_examples(
     found: dict[str, list[dict[str, str]]] = {code: [] for code in codes}
     try:
         for file in files:
-            with pq.ParquetFile(os.path.join(output.errors, file.name)) as opened:
+            with pq.ParquetFile(parquet_input(output.data_path(ERRORS_NAME, file.name))) as opened:
                 for batch in opened.iter_batches(columns=[IMAGE_ID, ERROR, ERROR_DETAIL]):
                     _add_examples(found, batch)
                     if all(len(examples) == _N_EXAMPLES for examples in found.values()):

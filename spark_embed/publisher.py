@@ -10,6 +10,7 @@ from spark_embed.publish import publish
 from spark_embed.records import Ledger, Marker, RunRecord
 from spark_embed.source import BadShard
 from spark_embed.staging import Staging
+from spark_embed.storage import delete_uploads
 from spark_embed.work import Work, names_of
 
 # Data of waves beyond which it is published while the run goes on, in files of --output_file_bytes: enough
@@ -95,7 +96,9 @@ class Publisher:
         """
         change = self._change(unreadable)
         if self.ledger is None or self.markers or change.removed or self._has_new_voids:
-            return self._publish(change)
+            ledger = self._publish(change)
+            delete_uploads(self._context.output.root)  # of tasks that were lost
+            return ledger
         return self.ledger
 
     @property
@@ -103,12 +106,13 @@ class Publisher:
         return set(self._work.source.voided) != set(self.ledger.voided if self.ledger else ())
 
     def _may_publish_early(self) -> bool:
-        """Say whether enough is unpublished, and publishing would take nothing away from readers."""
+        """Say whether enough is unpublished, and publishing it takes nothing from readers or later waves."""
         n_bytes = sum(sum(marker.files.values()) for marker in self.markers)
         return (
             n_bytes > _PUBLISH_FILES * self._context.config.output_file_bytes
             and not (self._work.pending.replaced or self._has_new_voids or self._work.standing.older)
             and not self._context.config.retry_errors
+            and not self.record.output_files
         )
 
     def _change(self, unreadable: list[BadShard]) -> Change:
@@ -130,6 +134,7 @@ class Publisher:
         self._context.check()
         file_bytes = self._context.config.output_file_bytes
         spark, output = self._context.spark, self._context.output
-        self.ledger = publish(Staging(spark, output, self.record, self.ledger, change, file_bytes))
+        staging = Staging(spark, output, self.record, self.ledger, change, file_bytes)
+        self.ledger = publish(staging, self._work.standing.older, self._context.check)
         self.markers = []
         return self.ledger

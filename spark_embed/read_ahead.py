@@ -111,7 +111,7 @@ class ReadAhead:
             reference = next(self._references, None)
             if reference is None:
                 self._is_read = True
-            elif (url := url_of(reference)) is not None:
+            elif (url := url_of(reference, self._policy.roots)) is not None:
                 self._ahead.append(self._downloads.add(url))
                 self._n_downloads += 1
             else:

@@ -44,6 +44,7 @@ class RunRecord(Record):
         fingerprint: what decides what a vector is, as found; `spark_embed.fingerprint`.
         table_schema: of the embedded table, as Spark's JSON.
         model, parity, versions: preflight's, for metadata.json.
+        output_files: the option, which holds for all runs over this output; None: folders of files.
     """
 
     run_id: str
@@ -54,6 +55,7 @@ class RunRecord(Record):
     model: dict[str, Any]
     parity: dict[str, Any]
     versions: dict[str, str]
+    output_files: Literal[1] | None = None
 
 
 class Counted(BaseModel):
@@ -64,6 +66,7 @@ class Counted(BaseModel):
         n_tasks: tasks that had at least one row.
         n_model_loads: how often a worker process had to load the model.
         stage_s: seconds by stage, summed over threads and tasks.
+        s3_requests, s3_bytes: what the workers themselves have asked S3 for, and got.
         batch_limit: images that fitted into the memory of the smallest device at once; None: all of a batch.
     """
 
@@ -75,6 +78,8 @@ class Counted(BaseModel):
     n_model_loads: Count
     stage_s: dict[str, float]
     batch_limit: int | None
+    s3_requests: Count = 0
+    s3_bytes: Count = 0
 
     @property
     def n_errors(self) -> int:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from spark_embed.output_files import OutputFiles, Target
 from spark_embed.schema import INDEX_SHARD, SHARD, SHARD_ROW
+from spark_embed.storage import parquet_input
 
 _BATCH_BYTES = 16 << 20
 _NUMBER = "__number__"
@@ -64,17 +65,20 @@ class KeptRows:
 
 def _kept(path: str, removal: Removal) -> npt.NDArray[np.bool_]:
     """Return for each row of a file whether it stays."""
-    keys = pq.read_table(path, columns=[SHARD, SHARD_ROW], partitioning=None)
+    keys = pq.read_table(parquet_input(path), columns=[SHARD, SHARD_ROW], partitioning=None)
     kept = np.ones(len(keys), dtype=np.bool_)
     names = [pa.chunked_array([pa.array(removal.shards, pa.string())])]
-    names += [pq.read_table(list_path, columns=[INDEX_SHARD])[INDEX_SHARD] for list_path in removal.lists]
+    names += [
+        pq.read_table(parquet_input(list_path), columns=[INDEX_SHARD])[INDEX_SHARD]
+        for list_path in removal.lists
+    ]
     gone = pa.chunked_array([chunk for name in names for chunk in name.chunks], pa.string())
     if len(gone):
         kept &= ~pc.is_in(keys[SHARD], value_set=gone.combine_chunks()).to_numpy()
     if removal.waves:
         numbered = keys.append_column(_NUMBER, pa.array(range(len(keys)), pa.int64()))
         for wave in removal.waves:
-            rows = pq.read_table(wave, columns=[SHARD, SHARD_ROW], partitioning=None)
+            rows = pq.read_table(parquet_input(wave), columns=[SHARD, SHARD_ROW], partitioning=None)
             hit = numbered.join(rows, [SHARD, SHARD_ROW], join_type="left semi")[_NUMBER]
             kept[hit.to_numpy()] = False
     return kept
@@ -99,7 +103,7 @@ def rewrite_file(rewrite: Rewrite) -> dict[str, Any] | None:
     kept = KeptRows(rewrite.path, rewrite.removal)
     if not kept.n_removed:
         return None
-    with pq.ParquetFile(rewrite.path) as file, OutputFiles(rewrite.target) as files:
+    with pq.ParquetFile(parquet_input(rewrite.path)) as file, OutputFiles(rewrite.target) as files:
         files.write(pa.RecordBatch.from_pylist([], schema=file.schema_arrow.remove_metadata()))
         for batch in file.iter_batches(batch_rows(file)):
             files.write(kept.of_next(batch).replace_schema_metadata(None))

@@ -14,7 +14,7 @@ from spark_embed.publish import read_error_examples
 from spark_embed.records import Counted, Ledger, Marker, RunRecord
 from spark_embed.source import BadShard
 from spark_embed.state import read_metadata
-from spark_embed.storage import write_json
+from spark_embed.storage import traffic, write_json
 from spark_embed.summary import Counts, RunSummary
 from spark_embed.verdict import Measured, judge
 from spark_embed.work import Work
@@ -112,6 +112,7 @@ def write_summary(context: RunContext, outcome: Outcome) -> RunSummary:
         config=config.model_dump(mode="json"),
         started_at=clock.started_at,
         finished_at=now(),
+        traffic=_describe_traffic(counted, embed_s),
     )
     write_json(output.metadata, summary.to_dict())
     return summary
@@ -124,6 +125,19 @@ def _judge(outcome: Outcome, counted: Counted, embed_s: float) -> dict[str, str]
     device = outcome.record.model["device"]
     measured = Measured(counted.stage_s, counted.n_tasks, plan.n_slots, embed_s, device, plan.task_cpus)
     return asdict(judge(measured))
+
+
+def _describe_traffic(counted: Counted, embed_s: float) -> dict[str, float]:
+    """Return what was asked of S3 by the SDK, nothing of local runs; Spark's own reading is not counted."""
+    if not (counted.s3_requests or traffic.n_requests):
+        return {}
+    return {
+        "worker_requests": counted.s3_requests,
+        "worker_bytes": counted.s3_bytes,
+        "worker_bytes_per_s": round(counted.s3_bytes / embed_s),
+        "requests_per_image": round(counted.s3_requests / max(counted.n_rows, 1), 3),
+        "driver_requests": traffic.n_requests,
+    }
 
 
 def _describe_pending(context: RunContext, outcome: Outcome) -> dict[str, Any]:
@@ -148,5 +162,7 @@ def add_up(parts: Sequence[Counted]) -> Counted:
         n_tasks=sum(part.n_tasks for part in parts),
         n_model_loads=sum(part.n_model_loads for part in parts),
         stage_s={name: round(seconds, 3) for name, seconds in stages.items()},
+        s3_requests=sum(part.s3_requests for part in parts),
+        s3_bytes=sum(part.s3_bytes for part in parts),
         batch_limit=min((part.batch_limit for part in parts if part.batch_limit), default=None),
     )

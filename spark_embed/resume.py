@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from spark_embed.config import Config
 from spark_embed.errors import ResumeError
 from spark_embed.fingerprint import describe_rows
-from spark_embed.output import DRAFT_PREFIX, Output
+from spark_embed.output import DRAFT_PREFIX, EMBEDDINGS_NAME, ERRORS_NAME, Output
 from spark_embed.records import Ledger, Marker, RunRecord
 from spark_embed.state import (
     delete_wave,
@@ -20,7 +20,7 @@ from spark_embed.state import (
     read_progress,
     read_run,
 )
-from spark_embed.storage import delete, list_names
+from spark_embed.storage import delete, delete_file, delete_uploads, list_names, put_back
 
 logger = logging.getLogger(__name__)
 
@@ -54,12 +54,7 @@ def find_standing(output: Output, config: Config) -> Standing:
     ledger = read_ledger(output)
     for read in (read_progress, read_metadata):  # a run writes these anew: not over what is not ours
         read(output)
-    rows = describe_rows(config)
-    if (known := record.fingerprint.get("rows")) != rows:
-        raise ResumeError(
-            f"--output_dir {output.root}: holds a run over other rows (--max_samples): {known} -> {rows}. "
-            "Start anew with --overwrite, or choose another --output_dir"
-        )
+    _check_options(output, record, config)
     if ledger and ledger.run_id != record.run_id:
         ledger, older = None, ledger
     else:
@@ -73,6 +68,27 @@ def find_standing(output: Output, config: Config) -> Standing:
         else:
             logger.warning("wave %s: its data is not what its marker says; it is done again", marker.wave)
     return Standing(record, ledger, tuple(whole), older)
+
+
+def _check_options(output: Output, record: RunRecord, config: Config) -> None:
+    """Compare the options that hold for a data set, whatever its model.
+
+    Raises:
+        ResumeError: one differs from the run's.
+    """
+    rows = describe_rows(config)
+    if (known := record.fingerprint.get("rows")) != rows:
+        raise ResumeError(
+            f"--output_dir {output.root}: holds a run over other rows (--max_samples): {known} -> {rows}. "
+            "Start anew with --overwrite, or choose another --output_dir"
+        )
+    if record.output_files != config.output_files:
+        what = "one file of each kind" if record.output_files else "folders of files"
+        how = "with --output_files 1" if record.output_files else "without --output_files"
+        raise ResumeError(
+            f"--output_dir {output.root}: holds a run that writes {what}. Go on {how}, start anew with "
+            "--overwrite, or choose another --output_dir"
+        )
 
 
 def _read_older(output: Output) -> Ledger | None:
@@ -104,7 +120,14 @@ def tidy(output: Output, standing: Standing) -> None:
         for name in list_names(folder):
             if name.endswith(".tmp") and not name.startswith("lock."):  # those belong to this run
                 delete(os.path.join(folder, name))
-    delete_unlisted(output, standing.ledger or standing.older)
+    delete_uploads(output.root)
+    ledger = standing.ledger or standing.older
+    if ledger:
+        replaced = output.replaced_of(ledger.run_id)
+        for kind in list_names(replaced):
+            put_back(os.path.join(replaced, kind), output.data_path(kind, kind))
+    delete(output.replaced)
+    delete_unlisted(output, ledger)
 
 
 def delete_unlisted(output: Output, ledger: Ledger | None) -> None:
@@ -115,6 +138,6 @@ def delete_unlisted(output: Output, ledger: Ledger | None) -> None:
     """
     if ledger is None:
         return
-    for folder, files in ((output.embeddings, ledger.embeddings), (output.errors, ledger.errors)):
-        for name in set(list_names(folder)) - {file.name for file in files}:
-            delete(os.path.join(folder, name))
+    for kind, files in ((EMBEDDINGS_NAME, ledger.embeddings), (ERRORS_NAME, ledger.errors)):
+        for name in set(output.data_names(kind)) - {file.name for file in files}:
+            (delete_file if name == kind else delete)(output.data_path(kind, name))

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spark_embed.errors import StorageError
-from spark_embed.output import Output
+from spark_embed.output import ERRORS_NAME, Output
 from spark_embed.plan import Plan
 from spark_embed.records import Ledger, PublishedFile
 from spark_embed.schema import SHARD
 from spark_embed.source.units import units_of
+from spark_embed.storage import parquet_input
 from spark_embed.waves import Wave
 
 
@@ -58,9 +58,13 @@ def _grouped(files: Sequence[PublishedFile], n_rows: int) -> list[list[Published
 def _shards_in(output: Output, names: Sequence[str]) -> set[str]:
     found: set[str] = set()
     for name in names:
-        path = os.path.join(output.errors, name)
+        path = output.data_path(ERRORS_NAME, name)
         try:
-            found.update(pq.read_table(path, columns=[SHARD], partitioning=None)[SHARD].unique().to_pylist())
+            found.update(
+                pq.read_table(parquet_input(path), columns=[SHARD], partitioning=None)[SHARD]
+                .unique()
+                .to_pylist()
+            )
         except (OSError, pa.ArrowException) as exc:
             raise StorageError(f"{path}: cannot be read: {exc}") from exc
     return found

@@ -6,7 +6,6 @@ streamed in small batches, so one of many gigabytes costs no more memory than a 
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import accumulate
@@ -15,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spark_embed.errors import StorageError
-from spark_embed.storage import local_path
+from spark_embed.storage import StoredFile, file_version, is_s3, parquet_input, spark_path, stat
 
 _BATCH_BYTES = 8 << 20
 _MAX_BATCH_ROWS = 64
@@ -23,11 +22,6 @@ _STREAM_BUFFER_BYTES = 1 << 20
 
 # The fields of an image as Hugging Face datasets write it.
 IMAGE_BYTES, IMAGE_PATH = "bytes", "path"
-
-
-def file_version(n_bytes: int, modified_ns: int) -> str:
-    """Return what tells a file from the one that replaces it; `source` builds the same with Spark."""
-    return f"{n_bytes}-{modified_ns // 1_000_000}"
 
 
 class RowReader:
@@ -63,13 +57,10 @@ class RowReader:
         return _view(self._rows.field(IMAGE_BYTES)[index]), path.as_py() if path is not None else None
 
     def _open(self, uri: str, version: str) -> None:
-        path = local_path(uri)
-        if path is None:
-            raise OSError(f"only local files can be read by the worker itself: {uri}")
-        self._path, self._version = path, version
-        self._check_version()
+        self._path, self._version = spark_path(uri), version
+        source = parquet_input(self._path, self._check_version())
         try:
-            self._file = pq.ParquetFile(path, buffer_size=_STREAM_BUFFER_BYTES)
+            self._file = pq.ParquetFile(source, buffer_size=_STREAM_BUFFER_BYTES, pre_buffer=False)
         except pa.ArrowException as exc:
             raise StorageError(f"{uri}: not parquet: {exc}") from exc
         metadata = self._file.metadata
@@ -82,7 +73,8 @@ class RowReader:
     def _seek(self, row: int) -> None:
         group = bisect_right(self._first_rows, row) - 1
         if group != self._group or row < self._start:
-            self._check_version()
+            if not is_s3(self._path):  # there, every request says which content it wants
+                self._check_version()
             self._batches = self._file.iter_batches(
                 self._batch_rows(group), row_groups=[group], columns=[self._column], use_threads=False
             )
@@ -99,10 +91,11 @@ class RowReader:
         rows_in_budget: int = _BATCH_BYTES * metadata.num_rows // max(n_bytes, 1)
         return max(1, min(rows_in_budget, _MAX_BATCH_ROWS))
 
-    def _check_version(self) -> None:
-        status = os.stat(self._path)
-        if file_version(status.st_size, status.st_mtime_ns) != self._version:
+    def _check_version(self) -> StoredFile:
+        found = stat(self._path)
+        if file_version(found.n_bytes, found.modified_ns) != self._version:
             raise StorageError(f"{self._path} changed while it was being read; run again")
+        return found
 
 
 def _view(value: pa.Scalar) -> memoryview | None:

@@ -32,6 +32,9 @@ STAGE_SECONDS = (
     "encode_s",
 )
 
+TRAFFIC = ("s3_requests", "s3_bytes")
+"""What the worker itself has asked S3 for, and got; not what Spark's JVM reads."""
+
 BATCH_LIMIT = "batch_limit"
 
 IMAGE_TYPE = T.StructType(
@@ -53,6 +56,7 @@ STATS_TYPE = T.StructType(
         T.StructField("n_tasks", T.IntegerType()),  # 1 in the first batch of a task
         T.StructField("n_model_loads", T.IntegerType()),  # 1 where this batch had to load the model
         *(T.StructField(name, T.FloatType()) for name in STAGE_SECONDS),
+        *(T.StructField(name, T.LongType()) for name in TRAFFIC),
         T.StructField(BATCH_LIMIT, T.IntegerType()),  # images that fitted into the device at once; null: all
     ]
 )

@@ -5,7 +5,6 @@ A run may be at work meanwhile: each file is whole when it is read, but two of t
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from spark_embed.lock import read_holder
 from spark_embed.output import STATE_NAME, Output
 from spark_embed.records import Ledger, Marker, ProgressRecord, RunRecord
 from spark_embed.state import read_ledger, read_markers, read_progress, read_run
-from spark_embed.storage import list_names
+from spark_embed.storage import exists, is_folder, list_names
 
 _TRIES = 3
 
@@ -85,14 +84,14 @@ def read_snapshot(output: Output) -> Snapshot:
         ResumeError: a file of the state is broken.
         StorageError: one cannot be read.
     """
-    if not os.path.isdir(output.root):
+    if not is_folder(output.root):
         raise ConfigError(f"{output.root}: there is no such folder; give the --output_dir of a run")
     for _ in range(_TRIES):
         waves = list_names(output.markers)
         found = _read_once(output)
         if read_run(output) == found.run and list_names(output.markers) == waves:
             break  # all of one moment
-    if not (found.run or found.ledger or found.progress or os.path.exists(output.lock)):
+    if not (found.run or found.ledger or found.progress or exists(output.lock)):
         raise ConfigError(
             f"{output.root}: holds no {STATE_NAME}/run.json, so no run of spark_embed; "
             "give the --output_dir of a run"

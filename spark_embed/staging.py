@@ -18,9 +18,9 @@ from spark_embed.merge import Merge, merge_files
 from spark_embed.output import EMBEDDINGS_NAME, ERRORS_NAME, Output
 from spark_embed.output_files import Target
 from spark_embed.records import Ledger, Marker, PublishedFile, RunRecord
-from spark_embed.removal import Removal, Rewrite, rewrite_file
+from spark_embed.removal import NOTHING, Removal, Rewrite, rewrite_file
 from spark_embed.state import later_voids, with_parts
-from spark_embed.storage import delete
+from spark_embed.storage import delete, parquet_input
 from spark_embed.tasks import run_tasks
 
 
@@ -94,10 +94,12 @@ class Staging:
         """Put the waves' files together."""
         groups: dict[Removal, list[Marker]] = {}
         for marker in self.change.markers:
-            groups.setdefault(self._removal_of(marker), []).append(marker)
+            # One file is the work of one task, whatever is left out of its waves.
+            removal = NOTHING if self.record.output_files else self._removal_of(marker)
+            groups.setdefault(removal, []).append(marker)
         merges: list[Merge] = []
-        for removal, markers in groups.items():
-            merges += self._merges(markers, removal, len(merges))
+        for markers in groups.values():
+            merges += self._merges(markers, len(merges))
         added = _Files()
         for answer in run_tasks(self.spark, merge_files, merges) if merges else ():
             added.embeddings += _records(answer["embeddings"])
@@ -116,29 +118,35 @@ class Staging:
     def _index_paths(self, names: Sequence[str]) -> tuple[str, ...]:
         return tuple(os.path.join(self.output.index, name) for name in names)
 
-    def _merges(self, markers: Sequence[Marker], removal: Removal, first: int) -> list[Merge]:
-        files = [
-            (os.path.join(self.output.wave(marker.wave), name), n_bytes)
-            for marker in markers
-            for name, n_bytes in marker.files.items()
-        ]
+    def _merges(self, markers: Sequence[Marker], first: int) -> list[Merge]:
+        files: list[tuple[str, int]] = []
+        removals: dict[str, Removal] = {}
+        for marker in markers:
+            folder, removal = self.output.wave(marker.wave), self._removal_of(marker)
+            paths = {os.path.join(folder, name): n_bytes for name, n_bytes in marker.files.items()}
+            files += paths.items()
+            removals |= dict.fromkeys(paths, removal) if removal else {}
         n_rows = sum(marker.counted.n_rows for marker in markers)
         n_files = max(1, math.ceil(sum(n_bytes for _, n_bytes in files) / self.file_bytes))
+        n_files = self.record.output_files or n_files
         rows_per_file = max(1, math.ceil(n_rows / n_files))
         return [
             Merge(
-                tuple(paths),
+                tuple(group),
                 self._target(EMBEDDINGS_NAME, f"{number:05d}", rows_per_file),
                 self._target(ERRORS_NAME, f"{number:05d}", rows_per_file),
-                removal,
+                {path: removals[path] for path in group if path in removals},
             )
-            for number, paths in enumerate(_grouped(files, n_files), start=first)
+            for number, group in enumerate(_grouped(files, n_files), start=first)
         ]
 
     def _target(self, kind: str, name: str, rows_per_file: int) -> Target:
         metadata = make_metadata(self.spark.version, self.record)[0 if kind == EMBEDDINGS_NAME else 1]
+        folder = os.path.join(self.output.staged, kind)
+        if self.record.output_files:
+            return Target(folder, self.output.root, kind, None, metadata)
         name = f"part-{self.generation:05d}-{name}-{self.output.attempt}"
-        return Target(os.path.join(self.output.staged, kind), name, rows_per_file, metadata)
+        return Target(folder, os.path.join(self.output.root, kind), name, rows_per_file, metadata)
 
     def _rewrite(self) -> tuple[_Files, _Files]:
         """Make the published files anew that hold rows which go; returns what there is, and what went."""
@@ -154,22 +162,16 @@ class Staging:
         lists = self._index_paths(self._new_voids)
         removal = Removal(tuple(sorted(self.change.removed)), lists)
         kinds = (
-            (EMBEDDINGS_NAME, self.output.embeddings, self.base.embeddings, removal, kept.embeddings),
-            (
-                ERRORS_NAME,
-                self.output.errors,
-                self.base.errors,
-                Removal(removal.shards, lists, retried),
-                kept.errors,
-            ),
+            (EMBEDDINGS_NAME, self.base.embeddings, removal, kept.embeddings),
+            (ERRORS_NAME, self.base.errors, Removal(removal.shards, lists, retried), kept.errors),
         )
-        for kind, folder, files, kind_removal, found in kinds:
+        for kind, files, kind_removal, found in kinds:
             if not kind_removal:
                 found += files
                 continue
             rewrites = [
                 Rewrite(
-                    os.path.join(folder, file.name),
+                    self.output.data_path(kind, file.name),
                     self._target(kind, f"r{number:05d}", max(file.n_rows, 1)),
                     kind_removal,
                 )
@@ -189,7 +191,9 @@ class Staging:
         change = self.change
         n_in = sum(marker.counted.n_rows for marker in change.markers)
         n_retried = sum(marker.counted.n_rows for marker in change.markers if marker.kind == "retry")
-        n_void = sum(pq.read_metadata(path).num_rows for path in self._index_paths(self._new_voids))
+        n_void = sum(
+            pq.read_metadata(parquet_input(path)).num_rows for path in self._index_paths(self._new_voids)
+        )
         n_dropped = sum(part.n_rows for marker in change.markers for part in change.dropped(marker))
         shards = self.base.shards if self.base else {}
         n_old = sum(n for name in change.removed & set(shards) for _, n in shards[name].ranges)

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from spark_embed.errors import ResumeError, StorageError
 from spark_embed.output import Output
 from spark_embed.records import Ledger, Marker, Part, ProgressRecord, Record, RunRecord, ShardState
-from spark_embed.storage import delete, list_names, read_json, read_text, write_text
+from spark_embed.storage import create_text, delete, list_files, list_names, read_json, read_text, write_text
 from spark_embed.summary import RunSummary
 
 _SUFFIX = ".json"
@@ -115,7 +115,7 @@ def write_marker(output: Output, marker: Marker) -> None:
     Raises:
         StorageError: the marker cannot be written.
     """
-    write_text(_marker_path(output, marker.wave), marker.model_dump_json() + "\n")
+    create_text(_marker_path(output, marker.wave), marker.model_dump_json() + "\n")
 
 
 def delete_wave(output: Output, wave: str) -> None:
@@ -130,11 +130,11 @@ def delete_wave(output: Output, wave: str) -> None:
 
 def is_whole(output: Output, marker: Marker) -> bool:
     """Say whether the wave's files are there: a machine that lost power may have lost some."""
-    folder = output.wave(marker.wave)
     try:
-        return all(os.path.getsize(os.path.join(folder, name)) == size for name, size in marker.files.items())
-    except OSError:
+        there = {file.path: file.n_bytes for file in list_files(output.wave(marker.wave), ".parquet")}
+    except StorageError:
         return False
+    return all(there.get(name) == n_bytes for name, n_bytes in marker.files.items())
 
 
 def later_voids(voided: Sequence[str], index_file: str) -> list[str]:

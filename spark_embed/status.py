@@ -127,8 +127,8 @@ class Status:
         if found is None:
             return "nothing is published yet" + (f"; {waves}" if waves else "")
         text = (
-            f"{found.n_files:,} files published {found.updated_at}: {found.n_embedded:,} rows with a vector, "
-            f"{found.n_errors:,} without"
+            f"{found.n_files:,} {'file' if found.n_files == 1 else 'files'} published {found.updated_at}: "
+            f"{found.n_embedded:,} rows with a vector, {found.n_errors:,} without"
         )
         older = "an older data set is still published: " if found.is_older else ""
         return older + text + (f"; {waves}" if waves else "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 _MAX_SHOWN_CHARS = 120
@@ -42,6 +42,7 @@ class RunSummary:
     config: dict[str, Any]
     started_at: str
     finished_at: str
+    traffic: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the summary as JSON values."""
@@ -76,6 +77,7 @@ class RunSummary:
             f"parity  {describe_parity(self.parity)}",
             f"speed   {self.throughput['images_per_s']:,.1f} images/s while embedding; "
             + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.timings_s.items()),
+            *([f"s3      {_describe_traffic(self.traffic)}"] if self.traffic else []),
             f"verdict {self.verdict['text']}",
             f"output  {self.output['output_dir']}",
         ]
@@ -85,6 +87,15 @@ class RunSummary:
 def _describe_this_run(this_run: dict[str, Any]) -> str:
     embedded, errors = this_run["embedded"], this_run["errors"]
     return f"of these {this_run['rows']:,} by this run: {embedded:,} embedded, {errors:,} errors"
+
+
+def _describe_traffic(traffic: dict[str, float]) -> str:
+    per_image = f"{traffic['requests_per_image']:.2f} an image"
+    return (
+        f"{traffic['worker_requests']:,} requests by the workers, {per_image}, "
+        f"{traffic['worker_bytes'] / 1e6:,.1f} MB at {traffic['worker_bytes_per_s'] / 1e6:,.1f} MB/s; "
+        f"{traffic['driver_requests']:,} by the driver"
+    )
 
 
 def _one_line(text: str) -> str:

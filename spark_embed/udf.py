@@ -36,6 +36,7 @@ from spark_embed.memory import keep_freed_memory
 from spark_embed.models import EMBEDDED_MODEL, Model, Recipe, load_model
 from spark_embed.profile import profiled
 from spark_embed.schema import EMBEDDING, IMAGE_TYPE, PACKED_RESULT_TYPE, RESULT_TYPE
+from spark_embed.storage import folder_path, is_s3, traffic
 
 
 def make_embed_column(
@@ -81,12 +82,14 @@ def image_embedding(image: str | Column, *, model: str | None = None, **options:
 
     Args:
         image: binary column, or its name. A column of another type fails the job.
-        model: folder in Hugging Face layout or hub id; default: the embedded EfficientNet-Lite0.
+        model: folder in Hugging Face layout (local or s3://) or hub id; default: the embedded
+            EfficientNet-Lite0.
         options: other fields of `spark_embed.config.ModelOptions`. `dtype` is float32 unless given:
             without a preflight, "auto" could differ between workers.
 
     Raises:
         pydantic.ValidationError: an option that is none of these, or a value that is not allowed.
+        ConfigError: a URI in S3 that cannot be a folder's.
     """
     return image_embedding_result(image, model=model, **options)[EMBEDDING]
 
@@ -106,10 +109,16 @@ def image_embedding_result(image: str | Column, *, model: str | None = None, **o
 def make_recipe(options: ModelOptions) -> Recipe:
     """Return the recipe of the model that the options name, nothing resolved yet.
 
-    A folder that is here is named by its absolute path: the workers' working folder is another.
+    A folder that is here is named by its absolute path: the workers' working folder is another. One in S3
+    is not looked at: each worker's machine fetches it.
+
+    Raises:
+        ConfigError: a URI in S3 that cannot be a folder's.
     """
     source = options.model_directory or EMBEDDED_MODEL
-    if os.path.isdir(os.path.expanduser(source)) and options.model_directory:
+    if is_s3(source):
+        source = folder_path(source, "--model_directory")
+    elif os.path.isdir(os.path.expanduser(source)) and options.model_directory:
         source = os.path.abspath(os.path.expanduser(source))
     return Recipe(
         source=source,
@@ -147,6 +156,7 @@ def embed_arrays(
     The chunks that come out are some batches each, whatever the chunks that came in; the rows in all are
     as many and in the same order. The model is loaded at the first row, so an empty task loads none.
     """
+    traffic.take()  # of the worker's task before
     references = iterate_references(arrays)
     first = next(references, None)
     if first is None:
@@ -159,7 +169,7 @@ def embed_arrays(
     options = replace(options, n_threads=n_threads, isolated=options.isolated or has_failed_before())
     for outcomes in join_outcomes(run_feed(chain([first], references), model, options)):
         started = time.perf_counter()
-        yield make_result_array(outcomes, stats)
+        yield make_result_array(outcomes, stats | traffic.take())
         # While this generator stood still, Spark wrote the array to the JVM: the next chunk carries that.
         stats = {"encode_s": time.perf_counter() - started}
 

@@ -29,8 +29,9 @@ from spark_embed.schema import (
     STAGE_SECONDS,
     STATS,
     STATS_TYPE,
+    TRAFFIC,
 )
-from spark_embed.storage import list_files
+from spark_embed.storage import list_files, parquet_input
 from spark_embed.tables import write_parquet
 from spark_embed.udf import make_embed_column
 
@@ -93,6 +94,7 @@ def count_wave(folder: str, *, by_shard: bool = False) -> WaveData:
         n_model_loads=int(totals["n_model_loads"]),
         stage_s={name: round(totals[name], 3) for name in STAGE_SECONDS},
         batch_limit=min(limits, default=None),
+        **{name: int(totals[name]) for name in TRAFFIC},
     )
     return WaveData(counted, files, shards)
 
@@ -103,7 +105,7 @@ def _count_file(
     """Return a file's rows by code, by shard if told, its totals by name, and its smallest limit."""
     columns = [f"{RESULT}.{ERROR}", f"{RESULT}.{STATS}", *([SHARD] if by_shard else [])]
     by_code, shards, totals, limits = Counter[str | None](), Counter[str](), Counter[str](), list[int]()
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(parquet_input(path)) as file:
         for batch in file.iter_batches(1 << 16, columns=columns):
             result = batch.column(RESULT)
             by_code.update(_counts(result.field(ERROR)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -22,15 +23,16 @@ from pyspark.sql import DataFrame
 from spark_embed.budget import ErrorBudget
 from spark_embed.clock import now
 from spark_embed.context import RunContext
-from spark_embed.errors import SparkEmbedError, StorageError
+from spark_embed.errors import ModelError, SparkEmbedError, StorageError
 from spark_embed.jobs import JobGroups
+from spark_embed.output import ERRORS_NAME
 from spark_embed.plan import Plan
 from spark_embed.records import Marker, Part
 from spark_embed.schema import SHARD, SHARD_ROW, quoted
 from spark_embed.source import BadShard
 from spark_embed.source.units import Unit, take_wave
 from spark_embed.state import write_marker
-from spark_embed.storage import free_bytes, no_space_error
+from spark_embed.storage import free_bytes, is_s3, no_space_error, store_failure
 from spark_embed.wave import WaveData, count_wave, run_wave
 
 logger = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ _WAVES_AT_ONCE = 2
 _LOOK_EVERY_S = 0.5
 _CANCEL_FOR_S = 6.0
 _ROW_BYTES = 300  # of a row's other columns, about
+_MODEL_ERROR = re.compile(rf"{ModelError.__module__}\.ModelError: (.*)")  # in a worker's traceback
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,7 @@ class _Loop:
             while self._running or (not failure and (self._queue or self._ready)):
                 while not failure and len(self._running) < _WAVES_AT_ONCE and (self._queue or self._ready):
                     self._start(pool)
+                self._context.run.watch()
                 for future in wait(self._running, _LOOK_EVERY_S, FIRST_COMPLETED).done:
                     failure = self._end(future) or failure
         except BaseException:  # Ctrl-C, too
@@ -218,7 +222,7 @@ def _table(context: WaveContext, wave: Wave) -> DataFrame:
     if not wave.retried:
         return source.table(spark, wave.units)
     table = source.live_table(spark, wave.units)
-    failed = spark.read.parquet(*(os.path.join(context.run.output.errors, name) for name in wave.retried))
+    failed = spark.read.parquet(*(context.run.output.data_path(ERRORS_NAME, name) for name in wave.retried))
     keys = failed.select(SHARD, SHARD_ROW)
     return table.join(keys, [SHARD, SHARD_ROW], "left_semi").select(*map(quoted, table.columns))
 
@@ -248,8 +252,10 @@ def _check_shards(data: WaveData, units: Sequence[Unit]) -> None:
 
 
 def _explained(exc: Exception, context: WaveContext, wave: Wave) -> Exception:
-    """Return what a failed Spark job means: shards that cannot be read, a full disk, or what it was."""
+    """Return what a failed Spark job means: no model, unreadable shards, a full disk, or what it was."""
     text = str(getattr(exc, "java_exception", None) or exc)
+    if told := _MODEL_ERROR.search(text):  # first: what a disk or a store said to it is in the text, too
+        return ModelError(f"{told[1].strip()} (on a worker; what is complete stays so)")
     if "No space left on device" in text or "Disk quota exceeded" in text:
         need = wave.n_rows * (context.plan.preflight.model["embedding_dim"] * 4 + _ROW_BYTES)
         root = context.run.output.root
@@ -260,6 +266,11 @@ def _explained(exc: Exception, context: WaveContext, wave: Wave) -> Exception:
             "start the same command again: it goes on"
         )
     source = context.plan.source
+    if (is_s3(source.folder) or is_s3(context.run.output.root)) and (line := store_failure(text)):
+        return StorageError(
+            f"{context.run.output.root}: S3 failed, and trying again did not help: {line}; what is complete "
+            "stays so: start the same command again when it is back, and it goes on"
+        )
     texts = (text, unquote(text))  # Java escapes in a path what a URI cannot hold, and not as Python does
     bad = [
         BadShard(shard.name, line)

@@ -63,7 +63,7 @@ class Work:
     @property
     def units(self) -> tuple[Unit, ...]:
         """The rows to embed. Of a data set without any row none, but as a unit: its output has columns."""
-        if self.pending.units or self.standing.record:
+        if self.pending.units or self.standing.ledger or self.standing.markers:
             return self.pending.units
         return (Unit(self.source.shards[0], 0, 0),)
 

@@ -43,14 +43,31 @@ def material() -> Path:
 
 
 @pytest.fixture(scope="session")
-def spark():
-    """One local session for all tests, made as a job makes it."""
+def spark(request):
+    """One local session for all tests, made as a job makes it; it can read S3 if there is a server."""
+    from s3_server import can_find_server
+
     from spark_embed.config import Config
+    from spark_embed.s3a import export_s3_environment
     from spark_embed.session import make_session
 
-    session = make_session(Config(input_dir="unused", output_dir="unused", num_workers=2))
-    yield session
-    session.stop()
+    with pytest.MonkeyPatch.context() as patch:
+        output_dir = "unused"
+        if can_find_server():
+            # Workers have the environment that the session began with.
+            request.getfixturevalue("s3_server").set_environment(patch)
+            output_dir = "s3a://unused"
+        config = Config(input_dir="unused", output_dir=output_dir, num_workers=2)
+        export_s3_environment(config)
+        session = make_session(config)
+        yield session
+        session.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_spark(spark, s3_server):
+    """The session, where it can read S3; else the test is skipped."""
+    return spark
 
 
 @pytest.fixture
@@ -199,6 +216,12 @@ def short_pauses(monkeypatch):
     monkeypatch.setattr("spark_embed.http_client._PAUSE_S", 0.05)
 
 
+@pytest.fixture
+def short_s3_pauses(monkeypatch):
+    """A store that is away or busy is soon asked again."""
+    monkeypatch.setattr("spark_embed.storage.s3_patience.MAX_PAUSE_S", 0.05)
+
+
 @pytest.fixture(scope="session")
 def stamped(tmp_path_factory, photos) -> Path:
     """Twelve shards of small photos that say which they are; `crashes.write_shards`."""
@@ -240,3 +263,29 @@ def start(stamped, tiny_clip, tmp_path):
     yield start
     for run in runs:
         run.end()
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory):
+    """A real S3 server; `s3_server.find_server` says which."""
+    from s3_server import find_server
+
+    with find_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3_server, monkeypatch) -> str:
+    """The name of a new bucket; the environment of the test, and of what it starts, leads to its server."""
+    s3_server.set_environment(monkeypatch)
+    return s3_server.make_bucket()
+
+
+@pytest.fixture
+def bad_s3(s3_server, bucket, monkeypatch):
+    """A proxy in front of the bucket's server; the environment leads to it. It does no harm until told to."""
+    from bad_s3 import BadS3
+
+    with BadS3(s3_server) as proxy:
+        s3_server.seen_through(proxy.endpoint).set_environment(monkeypatch)
+        yield proxy

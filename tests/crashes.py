@@ -265,7 +265,8 @@ class Folder:
         """Nothing is there but what a complete state consists of."""
         ledger = read_json(self.state / "files.json")
         for kind in ("embeddings", "errors"):
-            names = sorted(os.listdir(self.root / f"{kind}.parquet"))
+            place = self.root / f"{kind}.parquet"
+            names = [place.name] if place.is_file() else sorted(os.listdir(place))
             assert names == sorted(file["name"] for file in ledger[kind])
         assert set(os.listdir(self.root)) == {
             "embeddings.parquet", "errors.parquet", "metadata.json", "_spark_embed",

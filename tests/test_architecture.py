@@ -15,11 +15,17 @@ def test_imports_keep_their_directions():
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("module", ["spark_embed.pipeline", "spark_embed.cli", "spark_embed"])
+@pytest.mark.parametrize("module", ["spark_embed.pipeline", "spark_embed.cli", "spark_embed.batch_service"])
 def test_the_driver_imports_neither_torch_nor_transformers(module):
     program = f"import sys, {module}; print(sorted({{'torch', 'transformers', 'timm'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_package_alone_imports_no_spark():
+    program = "import sys, spark_embed; print('pyspark' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_wrong_flags_are_told_without_starting_spark():

@@ -39,7 +39,7 @@ BROKEN = {
     "not_an_image": Reference(b"<html>404</html>"),
     "corrupt": Reference(image(0).inline[:-30]),
     "forbidden": Reference(None, "/etc/passwd"),
-    "fetch_failed": Reference(None, "s3://bucket/a.jpg"),
+    "fetch_failed": Reference(None, "gs://bucket/a.jpg"),
     "too_many_pixels": Reference(encode(Image.new("RGB", (40, 40)), "PNG")),
     "too_many_bytes": Reference(bytes(5000)),
 }

@@ -176,8 +176,8 @@ def test_what_this_user_may_not_read_is_forbidden(root, what, request):
     [
         "http://example.org/a.jpg",
         "HTTPS://example.org/a.jpg",
-        "s3://bucket/a.jpg",
-        "s3a://bucket/a.jpg",
+        "gs://bucket/a.jpg",
+        "abfs://bucket/a.jpg",
         "hdfs://node/a.jpg",
         "file://other-host/cats/a.jpg",
         "file://[bad/a.jpg",

@@ -15,6 +15,7 @@ from spark_embed.arrow import unpack_vectors
 from spark_embed.errors import StorageError
 from spark_embed.merge import Merge, merge_files
 from spark_embed.output_files import Target
+from spark_embed.removal import Removal
 from spark_embed.schema import PACKED_RESULT_TYPE, RESULT
 
 DIM = 3
@@ -42,8 +43,8 @@ def merge(tmp_path):
     ]
     return Merge(
         tuple(files),
-        Target(str(tmp_path / "good"), "part", 100, {"made_by": "x"}),
-        Target(str(tmp_path / "bad"), "part", 100, {"made_by": "y"}),
+        Target(str(tmp_path / "good"), str(tmp_path), "part", 100, {"made_by": "x"}),
+        Target(str(tmp_path / "bad"), str(tmp_path), "part", 100, {"made_by": "y"}),
     )
 
 
@@ -119,6 +120,30 @@ def test_a_kind_without_rows_has_one_file_that_says_its_columns(merge, tmp_path)
     assert [file["n_rows"] for file in answer["embeddings"]] == [0]
     assert pq.read_table(tmp_path / "good").schema.names == ["own", "embedding"]
     assert pq.read_table(tmp_path / "good").num_rows == 0
+
+
+def test_without_a_limit_there_is_one_file_of_exactly_that_name(merge, tmp_path):
+    good, bad = replace(merge.embeddings, name="a.parquet"), replace(merge.errors, name="b.parquet")
+    merge = with_rows_per_file(replace(merge, embeddings=good, errors=bad), None)
+    answer = merge_files(merge)
+    assert (names(tmp_path / "good"), names(tmp_path / "bad")) == (["a.parquet"], ["b.parquet"])
+    assert [file["name"] for file in answer["embeddings"]] == ["a.parquet"]
+    assert pq.read_table(tmp_path / "good/a.parquet").num_rows == 6
+
+
+def test_each_source_has_rows_of_its_own_to_leave_out(merge, tmp_path):
+    paths = [str(tmp_path / "old.parquet"), str(tmp_path / "new.parquet")]
+    for path, first in zip(paths, (0, 4), strict=True):
+        write_wave(path, first, [None, None, "corrupt", None])
+        keys = {"shard": ["a", "b", "a", "b"], "shard_row": [first, first + 1, first + 2, first + 3]}
+        table = pq.read_table(path)
+        for name, values in keys.items():
+            table = table.append_column(name, [values])
+        pq.write_table(table, path)
+    answer = merge_files(replace(merge, sources=tuple(paths), removals={paths[0]: Removal(("a",))}))
+    assert pq.read_table(tmp_path / "good")["own"].to_pylist() == [1, 3, 4, 5, 7]
+    assert pq.read_table(tmp_path / "bad")["own"].to_pylist() == [6]
+    assert answer["n_removed"] == 2
 
 
 def test_a_full_last_file_is_not_followed_by_an_empty_one(merge, tmp_path):

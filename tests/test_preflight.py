@@ -127,3 +127,16 @@ def test_what_compiling_took_and_gained_is_told(recipe, photo_bytes):
     assert answer["model"]["compiled"]["speedup"] > 0
     assert answer["model"]["compiled"]["seconds"] > 0
     assert answer["parity"]["min_cosine"] > 0.9999
+
+
+def test_a_worker_that_cannot_load_the_model_stops_the_run_in_one_line(embed, shards, tmp_path, monkeypatch):
+    """Preflight looks at one machine; another one's disk may be full, or its way to the model closed."""
+    gone = tmp_path / "gone"
+
+    def look_elsewhere(*args):
+        found = run_preflight(*args)
+        return replace(found, recipe=replace(found.recipe, source=str(gone)))
+
+    monkeypatch.setattr("spark_embed.plan.run_preflight", look_elsewhere)
+    with pytest.raises(ModelError, match=f"^--model_directory {gone}: there is no such folder .on a worker"):
+        embed(shards)

@@ -7,7 +7,7 @@ import pytest
 
 from spark_embed.errors import StorageError
 from spark_embed.ranges import RangeReader
-from spark_embed.rows import file_version
+from spark_embed.storage import file_version
 
 
 def version_of(path) -> str:
@@ -42,7 +42,7 @@ def test_a_file_that_has_changed_or_ends_too_soon_is_noticed(tmp_path):
         RangeReader().read(path.as_uri(), 1, 10, planned)
 
 
-@pytest.mark.parametrize("uri", ["/nowhere/a.tar", "s3a://bucket/a.tar"])
+@pytest.mark.parametrize("uri", ["/nowhere/a.tar", "gs://bucket/a.tar"])
 def test_what_cannot_be_reached_is_an_oserror(uri):
     with pytest.raises(OSError):
         RangeReader().read(uri, 0, 1, "1-1")

@@ -15,8 +15,8 @@ import write_readme
 README = (REPOSITORY / "README.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
 def test_the_tables_are_those_of_the_code():
@@ -101,6 +101,28 @@ assert (nearest == table["caption"]).mean() >= 0.95, "a crop's nearest neighbour
     assert done.returncode == 0, done.stderr[-3000:]
     assert "97 rows" in done.stdout
     assert_neighbours_are_of_the_same_photo(checkout / "demo/from_python")
+
+
+@pytest.mark.slow
+def test_the_script_of_the_batch_service_works_as_it_stands(checkout):
+    """Twice over: a session that was stopped does not keep another from starting."""
+    (code,) = blocks("python", (REPOSITORY / "docs/batch-service.md").read_text())
+    code += """
+from pyspark import SparkContext
+
+assert SparkContext._active_spark_context is None
+assert summary["counts"]["rows"] == len(captions) == 97
+few = orchestrator.process_dataset(loader, UnifiedOutputWriter("demo/few_of_batch"), max_samples=5)
+assert few["this_run"]["rows"] == 5
+again = orchestrator.process_dataset(loader, writer)
+assert again == summary
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=checkout, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (checkout / "demo/batch/captioned.parquet").exists()
+    assert (checkout / "demo/batch/summary.json").exists()
 
 
 def assert_neighbours_are_of_the_same_photo(folder: Path) -> None:

@@ -213,6 +213,20 @@ def test_overwrite_starts_anew_and_the_old_files_stay_until_then(embed, shards, 
     assert not before.keys() & files_of(embed.output_dir).keys()
 
 
+@pytest.mark.parametrize("shape", [{}, {"output_files": 1}])
+def test_a_data_set_without_a_row_has_columns_even_after_an_interruption(embed, tmp_path, monkeypatch, shape):
+    (tmp_path / "in").mkdir()
+    table = pa.table({"key": pa.array([], pa.string()), "jpg": pa.array([], pa.binary())})
+    pq.write_table(table, tmp_path / "in/empty.parquet")
+    monkeypatch.setattr(waves, "run_wave", lambda embedded, folder: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        embed(tmp_path / "in", parity_samples=0, **shape)
+    monkeypatch.undo()
+    _, embeddings, errors = embed(tmp_path / "in", parity_samples=0, **shape)
+    assert list(embeddings) == ["key", "image_id", "shard", "shard_row", "embedding"]
+    assert list(errors) == ["key", "image_id", "shard", "shard_row", "error", "error_detail"]
+
+
 def test_errors_are_retried_and_recovered_rows_move(embed, tmp_path, photo_bytes, embedded_rows):
     (tmp_path / "in").mkdir()
     for shard in range(3):

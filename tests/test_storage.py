@@ -12,6 +12,7 @@ from spark_embed.storage import (
     delete,
     folder_path,
     is_below,
+    joined_path,
     list_files,
     list_names,
     local_path,
@@ -126,10 +127,40 @@ def test_a_folder_option_becomes_an_absolute_path(tmp_path, monkeypatch):
     assert folder_path("out/../in", "--input_dir") == str(tmp_path / "in")
     assert folder_path("~/in", "--input_dir") == "/home/someone/in"
     assert folder_path("file:///data/in%20here/", "--input_dir") == "/data/in here"
-    with pytest.raises(ConfigError, match="--input_dir s3://bucket/in"):
-        folder_path("s3://bucket/in", "--input_dir")
+    with pytest.raises(ConfigError, match="--input_dir gs://bucket/in"):
+        folder_path("gs://bucket/in", "--input_dir")
     with pytest.raises(ConfigError, match="--allowed_roots ''"):  # else it would be the working folder
         folder_path("", "--allowed_roots")
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/a b%20", "s3a://bucket/a b%20/", "S3N://bucket/a b%20"])
+def test_a_folder_in_s3_gets_the_scheme_of_this_spark(monkeypatch, uri):
+    monkeypatch.delenv("DATABRICKS_RUNTIME_VERSION", raising=False)
+    assert folder_path(uri, "--input_dir") == "s3a://bucket/a b%20"
+    monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "18.0")
+    assert folder_path(uri, "--input_dir") == "s3://bucket/a b%20"
+
+
+@pytest.mark.parametrize("uri", ["s3://", "s3:///key", "s3://key:secret@bucket/a", "s3://bucket/a/../b"])
+def test_a_folder_in_s3_that_cannot_be_one_is_refused(uri):
+    with pytest.raises(ConfigError, match="--input_dir"):
+        folder_path(uri, "--input_dir")
+
+
+@pytest.mark.parametrize(
+    ("folder", "path", "joined"),
+    [
+        ("s3a://bucket/in", "a/b.jpg", "s3a://bucket/in/a/b.jpg"),
+        ("s3a://bucket/in", "../x.jpg", "s3a://bucket/x.jpg"),
+        ("s3a://bucket/in", "../../../x.jpg", "s3a://bucket/x.jpg"),
+        ("s3a://bucket/in", "/x.jpg", "s3a://bucket/x.jpg"),
+        ("s3a://bucket/in", "s3://other/x.jpg", "s3://other/x.jpg"),
+        ("/data", "a.jpg", "/data/a.jpg"),
+        ("", "a.jpg", "a.jpg"),
+    ],
+)
+def test_a_relative_path_never_leaves_its_bucket(folder, path, joined):
+    assert joined_path(folder, path) == joined
 
 
 @pytest.mark.parametrize(

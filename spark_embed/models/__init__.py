@@ -27,7 +27,7 @@ class Recipe:
     """How to build a model. Small, hashable and picklable: it is the key of the worker's cache.
 
     Attributes:
-        source: folder in Hugging Face layout, hub id, or `EMBEDDED_MODEL`.
+        source: folder in Hugging Face layout (a path or a URI in S3), hub id, or `EMBEDDED_MODEL`.
         revision: branch, tag or commit of a hub id; after preflight always the commit.
         dtype: "auto" until preflight has resolved it.
         device: "auto", "gpu" (CUDA or MPS, never the CPU), "cpu", "cuda", "cuda:1" or "mps".

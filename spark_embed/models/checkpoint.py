@@ -22,6 +22,7 @@ from spark_embed.errors import ModelError
 from spark_embed.models import EMBEDDED_MODEL, Recipe
 from spark_embed.models.families import FAMILIES, Family, find_family
 from spark_embed.models.folder import HUB_ERRORS, find_folder, find_weights, hash_files, one_line, read_config
+from spark_embed.storage import is_s3
 
 LIBRARY_ERRORS: tuple[type[Exception], ...] = (
     OSError,
@@ -51,7 +52,7 @@ class Checkpoint:
     Attributes:
         network: in evaluation mode, float32, on the CPU.
         processor: its own image processor, the PIL backend where there is one.
-        name: short name for people.
+        name: short name for people: of a folder here its own, else hub id or URI.
         revision: commit of a hub id, None for a folder.
     """
 
@@ -102,10 +103,15 @@ def open_checkpoint(recipe: Recipe) -> Checkpoint:
         network=network,
         processor=load_processor(folder, recipe),
         family=family,
-        name=os.path.basename(os.path.normpath(recipe.source)) if revision is None else recipe.source,
+        name=_name(recipe, folder, revision),
         revision=revision,
         weights_sha256=weights_sha256,
     )
+
+
+def _name(recipe: Recipe, folder: str, revision: str | None) -> str:
+    is_elsewhere = revision is not None or is_s3(recipe.source)
+    return recipe.source if is_elsewhere else os.path.basename(os.path.normpath(folder))
 
 
 def load_processor(folder: str, recipe: Recipe) -> Any:

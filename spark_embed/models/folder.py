@@ -1,6 +1,6 @@
 """A recipe's source -> a folder on this machine, its config.json, the files of its weights and their hash.
 
-Knows the hub, and no network: what the files mean is checkpoint.py's.
+Knows the hub and S3, and no network: what the files mean is checkpoint.py's.
 """
 
 from __future__ import annotations
@@ -9,14 +9,16 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import huggingface_hub
 import huggingface_hub.errors
 
-from spark_embed.errors import ModelError
+from spark_embed import storage
+from spark_embed.errors import ModelError, StorageError
 from spark_embed.models import Recipe
+from spark_embed.models.local_copy import copy_folder
 
 # One file, or numbered ones.
 _SAFETENSORS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
@@ -39,15 +41,15 @@ def find_folder(recipe: Recipe) -> tuple[str, str | None]:
     """Return the local folder with the files of the model, and the commit if it came from the hub.
 
     Raises:
-        ModelError: there is no such folder, the hub does not give it, or a folder has a revision.
+        ModelError: there is no such folder, the hub or S3 does not give it, or a folder has a revision.
     """
     source = os.path.expanduser(recipe.source)
-    if os.path.isdir(source):
+    if storage.is_s3(source) or os.path.isdir(source):
         if recipe.revision:
             raise ModelError(
                 f"--revision {recipe.revision}: only a hub id has one, {recipe.source} is a folder"
             )
-        return source, None
+        return _copy(recipe) if storage.is_s3(source) else source, None
     if os.path.isabs(source) or source.startswith(".") or source.count("/") > 1:
         raise ModelError(f"--model_directory {recipe.source}: there is no such folder")
     folder = _download(recipe)
@@ -69,6 +71,26 @@ def _download(recipe: Recipe) -> str:
         ) from exc
 
 
+def _copy(recipe: Recipe) -> str:
+    """Return a copy, on this machine, of what will be read from a folder in S3.
+
+    What is missing is told before anything is fetched. Code comes only where it may be run.
+    """
+    source = recipe.source
+    try:
+        files = {file.path: file for file in storage.list_folder(source)}
+        if not files:
+            raise ModelError(f"--model_directory {source}: there is no such folder, or it holds only folders")
+        if "config.json" not in files:
+            raise _no_config(source)
+        suffixes = (".json", ".py") if recipe.trust_remote_code else (".json",)
+        wanted = {name for name in files if name.endswith(suffixes)}.union(_choose_weights(files, recipe))
+        return copy_folder(source, [files[name] for name in sorted(wanted)])
+    except StorageError as exc:
+        detail = str(exc).removeprefix(f"{source}: ")
+        raise ModelError(f"--model_directory {source}: {detail}") from exc
+
+
 def read_config(folder: str, source: str) -> dict[str, Any]:
     """Return the folder's config.json.
 
@@ -80,15 +102,19 @@ def read_config(folder: str, source: str) -> dict[str, Any]:
         with open(path, encoding="utf-8") as file:
             config = json.load(file)
     except FileNotFoundError as exc:
-        raise ModelError(
-            f"--model_directory {source}: no config.json in it; expected a folder in Hugging Face layout "
-            "(config.json, model.safetensors, preprocessor_config.json)"
-        ) from exc
+        raise _no_config(source) from exc
     except (OSError, ValueError, RecursionError) as exc:
         raise ModelError(f"--model_directory {source}: config.json cannot be read: {one_line(exc)}") from exc
     if not isinstance(config, dict):
         raise ModelError(f"--model_directory {source}: config.json is not an object")
     return config
+
+
+def _no_config(source: str) -> ModelError:
+    return ModelError(
+        f"--model_directory {source}: no config.json in it; expected a folder in Hugging Face layout "
+        "(config.json, model.safetensors, preprocessor_config.json)"
+    )
 
 
 def find_weights(folder: str, recipe: Recipe) -> list[str]:
@@ -98,9 +124,14 @@ def find_weights(folder: str, recipe: Recipe) -> list[str]:
         ModelError: there are none, or only pickled ones that the recipe does not allow.
     """
     try:
-        names = sorted(os.listdir(folder))
+        names = os.listdir(folder)
     except OSError as exc:
         raise ModelError(f"--model_directory {recipe.source}: cannot be listed: {one_line(exc)}") from exc
+    return [os.path.join(folder, name) for name in _choose_weights(names, recipe)]
+
+
+def _choose_weights(names: Iterable[str], recipe: Recipe) -> list[str]:
+    names = sorted(names)
     weights = [name for name in names if _SAFETENSORS.fullmatch(name)]
     if not weights:
         pickled = [name for name in names if name.endswith(_PICKLE_SUFFIXES)]
@@ -114,7 +145,7 @@ def find_weights(folder: str, recipe: Recipe) -> list[str]:
         # not downloaded from a hub without the flag, so there may be some
         hint = " or pytorch_model.bin" if recipe.allow_pickle_weights else "; pickled: --allow_pickle_weights"
         raise ModelError(f"--model_directory {recipe.source}: no weights in it (model.safetensors{hint})")
-    return [os.path.join(folder, name) for name in weights]
+    return weights
 
 
 def hash_files(paths: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from spark_embed.errors import SparkEmbedError
 from spark_embed.rows import IMAGE_BYTES, IMAGE_PATH
 from spark_embed.source.columns import is_hugging_face, is_text
 from spark_embed.source.lists import LIST_SUFFIXES, read_list
-from spark_embed.storage import uri_scheme
+from spark_embed.storage import parquet_input, uri_scheme
 
 _ROWS = 100
 
@@ -39,7 +39,7 @@ def names_files(path: str, url_column: str) -> bool:
 def _first_rows(path: str) -> pa.RecordBatch:
     if path.lower().endswith(LIST_SUFFIXES):
         return next(batch for batch in read_list(path) if len(batch))[:_ROWS]
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(parquet_input(path)) as file:
         return next(file.iter_batches(_ROWS))
 
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
 from spark_embed.errors import ResumeError, StorageError
-from spark_embed.storage import StoredFile, replaced_file
+from spark_embed.storage import StoredFile, exists, open_binary, parquet_input, replaced_file
 from spark_embed.tables import count_slots
 from spark_embed.tasks import run_tasks
 
@@ -36,6 +36,7 @@ class Entry(NamedTuple):
     sha256: str | None = None
     n_rows: int | None = None
     schema: pa.Schema | None = None
+    etag: str | None = None
 
 
 @dataclass
@@ -54,23 +55,35 @@ class Catalogue:
 
     def _version(self, file: StoredFile, sha256: str | None) -> str:
         known = self.entries.get(file.path)
-        stat = f"{file.n_bytes}-{file.modified_ns}"
+        stat = f"{file.n_bytes}-{file.modified_ns}" + (f"-{file.etag}" if file.etag else "")
         if known is None:
             entry = Entry(file.n_bytes, file.modified_ns, stat, sha256)
         elif sha256 and known.sha256:
             same = sha256 == known.sha256
             # Another content of the same size and time needs a name of its own.
             entry = known if same else Entry(0, 0, f"{stat}-{sha256[:12]}", sha256)
-        elif (file.n_bytes, file.modified_ns) == known[:2]:
+        elif _is_same(file, known):
             entry = known._replace(sha256=sha256 or known.sha256)
         else:
             entry = Entry(0, 0, stat, sha256)
-        self.entries[file.path] = entry._replace(n_bytes=file.n_bytes, modified_ns=file.modified_ns)
+        self.entries[file.path] = entry._replace(
+            n_bytes=file.n_bytes, modified_ns=file.modified_ns, etag=file.etag or None
+        )
         return entry.version
 
     def set_footer(self, path: str, n_rows: int, schema: pa.Schema) -> None:
         """Remember what a parquet file's footer says."""
         self.entries[path] = self.entries[path]._replace(n_rows=n_rows, schema=schema)
+
+
+def _is_same(file: StoredFile, known: Entry) -> bool:
+    """Say whether a file has the content that it had, by what a listing says of it.
+
+    S3 gives equal ETags to equal contents only, so an object that was written once more is the same.
+    """
+    if file.etag and known.etag:
+        return (file.n_bytes, file.etag) == (known.n_bytes, known.etag)
+    return (file.n_bytes, file.modified_ns) == (known.n_bytes, known.modified_ns)
 
 
 _SCHEMA = pa.schema(
@@ -82,6 +95,7 @@ _SCHEMA = pa.schema(
         ("sha256", pa.string()),
         ("n_rows", pa.int64()),
         ("schema", pa.dictionary(pa.int32(), pa.binary())),
+        ("etag", pa.string()),
     ]
 )
 
@@ -92,18 +106,18 @@ def read_catalogue(path: str) -> Catalogue:
     Raises:
         ResumeError: it is broken, or not ours.
     """
-    if not os.path.exists(path):
+    if not exists(path):
         return Catalogue()
     try:
-        table = pq.read_table(path, schema=_SCHEMA)
+        table = pq.read_table(parquet_input(path), schema=_SCHEMA)
         columns = [table[name].to_pylist() for name in _SCHEMA.names]
-        known = {data: pa.ipc.read_schema(pa.py_buffer(data)) for data in set(columns[-1]) if data}
+        known = {data: pa.ipc.read_schema(pa.py_buffer(data)) for data in set(columns[-2]) if data}
     except (OSError, pa.ArrowException) as exc:
         reason = " ".join(str(exc).split())  # some are of several lines
         raise ResumeError(f"{path}: is broken ({reason}); delete it: footers are then read anew") from exc
     entries = {}
-    for name, n_bytes, modified_ns, version, sha256, n_rows, schema in zip(*columns, strict=True):
-        entries[name] = Entry(n_bytes, modified_ns, version, sha256, n_rows, known.get(schema))
+    for name, n_bytes, modified_ns, version, sha256, n_rows, schema, etag in zip(*columns, strict=True):
+        entries[name] = Entry(n_bytes, modified_ns, version, sha256, n_rows, known.get(schema), etag)
     return Catalogue(entries)
 
 
@@ -116,8 +130,8 @@ def write_catalogue(catalogue: Catalogue, path: str) -> None:
     entries = [(name, *entry) for name, entry in catalogue.entries.items() if _is_text(name)]
     encoded: dict[pa.Schema, bytes] = {}
     columns: list[Any] = list(zip(*entries, strict=True)) or [[] for _ in _SCHEMA]
-    columns[-1] = [
-        schema and encoded.setdefault(schema, schema.serialize().to_pybytes()) for schema in columns[-1]
+    columns[-2] = [
+        schema and encoded.setdefault(schema, schema.serialize().to_pybytes()) for schema in columns[-2]
     ]
     arrays = [pa.array(values, one.type) for values, one in zip(columns, _SCHEMA, strict=True)]
     with replaced_file(path) as staged:
@@ -148,7 +162,7 @@ def _hash_files(paths: Sequence[str]) -> list[str]:
 def _hash_file(path: str) -> str:
     digest = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
+        with open_binary(path) as file:
             while block := file.read(_CHUNK_BYTES):
                 digest.update(block)
     except OSError as exc:

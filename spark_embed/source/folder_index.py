@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -21,7 +22,7 @@ from spark_embed.source.detect import Layout
 from spark_embed.source.folders import index_folder
 from spark_embed.source.index import Index, open_index, write_index
 from spark_embed.source.indexing import Rows
-from spark_embed.storage import delete, list_names, replaced_file
+from spark_embed.storage import delete, exists, list_names, make_folder, parquet_input, replaced_file
 from spark_embed.tasks import run_tasks
 
 _VOID = ".void.parquet"
@@ -80,12 +81,12 @@ def make_folder_index(
     n_gone = 0
     if not earlier or max_rows is None:
         target = f"{len(earlier):04d}-{secrets.token_hex(4)}{_SUFFIX}"
-        os.makedirs(folder, exist_ok=True)
+        make_folder(folder)
         task = FolderTask(layout.root, folder, earlier, target, layout.has_labels, max_rows, prune)
         (n_gone,) = run_tasks(spark, update_index, [task])
     files = _list_index(folder)
-    voided = tuple(name for name in map(void_name, files) if os.path.exists(os.path.join(folder, name)))
-    n_voided = sum(pq.read_metadata(os.path.join(folder, name)).num_rows for name in voided)
+    voided = tuple(name for name in map(void_name, files) if exists(os.path.join(folder, name)))
+    n_voided = sum(pq.read_metadata(parquet_input(os.path.join(folder, name))).num_rows for name in voided)
     index = open_index(folder, [(name, name, "") for name in files])
     return FolderIndex(index, voided, n_voided, n_gone)
 
@@ -93,6 +94,23 @@ def make_folder_index(
 def void_name(index_file: str) -> str:
     """Return the name of the list of the images that are void by an index file."""
     return index_file.removesuffix(_SUFFIX) + _VOID
+
+
+def forget_unpublished(folder: str, published: Collection[str], voided: Collection[str]) -> None:
+    """Delete the index files, and lists of void images, of a walk whose images will not be embedded.
+
+    Args:
+        folder: of the index.
+        published: index files that the published files come from.
+        voided: lists that these know of.
+
+    Raises:
+        StorageError: one cannot be deleted.
+    """
+    for name in _list_index(folder):
+        if name not in published and void_name(name) not in voided:
+            delete(os.path.join(folder, name))
+    _list_index(folder)
 
 
 def update_index(task: FolderTask) -> int:
@@ -122,9 +140,11 @@ def _read_live(task: FolderTask) -> pa.Table:
     live: pa.Table | None = None
     for name in task.earlier:
         void = os.path.join(task.folder, void_name(name))
-        if live is not None and os.path.exists(void):
-            live = live.join(pq.read_table(void), [INDEX_SHARD], join_type="left anti")
-        keys = _keys(pq.read_table(os.path.join(task.folder, name), columns=[INDEX_SHARD, IMAGE]))
+        if live is not None and exists(void):
+            live = live.join(pq.read_table(parquet_input(void)), [INDEX_SHARD], join_type="left anti")
+        keys = _keys(
+            pq.read_table(parquet_input(os.path.join(task.folder, name)), columns=[INDEX_SHARD, IMAGE])
+        )
         live = keys if live is None else pa.concat_tables([live, keys])
     if live is None:
         raise RuntimeError("no earlier index file")

@@ -8,12 +8,11 @@ from itertools import islice
 
 import pyarrow as pa
 
-from spark_embed.rows import file_version
 from spark_embed.source.detect import IMAGE_SUFFIXES
 from spark_embed.source.indexing import ROWS_PER_BATCH, IndexTask, Place, Rows, make_rows
 from spark_embed.source.lists import read_list
 from spark_embed.source.sidecar import join_sidecar
-from spark_embed.storage import walk_files
+from spark_embed.storage import file_version, list_names, walk_files
 
 LABEL = "label"
 
@@ -32,7 +31,7 @@ def index_folder(root: str, *, has_labels: bool) -> Iterator[Rows]:
         places: list[Place | None] = [
             {
                 **_file_place(os.path.join(root, file.path)),
-                "version": file_version(file.n_bytes, file.modified_ns),
+                "version": file_version(file.n_bytes, file.modified_ns, file.etag),
             }
             for file in batch
         ]
@@ -48,7 +47,7 @@ def index_files(task: IndexTask) -> Iterator[Rows]:
     shard = os.path.splitext(task.file.path)[0]
     folder = os.path.join(task.root, shard)
     places: dict[str, list[Place]] = {}
-    for name in sorted(os.listdir(folder)):
+    for name in list_names(folder):
         if name.lower().endswith(IMAGE_SUFFIXES):
             places.setdefault(os.path.splitext(name)[0], []).append(_file_place(os.path.join(folder, name)))
     yield from join_sidecar(task.path, shard, places)

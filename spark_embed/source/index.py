@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -24,7 +23,7 @@ from spark_embed.source.folders import index_files, index_list
 from spark_embed.source.indexing import IndexTask, Rows
 from spark_embed.source.shards import BadShard, Shard, read_footer
 from spark_embed.source.tars import index_tar
-from spark_embed.storage import delete, list_names
+from spark_embed.storage import delete, list_names, make_folder, parquet_input, replaced_file, stat
 from spark_embed.tables import count_slots
 from spark_embed.tasks import run_tasks
 
@@ -75,24 +74,25 @@ def make_index(
     tasks = _tasks(layout, url_column, max_rows)
     names = [_file_name(task) for task in tasks]
     targets = [os.path.join(folder, name) for name in names]
-    os.makedirs(folder, exist_ok=True)
-    for stale in set(list_names(folder)) - set(names):
+    make_folder(folder)
+    there = set(list_names(folder))
+    for stale in there - set(names):
         delete(os.path.join(folder, stale))
     step = len(tasks)
-    if max_rows is not None and not all(map(os.path.exists, targets)):
+    if max_rows is not None and not all(name in there for name in names):
         step, _ = count_slots(session())
     bad: dict[int, BadShard] = {}
     n_done = n_rows = 0
     while n_done < len(tasks) and (max_rows is None or n_rows < max_rows):
         part = range(n_done, min(n_done + step, len(tasks)))
-        missing = [i for i in part if not os.path.exists(targets[i])]
+        missing = [i for i in part if names[i] not in there]
         reasons = (
             run_tasks(session(), _try_index, [(tasks[i], targets[i]) for i in missing]) if missing else []
         )
         bad |= {
             i: BadShard(tasks[i].name, reason) for i, reason in zip(missing, reasons, strict=True) if reason
         }
-        n_rows += sum(pq.read_metadata(targets[i]).num_rows for i in part if i not in bad)
+        n_rows += sum(pq.read_metadata(parquet_input(targets[i])).num_rows for i in part if i not in bad)
         n_done = part.stop
     opened = [(names[i], tasks[i].name, tasks[i].version) for i in range(n_done) if i not in bad]
     return open_index(folder, opened, tuple(bad.values()))
@@ -113,30 +113,26 @@ def _try_index(job: tuple[IndexTask, str]) -> str | None:
 
 def write_index(parts: Iterable[Rows], target: str, max_rows: int | None = None) -> None:
     """Write one file of an index, of at most `max_rows` rows; it appears when it is whole."""
-    staged = f"{target}.{os.getpid()}.tmp"
     filled: set[str] = set()
     image_bytes = n_rows = 0
     writer: pq.ParquetWriter | None = None
-    try:
-        for rows in parts:
-            table = rows.table.slice(0, None if max_rows is None else max_rows - n_rows)
-            writer = writer or pq.ParquetWriter(staged, table.schema)
-            writer.write_table(table, row_group_size=_ROWS_PER_GROUP)
-            filled |= {name for name in table.column_names if table[name].null_count < len(table)}
-            image_bytes, n_rows = image_bytes + rows.image_bytes, n_rows + len(table)
-            if n_rows == max_rows:
-                break
-        if writer is None:
-            raise RuntimeError(f"{target}: an index without columns")
-        facts = {"filled": sorted(filled), "image_bytes": image_bytes}
-        writer.add_key_value_metadata({_FACTS: json.dumps(facts).encode()})
-        writer.close()
-        os.replace(staged, target)
-    finally:
-        if writer is not None:
-            writer.close()
-        with suppress(FileNotFoundError):
-            os.unlink(staged)
+    with replaced_file(target) as staged:
+        try:
+            for rows in parts:
+                table = rows.table.slice(0, None if max_rows is None else max_rows - n_rows)
+                writer = writer or pq.ParquetWriter(staged, table.schema)
+                writer.write_table(table, row_group_size=_ROWS_PER_GROUP)
+                filled |= {name for name in table.column_names if table[name].null_count < len(table)}
+                image_bytes, n_rows = image_bytes + rows.image_bytes, n_rows + len(table)
+                if n_rows == max_rows:
+                    break
+            if writer is None:
+                raise RuntimeError(f"{target}: an index without columns")
+            facts = {"filled": sorted(filled), "image_bytes": image_bytes}
+            writer.add_key_value_metadata({_FACTS: json.dumps(facts).encode()})
+        finally:
+            if writer is not None:
+                writer.close()
 
 
 def _tasks(layout: Layout, url_column: str, max_rows: int | None) -> list[IndexTask]:
@@ -161,10 +157,10 @@ def open_index(folder: str, files: Sequence[tuple[str, str, str]], bad: tuple[Ba
     image_bytes = 0
     for file, name, version in files:
         path = os.path.join(folder, file)
-        facts = json.loads(pq.read_metadata(path).metadata[_FACTS])
+        facts = json.loads(pq.read_metadata(parquet_input(path)).metadata[_FACTS])
         n_rows, schema = read_footer(path)
         filled = {*INDEX_COLUMNS, *facts["filled"]}
         schema = pa.schema([field for field in schema if field.name in filled])
-        shards.append(Shard(file, os.path.getsize(path), n_rows, schema, name, version))
+        shards.append(Shard(file, stat(path).n_bytes, n_rows, schema, name, version))
         image_bytes += facts["image_bytes"]
     return Index(folder, tuple(shards), bad, image_bytes)

@@ -7,12 +7,14 @@ import gzip
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from typing import Any, TextIO
 
 import pyarrow as pa
 import pyarrow.csv
 
 from spark_embed.errors import ConfigError, StorageError
+from spark_embed.storage import open_binary
 
 _JSON_SUFFIXES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
 LIST_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", *_JSON_SUFFIXES)
@@ -108,8 +110,8 @@ def _delimiter(path: str) -> str:
 @contextmanager
 def _open_text(path: str) -> Iterator[TextIO]:
     if path.lower().endswith(".gz"):
-        with gzip.open(path, "rt", encoding="utf-8-sig", newline="") as file:
+        with gzip.open(open_binary(path), "rt", encoding="utf-8-sig", newline="") as file:
             yield file
     else:
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with TextIOWrapper(open_binary(path), encoding="utf-8-sig", newline="") as file:
             yield file

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -20,7 +19,7 @@ from spark_embed.source.folder_index import FolderIndex, make_folder_index
 from spark_embed.source.index import Index, make_index
 from spark_embed.source.parquet import ParquetSource
 from spark_embed.source.shards import BadShard, Shard, hive_columns, open_shards
-from spark_embed.storage import folder_path
+from spark_embed.storage import folder_path, is_folder
 
 
 def check_input(config: Config) -> str:
@@ -30,7 +29,7 @@ def check_input(config: Config) -> str:
         ConfigError: there is no such folder.
     """
     root = folder_path(config.input_dir, "--input_dir")
-    if not os.path.isdir(root):
+    if not is_folder(root):
         raise ConfigError(f"--input_dir {root}: there is no such folder")
     return root
 

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 
 from spark_embed.errors import StorageError
 from spark_embed.fetch import Reference
-from spark_embed.rows import RowReader, file_version
+from spark_embed.rows import RowReader
 from spark_embed.source.shards import Shard
+from spark_embed.storage import file_version, parquet_input, spark_path, spark_uri, stat
 
 _SAMPLED_SHARDS = 4
 
@@ -38,16 +39,16 @@ def sample_references(
             if transport == "index":
                 parts.append(_indexed(path, column, len(wanted)))
                 continue
-            status = os.stat(path)
-            version = file_version(status.st_size, status.st_mtime_ns)
-            references = [Reference(file=path, row=row, version=version) for row in wanted]
+            status = stat(path)
+            version = file_version(status.n_bytes, status.modified_ns)
+            references = [Reference(file=spark_uri(path), row=row, version=version) for row in wanted]
             parts.append([_resolved(reference, reader, transport) for reference in references])
     return [reference for reference in chain.from_iterable(zip_longest(*parts)) if reference]
 
 
 def _indexed(path: str, column: str, n_rows: int) -> list[Reference]:
     """Return the first references of a file of an index."""
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(parquet_input(path)) as file:
         batch = next(file.iter_batches(n_rows, columns=[column]))
     places = batch.column(0).to_pylist()[:n_rows]
     return [
@@ -60,8 +61,8 @@ def _resolved(reference: Reference, reader: RowReader, transport: str) -> Refere
     """Return the reference as Spark makes it: with what the row says, unless the worker is to read that."""
     if transport == "reference":
         return reference
-    path = reference.file or ""
-    data, uri = reader.read(path, reference.row or 0, reference.version or "")
+    path = spark_path(reference.file or "")
+    data, uri = reader.read(reference.file or "", reference.row or 0, reference.version or "")
     if transport == "uri":
         data, uri = None, bytes(data).decode(errors="replace") if data is not None else None
     if data is not None:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from spark_embed.errors import ConfigError, StorageError
 from spark_embed.source.catalogue import Catalogue, Entry
-from spark_embed.storage import StoredFile
+from spark_embed.storage import StoredFile, parquet_input
 
 _FOOTER_THREADS = 16
 
@@ -96,7 +96,7 @@ def read_footer(path: str) -> tuple[int, pa.Schema]:
         StorageError: it cannot be read as parquet.
     """
     try:
-        footer = pq.read_metadata(path)
+        footer = pq.read_metadata(parquet_input(path))
         schema = footer.schema.to_arrow_schema().remove_metadata()
     except (OSError, pa.ArrowException) as exc:
         reason = " ".join(str(exc).split())  # some are of several lines

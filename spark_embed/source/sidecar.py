@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from spark_embed.errors import ConfigError, StorageError
 from spark_embed.source.indexing import ROWS_PER_BATCH, Place, Rows, make_rows
+from spark_embed.storage import parquet_input
 
 KEY = "key"
 
@@ -29,7 +30,7 @@ def join_sidecar(path: str, shard: str, places: Mapping[str, list[Place]]) -> It
     """
     left = {key: list(found) for key, found in places.items()}
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(parquet_input(path)) as file:
             schema = file.schema_arrow.remove_metadata()
             if KEY not in schema.names or not pa.types.is_string(schema.field(KEY).type):
                 raise ConfigError(

@@ -15,11 +15,11 @@ from itertools import islice
 import pyarrow as pa
 
 from spark_embed.errors import StorageError
-from spark_embed.rows import file_version
 from spark_embed.source.columns import IMAGE_NAMES
 from spark_embed.source.detect import IMAGE_SUFFIXES
 from spark_embed.source.indexing import ROWS_PER_BATCH, IndexTask, Place, Rows, make_rows
 from spark_embed.source.sidecar import KEY, join_sidecar
+from spark_embed.storage import file_version, open_binary, stat
 
 TEXT_SUFFIXES = ("txt", "json", "cls")
 """Members that become columns of text."""
@@ -50,7 +50,7 @@ def read_tar(path: str, image_suffixes: tuple[str, ...]) -> Iterator[Sample]:
     """
     sample: Sample | None = None
     try:
-        with tarfile.open(path, "r:") as tar:
+        with open_binary(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             while (member := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # else it would hold every header
                 key, suffix = split_name(member.name)
@@ -89,10 +89,11 @@ def _read_text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
 
 def _check_end(path: str, offset: int) -> None:
     """Check that a tar ends where the reader stopped: a damaged header is the end to it, without a word."""
-    with open(path, "rb") as file:
+    with open_binary(path) as file:
+        n_bytes = file.seek(0, os.SEEK_END)
         file.seek(offset)
         block = file.read(_BLOCK_BYTES)
-        if block.count(0) != len(block) or (not block and offset < os.path.getsize(path)):
+        if block.count(0) != len(block) or (not block and offset < n_bytes):
             raise ValueError(f"damaged at byte {offset}")
         if len(block) < _BLOCK_BYTES:
             raise ValueError("it is cut off: its end marker is missing")
@@ -101,8 +102,8 @@ def _check_end(path: str, offset: int) -> None:
 def index_tar(task: IndexTask) -> Iterator[Rows]:
     """Yield the samples of a tar; with an img2dataset parquet beside it, that parquet's rows and columns."""
     path = task.path
-    status = os.stat(path)
-    fixed: Place = {"file": path, "version": file_version(status.st_size, status.st_mtime_ns)}
+    status = stat(path)
+    fixed: Place = {"file": path, "version": file_version(status.n_bytes, status.modified_ns, status.etag)}
     samples = read_tar(path, IMAGE_SUFFIXES)
     if task.sidecar is not None:
         places: dict[str, list[Place]] = {}

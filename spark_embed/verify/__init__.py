@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from spark_embed.errors import ResumeError, VerifyError
-from spark_embed.output import Output
+from spark_embed.output import EMBEDDINGS_NAME, ERRORS_NAME, Output
 from spark_embed.records import Ledger
 from spark_embed.snapshot import Snapshot, read_snapshot
 from spark_embed.state import read_ledger
+from spark_embed.storage import parquet_input
 from spark_embed.verify.beside import check_summary, find_unlisted
 from spark_embed.verify.contents import DataFile
 from spark_embed.verify.files import CheckedFile, Expected, RowAccount, check_file, read_fingerprint
@@ -123,11 +124,8 @@ def _notes(snapshot: Snapshot) -> Iterator[str]:
 
 def _data_files(output: Output, ledger: Ledger) -> list[DataFile]:
     return [
-        DataFile(os.path.join(folder, listed.name), listed, has_vectors)
-        for folder, published, has_vectors in (
-            (output.embeddings, ledger.embeddings, True),
-            (output.errors, ledger.errors, False),
-        )
+        DataFile(output.data_path(kind, listed.name), listed, kind)
+        for kind, published in ((EMBEDDINGS_NAME, ledger.embeddings), (ERRORS_NAME, ledger.errors))
         for listed in published
     ]
 
@@ -138,6 +136,6 @@ def _expected(snapshot: Snapshot, files: Sequence[DataFile]) -> Expected:
         return Expected(snapshot.run.fingerprint)
     for file in files:
         with suppress(*UNREADABLE):
-            if found := read_fingerprint(pq.read_metadata(file.path)):
+            if found := read_fingerprint(pq.read_metadata(parquet_input(file.path))):
                 return Expected(found)
     return Expected(None)

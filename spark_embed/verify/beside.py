@@ -19,6 +19,8 @@ def find_unlisted(output: Output, ledger: Ledger) -> Iterator[Finding]:
         (ERRORS_NAME, output.errors, ledger.errors),
     ):
         listed = {file.name for file in published}
+        if listed == {name}:  # one file, which is checked as such
+            continue
         try:
             unlisted = [file.path for file in list_files(folder, "") if file.path not in listed]
         except StorageError as exc:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import pyarrow.compute as pc
 
 from spark_embed.errors import ERROR_CODES
 from spark_embed.names import EMBEDDING, ERROR, SHARD, SHARD_ROW
+from spark_embed.output import EMBEDDINGS_NAME
 from spark_embed.records import PublishedFile
 from spark_embed.verify.report import Finding, Kind
 from spark_embed.verify.vectors import Positions, find_bad_vectors
@@ -20,16 +20,21 @@ from spark_embed.verify.vectors import Positions, find_bad_vectors
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file to check: what files.json says of it, and in which of the two data sets it is."""
+    """A file to check: what files.json says of it, and of which kind it is (`Output.data_path`)."""
 
     path: str
     listed: PublishedFile
-    has_vectors: bool
+    kind: str
+
+    @property
+    def has_vectors(self) -> bool:
+        """Whether it holds vectors, and not errors."""
+        return self.kind == EMBEDDINGS_NAME
 
     @property
     def name(self) -> str:
         """Its name for people, with its folder's."""
-        return "/".join(self.path.split(os.sep)[-2:])
+        return self.kind if self.listed.name == self.kind else f"{self.kind}/{self.listed.name}"
 
 
 class Contents:

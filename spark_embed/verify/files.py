@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spark_embed.names import EMBEDDING
+from spark_embed.storage import stat
 from spark_embed.verify.contents import Contents, DataFile
 from spark_embed.verify.reading import UNREADABLE, first_line, iter_batches, open_parquet
 from spark_embed.verify.report import Finding
@@ -60,9 +60,9 @@ class RowAccount(Protocol):
 def check_file(file: DataFile, expected: Expected, account: RowAccount) -> CheckedFile:
     """Read a file and return what is wrong with it; its rows go to the account."""
     try:
-        n_bytes = os.path.getsize(file.path)
+        n_bytes = stat(file.path).n_bytes
     except OSError as exc:
-        return CheckedFile([Finding("files", f"{file.name}: cannot be read: {exc.strerror}")], False)
+        return CheckedFile([Finding("files", f"{file.name}: cannot be read: {exc.strerror or exc}")], False)
     found = []
     if n_bytes != file.listed.n_bytes:
         text = f"{file.name}: has {n_bytes:,} bytes, in files.json {file.listed.n_bytes:,}"

@@ -8,6 +8,8 @@ from contextlib import suppress
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from spark_embed.storage import parquet_input
+
 _BATCH_BYTES = 16 << 20
 _BATCH_ROWS = 1 << 16  # a column of few values takes hardly a byte a row until it is read
 _BUFFER_BYTES = 1 << 20  # else a column of a row group is read at once
@@ -22,7 +24,9 @@ def open_parquet(path: str) -> pq.ParquetFile:
     Raises:
         OSError, pa.ArrowException, UnicodeDecodeError: it cannot be read.
     """
-    return pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, page_checksum_verification=True)
+    return pq.ParquetFile(
+        parquet_input(path), buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
+    )
 
 
 def iter_batches(file: pq.ParquetFile, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
