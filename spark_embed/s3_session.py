@@ -16,14 +16,8 @@ from spark_embed.errors import ConfigError
 from spark_embed.maven import fetch_jars
 from spark_embed.platforms import platform
 from spark_embed.s3_jars import add_to_class_path, are_jars_there, find_packages, spark_home
-from spark_embed.s3a import (
-    carried_environment,
-    committer_classes,
-    is_s3,
-    needs_s3,
-    s3_bucket,
-    s3a_settings,
-)
+from spark_embed.s3a import carried_environment, committer_classes, needs_s3, s3_bucket, s3a_settings
+from spark_embed.storage import is_s3
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,7 @@ from collections.abc import Mapping
 
 from spark_embed.config import Config
 from spark_embed.load_config import conf_folder, read_properties
-from spark_embed.storage import uri_scheme
-
-_SCHEMES = ("s3", "s3a", "s3n")
+from spark_embed.storage import is_s3, split_s3
 
 _ANONYMOUS = "SPARK_EMBED_ANONYMOUS"
 _ANONYMOUS_BUCKETS = "SPARK_EMBED_ANONYMOUS_BUCKETS"
@@ -35,16 +33,11 @@ _CHAIN_OF_SDK_1 = "com.amazonaws.auth.DefaultAWSCredentialsProviderChain"  # Had
 _NO_CREDENTIALS = "org.apache.hadoop.fs.s3a.AnonymousAWSCredentialsProvider"
 
 
-def is_s3(uri: str) -> bool:
-    """Say whether `uri` is on S3."""
-    return uri_scheme(uri) in _SCHEMES
-
-
 def s3_bucket(config: Config) -> str | None:
     """Return the bucket of the first path of a run that is on S3; None if none is."""
     for uri in (config.input_dir, config.output_dir, *config.allowed_roots):
         if is_s3(uri):
-            return uri.partition("://")[2].split("/")[0]
+            return split_s3(uri)[0]
     return None
 
 

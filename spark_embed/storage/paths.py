@@ -12,6 +12,7 @@ import posixpath
 from urllib.parse import quote, unquote, urlsplit
 
 from spark_embed.errors import ConfigError
+from spark_embed.platforms import platform
 
 _S3_SCHEMES = ("s3", "s3a", "s3n")
 
@@ -40,15 +41,7 @@ def spark_scheme() -> str:
 
     Elsewhere s3:// is nobody's, and a committer that is set for s3a:// would not be used for it.
     """
-    return "s3" if is_platform() else "s3a"
-
-
-def is_platform() -> bool:
-    """Say whether this is EMR or Databricks, whose connectors, jars and committers are left alone."""
-    return "DATABRICKS_RUNTIME_VERSION" in os.environ or any(map(os.path.exists, _EMR_SIGNS))
-
-
-_EMR_SIGNS = ("/emr/instance-controller", "/usr/share/aws/emr")
+    return "s3" if platform() else "s3a"
 
 
 def local_path(uri: str) -> str | None:
