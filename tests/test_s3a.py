@@ -233,10 +233,8 @@ def test_a_session_writes_by_the_magic_committer_and_no_secret_down(s3_server, b
 
 
 @pytest.mark.slow
-def test_missing_jars_are_one_line_before_anything_is_done(tmp_path):
-    """Also where somebody else has configured Spark, so that its JVM starts first."""
-    program = PROGRAM.replace("num_workers=1", "s3_jars='none'")
-    done = run_program(program, "s3://bucket/out", PYSPARK_SUBMIT_ARGS="--master local[1] pyspark-shell")
+def test_missing_jars_are_one_line():
+    done = run_program(PROGRAM.replace("num_workers=1", "s3_jars='none'"), "s3://bucket/out")
     (line,) = [line for line in done.stderr.splitlines() if "ConfigError: " in line]
     assert "Spark has no jars for S3: leave out --s3_jars none, or start the session with" in line
     assert "spark.jars.packages=org.apache.hadoop:hadoop-aws:" in line
