@@ -117,6 +117,6 @@ def _reason(text: str) -> str:
     """Return what Ivy, or Java, says of a failure: the first package, and why one host did not give it."""
     packages = re.findall(r"^\s*:: ([\w.-]+)#([\w.-]+);([\w.-]+): not found", text, re.MULTILINE)
     hosts = re.findall(r"^\s*(Host \S+ not found|Server access error at .*)", text, re.MULTILINE)
-    errors = re.findall(r"^(?:Caused by|Exception in thread \S+): *(.*)", text, re.MULTILINE)
+    errors = re.findall(r"^(?:Caused by:|Exception in thread \S+) *(.*)", text, re.MULTILINE)
     said = [f"{':'.join(packages[0])} not found"] if packages else errors[-1:]
     return "; ".join([*said, *hosts[:1]]) or (text.strip().splitlines() or ["no word of why"])[-1]

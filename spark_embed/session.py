@@ -59,14 +59,14 @@ def make_session(config: Config, started: Callable[[], None] = lambda: None) -> 
         spark = SparkSession.builder.getOrCreate()
     except (PySparkException, Py4JError, RuntimeError, OSError) as exc:
         raise ConfigError(f"Spark does not start: {str(exc).splitlines()[0]}") from exc
+    check_workers(spark, config.num_workers)
+    if str(spark.sparkContext.master).startswith("local["):
+        start_worker_daemon(spark)
     try:
         use_s3(spark, config)
     except ConfigError:
         stop_session(spark)
         raise
-    check_workers(spark, config.num_workers)
-    if str(spark.sparkContext.master).startswith("local["):
-        start_worker_daemon(spark)
     return spark
 
 
