@@ -17,6 +17,7 @@ from yarl import URL
 from spark_embed.errors import ImageError, StorageError
 from spark_embed.fetch import DownloadPolicy
 from spark_embed.http_client import Transfer
+from spark_embed.storage import split_s3
 from spark_embed.storage.s3_client import traffic
 from spark_embed.storage.s3_errors import S3Error, S3NotFoundError, explain
 from spark_embed.storage.s3_patience import max_attempts, pause_s
@@ -29,6 +30,7 @@ _OF_THE_OBJECT = {
     **dict.fromkeys(("AccessDenied", "AllAccessDisabled", ""), "access denied (s3:GetObject)"),
     "InvalidObjectState": "in an archive, and not restored from it (Glacier)",
 }
+_NO_NAMES = {"KeyTooLongError", "InvalidURI", "XMinioInvalidObjectName"}
 
 
 @dataclass
@@ -74,6 +76,8 @@ class ObjectClient:
         """
         loop = asyncio.get_running_loop()
         n_attempts = max_attempts()
+        if not split_s3(uri)[1]:
+            raise ImageError("not_found", uri)
         try:
             if not self._requests.knows(uri):  # the first of a bucket asks the store
                 await loop.run_in_executor(None, self._requests.url, uri)
@@ -137,6 +141,8 @@ async def _explained(response: aiohttp.ClientResponse, uri: str) -> Exception:
         return _PassingError(f"the store answered {code or response.status}")
     if response.status == 403 and code in _OF_THE_OBJECT:
         return ImageError("forbidden", f"{_OF_THE_OBJECT[code]}: {uri}")
+    if code in _NO_NAMES:
+        return ImageError("not_found", uri)
     error = explain(_as_parsed(code, response.status, response.headers), uri)
     if isinstance(error, S3NotFoundError) and code != "NoSuchBucket":
         return ImageError("not_found", uri)

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from spark_embed.storage.paths import split_s3
 from spark_embed.storage.s3_client import client_for, endpoint, find_credentials, is_anonymous
-from spark_embed.storage.s3_errors import explained
+from spark_embed.storage.s3_errors import explained, unsendable
 
 _UNSIGNED = "UNSIGNED-PAYLOAD"  # as the SDK does over TLS; a GET has no payload anyway
 
@@ -53,7 +53,7 @@ class ObjectRequests:
         """Return what makes a GET of `url`, sent within a few minutes, ours; nothing for an anonymous bucket.
 
         Raises:
-            S3Error: credentials that had to be renewed were not.
+            S3Error: credentials that had to be renewed were not, or cannot be sent.
         """
         bucket = split_s3(uri)[0]
         if is_anonymous(bucket):
@@ -65,7 +65,10 @@ class ObjectRequests:
             frozen = self._credentials.get_frozen_credentials()
         request = AWSRequest("GET", url, headers={"X-Amz-Content-SHA256": _UNSIGNED})
         S3SigV4Auth(frozen, "s3", self._buckets[bucket].region).add_auth(request)
-        return dict(request.headers.items())
+        headers = dict(request.headers.items())
+        if not all(map(str.isprintable, headers.values())):
+            raise unsendable()
+        return headers
 
     def _find(self, bucket: str, uri: str) -> _Bucket:
         client = client_for(bucket)
