@@ -22,6 +22,7 @@ from spark_embed.storage.s3_client import traffic
 from spark_embed.storage.s3_errors import S3Error, S3NotFoundError, explain
 from spark_embed.storage.s3_patience import max_attempts, pause_s
 from spark_embed.storage.s3_requests import ObjectRequests
+from spark_embed.storage.s3_ways import tls
 
 _MAX_ANSWER_BYTES = 64 << 10
 
@@ -101,7 +102,11 @@ class ObjectClient:
         n_bytes = 0
         try:
             async with self._session.get(
-                URL(url, encoded=True), headers=headers, allow_redirects=False
+                URL(url, encoded=True),
+                headers=headers,
+                allow_redirects=False,
+                proxy=self._requests.proxy(uri),
+                ssl=tls(),
             ) as response:
                 if response.status != 200:
                     raise await _explained(response, uri)

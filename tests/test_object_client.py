@@ -1,11 +1,15 @@
 """Images that are objects: many at once, in order, and what is wrong with one is no matter of the others."""
 
 import os
+import shutil
+import ssl
+import subprocess
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import pytest
 from bad_server import colour_of, image_bytes
@@ -22,12 +26,30 @@ pytestmark = pytest.mark.usefixtures("nothing_is_left_behind", "short_s3_pauses"
 N = 150
 
 
+@pytest.fixture(scope="module")
+def full(s3_server) -> str:
+    """A bucket of images that are told apart by their colours."""
+    bucket = s3_server.make_bucket()
+    put_images(s3_server, bucket, N)
+    return bucket
+
+
 @pytest.fixture
-def root(s3_server, bucket) -> str:
-    """A folder of images that are told apart by their colours."""
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda n: put(s3_server, bucket, f"in/{n}.jpg", image_bytes(n)), range(N)))
+def root(full, bucket) -> str:
+    """A folder of them; not to be changed."""
+    return f"s3a://{full}/in"
+
+
+@pytest.fixture
+def own_root(s3_server, bucket) -> str:
+    """A folder of a few."""
+    put_images(s3_server, bucket, 20)
     return f"s3a://{bucket}/in"
+
+
+def put_images(server, bucket: str, n_images: int) -> None:
+    for n in range(n_images):
+        put(server, bucket, f"in/{n}.jpg", image_bytes(n))
 
 
 def put(server, bucket: str, key: str, body: bytes) -> None:
@@ -127,14 +149,14 @@ class TestOneThatIsWrong:
         bucket = f"s3://{root.split('/')[2]}"
         assert [row.code for row in rows("", [bucket, f"{bucket}/"], roots=(bucket,))] == ["not_found"] * 2
 
-    def test_is_denied(self, s3_server, bucket, root, monkeypatch):
+    def test_is_denied(self, s3_server, bucket, own_root, monkeypatch):
         user = s3_server.make_user("MARKEDUSEROFIMAGES", "MARKED-SECRET-OF-IMAGES")
         s3_server.allow(bucket, user.access_key)
         s3_server.deny(bucket, user.access_key, "in/3")
         user.set_environment(monkeypatch)
-        found = rows(root, names(range(2, 5)))
+        found = rows(own_root, names(range(2, 5)))
         assert [found[0], found[2]] == [colour_of(2), colour_of(4)]
-        detail = f"access denied (s3:GetObject): {root}/3.jpg"
+        detail = f"access denied (s3:GetObject): {own_root}/3.jpg"
         assert (found[1].code, found[1].detail) == ("forbidden", detail)
 
     def test_is_in_a_bucket_of_no_root(self, root, bad_s3):
@@ -149,10 +171,10 @@ class TestOneThatIsWrong:
         assert error.code == "too_many_bytes"
         assert f"more than {max_bytes} bytes (--max_image_bytes): {root}/1.jpg" in error.detail
 
-    def test_is_empty_or_no_image(self, s3_server, bucket, root):
+    def test_is_empty_or_no_image(self, s3_server, bucket, own_root):
         put(s3_server, bucket, "in/empty.jpg", b"")
         put(s3_server, bucket, "in/text.jpg", b"text")
-        codes = [row.code for row in rows(root, ["empty.jpg", "text.jpg"])]
+        codes = [row.code for row in rows(own_root, ["empty.jpg", "text.jpg"])]
         assert codes == ["not_an_image", "not_an_image"]
 
     def test_leaves_the_others_as_they_are(self, root):
@@ -172,12 +194,12 @@ class TestTheRun:
         assert "MARKED-" not in text
         return text
 
-    def test_stops_at_keys_that_are_refused_in_the_middle(self, s3_server, bucket, root, monkeypatch):
+    def test_stops_at_keys_that_are_refused_in_the_middle(self, s3_server, bucket, own_root, monkeypatch):
         user = s3_server.make_user("MARKEDUSERTHATGOES", "MARKED-SECRET-OF-WHO-GOES")
         s3_server.allow(bucket, user.access_key)
         user.set_environment(monkeypatch)
-        policy = FetchPolicy((root,), download=replace(DownloadPolicy(), concurrency=1, memory_bytes=1))
-        ahead = ReadAhead((Reference(uri=f"{root}/{n}.jpg") for n in range(40)), policy)
+        policy = FetchPolicy((own_root,), download=replace(DownloadPolicy(), concurrency=1, memory_bytes=1))
+        ahead = ReadAhead((Reference(uri=f"{own_root}/{n}.jpg") for n in range(20)), policy)
         with closing(ahead):
             rows_of_it = iter(ahead)
             assert next(rows_of_it).error is None
@@ -211,21 +233,21 @@ class TestTheRun:
 
 
 class TestWhoAsks:
-    def test_is_nobody_in_a_public_bucket(self, s3_server, bucket, root, monkeypatch):
+    def test_is_nobody_in_a_public_bucket(self, s3_server, bucket, own_root, monkeypatch):
         s3_server.make_public(bucket)
         s3_server.seen_by_nobody().set_environment(monkeypatch)
         monkeypatch.setenv("SPARK_EMBED_ANONYMOUS_BUCKETS", f"other, {bucket}")
-        assert rows(root, names(range(20))) == [colour_of(n) for n in range(20)]
+        assert rows(own_root, names(range(20))) == [colour_of(n) for n in range(20)]
         monkeypatch.setenv("SPARK_EMBED_ANONYMOUS_BUCKETS", "")
         monkeypatch.setenv("SPARK_EMBED_ANONYMOUS", "true")
-        assert rows(root, names(range(20))) == [colour_of(n) for n in range(20)]
+        assert rows(own_root, names(range(20))) == [colour_of(n) for n in range(20)]
 
-    def test_is_nobody_in_one_bucket_and_somebody_in_another(self, s3_server, bucket, root, monkeypatch):
+    def test_is_nobody_in_one_bucket_and_somebody_in_another(self, s3_server, bucket, own_root, monkeypatch):
         s3_server.make_public(bucket)
         private = s3_server.make_bucket()
         put(s3_server, private, "7.jpg", image_bytes(7))
         monkeypatch.setenv("SPARK_EMBED_ANONYMOUS_BUCKETS", bucket)
-        uris = [f"{root}/5.jpg", f"s3://{private}/7.jpg"] * 10
+        uris = [f"{own_root}/5.jpg", f"s3://{private}/7.jpg"] * 10
         assert rows("", uris, roots=tuple(uris)) == [colour_of(5), colour_of(7)] * 10
 
     def test_may_have_keys_for_a_while_only(self, s3_server, root, monkeypatch):
@@ -268,3 +290,69 @@ def test_nothing_stays_open(root, bad_s3):
     rows(root, [*names(range(20)), "missing.jpg"])
     wait_until(lambda: not bad_s3._links, "a connection stays open")
     assert len(os.listdir("/proc/self/fd")) <= before
+
+
+class Answering(BaseHTTPRequestHandler):
+    """Gives the image of colour 7 for whatever is asked; keeps what that was."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self):
+        self.asked.append(self.requestline.split(" ")[1])
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(image_bytes(7))))
+        self.end_headers()
+        self.wfile.write(image_bytes(7))
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def answering():
+    """Its address, and what it was asked."""
+    Answering.asked.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answering)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+class TestTheWay:
+    """As the SDK goes it."""
+
+    def test_leads_through_a_proxy_where_there_is_one(self, s3_server, bucket, monkeypatch, answering):
+        s3_server.seen_through("http://store.example:9000").set_environment(monkeypatch)
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{answering.server_port}")
+        assert rows("s3a://b", ["7.jpg"]) == [colour_of(7)]
+        assert Answering.asked == ["http://store.example:9000/b/7.jpg"]
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        s3_server.seen_through(f"http://127.0.0.1:{answering.server_port}").set_environment(monkeypatch)
+        assert rows("s3a://b", ["7.jpg"]) == [colour_of(7)]
+        assert Answering.asked[1:] == ["/b/7.jpg"]
+
+    @pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl: no certificate can be made")
+    def test_is_safe_by_the_authority_of_the_store(self, s3_server, bucket, monkeypatch, answering, tmp_path):
+        made = [f"-{name}={tmp_path / name}" for name in ("keyout", "out")]
+        command = (
+            "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=store -addext subjectAltName=IP:127.0.0.1"
+        )
+        pairs = [part for option in made for part in option.split("=")]
+        subprocess.run([*command.split(), *pairs], check=True, capture_output=True)
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(tmp_path / "out", tmp_path / "keyout")
+        answering.socket = context.wrap_socket(answering.socket, server_side=True)
+        s3_server.seen_through(f"https://127.0.0.1:{answering.server_port}").set_environment(monkeypatch)
+        monkeypatch.setattr("spark_embed.storage.s3_patience.PATIENT_ATTEMPTS", 2)
+        with pytest.raises(StorageError, match="ClientConnectorCertificateError"):
+            rows("s3a://b", ["7.jpg"])
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "out"))
+        assert rows("s3a://b", ["7.jpg"]) == [colour_of(7)]
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "missing"))
+        with pytest.raises(
+            StorageError, match=r"missing: no certificates that can be read \(AWS_CA_BUNDLE\)"
+        ):
+            rows("s3a://b", ["7.jpg"])

@@ -14,15 +14,17 @@ from urllib.parse import quote
 from spark_embed.storage.paths import split_s3
 from spark_embed.storage.s3_client import client_for, endpoint, find_credentials, is_anonymous
 from spark_embed.storage.s3_errors import explained, unsendable
+from spark_embed.storage.s3_ways import proxy_of
 
 _UNSIGNED = "UNSIGNED-PAYLOAD"  # as the SDK does over TLS; a GET has no payload anyway
 
 
 class _Bucket(NamedTuple):
-    """Where a bucket is; `url` ends before the key."""
+    """Where a bucket is; `url` ends before the key, and `proxy` is on the way there."""
 
     url: str
     region: str
+    proxy: str | None
 
 
 class ObjectRequests:
@@ -48,6 +50,10 @@ class ObjectRequests:
             if bucket not in self._buckets:
                 self._buckets[bucket] = self._find(bucket, uri)
         return self._buckets[bucket].url + quote(key, safe="/~")
+
+    def proxy(self, uri: str) -> str | None:
+        """Return the address of the proxy through which the object is asked for; `url` has been called."""
+        return self._buckets[split_s3(uri)[0]].proxy
 
     def headers(self, uri: str, url: str) -> dict[str, str]:
         """Return what makes a GET of `url`, sent within a few minutes, ours; nothing for an anonymous bucket.
@@ -80,7 +86,8 @@ class ObjectRequests:
                 region = _region_of(client, bucket) or region
             signed = client.generate_presigned_url("get_object", {"Bucket": bucket, "Key": "k"})
         base = signed.partition("?")[0].removesuffix("k")
-        return _Bucket(base.replace(f".{client.meta.region_name}.", f".{region}."), region)
+        base = base.replace(f".{client.meta.region_name}.", f".{region}.")
+        return _Bucket(base, region, proxy_of(base))
 
 
 def _region_of(client: Any, bucket: str) -> str | None:
