@@ -185,8 +185,8 @@ class _Loop:
 def _in_thread(function: Callable[[], Marker]) -> Future[Marker]:
     """Run a function on a thread of its own.
 
-    Not one of a pool: Python would wait for those when it ends, and a call into the JVM that waits for a store
-    that is away returns after minutes.
+    Not one of a pool: Python would wait for those when it ends, and a call into the JVM that waits for a
+    store that is away returns after minutes.
     """
     future = Future[Marker]()
 
