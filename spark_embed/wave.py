@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,7 +20,9 @@ from spark_embed.budget import Tally
 from spark_embed.errors import StorageError
 from spark_embed.feed import FeedOptions
 from spark_embed.models import Recipe
+from spark_embed.platforms import platform
 from spark_embed.records import Counted
+from spark_embed.s3a import committer_of
 from spark_embed.schema import (
     BATCH_LIMIT,
     EMBEDDING,
@@ -31,9 +35,11 @@ from spark_embed.schema import (
     STATS_TYPE,
     TRAFFIC,
 )
-from spark_embed.storage import list_files, parquet_input
+from spark_embed.storage import is_s3, list_files, parquet_input, read_text
 from spark_embed.tables import write_parquet
 from spark_embed.udf import make_embed_column
+
+logger = logging.getLogger(__name__)
 
 _READ_THREADS = 16
 
@@ -67,6 +73,24 @@ def embed_table(
 def run_wave(embedded: DataFrame, folder: str) -> None:
     """Run the job: write `embedded` below `folder`, result struct and all."""
     write_parquet(embedded, folder, f"{RESULT}.{EMBEDDING}")
+
+
+def check_commit(folder: str) -> None:
+    """Warn, once, where Spark has committed a wave on S3 by renaming: slow, and not safe if it is cut off.
+
+    A wave of which that leaves too little is found out by `count_wave`; EMR's and Databricks' own committers
+    do not say what they are.
+    """
+    if is_s3(folder) and not platform() and committer_of(read_text(f"{folder}/_SUCCESS") or "") is None:
+        _warn_of_renames()
+
+
+@cache
+def _warn_of_renames() -> None:
+    logger.warning(
+        "Spark commits to S3 by copying every file (no spark-hadoop-cloud on the class path, or another "
+        "committer was chosen): leave out --s3_jars none, or see conf/s3a.conf"
+    )
 
 
 def count_wave(folder: str, *, by_shard: bool = False) -> WaveData:

@@ -35,7 +35,7 @@ from spark_embed.source import BadShard
 from spark_embed.source.units import Unit, take_wave
 from spark_embed.state import write_marker
 from spark_embed.storage import free_bytes, is_s3, no_space_error, store_failure
-from spark_embed.wave import WaveData, count_wave, run_wave
+from spark_embed.wave import WaveData, check_commit, count_wave, run_wave
 
 logger = logging.getLogger(__name__)
 
@@ -210,6 +210,7 @@ def _run_one(context: WaveContext, name: str, wave: Wave) -> Marker:
             run_wave(context.plan.embedded(table, context.budget.tally), folder)
     except (PySparkException, Py4JError) as exc:
         raise _explained(exc, context, wave) from exc
+    check_commit(folder)
     data = count_wave(folder, by_shard=not context.apart)
     if not wave.retried:  # the rows of those are checked when they leave errors.parquet
         _check_rows(name, data, wave, by_shard=not context.apart)

@@ -153,3 +153,17 @@ def test_one_file_is_one_object_under_its_name(s3_spark, s3_server, bucket, shar
     run(s3_spark, config.model_copy(update={"overwrite": True}))  # and back
     assert len(pd.read_parquet(f"s3://{bucket}/out/embeddings.parquet")) == 24
     assert_tidy(s3_server, bucket, "out")
+
+
+def test_a_commit_that_renames_is_warned_of(s3_spark, bucket, shards, tiny_clip, log):
+    name = "spark.sql.sources.commitProtocolClass"
+    options = {"input_dir": str(shards), "model_directory": str(tiny_clip), "parity_samples": 0}
+    run(s3_spark, Config(output_dir=f"s3://{bucket}/magic", **options))
+    assert "copying every file" not in log.text
+    s3_spark.conf.set(name, "org.apache.spark.sql.execution.datasources.SQLHadoopMapReduceCommitProtocol")
+    try:
+        run(s3_spark, Config(output_dir=f"s3://{bucket}/renamed", **options))
+    finally:
+        s3_spark.conf.unset(name)
+    assert log.text.count("copying every file") == 1
+    assert len(pd.read_parquet(f"s3://{bucket}/renamed/embeddings.parquet")) == 24
