@@ -15,6 +15,7 @@ from spark_embed.config import Config
 from spark_embed.errors import ResumeError
 from spark_embed.output import Output
 from spark_embed.pipeline import run
+from spark_embed.tables import settings
 from spark_embed.verify import verify
 
 TIMES_ON_S3 = [(True, True), (True, False), (False, True)]  # both on the disk: test_layouts.py
@@ -155,15 +156,19 @@ def test_one_file_is_one_object_under_its_name(s3_spark, s3_server, bucket, shar
     assert_tidy(s3_server, bucket, "out")
 
 
+RENAMING = {
+    "spark.sql.sources.commitProtocolClass": (
+        "org.apache.spark.sql.execution.datasources.SQLHadoopMapReduceCommitProtocol"
+    ),
+    "spark.sql.parquet.output.committer.class": "org.apache.parquet.hadoop.ParquetOutputCommitter",
+}
+
+
 def test_a_commit_that_renames_is_warned_of(s3_spark, bucket, shards, tiny_clip, log):
-    name = "spark.sql.sources.commitProtocolClass"
     options = {"input_dir": str(shards), "model_directory": str(tiny_clip), "parity_samples": 0}
     run(s3_spark, Config(output_dir=f"s3://{bucket}/magic", **options))
     assert "copying every file" not in log.text
-    s3_spark.conf.set(name, "org.apache.spark.sql.execution.datasources.SQLHadoopMapReduceCommitProtocol")
-    try:
+    with settings(s3_spark, RENAMING):
         run(s3_spark, Config(output_dir=f"s3://{bucket}/renamed", **options))
-    finally:
-        s3_spark.conf.unset(name)
     assert log.text.count("copying every file") == 1
     assert len(pd.read_parquet(f"s3://{bucket}/renamed/embeddings.parquet")) == 24
