@@ -51,7 +51,13 @@ class JobGroups:
             groups = list(self._rows)
         with contextlib.suppress(Py4JError, OSError):
             for group in groups:
-                self._context.cancelJobGroup(group)
+                if self._is_active(group):  # else Spark complains
+                    self._context.cancelJobGroup(group)
+
+    def _is_active(self, group: str) -> bool:
+        tracker = self._context.statusTracker()
+        found = map(tracker.getJobInfo, tracker.getJobIdsForGroup(group))
+        return any(info.status == "RUNNING" for info in found if info)
 
     def n_done(self) -> int:
         """Return the rows that are done, about: of ended groups all, of others by their finished tasks."""

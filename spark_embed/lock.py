@@ -116,6 +116,7 @@ class OutputLock:
             make_folder(os.path.dirname(self._path) or ".")
             with self._file.guarded():
                 for _ in range(_MAX_TRIES):
+                    self._renewed = time.monotonic()
                     if self._file.create(self._text()):
                         return
                     holder = read_holder(self._path, self._file)  # None if it was let go just now

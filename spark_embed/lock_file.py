@@ -24,6 +24,7 @@ _NO_FLOCK = _UNSUPPORTED | {errno.ENOLCK}
 _NO_LINKS = _UNSUPPORTED | {errno.EPERM}
 
 _SETTLE_S = 2.0
+_NO_ETAG = f'"{"0" * 32}"'
 
 
 class LockFile(Protocol):
@@ -148,7 +149,7 @@ class ObjectLockFile:
         if self._is_conditional:
             try:
                 self._put(text, IfNoneMatch="*")
-                self._check_conditions(text)
+                self._check_conditions(text, IfNoneMatch="*")
             except S3ChangedError:
                 return self.read() == text
             except S3UnsupportedError:
@@ -161,12 +162,14 @@ class ObjectLockFile:
         if self._is_conditional:
             try:
                 self._put(text, IfMatch=f'"{self._etag}"')
+                if takes_over:
+                    self._check_conditions(text, IfMatch=_NO_ETAG)
             except (S3ChangedError, FileNotFoundError):
                 return self.read() == text
             except S3UnsupportedError:
                 self._lose_conditions()
-            else:
-                return True
+        if self._is_conditional:
+            return True
         self._put(text)
         return self._is_settled(text) if takes_over else True
 
@@ -199,10 +202,10 @@ class ObjectLockFile:
         time.sleep(_SETTLE_S)
         return self.read() == text
 
-    def _check_conditions(self, text: str) -> None:
+    def _check_conditions(self, text: str, **conditions: str) -> None:
         """Ask for what must be refused: some stores ignore a condition without a word."""
         try:
-            s3.put(self._path, text.encode(), IfNoneMatch="*")
+            s3.put(self._path, text.encode(), **conditions)
         except S3ChangedError:
             return
         self._lose_conditions()

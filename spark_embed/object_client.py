@@ -17,10 +17,12 @@ from yarl import URL
 from spark_embed.errors import ImageError, StorageError
 from spark_embed.fetch import DownloadPolicy
 from spark_embed.http_client import Transfer
+from spark_embed.storage import split_s3
 from spark_embed.storage.s3_client import traffic
 from spark_embed.storage.s3_errors import S3Error, S3NotFoundError, explain
 from spark_embed.storage.s3_patience import max_attempts, pause_s
 from spark_embed.storage.s3_requests import ObjectRequests
+from spark_embed.storage.s3_ways import tls
 
 _MAX_ANSWER_BYTES = 64 << 10
 
@@ -29,6 +31,7 @@ _OF_THE_OBJECT = {
     **dict.fromkeys(("AccessDenied", "AllAccessDisabled", ""), "access denied (s3:GetObject)"),
     "InvalidObjectState": "in an archive, and not restored from it (Glacier)",
 }
+_NO_NAMES = {"KeyTooLongError", "InvalidURI", "XMinioInvalidObjectName"}
 
 
 @dataclass
@@ -74,6 +77,8 @@ class ObjectClient:
         """
         loop = asyncio.get_running_loop()
         n_attempts = max_attempts()
+        if not split_s3(uri)[1]:
+            raise ImageError("not_found", uri)
         try:
             if not self._requests.knows(uri):  # the first of a bucket asks the store
                 await loop.run_in_executor(None, self._requests.url, uri)
@@ -97,7 +102,11 @@ class ObjectClient:
         n_bytes = 0
         try:
             async with self._session.get(
-                URL(url, encoded=True), headers=headers, allow_redirects=False
+                URL(url, encoded=True),
+                headers=headers,
+                allow_redirects=False,
+                proxy=self._requests.proxy(uri),
+                ssl=tls(),
             ) as response:
                 if response.status != 200:
                     raise await _explained(response, uri)
@@ -137,6 +146,8 @@ async def _explained(response: aiohttp.ClientResponse, uri: str) -> Exception:
         return _PassingError(f"the store answered {code or response.status}")
     if response.status == 403 and code in _OF_THE_OBJECT:
         return ImageError("forbidden", f"{_OF_THE_OBJECT[code]}: {uri}")
+    if code in _NO_NAMES:
+        return ImageError("not_found", uri)
     error = explain(_as_parsed(code, response.status, response.headers), uri)
     if isinstance(error, S3NotFoundError) and code != "NoSuchBucket":
         return ImageError("not_found", uri)

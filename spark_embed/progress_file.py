@@ -12,6 +12,7 @@ from spark_embed.errors import StorageError
 from spark_embed.publisher import Publisher
 from spark_embed.records import ProgressRecord
 from spark_embed.state import write_progress
+from spark_embed.storage import impatient
 from spark_embed.work import Work
 
 Phase = Literal["embed", "publish", "done"]
@@ -57,5 +58,5 @@ class ProgressFile:
             embed_s=round(self._context.clock.timings_s.get("embed", embed_s), 1),
             left_s=round(embed_s * n_left / n_done, 1) if n_done else None,
         )
-        with suppress(StorageError):
+        with suppress(StorageError), impatient():
             write_progress(self._context.output, record)

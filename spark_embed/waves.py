@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 import os
 import re
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
+from functools import partial
 from urllib.parse import unquote
 
 from py4j.protocol import Py4JError
@@ -119,28 +121,25 @@ class _Loop:
 
     def run(self) -> list[BadShard]:
         failure: Exception | None = None
-        pool = ThreadPoolExecutor(_WAVES_AT_ONCE, thread_name_prefix="wave")
         try:
             while self._running or (not failure and (self._queue or self._ready)):
                 while not failure and len(self._running) < _WAVES_AT_ONCE and (self._queue or self._ready):
-                    self._start(pool)
+                    self._start()
                 self._context.run.watch()
                 for future in wait(self._running, _LOOK_EVERY_S, FIRST_COMPLETED).done:
                     failure = self._end(future) or failure
         except BaseException:  # Ctrl-C, too
             self._cancel()
             raise
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
         if failure:
             raise failure
         return self._bad
 
-    def _start(self, pool: ThreadPoolExecutor) -> None:
+    def _start(self) -> None:
         wave = self._ready.popleft() if self._ready else self._take()
         name = f"{self._number:05d}-{self._context.run.output.attempt}"
         self._number += 1
-        self._running[pool.submit(_run_one, self._context, name, wave)] = wave
+        self._running[_in_thread(partial(_run_one, self._context, name, wave))] = wave
 
     def _take(self) -> Wave:
         return Wave(tuple(take_wave(self._queue, self._wave_rows(), of_one_shard=self._context.apart)))
@@ -181,6 +180,24 @@ class _Loop:
         while any(not future.done() for future in self._running) and time.monotonic() < deadline:
             self._context.jobs.cancel()
             wait(self._running, _LOOK_EVERY_S)
+
+
+def _in_thread(function: Callable[[], Marker]) -> Future[Marker]:
+    """Run a function on a thread of its own.
+
+    Not one of a pool: Python would wait for those when it ends, and a call into the JVM that waits for a
+    store that is away returns after minutes.
+    """
+    future = Future[Marker]()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as exc:  # noqa: BLE001  raised again where the result is asked for
+            future.set_exception(exc)
+
+    threading.Thread(target=run, name="wave", daemon=True).start()
+    return future
 
 
 def _run_one(context: WaveContext, name: str, wave: Wave) -> Marker:

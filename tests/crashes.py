@@ -75,9 +75,17 @@ class Run:
         argv: the command.
         hold: see sitecustomize.py.
         row_s: seconds by which each image is slower.
+        silent_s: seconds without a heartbeat after which the lock counts as lost; None: as ever.
     """
 
-    def __init__(self, log: Path, argv: list, hold: str | None = None, row_s: float = 0.0):
+    def __init__(
+        self,
+        log: Path,
+        argv: list,
+        hold: str | None = None,
+        row_s: float = 0.0,
+        silent_s: float | None = None,
+    ):
         self.log = log
         self.token = uuid.uuid4().hex
         log.mkdir(parents=True)
@@ -86,6 +94,8 @@ class Run:
         environment["PYTHONPATH"] = f"{HOOKS}{os.pathsep}{REPOSITORY}"
         environment |= {"CRASH_LOG": str(log), "CRASH_TOKEN": self.token}
         environment |= {"CRASH_ROW_S": str(row_s), "CRASH_WAVE_ROWS": str(WAVE_ROWS)}
+        if silent_s is not None:
+            environment["CRASH_SILENT_S"] = str(silent_s)
         if hold:
             environment["CRASH_HOLD"] = hold
         with open(log / "stderr", "w") as stderr, open(log / "stdout", "w") as stdout:

@@ -130,8 +130,16 @@ class Store:
         """Make a user with no rights but to buckets that they are given; returns the store as they see it."""
         fields = {"Access": access_key, "Secret": secret_key, "Role": "user"}
         tags = "".join(f"<{name}>{escape(value)}</{name}>" for name, value in fields.items())
-        url = f"{self.endpoint}/create-user"
-        request = AWSRequest("PATCH", url, data=f"<Account>{tags}</Account>".encode())
+        self._administer("create-user", f"<Account>{tags}</Account>")
+        return self.seen_by(access_key, secret_key)
+
+    def delete_user(self, access_key: str) -> None:
+        """Let the keys of a user be unknown from now on."""
+        self._administer(f"delete-user?access={access_key}")
+
+    def _administer(self, what: str, text: str = "") -> None:
+        url = f"{self.endpoint}/{what}"
+        request = AWSRequest("PATCH", url, data=text.encode())
         S3SigV4Auth(Credentials(self.access_key, self.secret_key), "s3", self.region).add_auth(request)
         try:
             urlopen(Request(url, request.data, dict(request.headers), method="PATCH")).close()
@@ -139,7 +147,6 @@ class Store:
             if exc.code in (403, 404, 405, 501):
                 pytest.skip(f"this store makes no users: {exc}")
             raise
-        return self.seen_by(access_key, secret_key)
 
     def allow(self, bucket: str, access_key: str, prefix: str = "", action: str = "s3:*") -> None:
         """Let a user (`*`: everybody) do something with the bucket and what is below the prefix."""

@@ -263,7 +263,8 @@ def download(path: str, to: str, known: StoredFile) -> None:
     except OSError as exc:
         if is_disk_full(exc):
             raise no_space_error(to, known.n_bytes) from exc
-        raise StorageError(f"{path}: cannot be copied to {to}: {exc}") from exc
+        detail = str(exc).removeprefix(f"{path}: ")
+        raise StorageError(f"{path}: cannot be copied to {to}: {detail}") from exc
 
 
 def write_json(path: str, value: Any) -> None:

@@ -166,10 +166,7 @@ def _explain_local(exc: Exception, path: str) -> S3Error:
             "when it is back, the same command goes on"
         )
     if isinstance(exc, exceptions.HTTPClientError):  # its text has the header, and so the key or the token
-        return S3DeniedError(
-            "AWS_ACCESS_KEY_ID, AWS_SESSION_TOKEN or the endpoint holds a character that cannot be sent, "
-            "such as a line break; set them without it"
-        )
+        return unsendable()
     return S3Error(one_line(exc))
 
 
@@ -187,6 +184,14 @@ def store_failure(text: str) -> str | None:
         if _OF_S3A.search(line) or any(phrase in line for phrase in _OURS):
             return " ".join(line.split())[:300]
     return None
+
+
+def unsendable() -> S3Error:
+    """Return what to raise where a request would hold what none may; not what that is: it may be a secret."""
+    return S3DeniedError(
+        "AWS_ACCESS_KEY_ID, AWS_SESSION_TOKEN or the endpoint holds a character that cannot be sent, "
+        "such as a line break; set them without it"
+    )
 
 
 def one_line(exc: BaseException) -> str:

@@ -13,16 +13,18 @@ from urllib.parse import quote
 
 from spark_embed.storage.paths import split_s3
 from spark_embed.storage.s3_client import client_for, endpoint, find_credentials, is_anonymous
-from spark_embed.storage.s3_errors import explained
+from spark_embed.storage.s3_errors import explained, unsendable
+from spark_embed.storage.s3_ways import proxy_of
 
 _UNSIGNED = "UNSIGNED-PAYLOAD"  # as the SDK does over TLS; a GET has no payload anyway
 
 
 class _Bucket(NamedTuple):
-    """Where a bucket is; `url` ends before the key."""
+    """Where a bucket is; `url` ends before the key, and `proxy` is on the way there."""
 
     url: str
     region: str
+    proxy: str | None
 
 
 class ObjectRequests:
@@ -49,11 +51,15 @@ class ObjectRequests:
                 self._buckets[bucket] = self._find(bucket, uri)
         return self._buckets[bucket].url + quote(key, safe="/~")
 
+    def proxy(self, uri: str) -> str | None:
+        """Return the address of the proxy through which the object is asked for; `url` has been called."""
+        return self._buckets[split_s3(uri)[0]].proxy
+
     def headers(self, uri: str, url: str) -> dict[str, str]:
         """Return what makes a GET of `url`, sent within a few minutes, ours; nothing for an anonymous bucket.
 
         Raises:
-            S3Error: credentials that had to be renewed were not.
+            S3Error: credentials that had to be renewed were not, or cannot be sent.
         """
         bucket = split_s3(uri)[0]
         if is_anonymous(bucket):
@@ -65,7 +71,10 @@ class ObjectRequests:
             frozen = self._credentials.get_frozen_credentials()
         request = AWSRequest("GET", url, headers={"X-Amz-Content-SHA256": _UNSIGNED})
         S3SigV4Auth(frozen, "s3", self._buckets[bucket].region).add_auth(request)
-        return dict(request.headers.items())
+        headers = dict(request.headers.items())
+        if not all(map(str.isprintable, headers.values())):
+            raise unsendable()
+        return headers
 
     def _find(self, bucket: str, uri: str) -> _Bucket:
         client = client_for(bucket)
@@ -77,7 +86,8 @@ class ObjectRequests:
                 region = _region_of(client, bucket) or region
             signed = client.generate_presigned_url("get_object", {"Bucket": bucket, "Key": "k"})
         base = signed.partition("?")[0].removesuffix("k")
-        return _Bucket(base.replace(f".{client.meta.region_name}.", f".{region}."), region)
+        base = base.replace(f".{client.meta.region_name}.", f".{region}.")
+        return _Bucket(base, region, proxy_of(base))
 
 
 def _region_of(client: Any, bucket: str) -> str | None:

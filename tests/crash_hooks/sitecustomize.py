@@ -6,6 +6,7 @@ Environment variables say what it does:
   process: "shard row" as the image's first pixel has them.
 - CRASH_ROW_S: seconds by which the model is slower for each image.
 - CRASH_WAVE_ROWS: the rows of each wave, however fast this machine is.
+- CRASH_SILENT_S: after so many seconds without a heartbeat, instead of minutes, the lock counts as lost.
 - CRASH_HOLD: "module function text number": the process stops in front of that call, the number-th one that
   has the text in its arguments, says so by a file in CRASH_LOG, and goes on when that file is gone.
 """
@@ -72,6 +73,11 @@ def _fix_waves(waves):
     waves._Loop._wave_rows = lambda loop: int(os.environ["CRASH_WAVE_ROWS"])
 
 
+def _hurry(lock):
+    lock.SILENT_S = float(os.environ["CRASH_SILENT_S"])
+    lock.OutputLock.__init__.__defaults__ = (lock.SILENT_S / 5,)
+
+
 def _hold(module):
     _, name, text, number = os.environ["CRASH_HOLD"].split()
     function = getattr(module, name)
@@ -97,6 +103,8 @@ if "CRASH_LOG" in os.environ:
         "spark_embed.models.image_embedder": [_slow_down],
         "spark_embed.waves": [_fix_waves],
     }
+    if "CRASH_SILENT_S" in os.environ:
+        patches["spark_embed.lock"] = [_hurry]
     if "CRASH_HOLD" in os.environ:
         patches.setdefault(os.environ["CRASH_HOLD"].split()[0], []).append(_hold)
     sys.meta_path.insert(0, _Patcher(patches))
