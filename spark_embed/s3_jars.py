@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -123,6 +123,16 @@ def _names(path: str) -> list[str]:
     return os.listdir(folder) if os.path.isdir(folder) else []
 
 
-def add_to_class_path(jars: Iterable[str]) -> None:
-    """Let the JVM that this process is going to start have the jars."""
-    os.environ[CLASS_PATH] = os.pathsep.join(filter(None, [os.environ.get(CLASS_PATH), *jars]))
+@contextmanager
+def on_class_path(jars: Sequence[str]) -> Iterator[None]:
+    """Let the JVM that a `with` block starts have the jars; what else this process starts has not."""
+    before = os.environ.get(CLASS_PATH)
+    if jars:
+        os.environ[CLASS_PATH] = os.pathsep.join(filter(None, [before, *jars]))
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[CLASS_PATH] = before
+        elif jars:
+            del os.environ[CLASS_PATH]

@@ -15,7 +15,7 @@ from spark_embed.config import Config
 from spark_embed.errors import ConfigError
 from spark_embed.maven import fetch_jars
 from spark_embed.platforms import platform
-from spark_embed.s3_jars import add_to_class_path, are_jars_there, find_packages, spark_home
+from spark_embed.s3_jars import are_jars_there, find_packages, spark_home
 from spark_embed.s3a import carried_environment, committer_classes, needs_s3, s3_bucket, s3a_settings
 from spark_embed.storage import is_s3
 
@@ -36,10 +36,7 @@ _MISFITS = (
 
 
 def bring_jars(config: Config) -> list[str]:
-    """Put the jars for S3 on the class path of the JVM that this process is going to start, if it needs them.
-
-    Returns:
-        Their paths, for executors in other processes; none if this run or this Spark needs none.
+    """Return the jars for S3 that the JVM which this process is going to start needs, if any, by path.
 
     Raises:
         ConfigError: it is not known which fit, or they cannot be fetched.
@@ -54,9 +51,7 @@ def bring_jars(config: Config) -> list[str]:
     ):
         return []
     wanted = find_packages(home, config.s3_jars)
-    jars = fetch_jars(home, wanted.packages, wanted.excludes)
-    add_to_class_path(jars)
-    return jars
+    return fetch_jars(home, wanted.packages, wanted.excludes)
 
 
 def is_jvm_there() -> bool:

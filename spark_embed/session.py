@@ -23,6 +23,7 @@ from spark_embed.config import Config
 from spark_embed.early_daemon import ADDRESS, is_spark_configured, start_early_daemon
 from spark_embed.errors import ConfigError
 from spark_embed.load_config import conf_folder, read_properties
+from spark_embed.s3_jars import on_class_path
 from spark_embed.s3_session import adopt_session, bring_jars, send_to_executors, use_s3
 from spark_embed.tables import count_slots
 
@@ -53,8 +54,10 @@ def make_session(config: Config, started: Callable[[], None] = lambda: None) -> 
         check_workers(active, config.num_workers)
         adopt_session(active, config)
         return active
+    jars = bring_jars(config)
     try:
-        SparkContext.getOrCreate(_make_conf(config))
+        with on_class_path(jars):
+            SparkContext.getOrCreate(_make_conf(config, jars))
         started()
         spark = SparkSession.builder.getOrCreate()
     except (PySparkException, Py4JError, RuntimeError, OSError) as exc:
@@ -119,9 +122,8 @@ def _do_nothing(rows: Iterable[int]) -> None:
     pass
 
 
-def _make_conf(config: Config) -> SparkConf:
-    """Return what spark-submit was given, and what is missing."""
-    jars = bring_jars(config)
+def _make_conf(config: Config, jars: list[str]) -> SparkConf:
+    """Return what spark-submit was given, and what is missing; `jars` are on this JVM's class path."""
     jvm_runs = is_spark_configured()
     if jvm_runs:
         SparkContext._ensure_initialized()  # only then does SparkConf show what spark-submit was given

@@ -103,6 +103,18 @@ def test_jars_that_are_there_are_found(make_home, tmp_path):
     assert are_jars_there(home, {})
 
 
+@pytest.mark.parametrize("before", [None, "/own/*"])
+def test_only_the_jvm_gets_the_jars(monkeypatch, before):
+    monkeypatch.setenv(s3_jars.CLASS_PATH, before or "")
+    if before is None:
+        monkeypatch.delenv(s3_jars.CLASS_PATH)
+    with s3_jars.on_class_path([]):
+        assert os.environ.get(s3_jars.CLASS_PATH) == before
+    with s3_jars.on_class_path(["/a.jar", "/b.jar"]):
+        assert os.environ[s3_jars.CLASS_PATH] == ":".join(filter(None, [before, "/a.jar", "/b.jar"]))
+    assert os.environ.get(s3_jars.CLASS_PATH) == before
+
+
 def test_jars_are_fetched_once(make_home, cache):
     home = make_home()
     jars = fetch_jars(home, ["g:hadoop-aws:1"], ["x:*"])
