@@ -141,14 +141,15 @@ class ObjectClient:
 
 async def _explained(response: aiohttp.ClientResponse, uri: str) -> Exception:
     """Return what to raise for an answer that is not the object."""
-    code = _code(await _read_answer(response))
+    told = _told(await _read_answer(response))
+    code = told.get("Code", "")
     if response.status >= 500 or response.status in (408, 429) or code in ("SlowDown", "RequestTimeout"):
         return _PassingError(f"the store answered {code or response.status}")
     if response.status == 403 and code in _OF_THE_OBJECT:
         return ImageError("forbidden", f"{_OF_THE_OBJECT[code]}: {uri}")
     if code in _NO_NAMES:
         return ImageError("not_found", uri)
-    error = explain(_as_parsed(code, response.status, response.headers), uri)
+    error = explain(_as_parsed(told, response.status, response.headers), uri)
     if isinstance(error, S3NotFoundError) and code != "NoSuchBucket":
         return ImageError("not_found", uri)
     return error
@@ -164,23 +165,24 @@ async def _read_answer(response: aiohttp.ClientResponse) -> bytes:
     return bytes(body)
 
 
-def _code(body: bytes) -> str:
-    """Return the code of an error answer, "" if it says none.
+def _told(body: bytes) -> dict[str, str]:
+    """Return the fields of an error answer, such as its Code; none if it is not one.
 
     https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
     """
     if b"<!" in body:  # no entity has a place in it
-        return ""
+        return {}
     try:
-        return ElementTree.fromstring(body).findtext("Code") or ""  # noqa: S314  no entities, 64 KB at most
+        fields = ElementTree.fromstring(body)  # noqa: S314  no entities, 64 KB at most
     except ElementTree.ParseError:
-        return ""
+        return {}
+    return {field.tag.rpartition("}")[2]: field.text or "" for field in fields}
 
 
-def _as_parsed(code: str, status: int, headers: Mapping[str, str]) -> dict[str, object]:
+def _as_parsed(told: Mapping[str, str], status: int, headers: Mapping[str, str]) -> dict[str, object]:
     """Return an answer as the SDK would have it."""
     known = {name.lower(): value for name, value in headers.items()}
     return {
-        "Error": {"Code": code or str(status)},
+        "Error": {"Code": str(status), **told},
         "ResponseMetadata": {"HTTPStatusCode": status, "HTTPHeaders": known},
     }

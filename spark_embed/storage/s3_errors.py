@@ -67,7 +67,8 @@ def explained(path: str) -> Iterator[None]:
     except ClientError as exc:
         raise explain(exc.response, path) from exc
     except BotoCoreError as exc:
-        raise _explain_local(exc, path) from exc
+        # Not `from exc`: its text, which a traceback shows, may hold a token or the password of an address.
+        raise _explain_local(exc, path) from None
     except (HTTPError, ResponseParserError) as exc:  # what the SDK lets through while it reads an answer
         raise S3BrokenOffError(f"the answer broke off: {one_line(exc)}") from exc
 
@@ -159,7 +160,7 @@ def _explain_local(exc: Exception, path: str) -> S3Error:
     if isinstance(exc, exceptions.NoRegionError):
         return S3Error("which region? give --aws_region, or set AWS_REGION")
     if isinstance(exc, exceptions.ParamValidationError):
-        return S3Error(f"no name that S3 knows: {one_line(exc)}")
+        return S3Error(f"{bucket} is no name of a bucket, or the key is not one: {one_line(exc)[:100]}")
     if is_passing(exc):
         return S3PassingError(
             f"the store cannot be reached: {one_line(exc)}; check network and endpoint; "

@@ -64,7 +64,7 @@ class S3File(io.RawIOBase):
         if n_bytes is None:
             with named(path), explained(path):
                 head = client_for(self._bucket).head_object(Bucket=self._bucket, Key=self._key)
-            n_bytes, etag = head["ContentLength"], head["ETag"].strip('"')
+            n_bytes, etag = head["ContentLength"], head.get("ETag", "").strip('"')
         self.n_bytes: int = n_bytes
         self.etag = etag
 
@@ -175,7 +175,7 @@ def read_object(path: str) -> tuple[bytes, str]:
         except S3BrokenOffError as exc:
             tries.wait(exc)
         else:
-            return bytes(data), answer["ETag"].strip('"')
+            return bytes(data), answer.get("ETag", "").strip('"')
 
 
 def _read_into(data: bytearray, path: str, **options: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ read by our own HTTP client, with the SDK's signature. Asks the store for nothin
 from __future__ import annotations
 
 import os
+import re
 import threading
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -87,6 +88,7 @@ class ObjectRequests:
             signed = client.generate_presigned_url("get_object", {"Bucket": bucket, "Key": "k"})
         base = signed.partition("?")[0].removesuffix("k")
         base = base.replace(f".{client.meta.region_name}.", f".{region}.")
+        base = re.sub("//[^/@]*@", "//", base)  # a user and a password of an endpoint, which the SDK ignores
         return _Bucket(base, region, proxy_of(base))
 
 
