@@ -7,6 +7,7 @@ import uuid
 from spark_embed.context import RunContext
 from spark_embed.fingerprint import check_fingerprint, make_fingerprint, model_options
 from spark_embed.plan import Plan, make_plan
+from spark_embed.reach import check_reach
 from spark_embed.records import RunRecord
 from spark_embed.resume import tidy
 from spark_embed.source.units import Unit
@@ -23,7 +24,7 @@ def bind_run(context: RunContext, work: Work) -> tuple[RunRecord, Plan | None]:
     Raises:
         ModelError: the model cannot be used.
         ResumeError: it is not that of the run to go on with.
-        StorageError: run.json cannot be written.
+        StorageError: run.json cannot be written, or the workers do not reach the output.
     """
     old = work.standing.record
     config = context.config
@@ -33,6 +34,7 @@ def bind_run(context: RunContext, work: Work) -> tuple[RunRecord, Plan | None]:
     plan = make_plan(context.spark, config, work.source, work.pending.n_left, work.dtype)
     if old:
         check_model(context, work, old, plan)
+    check_reach(context.spark, context.output.root)
     record = _make_record(context, work, plan)
     write_run(context.output, record)
     tidy(context.output, work.standing)

@@ -12,9 +12,10 @@ from conftest import cosines
 from s3_runs import assert_tidy, keys_below, read_parquet, upload_tree
 
 from spark_embed.config import Config
-from spark_embed.errors import ResumeError
+from spark_embed.errors import ResumeError, StorageError
 from spark_embed.output import Output
 from spark_embed.pipeline import run
+from spark_embed.reach import look_from_worker
 from spark_embed.tables import settings
 from spark_embed.verify import verify
 
@@ -154,6 +155,12 @@ def test_one_file_is_one_object_under_its_name(s3_spark, s3_server, bucket, shar
     run(s3_spark, config.model_copy(update={"overwrite": True}))  # and back
     assert len(pd.read_parquet(f"s3://{bucket}/out/embeddings.parquet")) == 24
     assert_tidy(s3_server, bucket, "out")
+
+
+def test_workers_that_do_not_reach_the_output_are_told_of_before_the_work(s3_spark, bucket):
+    look_from_worker(s3_spark, f"s3a://{bucket}/out")
+    with pytest.raises(StorageError, match="but not the workers.*there is no bucket.*role"):
+        look_from_worker(s3_spark, "s3a://no-bucket-of-this-name/out")
 
 
 RENAMING = {
