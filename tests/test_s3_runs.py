@@ -159,7 +159,7 @@ def test_one_file_is_one_object_under_its_name(s3_spark, s3_server, bucket, shar
 
 def test_workers_that_do_not_reach_the_output_are_told_of_before_the_work(s3_spark, bucket):
     look_from_worker(s3_spark, f"s3a://{bucket}/out")
-    with pytest.raises(StorageError, match="but not the workers.*there is no bucket.*role"):
+    with pytest.raises(StorageError, match=r"but not the workers.*there is no bucket.*role"):
         look_from_worker(s3_spark, "s3a://no-bucket-of-this-name/out")
 
 
