@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -268,9 +269,12 @@ def start(stamped, tiny_clip, tmp_path):
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory):
     """A real S3 server; `s3_server.find_server` says which."""
+    from botocore.loaders import JSONFileLoader
     from s3_server import find_server
 
-    with find_server(tmp_path_factory.mktemp("s3")) as server:
+    with pytest.MonkeyPatch.context() as patch, find_server(tmp_path_factory.mktemp("s3")) as server:
+        # Each test has an environment of its own, and so a client: the SDK reads a megabyte of JSON for each.
+        patch.setattr(JSONFileLoader, "load_file", cache(JSONFileLoader.load_file))
         yield server
 
 

@@ -94,12 +94,12 @@ class TestMany:
         assert rows(root, names()) == [colour_of(n) for n in range(N)]
 
     def test_ask_for_no_more_at_once_than_allowed(self, root, bad_s3):
-        bad_s3.rate, bad_s3.faults, bad_s3.delay_s = 1.0, ("delay",), 0.5
+        bad_s3.rate, bad_s3.faults, bad_s3.delay_s = 1.0, ("delay",), 1.5
         policy = FetchPolicy((root,), download=replace(DownloadPolicy(), concurrency=5))
         ahead = ReadAhead((Reference(uri=f"{root}/{n}.jpg") for n in range(20)), policy)
         with closing(ahead):
             assert ahead.next() is None
-            wait_until(lambda: bad_s3.requests["GetObject"] == 5, "nothing is asked")
+            wait_until(lambda: bad_s3.requests["GetObject"] >= 5, "nothing is asked")
             time.sleep(0.2)
             assert bad_s3.requests["GetObject"] == 5
             bad_s3.rate = 0.0

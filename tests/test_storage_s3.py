@@ -14,6 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from botocore.exceptions import ClientError
 from conftest import PATIENCE_S
 
 from spark_embed import storage
@@ -173,11 +174,11 @@ class TestThousands:
 
     def test_whose_folders_cannot_be_listed_any_more_are_an_error(self, full, bad_s3, monkeypatch):
         monkeypatch.setattr("spark_embed.storage.s3_patience.PATIENT_ATTEMPTS", 2)
+        bad_s3.fail_next("ListObjects", None, None, *["slow_down"] * 10)
         listing = storage.walk_files(f"s3a://{full}/2")
-        next(listing)
-        bad_s3.down()
+        assert next(listing).path == "a.txt"
         with pytest.raises(
-            StorageError, match=f"s3a://{full}/2: cannot be listed: the store cannot be reached"
+            StorageError, match=f"s3a://{full}/2: cannot be listed: the store answered SlowDown"
         ):
             list(listing)
 
@@ -371,6 +372,19 @@ class TestDeletion:
         monkeypatch.setattr(client, "delete_objects", delete_objects)
         storage.delete(root)
         assert s3_server.content(bucket) == {}
+
+    @pytest.mark.parametrize(("status", "code"), [(400, "MissingContentMD5"), (501, "NotImplemented")])
+    def test_goes_one_by_one_where_a_store_knows_no_other_way(
+        self, s3_server, bucket, root, monkeypatch, status, code
+    ):
+        def delete_objects(**asked):
+            answer = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+            raise ClientError(answer, "DeleteObjects")
+
+        s3_server.fill(bucket, ["out/a", "out/b", "outside"])
+        monkeypatch.setattr(s3.client_for(bucket), "delete_objects", delete_objects)
+        storage.delete(root)
+        assert set(s3_server.content(bucket)) == {"outside"}
 
     def test_that_is_denied_is_told(self, s3_server, bucket, root, monkeypatch):
         s3_server.fill(bucket, ["out/a", "out/b"])

@@ -203,13 +203,15 @@ def _delete_keys(path: str, keys: Iterable[str]) -> None:
     keys = iter(keys)
     while batch := list(islice(keys, _DELETED_AT_ONCE)):
         objects: dict[str, Any] = {"Objects": [{"Key": key} for key in batch], "Quiet": True}
-        with explained(path):
-            answer = client_for(bucket).delete_objects(Bucket=bucket, Delete=objects)
-        for failed in answer.get(
-            "Errors", ()
-        ):  # one by one: tried again where the store was busy, or told why
-            with explained(object_path(bucket, failed["Key"])):
-                client_for(bucket).delete_object(Bucket=bucket, Key=failed["Key"])
+        try:
+            with explained(path):
+                answer = client_for(bucket).delete_objects(Bucket=bucket, Delete=objects)
+            left = [failed["Key"] for failed in answer.get("Errors", ())]
+        except S3UnsupportedError:
+            left = batch
+        for key in left:  # one by one: tried again where the store was busy, or told why
+            with explained(object_path(bucket, key)):
+                client_for(bucket).delete_object(Bucket=bucket, Key=key)
 
 
 def is_file(path: str) -> bool:

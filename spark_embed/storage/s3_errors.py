@@ -48,6 +48,8 @@ _WRONG_REGION = {
     *("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"),
 }
 _CHANGED = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
+# The last one is of older stores, which want another checksum of a list of keys than the SDK sends.
+_UNSUPPORTED = {"NotImplemented", "501", "UnsupportedOperation", "MissingContentMD5"}
 _BUSY = {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "500", "502", "503", "504"}
 
 
@@ -125,7 +127,7 @@ def explain(response: dict[str, Any], path: str) -> S3Error:
             "access denied, and the store does not say why; check the access key and its secret, whether "
             "they have expired, --aws_region, and the policy of the bucket (s3:ListBucket, s3:GetObject)"
         )
-    if code in ("NotImplemented", "501", "UnsupportedOperation"):
+    if code in _UNSUPPORTED:
         return S3UnsupportedError("the store does not know this kind of request")
     if status == "403" or code in ("AccessDenied", "403"):
         return S3DeniedError(
