@@ -93,7 +93,7 @@ class Run:
         environment["PATH"] = f"{BIN}{os.pathsep}{environment['PATH']}"
         environment["PYTHONPATH"] = f"{HOOKS}{os.pathsep}{REPOSITORY}"
         environment |= {"CRASH_LOG": str(log), "CRASH_TOKEN": self.token}
-        environment |= {"CRASH_ROW_S": str(row_s), "CRASH_WAVE_ROWS": str(WAVE_ROWS)}
+        environment |= {"CRASH_ROW_S": str(row_s), "CRASH_WAVE_ROWS": str(wave_rows)}
         if silent_s is not None:
             environment["CRASH_SILENT_S"] = str(silent_s)
         if hold:

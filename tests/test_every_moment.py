@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from crashes import Folder
 
-from spark_embed import storage, waves
+from spark_embed import waves
 from spark_embed.config import Config
 from spark_embed.pipeline import run
+from spark_embed.storage import local
 
 # Others write these, at times of their own.
 NOT_COPIED = shutil.ignore_patterns("lock.json*", "progress.json*")
@@ -115,8 +116,8 @@ def test_a_run_goes_on_from_every_state_of_the_disk(
     watch = (moments, out, copies, 99 if every else 2)
     with monkeypatch.context() as patch:
         patch.setattr(waves, "_WAVES_AT_ONCE", 1)
-        patch.setattr(storage, "os", Moments(storage.os, ("replace", "rename", "unlink"), *watch))
-        patch.setattr(storage, "shutil", Moments(storage.shutil, ("rmtree",), *watch))
+        patch.setattr(local, "os", Moments(local.os, ("replace", "rename", "unlink"), *watch))
+        patch.setattr(local, "shutil", Moments(local.shutil, ("rmtree",), *watch))
         embed(out, prune=True, retry_errors=True)
     Folder(out).assert_same(expected)
     assert len(moments) >= 15

@@ -66,7 +66,7 @@ def test_each_misbehaviour_ends_in_its_row_and_in_time(server, path, code, word)
         ("http://a b/", "fetch_failed"),
         ("http://no-such-host.invalid/", "fetch_failed"),
         ("http://ü.invalid/ü\ud800", "fetch_failed"),
-        ("s3://bucket/a.jpg", "fetch_failed"),
+        ("gs://bucket/a.jpg", "fetch_failed"),
     ],
 )
 def test_what_is_no_url_is_a_row(url, code):

@@ -11,7 +11,7 @@ from crashes import Folder
 from test_every_moment import Moments
 from verified import findings
 
-from spark_embed import pipeline, storage, waves
+from spark_embed import pipeline, waves
 from spark_embed.config import Config
 from spark_embed.dry_run import describe_run
 from spark_embed.errors import ConfigError, ResumeError, StorageError
@@ -21,6 +21,7 @@ from spark_embed.pipeline import run
 from spark_embed.publisher import Publisher
 from spark_embed.resume import find_standing, tidy
 from spark_embed.state import read_ledger
+from spark_embed.storage import local
 from spark_embed.verify import verify
 
 KINDS = ("embeddings.parquet", "errors.parquet")
@@ -259,8 +260,8 @@ def test_a_run_that_starts_anew_may_die_at_any_moment_of_its_publishing(
         with monkeypatch.context() as patch:
             names = ("replace", "rename", "link", "unlink")
             watch = (moments, out, copies, 2)
-            patch.setattr(storage, "os", Moments(storage.os, names, *watch))
-            patch.setattr(storage, "shutil", Moments(storage.shutil, ("rmtree",), *watch))
+            patch.setattr(local, "os", Moments(local.os, names, *watch))
+            patch.setattr(local, "shutil", Moments(local.shutil, ("rmtree",), *watch))
             return finish(publisher, unreadable)
 
     monkeypatch.setattr(pipeline.Publisher, "finish", watched)
