@@ -76,6 +76,7 @@ class Run:
         hold: see sitecustomize.py.
         row_s: seconds by which each image is slower.
         silent_s: seconds without a heartbeat after which the lock counts as lost; None: as ever.
+        wave_rows: rows of each wave.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Run:
         hold: str | None = None,
         row_s: float = 0.0,
         silent_s: float | None = None,
+        wave_rows: int = WAVE_ROWS,
     ):
         self.log = log
         self.token = uuid.uuid4().hex

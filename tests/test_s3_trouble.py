@@ -40,12 +40,12 @@ def fetch(store, bucket, tmp_path, name="fetched") -> Folder:
 def test_a_store_that_fails_every_fifth_time_costs_nothing(
     run_on_s3, s3_server, bucket, bad_s3, uninterrupted, tmp_path
 ):
-    run = run_on_s3(s3_server, bucket)
+    run = run_on_s3(s3_server, bucket, wave_rows=300)
     assert run.wait() == 0, run.said
     fine_s = float(run.printed.split("total ")[1].split(" s")[0])
     assert_tidy(s3_server, bucket, "out")
     bad_s3.rate, bad_s3.faults, bad_s3.delay_s = 0.2, FAULTS, 1.0
-    run = run_on_s3(s3_server, bucket, "--overwrite")
+    run = run_on_s3(s3_server, bucket, "--overwrite", wave_rows=300)
     assert run.wait() == 0, run.said
     assert {fault for fault, _ in bad_s3.met} == set(FAULTS)
     assert float(run.printed.split("total ")[1].split(" s")[0]) < 3 * fine_s
