@@ -1,6 +1,6 @@
 """What S3 costs: the same images from bucket to bucket, and from folder to folder.
 
-Usage: python -m benchmarks.s3 [--sizes 500,4000] [--rounds 3]
+Usage: python -m benchmarks.s3 [--sizes 1000,4000] [--rounds 3]
 
 The store is a real server on the loopback (tools/make_s3_server.py), whose work takes part of the same cores;
 its answers take no way. So this shows what our requests cost, not what a network does. Jars are in the cache
@@ -107,7 +107,7 @@ def run(where: str, n_images: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", default="500,4000")
+    parser.add_argument("--sizes", default="1000,4000")
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     small, large = map(int, given.sizes.split(","))
