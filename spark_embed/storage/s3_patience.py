@@ -1,8 +1,7 @@
 """When a request to the store is sent again, and after what pause; sends nothing itself.
 
 The SDK's own way ("standard") has one budget for all threads of a client, which ends it for all of them after
-some dozens of retries, in a second or two, where ten threads wait for a store that is away. So only its
-pauses are taken over: min(random * 2^n, 20) s before attempt n + 1.
+some dozens of retries, in a second or two, where ten threads wait for a store that is away.
 """
 
 from __future__ import annotations
@@ -17,8 +16,9 @@ from typing import Any
 # 12 attempts bridge a store that is away for half a minute, and end after about two minutes. The first look,
 # before anything has been done, gives up sooner.
 PATIENT_ATTEMPTS = 12
-_IMPATIENT_ATTEMPTS = 4
+_IMPATIENT_ATTEMPTS = 5
 MAX_PAUSE_S = 20.0
+_SCALE_S = 0.25  # a store that was busy for one request in five should not cost seconds each time
 
 _BUSY_STATUS = {408, 429, 500, 502, 503, 504}
 # Others that may come with a 400, a 403 or a 409: of the last two S3 says that one should try again.
@@ -52,8 +52,8 @@ def max_attempts() -> int:
 
 
 def pause_s(n_failed: int) -> float:
-    """Return the pause after so many attempts have failed, at least one."""
-    return min(MAX_PAUSE_S, random.random() * 2.0**n_failed)  # noqa: S311
+    """Return the pause after so many attempts have failed, at least one: half a second at most after one."""
+    return random.random() * min(MAX_PAUSE_S, _SCALE_S * 2.0**n_failed)  # noqa: S311
 
 
 class Tries:
