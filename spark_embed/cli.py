@@ -49,10 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return interruption.say()
         logger.error("%s", exc)
         return exc.exit_code
-    except Exception:
-        if interruption.is_seen:  # whoever was cut off in the middle may raise errors of its own
+    except Exception:  # of any kind: whoever a signal cut off in the middle may raise errors of its own
+        if interruption.is_seen:
             return interruption.say()
-        raise
+        raise  # a bug, with its traceback
     return 0
 
 

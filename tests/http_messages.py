@@ -81,7 +81,8 @@ async def message_body(
         async for piece in _chunks(reader):
             yield piece
     elif asked and head.n_bytes is None:
-        raise NotImplementedError(f"an answer of unknown length: {head.first}")
+        # It would end with the connection, and one that was cut would look whole. versitygw sends none.
+        raise ValueError(f"an answer of unknown length cannot be relayed: {head.first}")
     else:
         async for piece in _exactly(head.n_bytes or 0, reader):
             yield piece
