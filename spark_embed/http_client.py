@@ -53,6 +53,32 @@ class Transfer:
     claim: Callable[[int, int | None], None]
     seconds: float = 0.0
 
+    async def receive(self, response: aiohttp.ClientResponse, max_bytes: int, shown: str) -> bytearray:
+        """Return the body of an answer, as long as `claim` lets it go on.
+
+        Args:
+            response: a good answer.
+            max_bytes: that an image may have.
+            shown: what an error calls the image's place.
+
+        Raises:
+            ImageError: too_many_bytes.
+        """
+        expected = response.content_length
+        data = bytearray()
+        _check_size(expected or 0, max_bytes, shown)
+        self.claim(0, expected)
+        async for chunk in response.content.iter_any():
+            data += chunk
+            _check_size(len(data), max_bytes, shown)
+            self.claim(len(data), expected)
+        return data
+
+
+def _check_size(n_bytes: int, max_bytes: int, shown: str) -> None:
+    if n_bytes > max_bytes:
+        raise ImageError("too_many_bytes", f"more than {max_bytes} bytes (--max_image_bytes): {shown}")
+
 
 class HttpClient:
     """A session with its limits. Use it with `async with`, on one event loop."""
@@ -137,26 +163,10 @@ class HttpClient:
                     return next_url(response)
                 if response.status not in FINE:
                     raise explain_status(response)
-                return await self._read(response, transfer)
+                return await transfer.receive(response, self._max_bytes, describe_url(response.url))
         except (aiohttp.ClientError, OSError, ValueError) as exc:  # ValueError: a host that no name can be
             limits_s = self._policy.connect_timeout_s, self._policy.read_timeout_s
             raise explain_failure(exc, url, limits_s) from exc
-
-    async def _read(self, response: aiohttp.ClientResponse, transfer: Transfer) -> bytearray:
-        expected = response.content_length
-        data = bytearray()
-        self._check_size(expected or 0, response.url)
-        transfer.claim(0, expected)
-        async for chunk in response.content.iter_any():
-            data += chunk
-            self._check_size(len(data), response.url)
-            transfer.claim(len(data), expected)
-        return data
-
-    def _check_size(self, n_bytes: int, url: URL) -> None:
-        if n_bytes > self._max_bytes:
-            text = f"more than {self._max_bytes} bytes (--max_image_bytes): {describe_url(url)}"
-            raise ImageError("too_many_bytes", text)
 
     def _make_socket(self, address_info: aiohttp.AddrInfoType) -> socket.socket:
         if self._policy.allow_private_addresses:

@@ -110,7 +110,7 @@ class ObjectClient:
             ) as response:
                 if response.status != 200:
                     raise await _explained(response, uri)
-                data = await self._read(response, uri, transfer)
+                data = await transfer.receive(response, self._max_bytes, uri)
                 n_bytes = len(data)
                 return data
         except (aiohttp.ClientError, OSError) as exc:
@@ -121,22 +121,6 @@ class ObjectClient:
         finally:
             traffic.add(1, n_bytes)
             transfer.seconds += loop.time() - started
-
-    async def _read(self, response: aiohttp.ClientResponse, uri: str, transfer: Transfer) -> bytearray:
-        expected = response.content_length
-        data = bytearray()
-        self._check_size(expected or 0, uri)
-        transfer.claim(0, expected)
-        async for chunk in response.content.iter_any():
-            data += chunk
-            self._check_size(len(data), uri)
-            transfer.claim(len(data), expected)
-        return data
-
-    def _check_size(self, n_bytes: int, uri: str) -> None:
-        if n_bytes > self._max_bytes:
-            text = f"more than {self._max_bytes} bytes (--max_image_bytes): {uri}"
-            raise ImageError("too_many_bytes", text)
 
 
 async def _explained(response: aiohttp.ClientResponse, uri: str) -> Exception:

@@ -46,10 +46,15 @@ def needs_s3(config: Config) -> bool:
     return s3_bucket(config) is not None
 
 
+def export_region(aws_region: str | None) -> None:
+    """Say for this process and those that it starts where the buckets are; None leaves it as it is."""
+    if aws_region:
+        os.environ.update(dict.fromkeys(_REGIONS, aws_region))
+
+
 def export_s3_environment(config: Config) -> None:
     """Put the options into this process's environment, which the workers are to have, too."""
-    if config.aws_region:
-        os.environ.update(dict.fromkeys(_REGIONS, config.aws_region))
+    export_region(config.aws_region)
     options = {
         _ANONYMOUS: "true" if config.anonymous else "",
         _ANONYMOUS_BUCKETS: ",".join(config.anonymous_buckets),

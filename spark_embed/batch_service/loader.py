@@ -11,9 +11,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from spark_embed.batch_service.places import Folder, check_name, use_region
+from spark_embed.batch_service.places import Folder, check_name
 from spark_embed.config import Config
 from spark_embed.errors import ConfigError, StorageError
+from spark_embed.s3a import export_region
 from spark_embed.source.detect import PARQUET, detect
 from spark_embed.storage import folder_path, is_folder, parquet_input, stat
 
@@ -40,7 +41,7 @@ class UnifiedDataLoader:
     def __init__(self, input_dir: Folder, aws_region: str | None = None) -> None:
         self.input_dir = folder_path(os.fspath(input_dir), "input_dir")
         self.aws_region = aws_region
-        use_region(aws_region)
+        export_region(aws_region)
 
     def list_shards(self) -> list[str]:
         """Return the shards' paths below `input_dir`, sorted: the names in the outputs' column `shard`.

@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 
 from spark_embed import pipeline
 from spark_embed.batch_service.loader import UnifiedDataLoader
-from spark_embed.batch_service.places import Folder, use_region
+from spark_embed.batch_service.places import Folder
 from spark_embed.batch_service.writer import UnifiedOutputWriter
 from spark_embed.config import Config
 from spark_embed.context import Session
@@ -88,7 +88,6 @@ class BatchInferenceOrchestrator:
                 },
             }
         )
-        use_region(config.aws_region)
         with _session(config) as session:
             return pipeline.run(session, config).to_dict()
 

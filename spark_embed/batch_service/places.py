@@ -1,4 +1,4 @@
-"""What a script calls a place: a folder, the region that it is in, a name below it."""
+"""What a script calls a place: a folder, and a name below it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,6 @@ import os
 from spark_embed.errors import ConfigError
 
 Folder = str | os.PathLike[str]
-
-
-def use_region(aws_region: str | None) -> None:
-    """Say for this whole process where the S3 buckets are; None leaves it as it is."""
-    # The S3 clients of this process and of those that it starts ask the environment (storage/s3_client.py).
-    if aws_region:
-        os.environ["AWS_REGION"] = aws_region
 
 
 def check_name(name: str, called: str) -> str:

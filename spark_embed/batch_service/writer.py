@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from spark_embed.batch_service.places import Folder, check_name, use_region
+from spark_embed.batch_service.places import Folder, check_name
 from spark_embed.errors import ConfigError
 from spark_embed.output import OUR_NAMES, Output, note_extra
+from spark_embed.s3a import export_region
 from spark_embed.storage import folder_path, replaced_file, write_json
 
 
@@ -30,7 +31,7 @@ class UnifiedOutputWriter:
     def __init__(self, output_dir: Folder, aws_region: str | None = None) -> None:
         self.output_dir = folder_path(os.fspath(output_dir), "output_dir")
         self.aws_region = aws_region
-        use_region(aws_region)
+        export_region(aws_region)
 
     def write_parquet(self, df: pd.DataFrame, name: str) -> str:
         """Write a table, its index as `DataFrame.to_parquet` keeps it; returns the path.

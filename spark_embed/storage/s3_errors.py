@@ -11,15 +11,11 @@ from spark_embed.storage.s3_patience import is_passing
 
 
 class S3Error(OSError):
-    """A request failed; `is_passing` if the same one may succeed later."""
-
-    is_passing = False
+    """A request failed."""
 
 
 class S3PassingError(S3Error):
-    """The store was away, or too busy, for as long as we were ready to try."""
-
-    is_passing = True
+    """The store was away, or too busy, for as long as we were ready to try: it may succeed later."""
 
 
 class S3BrokenOffError(S3PassingError):
