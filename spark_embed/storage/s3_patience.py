@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# 12 attempts bridge a store that is away for half a minute, and end after about two minutes. The first look,
-# before anything has been done, gives up sooner.
+# 12 attempts bridge a store that is away for a minute, whatever the luck with the pauses, and end after two.
+# The first look, before anything has been done, gives up sooner.
 PATIENT_ATTEMPTS = 12
 _IMPATIENT_ATTEMPTS = 5
 MAX_PAUSE_S = 20.0
-_SCALE_S = 0.25  # a store that was busy for one request in five should not cost seconds each time
+_SCALE_S = 0.15  # a store that was busy for one request in five should not cost seconds each time
 
 _BUSY_STATUS = {408, 429, 500, 502, 503, 504}
 # Others that may come with a 400, a 403 or a 409: of the last two S3 says that one should try again.
@@ -52,8 +52,12 @@ def max_attempts() -> int:
 
 
 def pause_s(n_failed: int) -> float:
-    """Return the pause after so many attempts have failed, at least one: half a second at most after one."""
-    return random.random() * min(MAX_PAUSE_S, _SCALE_S * 2.0**n_failed)  # noqa: S311
+    """Return the pause after so many attempts have failed, at least one: 0.3 s at most after one.
+
+    Half of it is left to chance, to spread the threads ("equal jitter"). Were it all of it, one thread of
+    hundreds would draw short pauses only, and give up while the others wait.
+    """
+    return random.uniform(0.5, 1.0) * min(MAX_PAUSE_S, _SCALE_S * 2.0**n_failed)  # noqa: S311
 
 
 class Tries:
