@@ -7,8 +7,6 @@ without a shuffle; its marker is written last. What is interrupted before that n
 from __future__ import annotations
 
 import logging
-import os
-import re
 import threading
 import time
 from collections import deque
@@ -16,7 +14,6 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
 from functools import partial
-from urllib.parse import unquote
 
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
@@ -25,7 +22,7 @@ from pyspark.sql import DataFrame
 from spark_embed.budget import ErrorBudget
 from spark_embed.clock import now
 from spark_embed.context import RunContext
-from spark_embed.errors import ModelError, SparkEmbedError, StorageError
+from spark_embed.errors import SparkEmbedError, StorageError
 from spark_embed.jobs import JobGroups
 from spark_embed.output import ERRORS_NAME
 from spark_embed.plan import Plan
@@ -34,16 +31,14 @@ from spark_embed.schema import SHARD, SHARD_ROW, quoted
 from spark_embed.source import BadShard
 from spark_embed.source.units import Unit, take_wave
 from spark_embed.state import write_marker
-from spark_embed.storage import free_bytes, is_s3, no_space_error, store_failure
 from spark_embed.wave import WaveData, check_commit, count_wave, run_wave
+from spark_embed.wave_failure import UnreadableShardsError, explain_failure
 
 logger = logging.getLogger(__name__)
 
 _WAVES_AT_ONCE = 2
 _LOOK_EVERY_S = 0.5
 _CANCEL_FOR_S = 6.0
-_ROW_BYTES = 300  # of a row's other columns, about
-_MODEL_ERROR = re.compile(rf"{ModelError.__module__}\.ModelError: (.*)")  # in a worker's traceback
 
 
 @dataclass(frozen=True)
@@ -79,14 +74,6 @@ class Wave:
     def n_rows(self) -> int:
         """Rows that it embeds; of retried ones, at most."""
         return self.n_retried if self.retried else sum(unit.n_rows for unit in self.units)
-
-
-class _UnreadableShardsError(Exception):
-    """Some shards made a wave fail."""
-
-    def __init__(self, bad: Sequence[BadShard]) -> None:
-        super().__init__(f"{len(bad)} shards cannot be read")
-        self.bad = bad
 
 
 def run_waves(
@@ -155,7 +142,7 @@ class _Loop:
         wave = self._running.pop(future)
         try:
             marker = future.result()
-        except _UnreadableShardsError as exc:
+        except UnreadableShardsError as exc:
             for shard in exc.bad:
                 logger.warning(
                     "shard %s is left out, because it cannot be read: %s", shard.name, shard.reason
@@ -209,7 +196,8 @@ def _run_one(context: WaveContext, name: str, wave: Wave) -> Marker:
             table = _table(context, wave)
             run_wave(context.plan.embedded(table, context.budget.tally), folder)
     except (PySparkException, Py4JError) as exc:
-        raise _explained(exc, context, wave) from exc
+        plan, root = context.plan, context.run.output.root
+        raise explain_failure(exc, plan, root, wave.units, wave.n_rows) from exc
     check_commit(folder)
     data = count_wave(folder, by_shard=not context.apart)
     if not wave.retried:  # the rows of those are checked when they leave errors.parquet
@@ -266,43 +254,4 @@ def _check_shards(data: WaveData, units: Sequence[Unit]) -> None:
         if (found := data.n_rows_by_shard.get(name, 0)) != n_rows
     ]
     if bad:
-        raise _UnreadableShardsError(bad)
-
-
-def _explained(exc: Exception, context: WaveContext, wave: Wave) -> Exception:
-    """Return what a failed Spark job means: no model, unreadable shards, a full disk, or what it was."""
-    text = str(getattr(exc, "java_exception", None) or exc)
-    if told := _MODEL_ERROR.search(text):  # first: what a disk or a store said to it is in the text, too
-        return ModelError(f"{told[1].strip()} (on a worker; what is complete stays so)")
-    if "No space left on device" in text or "Disk quota exceeded" in text:
-        need = wave.n_rows * (context.plan.preflight.model["embedding_dim"] * 4 + _ROW_BYTES)
-        root = context.run.output.root
-        if free_bytes(root) < need:
-            return no_space_error(root, need)
-        return StorageError(
-            "no space left on the disk of Spark's scratch files (spark.local.dir, TMPDIR); free some, then "
-            "start the same command again: it goes on"
-        )
-    source = context.plan.source
-    if (is_s3(source.folder) or is_s3(context.run.output.root)) and (line := store_failure(text)):
-        return StorageError(
-            f"{context.run.output.root}: S3 failed, and trying again did not help: {line}; what is complete "
-            "stays so: start the same command again when it is back, and it goes on"
-        )
-    texts = (text, unquote(text))  # Java escapes in a path what a URI cannot hold, and not as Python does
-    bad = [
-        BadShard(shard.name, line)
-        for shard in dict.fromkeys(unit.shard for unit in wave.units)
-        for path in (os.path.join(source.folder, shard.path), os.path.join(source.root, shard.name))
-        if (line := _line_with(texts, path))
-    ]
-    return _UnreadableShardsError(list({shard.name: shard for shard in bad}.values())) if bad else exc
-
-
-def _line_with(texts: Iterable[str], path: str) -> str | None:
-    """Return the line of a failure that names a file."""
-    for text in texts:
-        if (start := text.find(path)) >= 0 and not text[start + len(path) :][:1].isalnum():
-            begin = text.rfind("\n", 0, start) + 1
-            return text[begin:].partition("\n")[0].strip()[:500]
-    return None
+        raise UnreadableShardsError(bad)
