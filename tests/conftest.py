@@ -151,6 +151,26 @@ def tiny_clip(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory) -> Path:
+    """A small CLIP with a projection, of random weights."""
+    from small_models import save_model
+
+    folder = tmp_path_factory.mktemp("models") / "clip"
+    save_model("clip", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clip(clip_folder):
+    """The same, loaded."""
+    from small_models import recipe
+
+    from spark_embed.models.image_embedder import ImageEmbedder
+
+    return ImageEmbedder(recipe(clip_folder))
+
+
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory, photo_bytes) -> Path:
     """Three shards in img2dataset's shape: 24 photos, and a failed download in each shard."""
@@ -187,6 +207,23 @@ def embed(spark, tiny_clip, tmp_path):
     return embed
 
 
+@pytest.fixture
+def embedded_rows(monkeypatch):
+    """The rows that go through the model, run by run: whoever runs waves is watched."""
+    from spark_embed import pipeline, waves
+
+    runs: list[int] = []
+    original = waves.run_waves
+
+    def watched(context, units, *others):
+        units = list(units)
+        runs.append(sum(unit.n_rows for unit in units))
+        return original(context, units, *others)
+
+    monkeypatch.setattr(pipeline, "run_waves", watched)
+    return runs
+
+
 @pytest.fixture(scope="module")
 def server():
     """One that misbehaves as its urls say; the tests of a file share it."""
@@ -221,6 +258,13 @@ def short_pauses(monkeypatch):
 def short_s3_pauses(monkeypatch):
     """A store that is away or busy is soon asked again."""
     monkeypatch.setattr("spark_embed.storage.s3_patience.MAX_PAUSE_S", 0.05)
+
+
+@pytest.fixture
+def model_copies(tmp_path, monkeypatch) -> Path:
+    """Where copies of models from S3 are kept: in an empty folder of the test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache/spark_embed/models"
 
 
 @pytest.fixture(scope="session")

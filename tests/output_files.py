@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -209,3 +210,9 @@ def make_wave(output: Output, wave: str, parts: Sequence[Part], **values: object
     marker = Marker(**{**given, **values})
     write_marker(output, marker)
     return marker
+
+
+def count_places(*tables: pd.DataFrame) -> Counter:
+    """Count how often each row of the input is there."""
+    table = pd.concat(tables)
+    return Counter(zip(table["shard"], table["shard_row"], strict=True))

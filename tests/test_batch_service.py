@@ -259,7 +259,6 @@ def test_the_loader_and_the_writer_work_in_s3(bucket, shards, tmp_path, monkeypa
     from spark_embed.output import check_output
     from spark_embed.storage import is_s3, replaced_file
 
-    monkeypatch.setattr("spark_embed.storage.s3_client._clients", {})  # of other servers, other tests
     for shard in sorted(shards.iterdir()):
         with replaced_file(f"s3a://{bucket}/in/{shard.name}") as staged, open(staged, "wb") as file:
             file.write(shard.read_bytes())

@@ -8,12 +8,6 @@ from spark_embed.load_config import MAX_YAML_BYTES, load_config
 from spark_embed.storage import s3_client
 
 
-@pytest.fixture(autouse=True)
-def own_clients(monkeypatch):
-    """Clients of before know another store."""
-    monkeypatch.setattr(s3_client, "_clients", {})
-
-
 @pytest.fixture
 def config_file(bucket, s3_server):
     """Put a file of options into S3; returns its URI."""

@@ -16,7 +16,6 @@ from conftest import wait_until
 from spark_embed import storage
 from spark_embed.errors import NoSpaceError, StorageError
 from spark_embed.models.local_copy import copy_folder
-from spark_embed.storage import s3_client
 
 PROGRAM = """
 import json, sys
@@ -25,16 +24,10 @@ from spark_embed.models.local_copy import copy_folder
 print(json.dumps([copy_folder(sys.argv[1], storage.list_folder(sys.argv[1])), storage.traffic.n_bytes]))
 """
 
+pytestmark = pytest.mark.usefixtures("model_copies")
+
 FILES = {"config.json": b"{}", "model.safetensors": os.urandom(100_000), "empty.json": b""}
 N_BYTES = sum(map(len, FILES.values()))
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch) -> Path:
-    """Where copies are kept: an empty folder. No client of before is left, which knows another store."""
-    monkeypatch.setattr(s3_client, "_clients", {})
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache/spark_embed/models"
 
 
 @pytest.fixture
@@ -58,9 +51,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_copy_is_made_once_and_kept(source, cache):
+def test_a_copy_is_made_once_and_kept(source, model_copies):
     copy = make_copy(source)
-    assert copy.parent == cache
+    assert copy.parent == model_copies
     assert contents(copy) == FILES
     before = storage.traffic.n_bytes
     assert make_copy(source) == copy
@@ -76,17 +69,17 @@ def test_another_content_is_another_copy(source, bucket, s3_server):
     assert (new / "config.json").read_bytes() == b"[]"
 
 
-def test_of_many_that_want_it_at_once_one_fetches_it(source, cache, bad_s3):
+def test_of_many_that_want_it_at_once_one_fetches_it(source, model_copies, bad_s3):
     bad_s3.rate, bad_s3.only, bad_s3.faults, bad_s3.delay_s = 1, {"GetObject"}, ("delay",), 2
     workers = [start(source) for _ in range(4)]
     answers = [json.loads(worker.communicate(timeout=100)[0]) for worker in workers]
     assert len({copy for copy, _ in answers}) == 1
     assert sorted(n_bytes for _, n_bytes in answers) == [0, 0, 0, N_BYTES]
     assert contents(Path(answers[0][0])) == FILES
-    assert sorted(path.suffix for path in cache.iterdir()) == ["", ""]  # the copy and the lock
+    assert sorted(path.suffix for path in model_copies.iterdir()) == ["", ""]  # the copy and the lock
 
 
-def test_who_is_killed_while_fetching_leaves_nothing_that_is_taken_for_a_copy(source, cache, bad_s3):
+def test_who_is_killed_while_fetching_leaves_nothing_that_is_taken_for_a_copy(source, model_copies, bad_s3):
     bad_s3.fail_next("GetObject", "none", "delay")  # config.json comes, the weights do not
     bad_s3.delay_s = 1000
     worker = start(source)
@@ -99,11 +92,11 @@ def test_who_is_killed_while_fetching_leaves_nothing_that_is_taken_for_a_copy(so
     copy, n_bytes = json.loads(waiting.communicate(timeout=100)[0])
     assert n_bytes == N_BYTES
     assert contents(Path(copy)) == FILES
-    assert sorted(path.suffix for path in cache.iterdir()) == ["", ""]
+    assert sorted(path.suffix for path in model_copies.iterdir()) == ["", ""]
 
 
-def test_what_the_dead_have_left_is_deleted(source, cache):
-    left = cache / "tmpx.part"
+def test_what_the_dead_have_left_is_deleted(source, model_copies):
+    left = model_copies / "tmpx.part"
     left.mkdir(parents=True)
     (left / "model.safetensors").write_bytes(b"half")
     make_copy(source)
@@ -129,15 +122,15 @@ def no_locks(monkeypatch) -> None:
 
 
 @pytest.mark.usefixtures("no_locks")
-def test_where_the_file_system_has_no_locks_it_works_without(source, cache):
-    others = cache / "tmpx.part"
+def test_where_the_file_system_has_no_locks_it_works_without(source, model_copies):
+    others = model_copies / "tmpx.part"
     others.mkdir(parents=True)
     assert contents(make_copy(source)) == FILES
     assert others.exists()  # who knows whether they live
 
 
 @pytest.mark.usefixtures("no_locks")
-def test_without_locks_the_copy_of_another_one_is_as_good(source, cache, monkeypatch):
+def test_without_locks_the_copy_of_another_one_is_as_good(source, model_copies, monkeypatch):
     rename = os.rename
 
     def be_second(folder, copy):
@@ -147,15 +140,15 @@ def test_without_locks_the_copy_of_another_one_is_as_good(source, cache, monkeyp
 
     monkeypatch.setattr("os.rename", be_second)
     assert contents(make_copy(source)) == FILES
-    assert len(list(cache.iterdir())) == 2
+    assert len(list(model_copies.iterdir())) == 2
 
 
-def test_a_failure_leaves_nothing(source, cache, bucket, s3_server):
+def test_a_failure_leaves_nothing(source, model_copies, bucket, s3_server):
     files = storage.list_folder(source)
     s3_server.client().delete_object(Bucket=bucket, Key="models/m/model.safetensors")
     with pytest.raises(StorageError, match=r"model\.safetensors: cannot be copied to .*no such object"):
         copy_folder(source, files)
-    assert [path.name for path in cache.iterdir()] == ["lock"]
+    assert [path.name for path in model_copies.iterdir()] == ["lock"]
 
 
 def test_a_copy_for_which_there_is_no_space_is_not_begun(source, monkeypatch):

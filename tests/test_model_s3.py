@@ -15,16 +15,9 @@ from spark_embed.config import ModelOptions
 from spark_embed.errors import ConfigError, ModelError
 from spark_embed.models.folder import find_folder
 from spark_embed.models.image_embedder import ImageEmbedder, describe
-from spark_embed.storage import s3_client
 from spark_embed.udf import make_recipe
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch) -> Path:
-    """Where copies are kept: an empty folder. No client of before is left, which knows another store."""
-    monkeypatch.setattr(s3_client, "_clients", {})
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache/spark_embed/models"
+pytestmark = pytest.mark.usefixtures("model_copies")
 
 
 @pytest.fixture
@@ -113,12 +106,12 @@ def test_a_folders_own_code_runs_only_where_it_may(clip_folder, upload, tmp_path
     assert type(ImageEmbedder(recipe(uri, trust_remote_code=True)).processor).__name__ == "OwnProcessor"
 
 
-def test_pickled_weights_are_fetched_only_where_they_are_allowed(tmp_path, upload, cache):
+def test_pickled_weights_are_fetched_only_where_they_are_allowed(tmp_path, upload, model_copies):
     save_model("clip", tmp_path / "clip")
     pickle_weights(tmp_path / "clip")
     uri = upload(tmp_path / "clip")
     assert "only pickled weights (pytorch_model.bin)" in refusal(uri)
-    assert not cache.exists()
+    assert not model_copies.exists()
     copy, _ = find_folder(recipe(uri, allow_pickle_weights=True))
     assert "pytorch_model.bin" in names_of(copy)
 
@@ -144,7 +137,7 @@ def refusal(uri: str, **options) -> str:
     return text
 
 
-def test_what_cannot_be_used_is_refused_in_one_clear_line(clip_folder, upload, bucket, cache):
+def test_what_cannot_be_used_is_refused_in_one_clear_line(clip_folder, upload, bucket, model_copies):
     assert "there is no such folder" in refusal(f"s3a://{bucket}/none")
     assert "there is no such folder" in refusal(f"s3a://{bucket}")
     assert "there is no bucket no-such-bucket" in refusal("s3a://no-such-bucket/models/clip")
@@ -156,7 +149,7 @@ def test_what_cannot_be_used_is_refused_in_one_clear_line(clip_folder, upload, b
     assert "no weights in it (model.safetensors" in refusal(upload(clip_folder, "no-weights"))
     (clip_folder / "config.json").unlink()
     assert "no config.json in it" in refusal(upload(clip_folder, "no-config"))
-    assert not cache.exists()  # all that was seen before anything was fetched
+    assert not model_copies.exists()  # all that was seen before anything was fetched
 
 
 def test_who_may_not_read_it_is_told_so(clip_folder, upload, bucket, s3_server, monkeypatch):
@@ -171,12 +164,11 @@ def test_who_may_not_read_it_is_told_so(clip_folder, upload, bucket, s3_server, 
     s3_server.allow(bucket, user.access_key, action="s3:GetObject")
     ImageEmbedder(recipe(uri))
     user.seen_by(user.access_key, "another").set_environment(monkeypatch)
-    s3_client._clients.clear()
     assert "does not accept these credentials" in refusal(uri)
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_the_same_weights_from_s3(tiny_clip, shards, upload, tmp_path, cache):
+def test_a_run_goes_on_with_the_same_weights_from_s3(tiny_clip, shards, upload, tmp_path, model_copies):
     def embed(model_directory):
         paths = ["--input_dir", tmp_path / "in", "--output_dir", tmp_path / "out"]
         return run_command(BIN / "spark-embed", *paths, "--model_directory", model_directory)
@@ -194,4 +186,4 @@ def test_a_run_goes_on_with_the_same_weights_from_s3(tiny_clip, shards, upload, 
     metadata = json.loads((tmp_path / "out/metadata.json").read_text())
     assert metadata["counts"]["rows"] == 27
     assert metadata["model"]["source"] == metadata["model"]["name"] == uri
-    assert len([path for path in cache.iterdir() if path.is_dir()]) == 1
+    assert len([path for path in model_copies.iterdir() if path.is_dir()]) == 1

@@ -75,18 +75,6 @@ def test_vectors_are_those_of_plain_transformers(case, images):
     assert cosines(prediction.embedding, expected.numpy()).min() >= 0.9999
 
 
-@pytest.fixture(scope="module")
-def clip_folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "clip"
-    save_model("clip", folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def clip(clip_folder) -> ImageEmbedder:
-    return ImageEmbedder(recipe(clip_folder))
-
-
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read as Linux has it")
 @pytest.mark.parametrize("size", [(6000, 2), (2, 6000)])
 def test_an_extremely_narrow_image_gives_its_centre_in_bounded_memory(clip, photos, size):

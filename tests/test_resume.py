@@ -3,15 +3,14 @@
 import json
 import logging
 import shutil
-from collections import Counter
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from output_files import count_places
 
-from spark_embed import binding, pipeline, plan, waves
+from spark_embed import binding, plan, waves
 from spark_embed.errors import ResumeError, StorageError
 from spark_embed.output import Output
 from spark_embed.state import read_ledger
@@ -21,27 +20,6 @@ from spark_embed.state import read_ledger
 def folder(shards, tmp_path):
     """A copy of the shards that a test may change."""
     return shutil.copytree(shards, tmp_path / "in")
-
-
-@pytest.fixture
-def embedded_rows(monkeypatch):
-    """The rows that go through the model, run by run: whoever runs waves is watched."""
-    runs: list[int] = []
-    original = waves.run_waves
-
-    def watched(context, units, *others):
-        units = list(units)
-        runs.append(sum(unit.n_rows for unit in units))
-        return original(context, units, *others)
-
-    monkeypatch.setattr(pipeline, "run_waves", watched)
-    return runs
-
-
-def places(*tables):
-    """How often each row is there."""
-    table = pd.concat(tables)
-    return Counter(zip(table["shard"], table["shard_row"], strict=True))
 
 
 def files_of(out):
@@ -77,7 +55,7 @@ def test_new_shards_cost_only_themselves_and_old_files_are_not_rewritten(embed, 
     assert metadata["this_run"] == {
         "rows": 9, "embedded": 8, "errors": 1, "errors_by_code": {"null_bytes": 1}, "n_waves": 1
     }  # fmt: skip
-    assert set(places(embeddings, errors).values()) == {1}
+    assert set(count_places(embeddings, errors).values()) == {1}
 
 
 def test_a_replaced_shard_is_done_again_and_its_old_rows_are_gone(embed, folder, embedded_rows, photo_bytes):
@@ -91,7 +69,7 @@ def test_a_replaced_shard_is_done_again_and_its_old_rows_are_gone(embed, folder,
     assert metadata["counts"]["rows"] == 19
     assert embeddings[embeddings["shard"] == "00001.parquet"]["key"].tolist() == ["new"]
     assert "00001.parquet" not in set(errors["shard"])
-    assert set(places(embeddings, errors).values()) == {1}
+    assert set(count_places(embeddings, errors).values()) == {1}
 
 
 def test_a_touched_shard_is_known_by_its_content_if_told(embed, folder, embedded_rows):
@@ -245,7 +223,7 @@ def test_errors_are_retried_and_recovered_rows_move(embed, tmp_path, photo_bytes
     assert metadata["this_run"]["rows"] == 3
     assert metadata["counts"]["embedded"] == 11
     assert errors["url"].tolist() == ["1-0.jpg"]
-    assert set(places(embeddings, errors).values()) == {1}
+    assert set(count_places(embeddings, errors).values()) == {1}
     assert list(embeddings.columns[:-1]) == list(errors.columns[:-2])
     kept = {name for name in before if name in files_of(embed.output_dir)}
     assert any(name in kept for name in before)  # embeddings that were there are not rewritten
@@ -320,7 +298,7 @@ def test_much_is_published_while_the_run_goes_on(embed, tmp_path, photo_bytes):
     _, embeddings, errors = embed(tmp_path / "in", wave_s=0.02, output_file_bytes=1000)
     ledger = read_ledger(Output(str(embed.output_dir)))
     assert ledger.generation >= 2
-    assert set(places(embeddings, errors).values()) == {1}
+    assert set(count_places(embeddings, errors).values()) == {1}
     assert len(embeddings) == 120
     assert len(files_of(embed.output_dir)) == len(ledger.embeddings) + len(ledger.errors)
     assert {state.ranges for state in ledger.shards.values()} == {((0, 30),)}

@@ -3,33 +3,10 @@
 from collections import Counter
 
 import numpy as np
-import pandas as pd
-import pytest
+from output_files import count_places
 
-from spark_embed import pipeline, waves
 from spark_embed.config import Config
 from spark_embed.dry_run import describe_run
-
-
-@pytest.fixture
-def embedded_rows(monkeypatch):
-    """The rows that go through the model, run by run: whoever runs waves is watched."""
-    runs: list[int] = []
-    original = waves.run_waves
-
-    def watched(context, units, *others):
-        units = list(units)
-        runs.append(sum(unit.n_rows for unit in units))
-        return original(context, units, *others)
-
-    monkeypatch.setattr(pipeline, "run_waves", watched)
-    return runs
-
-
-def places(*tables):
-    """How often each row is there."""
-    table = pd.concat(tables)
-    return Counter(zip(table["shard"], table["shard_row"], strict=True))
 
 
 def test_an_image_folder_is_brought_up_to_date(embed, tmp_path, photo_bytes, embedded_rows):
@@ -45,7 +22,9 @@ def test_an_image_folder_is_brought_up_to_date(embed, tmp_path, photo_bytes, emb
     metadata, embeddings, errors = embed(tmp_path / "in")
     assert embedded_rows == [4, 3]
     assert metadata["pending"]["n_gone_shards"] == 1
-    assert places(embeddings, errors) == Counter((f"{n}.jpg", 0) for n in ("a/1", "a/2", "a/5", "b/3", "b/4"))
+    assert count_places(embeddings, errors) == Counter(
+        (f"{n}.jpg", 0) for n in ("a/1", "a/2", "a/5", "b/3", "b/4")
+    )
     assert errors["shard"].tolist() == ["b/4.jpg"]
     (tmp_path / "in/b/4.jpg").write_bytes(photo_bytes[3])
     metadata, embeddings, errors = embed(tmp_path / "in", prune=True)
@@ -86,5 +65,5 @@ def test_errors_of_an_image_folder_are_retried_once_each(embed, tmp_path, photo_
     embed(tmp_path / "in")
     (tmp_path / "in/3.jpg").write_bytes(photo_bytes[0])
     _, embeddings, errors = embed(tmp_path / "in", retry_errors=True)
-    assert places(embeddings, errors) == Counter({("1.jpg", 0): 1, ("2.jpg", 0): 1, ("3.jpg", 0): 1})
+    assert count_places(embeddings, errors) == Counter({("1.jpg", 0): 1, ("2.jpg", 0): 1, ("3.jpg", 0): 1})
     assert embeddings["shard"].tolist() == ["3.jpg"]

@@ -36,6 +36,14 @@ def fetch(store, bucket, tmp_path, name="fetched") -> Folder:
     return Folder(tmp_path / name / "out")
 
 
+@pytest.fixture
+def own_server_and_bucket(tmp_path, monkeypatch):
+    """A server that the test may kill."""
+    with find_server(tmp_path / "s3") as server:
+        server.set_environment(monkeypatch)
+        yield server, server.make_bucket()
+
+
 @pytest.mark.slow
 def test_a_store_that_fails_every_fifth_time_costs_nothing(
     run_on_s3, s3_server, bucket, bad_s3, uninterrupted, tmp_path
@@ -56,44 +64,40 @@ def test_a_store_that_fails_every_fifth_time_costs_nothing(
 
 @pytest.mark.slow
 def test_a_store_that_is_away_for_half_a_minute_is_waited_for(
-    run_on_s3, tmp_path, uninterrupted, monkeypatch
+    run_on_s3, tmp_path, uninterrupted, own_server_and_bucket
 ):
-    with find_server(tmp_path / "s3") as server:
-        server.set_environment(monkeypatch)
-        bucket = server.make_bucket()
-        run = run_on_s3(server, bucket, row_s=0.02)
-        run.await_(lambda: run.images(), "images")
-        server.kill()
-        left = time.monotonic() + AWAY_S
-        while time.monotonic() < left:
-            run.wait_at_most(left - time.monotonic())
-            assert not run.has_ended, run.said
-        server.start()
-        assert run.wait() == 0, run.said
-        fetch(server, bucket, tmp_path).assert_same(uninterrupted)
-        assert_tidy(server, bucket, "out")
+    server, bucket = own_server_and_bucket
+    run = run_on_s3(server, bucket, row_s=0.02)
+    run.await_(lambda: run.images(), "images")
+    server.kill()
+    left = time.monotonic() + AWAY_S
+    while time.monotonic() < left:
+        run.wait_at_most(left - time.monotonic())
+        assert not run.has_ended, run.said
+    server.start()
+    assert run.wait() == 0, run.said
+    fetch(server, bucket, tmp_path).assert_same(uninterrupted)
+    assert_tidy(server, bucket, "out")
 
 
 @pytest.mark.slow
 def test_a_store_that_dies_ends_the_run_and_when_it_is_back_the_same_command_goes_on(
-    run_on_s3, tmp_path, uninterrupted, monkeypatch
+    run_on_s3, tmp_path, uninterrupted, own_server_and_bucket
 ):
-    with find_server(tmp_path / "s3") as server:
-        server.set_environment(monkeypatch)
-        bucket = server.make_bucket()
-        run = run_on_s3(server, bucket, row_s=0.02, silent_s=20)
-        run.await_(lambda: keys_below(server, bucket, "out/_spark_embed/markers"), "a marker")
-        server.kill()
-        assert run.wait() == 4, run.said
-        assert "same command" in run.last_line
-        assert "it goes on" in run.last_line
-        assert "Traceback" not in run.said
-        server.start()
-        n_images = len(run.images())
-        run = run_on_s3(server, bucket)
-        assert run.wait() == 0, run.said
-        assert len(run.images()) < 12 * 50 - 60 < n_images + len(run.images())
-        fetch(server, bucket, tmp_path).assert_same(uninterrupted)
+    server, bucket = own_server_and_bucket
+    run = run_on_s3(server, bucket, row_s=0.02, silent_s=20)
+    run.await_(lambda: keys_below(server, bucket, "out/_spark_embed/markers"), "a marker")
+    server.kill()
+    assert run.wait() == 4, run.said
+    assert "same command" in run.last_line
+    assert "it goes on" in run.last_line
+    assert "Traceback" not in run.said
+    server.start()
+    n_images = len(run.images())
+    run = run_on_s3(server, bucket)
+    assert run.wait() == 0, run.said
+    assert len(run.images()) < 12 * 50 - 60 < n_images + len(run.images())
+    fetch(server, bucket, tmp_path).assert_same(uninterrupted)
 
 
 @pytest.mark.slow

