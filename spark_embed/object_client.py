@@ -22,7 +22,6 @@ from spark_embed.storage.s3_client import traffic
 from spark_embed.storage.s3_errors import S3Error, S3NotFoundError, explain
 from spark_embed.storage.s3_patience import max_attempts, pause_s
 from spark_embed.storage.s3_requests import ObjectRequests
-from spark_embed.storage.s3_ways import tls
 
 _MAX_ANSWER_BYTES = 64 << 10
 
@@ -98,15 +97,15 @@ class ObjectClient:
     async def _ask(self, uri: str, url: str, transfer: Transfer) -> bytearray:
         loop = asyncio.get_running_loop()
         started = loop.time()
-        headers = self._requests.headers(uri, url)
+        headers, way = self._requests.headers(uri, url), self._requests.way(uri)
         n_bytes = 0
         try:
             async with self._session.get(
                 URL(url, encoded=True),
                 headers=headers,
                 allow_redirects=False,
-                proxy=self._requests.proxy(uri),
-                ssl=tls(),
+                proxy=way.proxy,
+                ssl=way.tls,
             ) as response:
                 if response.status != 200:
                     raise await _explained(response, uri)

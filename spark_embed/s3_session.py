@@ -16,7 +16,14 @@ from spark_embed.errors import ConfigError
 from spark_embed.maven import fetch_jars
 from spark_embed.platforms import platform
 from spark_embed.s3_jars import are_jars_there, find_packages, spark_home
-from spark_embed.s3a import carried_environment, committer_classes, needs_s3, s3_bucket, s3a_settings
+from spark_embed.s3a import (
+    carried_environment,
+    committer_classes,
+    needs_s3,
+    s3_bucket,
+    s3a_settings,
+    store_environment,
+)
 from spark_embed.storage import is_s3
 
 logger = logging.getLogger(__name__)
@@ -59,11 +66,15 @@ def is_jvm_there() -> bool:
     return SparkContext._gateway is not None or "PYSPARK_GATEWAY_PORT" in os.environ
 
 
-def send_to_executors(conf: SparkConf, jars: list[str]) -> None:
-    """Let executors in other processes have the jars, and their Python workers the environment."""
+def send_to_executors(conf: SparkConf, config: Config, jars: list[str]) -> None:
+    """Let executors in other processes have the jars, and their Python workers the environment.
+
+    Raises:
+        ConfigError: what the environment says of S3 cannot be read.
+    """
     if jars:
         conf.set("spark.jars", ",".join(filter(None, [conf.get("spark.jars", None), *jars])))
-    for name, value in carried_environment().items():
+    for name, value in carried_environment(store_environment(config)).items():
         conf.setIfMissing(f"spark.executorEnv.{name}", value)
 
 
@@ -75,7 +86,7 @@ def adopt_session(spark: SparkSession, config: Config) -> None:
     """
     environment = spark.sparkContext.environment
     is_here = str(spark.sparkContext.master).startswith("local[")
-    for name, value in carried_environment().items():
+    for name, value in carried_environment(store_environment(config)).items():
         # Workers here inherit the JVM's. Another environment is another daemon: no needless change.
         inherited = spark._jvm.System.getenv(name) if is_here and spark._jvm else None
         if environment.get(name, inherited) != value:
@@ -94,7 +105,8 @@ def use_s3(spark: SparkSession, config: Config) -> None:
         return
     jvm: Any = spark._jvm
     hadoop = spark.sparkContext._jsc.hadoopConfiguration()
-    for name, value in s3a_settings(config, jvm.org.apache.hadoop.util.VersionInfo.getVersion()).items():
+    version = jvm.org.apache.hadoop.util.VersionInfo.getVersion()
+    for name, value in s3a_settings(config, version, store_environment(config)).items():
         if is_missing(hadoop, name):
             hadoop.set(name, value, _SOURCE)
     try:

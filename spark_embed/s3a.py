@@ -11,8 +11,9 @@ import os
 from collections.abc import Mapping
 
 from spark_embed.config import Config
+from spark_embed.errors import ConfigError
 from spark_embed.load_config import conf_folder, read_properties
-from spark_embed.storage import is_s3, split_s3
+from spark_embed.storage import is_s3, s3_endpoint, split_s3
 
 _ANONYMOUS = "SPARK_EMBED_ANONYMOUS"
 _ANONYMOUS_BUCKETS = "SPARK_EMBED_ANONYMOUS_BUCKETS"
@@ -66,17 +67,40 @@ def export_s3_environment(config: Config) -> None:
             os.environ.pop(name, None)
 
 
-def carried_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+def store_environment(config: Config) -> dict[str, str]:
+    """Return this process's environment, and in it the endpoint of the profile, which S3A does not look for.
+
+    Raises:
+        ConfigError: there is no such profile, or its file cannot be read.
+    """
+    environ = dict(os.environ)
+    if not (needs_s3(config) or is_s3(config.model_directory or "")):
+        return environ
+    for name in _ENDPOINTS:
+        environ.pop(name, None)
+    try:
+        if found := s3_endpoint():
+            environ[_ENDPOINTS[0]] = found
+    except OSError as exc:
+        raise ConfigError(f"S3 cannot be used: {exc}") from exc
+    return environ
+
+
+def carried_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the variables that workers on other machines need, too; nothing secret among them."""
     names = (*_REGIONS, *_ENDPOINTS, _ANONYMOUS, _ANONYMOUS_BUCKETS)
     # In front of an @ there may be a password.
     return {name: environ[name] for name in names if environ.get(name) and "@" not in environ[name]}
 
 
-def s3a_settings(
-    config: Config, hadoop_version: str, environ: Mapping[str, str] = os.environ
-) -> dict[str, str]:
-    """Return the Hadoop settings for S3: those of conf/s3a.conf, and those that depend on the place."""
+def s3a_settings(config: Config, hadoop_version: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the Hadoop settings for S3: those of conf/s3a.conf, and those that depend on the place.
+
+    Args:
+        config: of the run.
+        hadoop_version: of Spark's client, as "3.4.2".
+        environ: as `store_environment` has it.
+    """
     values = {
         name.removeprefix(_HADOOP): value for name, value in _conf().items() if name.startswith(_HADOOP)
     }

@@ -131,7 +131,7 @@ def _make_conf(config: Config, jars: list[str]) -> SparkConf:
     conf.setAppName("spark_embed").setIfMissing("spark.log.level", "WARN")
     master = conf.get("spark.master", None) or "local[*]"
     if not master.startswith("local") or master.startswith("local-cluster"):
-        send_to_executors(conf, jars)
+        send_to_executors(conf, config, jars)
         return conf
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")  # else Spark looks for the host's name, and warns

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import cosines
 from s3_runs import assert_tidy, keys_below, read_parquet, upload_tree
+from s3_server import find_server
 
 from spark_embed.config import Config
 from spark_embed.errors import ResumeError, StorageError
@@ -87,6 +88,25 @@ def test_tars_and_folders_of_objects_are_read(
         read_parquet(s3_server, bucket, "out/errors.parquet"),
         expected,
     )
+
+
+def test_a_profile_may_name_the_store(s3_spark, material, clip, tmp_path, monkeypatch):
+    """Spark's JVM does not look there for it, nor would other machines find the file."""
+    with find_server(tmp_path / "s3") as server:
+        server.set_environment(monkeypatch)
+        bucket = server.make_bucket()
+        server.client().upload_file(
+            str(material / "img2dataset/parquet/00000.parquet"), bucket, "in/0.parquet"
+        )
+        photo = next((material / "photos").rglob("*.jpg"))
+        server.client().upload_file(str(photo), bucket, "folder/a.jpg")
+        (tmp_path / "config").write_text(f"[default]\nendpoint_url = {server.endpoint}\n")
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+        monkeypatch.delenv("AWS_ENDPOINT_URL_S3")
+        for folder in ("in", "folder"):
+            paths = {"input_dir": f"s3://{bucket}/{folder}", "output_dir": f"s3://{bucket}/of-{folder}"}
+            assert run(s3_spark, Config(**paths, **clip, max_samples=5)).status == "complete"
+            assert len(read_parquet(server, bucket, f"of-{folder}/embeddings.parquet")) >= 1
 
 
 def test_urls_may_be_objects(s3_spark, s3_server, bucket, material, clip, tmp_path):

@@ -17,6 +17,7 @@ from spark_embed.storage import (
     list_names,
     local_path,
     read_json,
+    split_s3,
     uri_scheme,
     write_json,
 )
@@ -141,7 +142,14 @@ def test_a_folder_in_s3_gets_the_scheme_of_this_spark(monkeypatch, uri):
     assert folder_path(uri, "--input_dir") == "s3://bucket/a b%20"
 
 
-@pytest.mark.parametrize("uri", ["s3://", "s3:///key", "s3://key:secret@bucket/a", "s3://bucket/a/../b"])
+def test_a_key_in_s3_is_taken_as_it_is():
+    assert split_s3("s3a://bucket//a/b c%20/") == ("bucket", "/a/b c%20/")
+    assert split_s3("s3://bucket") == split_s3("s3://bucket/") == ("bucket", "")
+
+
+@pytest.mark.parametrize(
+    "uri", ["s3://", "s3:///key", "s3://key:secret@bucket/a", "s3://bucket/a/../b", "s3://bucket//a"]
+)
 def test_a_folder_in_s3_that_cannot_be_one_is_refused(uri):
     with pytest.raises(ConfigError, match="--input_dir"):
         folder_path(uri, "--input_dir")

@@ -65,6 +65,7 @@ from spark_embed.storage.paths import (
 from spark_embed.storage.s3_client import traffic
 from spark_embed.storage.s3_errors import store_failure
 from spark_embed.storage.s3_patience import impatient
+from spark_embed.storage.s3_ways import s3_endpoint
 
 __all__ = [
     "StoredFile",
@@ -103,6 +104,7 @@ __all__ = [
     "read_json",
     "read_text",
     "replaced_file",
+    "s3_endpoint",
     "spark_path",
     "spark_scheme",
     "spark_uri",

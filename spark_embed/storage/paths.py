@@ -31,9 +31,9 @@ def is_s3(uri: str) -> bool:
 
 
 def split_s3(uri: str) -> tuple[str, str]:
-    """Return the bucket and the key of a URI in S3, the key without slashes at its ends but as it is."""
+    """Return the bucket and the key of a URI in S3, the key as it is: to S3 `a`, `/a` and `a/` are three."""
     bucket, _, key = uri.partition("://")[2].partition("/")
-    return bucket, key.strip("/")
+    return bucket, key
 
 
 def spark_scheme() -> str:
@@ -112,12 +112,12 @@ def folder_path(uri: str, flag: str) -> str:
 
 
 def _s3_folder(uri: str, flag: str) -> str:
-    bucket, key = split_s3(uri)
+    bucket, key = split_s3(uri.rstrip("/"))
     if not bucket or "@" in bucket:
         raise ConfigError(f"{flag}: must be s3://bucket/folder, without credentials in it")
     if odd := [name for name in key.split("/") if name in (".", "..") or (key and not name)]:
         raise ConfigError(f"{flag} {uri}: {odd[0]!r} is no folder's name in S3")
-    return f"{spark_scheme()}://{bucket}/{key}".rstrip("/")
+    return f"{spark_scheme()}://{bucket}/{key}" if key else f"{spark_scheme()}://{bucket}"
 
 
 def is_below(path: str, folder: str) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 from spark_embed.storage.s3_errors import S3Error, explained
 from spark_embed.storage.s3_patience import is_impatient, pause_before_retry
+from spark_embed.storage.s3_ways import s3_endpoint
 
 _DEFAULT_REGION = "us-east-1"
 _MAX_CONNECTIONS = 64
@@ -119,7 +120,7 @@ def _make_client(session: Any, *, anonymous: bool, impatient: bool) -> Any:
         read_timeout=10 if impatient else 60,
         max_pool_connections=_MAX_CONNECTIONS,
         # A bucket's name before a custom endpoint's host needs a wildcard in the DNS that few have.
-        s3={"addressing_style": "path" if endpoint() else "auto"},
+        s3={"addressing_style": "path" if s3_endpoint() else "auto"},
         # Stores other than AWS know the newer checksums only in part.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
@@ -138,15 +139,10 @@ def _count_request(**_: Any) -> None:
     traffic.add(1)
 
 
-def endpoint() -> str | None:
-    """Return the endpoint of a store that is not AWS, as boto3 takes it from the environment."""
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
-
-
 def region() -> str | None:
     """Return the region that is named; None: the profile's. A store that is not AWS wants one, too."""
     named = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    return named or (_DEFAULT_REGION if endpoint() else None)
+    return named or (_DEFAULT_REGION if s3_endpoint() else None)
 
 
 def is_anonymous(bucket: str) -> bool:

@@ -6,26 +6,25 @@ read by our own HTTP client, with the SDK's signature. Asks the store for nothin
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from spark_embed.storage.paths import split_s3
-from spark_embed.storage.s3_client import client_for, endpoint, find_credentials, is_anonymous
+from spark_embed.storage.s3_client import client_for, find_credentials, is_anonymous
 from spark_embed.storage.s3_errors import explained, unsendable
-from spark_embed.storage.s3_ways import proxy_of
+from spark_embed.storage.s3_ways import Way, find_way, s3_endpoint
 
 _UNSIGNED = "UNSIGNED-PAYLOAD"  # as the SDK does over TLS; a GET has no payload anyway
 
 
 class _Bucket(NamedTuple):
-    """Where a bucket is; `url` ends before the key, and `proxy` is on the way there."""
+    """Where a bucket is; `url` ends before the key."""
 
     url: str
     region: str
-    proxy: str | None
+    way: Way
 
 
 class ObjectRequests:
@@ -52,9 +51,9 @@ class ObjectRequests:
                 self._buckets[bucket] = self._find(bucket, uri)
         return self._buckets[bucket].url + quote(key, safe="/~")
 
-    def proxy(self, uri: str) -> str | None:
-        """Return the address of the proxy through which the object is asked for; `url` has been called."""
-        return self._buckets[split_s3(uri)[0]].proxy
+    def way(self, uri: str) -> Way:
+        """Return how to connect to where the object is; `url` has been called."""
+        return self._buckets[split_s3(uri)[0]].way
 
     def headers(self, uri: str, url: str) -> dict[str, str]:
         """Return what makes a GET of `url`, sent within a few minutes, ours; nothing for an anonymous bucket.
@@ -83,13 +82,13 @@ class ObjectRequests:
         with explained(uri):
             if self._credentials is None and not is_anonymous(bucket):
                 self._credentials = find_credentials(bucket)
-            if endpoint() is None and "AWS_ENDPOINT_URL" not in os.environ:
+            if s3_endpoint() is None:
                 region = _region_of(client, bucket) or region
             signed = client.generate_presigned_url("get_object", {"Bucket": bucket, "Key": "k"})
         base = signed.partition("?")[0].removesuffix("k")
         base = base.replace(f".{client.meta.region_name}.", f".{region}.")
         base = re.sub("//[^/@]*@", "//", base)  # a user and a password of an endpoint, which the SDK ignores
-        return _Bucket(base, region, proxy_of(base))
+        return _Bucket(base, region, find_way(base))
 
 
 def _region_of(client: Any, bucket: str) -> str | None:

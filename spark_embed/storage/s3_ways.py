@@ -1,32 +1,59 @@
-"""How the SDK connects to a store, for who connects himself: through which proxy, and trusting whom."""
+"""How the SDK connects to a store, for who connects himself: where it is, by which proxy, whom it trusts."""
 
 from __future__ import annotations
 
 import os
 import ssl
 from functools import cache
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from spark_embed.storage.s3_errors import S3Error, one_line
+from spark_embed.storage.s3_errors import S3Error, explained, one_line
 
 
-def proxy_of(url: str) -> str | None:
-    """Return the address of the proxy that the environment names for `url` (HTTPS_PROXY, NO_PROXY)."""
-    parts = urlsplit(url)
-    if proxy_bypass(parts.netloc):
-        return None
-    return getproxies().get(parts.scheme)
+class Way(NamedTuple):
+    """How to connect: by the proxy at an address, and with whose certificates (True: this system's)."""
+
+    proxy: str | None
+    tls: ssl.SSLContext | bool
 
 
-def tls() -> ssl.SSLContext | bool:
-    """Return who is trusted: this system's authorities (True), or those that the environment names.
+def s3_endpoint() -> str | None:
+    """Return the endpoint of a store that is not AWS: of the environment, or of the profile in ~/.aws/config.
 
     Raises:
-        S3Error: they cannot be read.
+        S3Error: there is no such profile, or the file cannot be read.
     """
-    bundle = os.environ.get("AWS_CA_BUNDLE") or os.environ.get("REQUESTS_CA_BUNDLE")
-    return _trusting(bundle) if bundle else True
+    from botocore.configprovider import ConfiguredEndpointProvider
+
+    session = _sdk_session()
+    with explained("S3"):
+        if session.get_config_variable("ignore_configured_endpoint_urls"):
+            return None
+        files = session.full_config, session.get_scoped_config()
+        found: str | None = ConfiguredEndpointProvider(*files, "s3").provide()
+        return found
+
+
+def find_way(url: str) -> Way:
+    """Return how to connect to `url`: by HTTPS_PROXY and NO_PROXY, AWS_CA_BUNDLE and the profile's ca_bundle.
+
+    Raises:
+        S3Error: the certificates cannot be read.
+    """
+    parts = urlsplit(url)
+    proxy = None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
+    bundle = _sdk_session().get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE")
+    return Way(proxy, _trusting(bundle) if bundle else True)
+
+
+def _sdk_session() -> Any:
+    """Return the SDK's view of the environment and the person's AWS files, as they are now."""
+    # Imported where it is needed: a run without S3 does not pay for it.
+    from botocore.session import Session
+
+    return Session()
 
 
 @cache
