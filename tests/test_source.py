@@ -99,6 +99,8 @@ def test_a_url_column_gives_references_to_paths(spark, tmp_path):
 
 def test_an_input_without_images_says_what_is_there(tmp_path):
     assert "no such folder" in error_of(tmp_path / "missing")
+    (tmp_path / "_one.parquet").touch()
+    assert "_one.parquet: this is a file; give the folder" in error_of(tmp_path / "_one.parquet")
     assert "no *.parquet" in error_of(tmp_path)
     write(tmp_path, "a.parquet", {"a": [1], "b": ["x"]})
     text = error_of(tmp_path)

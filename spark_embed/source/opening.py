@@ -19,18 +19,21 @@ from spark_embed.source.folder_index import FolderIndex, make_folder_index
 from spark_embed.source.index import Index, make_index
 from spark_embed.source.parquet import ParquetSource
 from spark_embed.source.shards import BadShard, Shard, hive_columns, open_shards
-from spark_embed.storage import folder_path, is_folder
+from spark_embed.storage import folder_path, is_file, is_folder
 
 
 def check_input(config: Config) -> str:
     """Return the absolute path of --input_dir.
 
     Raises:
-        ConfigError: there is no such folder.
+        ConfigError: it is no folder.
     """
     root = folder_path(config.input_dir, "--input_dir")
     if not is_folder(root):
-        raise ConfigError(f"--input_dir {root}: there is no such folder")
+        found = (
+            "this is a file; give the folder that it is in" if is_file(root) else "there is no such folder"
+        )
+        raise ConfigError(f"--input_dir {root}: {found}")
     return root
 
 
