@@ -23,12 +23,13 @@ def bind_run(context: RunContext, work: Work) -> tuple[RunRecord, Plan | None]:
 
     Raises:
         ModelError: the model cannot be used.
-        ResumeError: it is not that of the run to go on with.
+        ResumeError: it is not that of the run to go on with, or another run is at work by now.
         StorageError: run.json cannot be written, or the workers do not reach the output.
     """
     old = work.standing.record
     config = context.config
     if old and old.options == model_options(config) and not work.units and not _wants_retries(context, work):
+        context.check()
         tidy(context.output, work.standing)
         return old, None
     plan = make_plan(context.spark, config, work.source, work.pending.n_left, work.dtype)
@@ -36,6 +37,7 @@ def bind_run(context: RunContext, work: Work) -> tuple[RunRecord, Plan | None]:
         check_model(context, work, old, plan)
     check_reach(context.spark, context.output.root)
     record = _make_record(context, work, plan)
+    context.check()  # the preflight may have taken long: what another run has made since is not a leftover
     write_run(context.output, record)
     tidy(context.output, work.standing)
     return record, plan

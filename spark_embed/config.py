@@ -115,7 +115,7 @@ class Config(ModelOptions):
     )
     drop_columns: Names = _option((), "Input", "own columns to leave out, comma-separated")
     allowed_roots: Names = _option(
-        (), "Input", "folders outside --input_dir that local paths in a url column may point into"
+        (), "Input", "folders outside --input_dir, and s3://buckets, that a url column may point into"
     )
     max_image_bytes: ByteSize = _option(
         "256MiB", "Input", "a larger encoded image is an error row", ge=1, validate_default=True

@@ -53,7 +53,9 @@ class Reference(NamedTuple):
 
 @dataclass(frozen=True)
 class DownloadPolicy:
-    """How http(s) urls are downloaded; each attribute is an option of the same name in config.py.
+    """How images are downloaded; each attribute but the last is an option (`fetch_...`) in config.py.
+
+    Of objects in S3 only the first two time-outs and `concurrency` hold.
 
     Attributes:
         connect_timeout_s: of one attempt: to resolve the name, connect and greet (TLS).

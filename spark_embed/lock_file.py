@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import logging
 import os
 import threading
@@ -25,6 +26,9 @@ _NO_LINKS = _UNSUPPORTED | {errno.EPERM}
 
 _SETTLE_S = 2.0
 _NO_ETAG = f'"{"0" * 32}"'
+
+
+_STAGED = ".tmp"
 
 
 class LockFile(Protocol):
@@ -58,6 +62,7 @@ class DiskLockFile:
     def __init__(self, path: str) -> None:
         self._path = path
         self._token = uuid.uuid4().hex
+        self._is_alone = False  # while it is guarded, on a file system that can
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
@@ -69,16 +74,21 @@ class DiskLockFile:
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
+                self._is_alone = True
             except OSError as exc:
                 if exc.errno not in _NO_FLOCK:
                     raise
             yield
         finally:
+            self._is_alone = False
             os.close(descriptor)
 
     def create(self, text: str) -> bool:
         """Make the file with all of its content; False if there is one."""
         os.makedirs(os.path.dirname(self._path) or ".", exist_ok=True)
+        if self._is_alone:
+            for left in glob.glob(f"{glob.escape(self._path)}.*{_STAGED}"):  # by a run that was killed
+                delete(left)
         with self._staged(text) as staged, suppress(FileExistsError):
             try:
                 os.link(staged, self._path)
@@ -111,7 +121,7 @@ class DiskLockFile:
     @contextmanager
     def _staged(self, text: str) -> Iterator[str]:
         """Write a file under a name that no run on any machine shares."""
-        staged = f"{self._path}.{self._token}.{threading.get_native_id()}"
+        staged = f"{self._path}.{self._token}.{threading.get_native_id()}{_STAGED}"
         try:
             with open(staged, "w", encoding="utf-8") as file:
                 file.write(text)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
 from xml.etree import ElementTree
 
 import aiohttp
@@ -19,8 +18,8 @@ from spark_embed.fetch import DownloadPolicy
 from spark_embed.http_client import Transfer
 from spark_embed.storage import split_s3
 from spark_embed.storage.s3_client import traffic
-from spark_embed.storage.s3_errors import S3Error, S3NotFoundError, explain
-from spark_embed.storage.s3_patience import max_attempts, pause_s
+from spark_embed.storage.s3_errors import S3Error, S3NotFoundError, S3PassingError, explain
+from spark_embed.storage.s3_patience import is_busy, max_attempts, pause_s
 from spark_embed.storage.s3_requests import ObjectRequests
 
 _MAX_ANSWER_BYTES = 64 << 10
@@ -29,15 +28,10 @@ _MAX_ANSWER_BYTES = 64 << 10
 _OF_THE_OBJECT = {
     **dict.fromkeys(("AccessDenied", "AllAccessDisabled", ""), "access denied (s3:GetObject)"),
     "InvalidObjectState": "in an archive, and not restored from it (Glacier)",
+    **dict.fromkeys(("KMS.DisabledException", "KMS.NotFoundException"), "its KMS key is not there any more"),
+    "InvalidRequest": "encrypted with a key that has to come with the request (SSE-C)",
 }
 _NO_NAMES = {"KeyTooLongError", "InvalidURI", "XMinioInvalidObjectName"}
-
-
-@dataclass
-class _PassingError(Exception):
-    """A failure that another attempt may not meet, and what it is called."""
-
-    text: str
 
 
 class ObjectClient:
@@ -86,9 +80,9 @@ class ObjectClient:
                 try:
                     async with self._turns:
                         return await self._ask(uri, url, transfer)
-                except _PassingError as exc:
+                except S3PassingError as exc:
                     if attempt == n_attempts:
-                        raise StorageError(f"{uri}: cannot be read: {exc.text}, {attempt} times") from exc
+                        raise S3PassingError(f"{exc}, {attempt} times") from exc
                 await asyncio.sleep(pause_s(attempt))
         except S3Error as exc:
             raise StorageError(f"{uri}: cannot be read: {exc}") from exc
@@ -108,7 +102,7 @@ class ObjectClient:
                 ssl=way.tls,
             ) as response:
                 if response.status != 200:
-                    raise await _explained(response, uri)
+                    raise await _error_of(response, uri)
                 data = await transfer.receive(response, self._max_bytes, uri)
                 n_bytes = len(data)
                 return data
@@ -116,23 +110,23 @@ class ObjectClient:
             if isinstance(exc, S3Error):
                 raise
             # Not the library's text: it may hold the whole URL.
-            raise _PassingError(type(exc).__name__) from exc
+            raise S3PassingError(f"the store cannot be reached: {type(exc).__name__}") from exc
         finally:
             traffic.add(1, n_bytes)
             transfer.seconds += loop.time() - started
 
 
-async def _explained(response: aiohttp.ClientResponse, uri: str) -> Exception:
+async def _error_of(response: aiohttp.ClientResponse, uri: str) -> Exception:
     """Return what to raise for an answer that is not the object."""
-    told = _told(await _read_answer(response))
-    code = told.get("Code", "")
-    if response.status >= 500 or response.status in (408, 429) or code in ("SlowDown", "RequestTimeout"):
-        return _PassingError(f"the store answered {code or response.status}")
-    if response.status == 403 and code in _OF_THE_OBJECT:
+    fields = _parse_error(await _read_answer(response))
+    code = fields.get("Code", "")
+    if is_busy(response.status, code):
+        return S3PassingError(f"the store answered {code or response.status}")
+    if response.status in (400, 403) and code in _OF_THE_OBJECT and (code or response.status == 403):
         return ImageError("forbidden", f"{_OF_THE_OBJECT[code]}: {uri}")
     if code in _NO_NAMES:
         return ImageError("not_found", uri)
-    error = explain(_as_parsed(told, response.status, response.headers), uri)
+    error = explain(_as_parsed(fields, response.status, response.headers), uri)
     if isinstance(error, S3NotFoundError) and code != "NoSuchBucket":
         return ImageError("not_found", uri)
     return error
@@ -148,7 +142,7 @@ async def _read_answer(response: aiohttp.ClientResponse) -> bytes:
     return bytes(body)
 
 
-def _told(body: bytes) -> dict[str, str]:
+def _parse_error(body: bytes) -> dict[str, str]:
     """Return the fields of an error answer, such as its Code; none if it is not one.
 
     https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
@@ -162,10 +156,10 @@ def _told(body: bytes) -> dict[str, str]:
     return {field.tag.rpartition("}")[2]: field.text or "" for field in fields}
 
 
-def _as_parsed(told: Mapping[str, str], status: int, headers: Mapping[str, str]) -> dict[str, object]:
+def _as_parsed(fields: Mapping[str, str], status: int, headers: Mapping[str, str]) -> dict[str, object]:
     """Return an answer as the SDK would have it."""
     known = {name.lower(): value for name, value in headers.items()}
     return {
-        "Error": {"Code": str(status), **told},
+        "Error": {"Code": str(status), **fields},
         "ResponseMetadata": {"HTTPStatusCode": status, "HTTPHeaders": known},
     }

@@ -26,7 +26,7 @@ ERRORS_NAME = "errors.parquet"
 METADATA_NAME = "metadata.json"
 STATE_NAME = "_spark_embed"
 OUR_NAMES = frozenset((EMBEDDINGS_NAME, ERRORS_NAME, METADATA_NAME, STATE_NAME))
-_STAGED = re.compile(r"\.\d+-\d+\.tmp$")  # by a process that was killed (storage.py)
+_STAGED = re.compile(r"\.\d+-\d+\.tmp$")  # by a process that was killed (storage/local.py)
 DRAFT_PREFIX = "draft-"
 _BEGUN = (
     "run.json",

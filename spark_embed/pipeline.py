@@ -15,7 +15,7 @@ from spark_embed.budget import ErrorBudget
 from spark_embed.clock import Clock
 from spark_embed.config import Config
 from spark_embed.context import RunContext, Session, as_session
-from spark_embed.errors import StorageError
+from spark_embed.errors import ResumeError, StorageError
 from spark_embed.jobs import JobGroups
 from spark_embed.lock import OutputLock
 from spark_embed.one_file import check_unchanged
@@ -32,6 +32,7 @@ from spark_embed.source import BadShard, find_layout
 from spark_embed.storage import delete, exists, impatient
 from spark_embed.summary import RunSummary
 from spark_embed.tables import settings
+from spark_embed.wave_failure import explain_store_failure
 from spark_embed.waves import WaveContext, run_waves
 from spark_embed.work import Work, find_work, report_work
 
@@ -61,7 +62,11 @@ def run(spark: SparkSession | Session, config: Config, clock: Clock | None = Non
     with clock.measure("plan"), impatient():
         layout, output = find_layout(config), check_output(config)
         is_new = not exists(output.root)
-    with OutputLock(output.lock, output.root) as lock, kept_if_begun(output, is_new=is_new), explained(lock):
+    with (
+        OutputLock(output.lock, output.root) as lock,
+        deleted_unless_begun(output, lock, is_new=is_new),
+        explained(lock),
+    ):
         context = RunContext(as_session(spark, config), config, clock, output, lock.check, lock.watch)
         with clock.measure("plan"):
             work = find_work(context, layout)
@@ -151,21 +156,23 @@ def _nothing_done(outcome: Outcome) -> str:
 
 @contextmanager
 def explained(lock: OutputLock) -> Iterator[None]:
-    """Tell a Spark job that fails in a `with` block by what is wrong with the output folder, if anything is.
+    """Tell a Spark job that fails in a `with` block by what is wrong with the storage, if anything is.
 
     Raises:
-        StorageError: it cannot be written to.
+        StorageError: the output folder cannot be written to, or S3 failed.
         ResumeError: it is gone, or another run's.
     """
     try:
         yield
-    except (PySparkException, Py4JError):
+    except (PySparkException, Py4JError) as exc:
         lock.check()
+        if failure := explain_store_failure(exc):
+            raise failure from exc
         raise
 
 
 @contextmanager
-def kept_if_begun(output: Output, *, is_new: bool) -> Iterator[None]:
+def deleted_unless_begun(output: Output, lock: OutputLock, *, is_new: bool) -> Iterator[None]:
     """Delete an output folder that this run has made, if a `with` block leaves nothing of worth in it.
 
     Only who holds the lock may: another run may have begun in it.
@@ -173,6 +180,7 @@ def kept_if_begun(output: Output, *, is_new: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(StorageError), impatient():
+        with suppress(StorageError, ResumeError), impatient():
             if is_new and not any(map(exists, (output.run_record, output.index, output.extras))):
+                lock.check()
                 delete(output.root)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from spark_embed.errors import NoSpaceError, StorageError
+from spark_embed.errors import NoSpaceError, ResumeError, StorageError
 from spark_embed.output import EMBEDDINGS_NAME, ERRORS_NAME, Output
 from spark_embed.records import Ledger, PublishedFile
 from spark_embed.resume import delete_unlisted
@@ -58,20 +58,29 @@ def publish(staging: Staging, older: Ledger | None, check: Callable[[], None]) -
         check()
         for kind in (EMBEDDINGS_NAME, ERRORS_NAME):
             _move_files(output, kind, older)
+        check()
         write_ledger(output, ledger)
-    except NoSpaceError as exc:
-        delete(output.staged)
-        n_bytes = sum(sum(marker.files.values()) for marker in staging.change.markers)
-        raise no_space_error(output.root, n_bytes - free_bytes(output.root)) from exc
-    finally:
-        delete(output.staged)
-        for path in (output.embeddings, output.errors):
-            delete_uploads(path)  # of tasks that failed
+    except ResumeError:  # what is in these places may be the other run's
+        raise
+    except BaseException as exc:
+        _clear(output)
+        if isinstance(exc, NoSpaceError):
+            n_bytes = sum(sum(marker.files.values()) for marker in staging.change.markers)
+            raise no_space_error(output.root, n_bytes - free_bytes(output.root)) from exc
+        raise
+    _clear(output)
     delete_unlisted(output, ledger)
     delete(output.replaced)
     for wave in ledger.waves:
         delete_wave(output, wave)
     return ledger
+
+
+def _clear(output: Output) -> None:
+    """Delete what was staged, and give up the uploads of tasks that failed."""
+    delete(output.staged)
+    for path in (output.embeddings, output.errors):
+        delete_uploads(path)
 
 
 def _move_files(output: Output, kind: str, older: Ledger | None) -> None:

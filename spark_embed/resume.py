@@ -118,9 +118,10 @@ def tidy(output: Output, standing: Standing) -> None:
             delete(os.path.join(output.state, name))
     for folder in (output.root, output.state, output.markers):
         for name in list_names(folder):
-            if name.endswith(".tmp") and not name.startswith("lock."):  # those belong to this run
+            if name.endswith(".tmp") and not name.startswith("lock."):  # the lock's are its own business
                 delete(os.path.join(folder, name))
-    delete_uploads(output.root)
+    for place in (output.state, output.embeddings, output.errors):
+        delete_uploads(place)
     ledger = standing.ledger or standing.older
     if ledger:
         replaced = output.replaced_of(ledger.run_id)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from spark_embed.config import Config
 from spark_embed.errors import ConfigError
 from spark_embed.load_config import conf_folder, read_properties
-from spark_embed.storage import is_s3, s3_endpoint, split_s3
+from spark_embed.storage import is_s3, s3_endpoint, s3_region, split_s3
 
 _ANONYMOUS = "SPARK_EMBED_ANONYMOUS"
 _ANONYMOUS_BUCKETS = "SPARK_EMBED_ANONYMOUS_BUCKETS"
@@ -68,7 +68,9 @@ def export_s3_environment(config: Config) -> None:
 
 
 def store_environment(config: Config) -> dict[str, str]:
-    """Return this process's environment, and in it the endpoint of the profile, which S3A does not look for.
+    """Return this process's environment, and in it what the profile says of a store that is not AWS.
+
+    S3A does not look there for the endpoint and its region, and other machines do not have the file.
 
     Raises:
         ConfigError: there is no such profile, or its file cannot be read.
@@ -81,6 +83,7 @@ def store_environment(config: Config) -> dict[str, str]:
     try:
         if found := s3_endpoint():
             environ[_ENDPOINTS[0]] = found
+            environ[_REGIONS[0]] = s3_region()  # on AWS a bucket in another region is found by itself
     except OSError as exc:
         raise ConfigError(f"S3 cannot be used: {exc}") from exc
     return environ
@@ -114,7 +117,7 @@ def s3a_settings(config: Config, hadoop_version: str, environ: Mapping[str, str]
         values["fs.s3a.endpoint"] = endpoint
         values["fs.s3a.path.style.access"] = "true"  # most have no host name for each bucket
         values["fs.s3a.connection.ssl.enabled"] = str(not endpoint.lower().startswith("http://")).lower()
-    regions = (config.aws_region, *(environ.get(name) for name in _REGIONS), endpoint and "us-east-1")
+    regions = (config.aws_region, *(environ.get(name) for name in _REGIONS))
     if region := next(filter(None, regions), None):
         values["fs.s3a.endpoint.region"] = region
     return values

@@ -129,11 +129,17 @@ def delete_wave(output: Output, wave: str) -> None:
 
 
 def is_whole(output: Output, marker: Marker) -> bool:
-    """Say whether the wave's files are there: a machine that lost power may have lost some."""
+    """Say whether the wave's files are there: a machine that lost power may have lost some.
+
+    Raises:
+        StorageError: the storage does not say.
+    """
     try:
         there = {file.path: file.n_bytes for file in list_files(output.wave(marker.wave), ".parquet")}
-    except StorageError:
-        return False
+    except StorageError as exc:
+        if isinstance(exc.__cause__, FileNotFoundError):
+            return False
+        raise
     return all(there.get(name) == n_bytes for name, n_bytes in marker.files.items())
 
 

@@ -14,7 +14,7 @@ from spark_embed.errors import ModelError, StorageError
 from spark_embed.plan import Plan
 from spark_embed.source import BadShard, ParquetSource
 from spark_embed.source.units import Unit
-from spark_embed.storage import free_bytes, is_s3, no_space_error, store_failure
+from spark_embed.storage import free_bytes, no_space_error, store_failure
 
 _ROW_BYTES = 300  # of a row's other columns, about
 _MODEL_ERROR = re.compile(rf"{ModelError.__module__}\.ModelError: (.*)")  # in a worker's traceback
@@ -38,18 +38,29 @@ def explain_failure(exc: Exception, plan: Plan, root: str, units: Iterable[Unit]
         units: that the wave embedded.
         n_rows: of the wave.
     """
-    text = str(getattr(exc, "java_exception", None) or exc)
+    text = _text_of(exc)
     if told := _MODEL_ERROR.search(text):  # first: what a disk or a store said to it is in the text, too
         return ModelError(f"{told[1].strip()} (on a worker; what is complete stays so)")
     if "No space left on device" in text or "Disk quota exceeded" in text:
         return _full_disk(root, n_rows * (plan.preflight.model["embedding_dim"] * 4 + _ROW_BYTES))
-    if (is_s3(plan.source.folder) or is_s3(root)) and (line := store_failure(text)):
-        return StorageError(
-            f"{root}: S3 failed, and trying again did not help: {line}; what is complete stays so: start the "
-            "same command again when it is back, and it goes on"
-        )
+    if failure := explain_store_failure(exc):
+        return failure
     bad = _shards_in(text, plan.source, units)
     return UnreadableShardsError(bad) if bad else exc
+
+
+def explain_store_failure(exc: Exception) -> StorageError | None:
+    """Return what a failed Spark job means if S3 made it fail: no file is wrong; None if it did not."""
+    if line := store_failure(_text_of(exc)):
+        return StorageError(
+            f"S3 failed: {line}; what is complete stays so: once that is put right, start the same command "
+            "again, and it goes on"
+        )
+    return None
+
+
+def _text_of(exc: Exception) -> str:
+    return str(getattr(exc, "java_exception", None) or exc)
 
 
 def _full_disk(root: str, need: int) -> StorageError:
@@ -77,7 +88,8 @@ def _shards_in(text: str, source: ParquetSource, units: Iterable[Unit]) -> list[
 def _line_with(texts: Iterable[str], path: str) -> str | None:
     """Return the line of a failure that names a file."""
     for text in texts:
-        if (start := text.find(path)) >= 0 and not text[start + len(path) :][:1].isalnum():
+        # Not the beginning of another's name; nor, if it is a folder, that of a file in it.
+        if (start := text.find(path)) >= 0 and not re.match(r"[\w/]", text[start + len(path) :]):
             begin = text.rfind("\n", 0, start) + 1
             return text[begin:].partition("\n")[0].strip()[:500]
     return None

@@ -330,6 +330,22 @@ def bucket(s3_server, monkeypatch) -> str:
 
 
 @pytest.fixture
+def s3_root(bucket) -> str:
+    """A folder in S3 that nothing is in yet."""
+    return f"s3a://{bucket}/out"
+
+
+@pytest.fixture(params=["disk", "s3"])
+def place(request, tmp_path):
+    """A folder of each kind, to put files into."""
+    from storage_places import InS3, OnDisk
+
+    if request.param == "disk":
+        return OnDisk(tmp_path)
+    return InS3(request.getfixturevalue("s3_server"), request.getfixturevalue("bucket"))
+
+
+@pytest.fixture
 def bad_s3(s3_server, bucket, monkeypatch):
     """A proxy in front of the bucket's server; the environment leads to it. It does no harm until told to."""
     from bad_s3 import BadS3

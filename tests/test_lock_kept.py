@@ -116,3 +116,11 @@ def test_an_interrupt_while_taking_leaves_no_lock(path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         lock.__enter__()
     assert not os.path.exists(path)
+
+
+def test_what_a_killed_run_was_writing_is_deleted_by_the_next(path):
+    os.makedirs(os.path.dirname(path))
+    for name in ("lock.json.0123abc.77.tmp", "lock.json.guard", "other.json.tmp"):
+        open(os.path.join(os.path.dirname(path), name), "w").close()
+    with take(path):
+        assert sorted(os.listdir(os.path.dirname(path))) == ["lock.json", "lock.json.guard", "other.json.tmp"]

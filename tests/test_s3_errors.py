@@ -16,6 +16,7 @@ from spark_embed.errors import StorageError
 from spark_embed.fetch import DownloadPolicy
 from spark_embed.storage.s3_errors import (
     S3ChangedError,
+    S3CredentialsError,
     S3DeniedError,
     S3Error,
     S3NotFoundError,
@@ -231,24 +232,24 @@ def answer(status: int, code: str, message: str = "", headers: dict | None = Non
 ANSWERS = [
     (
         answer(400, "ExpiredToken", "The provided token has expired."),
-        S3DeniedError,
+        S3CredentialsError,
         "have expired .*; renew them",
     ),
-    (answer(400, "InvalidToken", "The provided token is malformed"), S3DeniedError, "renew them"),
-    (answer(400, "TokenRefreshRequired"), S3DeniedError, "renew them"),
-    (answer(403, "InvalidAccessKeyId", AWSAccessKeyId="AKIA"), S3DeniedError, "check the access key"),
+    (answer(400, "InvalidToken", "The provided token is malformed"), S3CredentialsError, "renew them"),
+    (answer(400, "TokenRefreshRequired"), S3CredentialsError, "renew them"),
+    (answer(403, "InvalidAccessKeyId", AWSAccessKeyId="AKIA"), S3CredentialsError, "check the access key"),
     (
         answer(
             403, "SignatureDoesNotMatch", "The request signature we calculated does not match the signature"
         ),
-        S3DeniedError,
+        S3CredentialsError,
         "check the access key and its secret",
     ),
-    (answer(403, "RequestTimeTooSkewed"), S3DeniedError, "clock is wrong"),
+    (answer(403, "RequestTimeTooSkewed"), S3CredentialsError, "clock is wrong"),
     (answer(403, "AccessDenied", "Access Denied"), S3DeniedError, "policy"),
     (answer(403, "AllAccessDisabled"), S3DeniedError, "policy"),
     (answer(403, "403", "Forbidden"), S3DeniedError, "does not say why; .*key"),
-    (answer(400, "400", "Bad Request"), S3DeniedError, "does not say why; .*expired"),
+    (answer(400, "400", "Bad Request"), S3CredentialsError, "does not say why; .*expired"),
     (answer(403, "InvalidObjectState"), S3Error, "archive"),
     (
         answer(301, "PermanentRedirect", headers={"x-amz-bucket-region": "eu-central-1"}),

@@ -2,8 +2,10 @@
 
 import pytest
 
+from spark_embed.storage import s3_requests
 from spark_embed.storage.s3_errors import S3Error
-from spark_embed.storage.s3_ways import find_way, s3_endpoint
+from spark_embed.storage.s3_requests import ObjectRequests
+from spark_embed.storage.s3_ways import find_way, s3_endpoint, s3_region
 
 CONFIG = """
 [default]
@@ -59,6 +61,40 @@ def test_the_endpoint_is_that_of_the_sdk(monkeypatch, environ, expected):
     assert s3_endpoint() == expected
     theirs = boto3.Session().client("s3", region_name="eu-west-1").meta.endpoint_url
     assert theirs == (expected or "https://s3.eu-west-1.amazonaws.com")
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, "us-east-1"),
+        ({"AWS_PROFILE": "without"}, "eu-west-1"),
+        ({"AWS_PROFILE": "without", "AWS_DEFAULT_REGION": "eu-west-2"}, "eu-west-2"),
+        ({"AWS_REGION": "eu-west-3", "AWS_DEFAULT_REGION": "eu-west-2"}, "eu-west-3"),
+    ],
+)
+def test_the_region_is_that_of_the_environment_or_the_profile(monkeypatch, environ, expected):
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert s3_region() == expected
+
+
+@pytest.mark.parametrize(
+    ("bucket", "url"),
+    [
+        ("bucket", "https://bucket.s3.{region}.amazonaws.com/a%20b"),
+        ("with.dots", "https://s3.{region}.amazonaws.com/with.dots/a%20b"),
+    ],
+)
+@pytest.mark.parametrize("here", ["us-east-1", "eu-west-1"])
+@pytest.mark.parametrize("there", ["us-east-1", "eu-west-1", "eu-south-1"])
+def test_objects_on_aws_are_asked_for_in_their_bucket_s_region(monkeypatch, bucket, url, here, there):
+    """The global endpoint answers with a redirect, or not at all for a newer region."""
+    monkeypatch.setenv("AWS_PROFILE", "without")
+    monkeypatch.setenv("AWS_REGION", here)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    monkeypatch.setattr(s3_requests, "_region_of", lambda client, bucket: there)  # nothing is sent
+    assert ObjectRequests().url(f"s3://{bucket}/a b") == url.format(region=there)
 
 
 def test_a_profile_that_is_not_there_is_told(monkeypatch):

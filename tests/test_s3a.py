@@ -16,6 +16,7 @@ from spark_embed.s3a import (
     export_s3_environment,
     needs_s3,
     s3a_settings,
+    store_environment,
 )
 from spark_embed.session import class_archive
 
@@ -64,6 +65,27 @@ def test_nothing_secret_is_carried_to_other_machines():
     assert carried_environment({**carried, **secret, **password, "HOME": "/"}) == carried
 
 
+@pytest.mark.parametrize(("named", "region"), [("", "us-east-1"), ("region = eu-north-1", "eu-north-1")])
+def test_what_a_profile_says_of_another_store_is_put_into_the_environment(
+    monkeypatch, tmp_path, named, region
+):
+    for name in (
+        "AWS_REGION",
+        "AWS_DEFAULT_REGION",
+        "AWS_ENDPOINT_URL",
+        "AWS_ENDPOINT_URL_S3",
+        "AWS_PROFILE",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "config").write_text(f"[default]\nendpoint_url = http://store:9\n{named}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    told = carried_environment(store_environment(make_config(input_dir="s3://bucket/in")))
+    assert (told["AWS_ENDPOINT_URL_S3"], told["AWS_REGION"]) == ("http://store:9", region)
+    assert "AWS_REGION" not in carried_environment(
+        store_environment(Config(input_dir="/in", output_dir="/out"))
+    )
+
+
 def test_on_aws_only_what_is_known_is_set():
     values = s3a_settings(make_config(), "3.4.2", {})
     assert not {"fs.s3a.endpoint", "fs.s3a.endpoint.region", "fs.s3a.path.style.access"} & set(values)
@@ -76,12 +98,12 @@ def test_on_aws_only_what_is_known_is_set():
 @pytest.mark.parametrize(
     ("environ", "options", "endpoint", "region", "ssl"),
     [
-        ({"AWS_ENDPOINT_URL": "http://a:1"}, {}, "http://a:1", "us-east-1", "false"),
+        ({"AWS_ENDPOINT_URL": "http://a:1", "AWS_REGION": "r"}, {}, "http://a:1", "r", "false"),
         (
-            {"AWS_ENDPOINT_URL": "http://a", "AWS_ENDPOINT_URL_S3": "https://b"},
+            {"AWS_ENDPOINT_URL": "http://a", "AWS_ENDPOINT_URL_S3": "https://b", "AWS_REGION": "r"},
             {},
             "https://b",
-            "us-east-1",
+            "r",
             "true",
         ),
         ({"AWS_ENDPOINT_URL_S3": "https://b", "AWS_REGION": "r"}, {}, "https://b", "r", "true"),

@@ -1,10 +1,14 @@
 """Two runs on one output folder: the second stops, and takes over once the first is dead."""
 
+import shutil
+
 import pytest
 from crashes import Folder
+from locks import write_lock
 
-from spark_embed import dry_run, pipeline
+from spark_embed import binding, dry_run, pipeline
 from spark_embed.config import Config
+from spark_embed.errors import ResumeError
 from spark_embed.plan import make_plan
 
 
@@ -27,6 +31,31 @@ def test_a_second_run_stops_and_one_after_a_kill_takes_over(start, tmp_path, uni
     assert f"pid {first.process.pid}, " in third.said
     out.assert_same(uninterrupted)
     out.assert_tidy()
+
+
+def test_a_run_that_was_taken_over_in_its_preflight_deletes_nothing(embed, shards, tmp_path, monkeypatch):
+    """What another has made since is no leftover, though nothing that it has read speaks of it."""
+    shutil.copytree(shards, tmp_path / "in")
+    (tmp_path / "in/00002.parquet").rename(tmp_path / "later.parquet")
+    embed(tmp_path / "in")
+    (tmp_path / "later.parquet").rename(tmp_path / "in/00002.parquet")
+    state = embed.output_dir / "_spark_embed"
+    of_the_other = [embed.output_dir / "embeddings.parquet/other.parquet", state / "waves/00007-b/a.parquet"]
+    before = (state / "run.json").read_text()
+
+    def taken_over(*args):
+        plan = make_plan(*args)
+        write_lock(str(state / "lock.json"), host="node-7", pid=4711)
+        for path in of_the_other:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"rows")
+        return plan
+
+    monkeypatch.setattr(binding, "make_plan", taken_over)
+    with pytest.raises(ResumeError, match="another run has taken it over: host node-7, pid 4711"):
+        embed(tmp_path / "in")
+    assert all(path.exists() for path in of_the_other)
+    assert (state / "run.json").read_text() == before
 
 
 @pytest.mark.slow

@@ -16,14 +16,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spark_embed.context import Session
-from spark_embed.errors import StorageError
+from spark_embed.errors import NoSpaceError, StorageError
 from spark_embed.schema import INDEX_COLUMNS
 from spark_embed.source.detect import FILES, LISTS, TARS, Layout
 from spark_embed.source.folders import index_files, index_list
 from spark_embed.source.indexing import IndexTask, Rows
 from spark_embed.source.shards import BadShard, Shard, read_footer
 from spark_embed.source.tars import index_tar
-from spark_embed.storage import delete, list_names, make_folder, parquet_input, replaced_file, stat
+from spark_embed.storage import (
+    delete,
+    is_store_failure,
+    list_names,
+    make_folder,
+    parquet_input,
+    replaced_file,
+    stat,
+)
 from spark_embed.tables import count_slots
 from spark_embed.tasks import run_tasks
 
@@ -107,6 +115,8 @@ def _try_index(job: tuple[IndexTask, str]) -> str | None:
     try:
         write_index(_MAKERS[task.layout](task), target, task.max_rows)
     except StorageError as exc:
+        if is_store_failure(exc) or isinstance(exc, NoSpaceError):  # nothing is wrong with the file
+            raise
         return str(exc)
     return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
@@ -25,7 +26,11 @@ _MAX_HEAD_CHARS = 1 << 20
 
 
 def has_column(path: str, column: str) -> bool:
-    """Say whether the first line of a list names the column; no for what is no such list."""
+    """Say whether the first line of a list names the column; no for what is no such list.
+
+    Raises:
+        StorageError: the file cannot be read.
+    """
     try:
         with _open_text(path) as file:
             line = file.readline(_MAX_HEAD_CHARS)
@@ -33,8 +38,10 @@ def has_column(path: str, column: str) -> bool:
             first = json.loads(line)
             return isinstance(first, dict) and column in first
         return column in next(csv.reader([line], delimiter=_delimiter(path)), [])
-    except (OSError, EOFError, ValueError, csv.Error):
+    except (gzip.BadGzipFile, zlib.error, EOFError, ValueError, csv.Error):
         return False
+    except OSError as exc:
+        raise StorageError(f"{path}: cannot be read: {exc}") from exc
 
 
 def read_list(path: str) -> Iterator[pa.RecordBatch]:

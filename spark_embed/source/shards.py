@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from spark_embed.errors import ConfigError, StorageError
 from spark_embed.source.catalogue import Catalogue, Entry
-from spark_embed.storage import StoredFile, parquet_input
+from spark_embed.storage import StoredFile, is_store_failure, parquet_input
 
 _FOOTER_THREADS = 16
 
@@ -80,6 +80,8 @@ def _try_footer(input_dir: str, file: StoredFile) -> tuple[int, pa.Schema] | Bad
     try:
         return read_footer(os.path.join(input_dir, file.path))
     except StorageError as exc:
+        if is_store_failure(exc):  # nothing is wrong with the shard
+            raise
         return BadShard(file.path, str(exc))
 
 

@@ -1,4 +1,4 @@
-"""Paths, listings and the driver's small files, on this machine or in S3; no other room knows which.
+"""Files on this machine or in S3, for driver and workers, by one set of functions.
 
 A path is what paths.py makes of an option; below it paths are joined with '/'. Who has one in hand calls
 these functions: lookup.py, contents.py and moves.py say what they do and raise. Behind them store.py is the
@@ -63,9 +63,9 @@ from spark_embed.storage.paths import (
     uri_scheme,
 )
 from spark_embed.storage.s3_client import traffic
-from spark_embed.storage.s3_errors import store_failure
+from spark_embed.storage.s3_errors import is_store_failure, store_failure
 from spark_embed.storage.s3_patience import impatient
-from spark_embed.storage.s3_ways import s3_endpoint
+from spark_embed.storage.s3_ways import s3_endpoint, s3_region
 
 __all__ = [
     "StoredFile",
@@ -89,6 +89,7 @@ __all__ = [
     "is_inside",
     "is_s3",
     "is_shown",
+    "is_store_failure",
     "joined_path",
     "list_files",
     "list_folder",
@@ -105,6 +106,7 @@ __all__ = [
     "read_text",
     "replaced_file",
     "s3_endpoint",
+    "s3_region",
     "spark_path",
     "spark_scheme",
     "spark_uri",

@@ -14,9 +14,8 @@ from typing import Any
 
 from spark_embed.storage.s3_errors import S3Error, explained
 from spark_embed.storage.s3_patience import is_impatient, pause_before_retry
-from spark_embed.storage.s3_ways import s3_endpoint
+from spark_embed.storage.s3_ways import s3_endpoint, s3_region
 
-_DEFAULT_REGION = "us-east-1"
 _MAX_CONNECTIONS = 64
 _FILES = ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"), ("AWS_CONFIG_FILE", "~/.aws/config")
 
@@ -114,13 +113,17 @@ def _make_client(session: Any, *, anonymous: bool, impatient: bool) -> Any:
     from botocore.config import Config
 
     config = Config(
-        region_name=region(),
+        region_name=s3_region(),
         retries={"mode": "standard", "total_max_attempts": 1},  # the others are ours
         connect_timeout=4 if impatient else 10,
         read_timeout=10 if impatient else 60,
         max_pool_connections=_MAX_CONNECTIONS,
-        # A bucket's name before a custom endpoint's host needs a wildcard in the DNS that few have.
-        s3={"addressing_style": "path" if s3_endpoint() else "auto"},
+        s3={
+            # A bucket's name before a custom endpoint's host needs a wildcard in the DNS that few have.
+            "addressing_style": "path" if s3_endpoint() else "virtual",
+            # For the URLs that are signed: the global endpoint redirects, or refuses newer regions.
+            "us_east_1_regional_endpoint": "regional",
+        },
         # Stores other than AWS know the newer checksums only in part.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
@@ -137,12 +140,6 @@ def _make_client(session: Any, *, anonymous: bool, impatient: bool) -> Any:
 
 def _count_request(**_: Any) -> None:
     traffic.add(1)
-
-
-def region() -> str | None:
-    """Return the region that is named; None: the profile's. A store that is not AWS wants one, too."""
-    named = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    return named or (_DEFAULT_REGION if s3_endpoint() else None)
 
 
 def is_anonymous(bucket: str) -> bool:

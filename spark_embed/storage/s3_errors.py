@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from spark_embed.storage.s3_patience import is_passing
+from spark_embed.storage.s3_patience import is_busy, is_passing
 
 
 class S3Error(OSError):
@@ -30,6 +30,10 @@ class S3DeniedError(S3Error, PermissionError):
     """We are not who may do that."""
 
 
+class S3CredentialsError(S3DeniedError):
+    """The store does not know who we are, or not any more, whatever we ask for."""
+
+
 class S3ChangedError(S3Error):
     """The object is not the one that was asked for (If-Match), or there is one already (If-None-Match)."""
 
@@ -46,7 +50,6 @@ _WRONG_REGION = {
 _CHANGED = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
 # The last one is of older stores, which want another checksum of a list of keys than the SDK sends.
 _UNSUPPORTED = {"NotImplemented", "501", "UnsupportedOperation", "MissingContentMD5"}
-_BUSY = {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "500", "502", "503", "504"}
 
 
 @contextmanager
@@ -103,11 +106,13 @@ def explain(response: dict[str, Any], path: str) -> S3Error:
     if code in _CHANGED:
         return S3ChangedError("it has changed meanwhile")
     if code in _BAD_KEYS:
-        return S3DeniedError(
+        return S3CredentialsError(
             f"the store does not accept these credentials ({code}); check the access key and its secret"
         )
     if code in _EXPIRED:
-        return S3DeniedError(f"the credentials have expired ({code}); renew them and start again: it goes on")
+        return S3CredentialsError(
+            f"the credentials have expired ({code}); renew them and start again: it goes on"
+        )
     if code in _WRONG_REGION or status == "301":
         there = headers.get("x-amz-bucket-region") or error.get("Region")
         return S3Error(
@@ -115,11 +120,12 @@ def explain(response: dict[str, Any], path: str) -> S3Error:
             + (f": --aws_region {there}" if there else "; give --aws_region")
         )
     if code == "RequestTimeTooSkewed":
-        return S3DeniedError("this machine's clock is wrong by more than 15 minutes; set it")
+        return S3CredentialsError("this machine's clock is wrong by more than 15 minutes; set it")
     if code == "InvalidObjectState":
         return S3Error("the object is in an archive (Glacier); restore it first")
     if code in ("400", "403") and status == code:  # to a HEAD, whose answer has no body
-        return S3DeniedError(
+        denied = S3CredentialsError if code == "400" else S3DeniedError  # AWS answers 400 to expired keys
+        return denied(
             "access denied, and the store does not say why; check the access key and its secret, whether "
             "they have expired, --aws_region, and the policy of the bucket (s3:ListBucket, s3:GetObject)"
         )
@@ -130,7 +136,7 @@ def explain(response: dict[str, Any], path: str) -> S3Error:
             "access denied; check the policy of the bucket and of who you are "
             "(s3:ListBucket, s3:GetObject; for the output s3:PutObject, s3:DeleteObject, too)"
         )
-    kind = S3PassingError if code in _BUSY or status.startswith("5") else S3Error
+    kind = S3PassingError if is_busy(int(status or 0), code) else S3Error
     return kind(
         f"the store answered {code or status}: {' '.join(str(error.get('Message', '')).split())[:200]}"
     )
@@ -142,7 +148,7 @@ def _explain_local(exc: Exception, path: str) -> S3Error:
 
     bucket = path.partition("://")[2].partition("/")[0]
     if isinstance(exc, exceptions.NoCredentialsError | exceptions.PartialCredentialsError):
-        return S3DeniedError(
+        return S3CredentialsError(
             "no AWS credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run "
             f"where a role is; --anonymous_buckets {bucket} if it is public"
         )
@@ -154,7 +160,7 @@ def _explain_local(exc: Exception, path: str) -> S3Error:
         | exceptions.SSOError
         | exceptions.ConfigParseError,
     ):
-        return S3DeniedError(f"no AWS credentials: {one_line(exc)}")
+        return S3CredentialsError(f"no AWS credentials: {one_line(exc)}")
     if isinstance(exc, exceptions.NoRegionError):
         return S3Error("which region? give --aws_region, or set AWS_REGION")
     if isinstance(exc, exceptions.ParamValidationError):
@@ -174,20 +180,30 @@ _OF_S3A = re.compile(
     r"AWS(ClientIO|NoResponse|Status500|ServiceThrottled|ApiCallTimeout|ServiceIO|BadRequest)Exception"
     r"|Unable to execute HTTP request|CredentialInitializationException|NoAuthWithAWSException"
 )
-_OURS = ("the store cannot be reached", "the store answered", "the answer broke off", "credentials")
+_STORE_FAILURES = (S3PassingError, S3BrokenOffError, S3CredentialsError)
+_OURS = re.compile(rf"\b{__name__}\.({'|'.join(kind.__name__ for kind in _STORE_FAILURES)}): ")
+
+
+def is_store_failure(exc: BaseException | None) -> bool:
+    """Say whether an error, or what it was raised from, is about the whole store, not about a file in it."""
+    while exc is not None:
+        if isinstance(exc, _STORE_FAILURES):
+            return True
+        exc = exc.__cause__
+    return False
 
 
 def store_failure(text: str) -> str | None:
     """Return the line of a Spark job's failure that says that the store failed; None if it did not."""
     for line in text.splitlines():
-        if _OF_S3A.search(line) or any(phrase in line for phrase in _OURS):
-            return " ".join(line.split())[:300]
+        if (found := _OURS.search(line)) or _OF_S3A.search(line):
+            return " ".join(line[found.end() if found else 0 :].split())[:300]
     return None
 
 
 def unsendable() -> S3Error:
     """Return what to raise where a request would hold what none may; not what that is: it may be a secret."""
-    return S3DeniedError(
+    return S3CredentialsError(
         "AWS_ACCESS_KEY_ID, AWS_SESSION_TOKEN or the endpoint holds a character that cannot be sent, "
         "such as a line break; set them without it"
     )

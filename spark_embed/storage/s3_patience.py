@@ -96,7 +96,11 @@ def pause_before_retry(
     """
     if attempts >= max_attempts():
         return None
-    again = is_passing(caught_exception) if response is None else _is_busy(*response)
+    if response is None:
+        again = is_passing(caught_exception)
+    else:
+        answer, parsed = response
+        again = is_busy(answer.status_code, parsed.get("Error", {}).get("Code", ""))
     return pause_s(attempts) if again else None
 
 
@@ -109,6 +113,6 @@ def is_passing(exc: BaseException | None) -> bool:
     return isinstance(exc, ConnectionError | HTTPClientError) and not is_ours
 
 
-def _is_busy(http_response: Any, parsed: dict[str, Any]) -> bool:
-    error = parsed.get("Error", {})
-    return http_response.status_code in _BUSY_STATUS or error.get("Code") in _BUSY_CODES
+def is_busy(status: int, code: str) -> bool:
+    """Say whether an answer, by its HTTP status and its error code, may be another one next time."""
+    return status in _BUSY_STATUS or code in _BUSY_CODES

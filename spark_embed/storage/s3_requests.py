@@ -78,7 +78,7 @@ class ObjectRequests:
 
     def _find(self, bucket: str, uri: str) -> _Bucket:
         client = client_for(bucket)
-        region = client.meta.region_name or "us-east-1"
+        region = client.meta.region_name
         with explained(uri):
             if self._credentials is None and not is_anonymous(bucket):
                 self._credentials = find_credentials(bucket)
@@ -86,7 +86,7 @@ class ObjectRequests:
                 region = _region_of(client, bucket) or region
             signed = client.generate_presigned_url("get_object", {"Bucket": bucket, "Key": "k"})
         base = signed.partition("?")[0].removesuffix("k")
-        base = base.replace(f".{client.meta.region_name}.", f".{region}.")
+        base = base.replace(f".{client.meta.region_name}.", f".{region}.", 1)
         base = re.sub("//[^/@]*@", "//", base)  # a user and a password of an endpoint, which the SDK ignores
         return _Bucket(base, region, find_way(base))
 

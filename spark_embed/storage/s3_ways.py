@@ -11,6 +11,8 @@ from urllib.request import getproxies, proxy_bypass
 
 from spark_embed.storage.s3_errors import S3Error, explained, one_line
 
+DEFAULT_REGION = "us-east-1"
+
 
 class Way(NamedTuple):
     """How to connect: by the proxy at an address, and with whose certificates (True: this system's)."""
@@ -34,6 +36,17 @@ def s3_endpoint() -> str | None:
         files = session.full_config, session.get_scoped_config()
         found: str | None = ConfiguredEndpointProvider(*files, "s3").provide()
         return found
+
+
+def s3_region() -> str:
+    """Return the region of the environment, else that of the profile, else the one that S3 began with.
+
+    Raises:
+        S3Error: there is no such profile, or the file cannot be read.
+    """
+    named = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    with explained("S3"):
+        return named or _sdk_session().get_config_variable("region") or DEFAULT_REGION
 
 
 def find_way(url: str) -> Way:
