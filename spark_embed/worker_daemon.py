@@ -8,11 +8,16 @@ Importing torch starts no thread and touches no GPU, which is what makes the for
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
+import signal
 from collections.abc import Callable
+from contextlib import suppress
 
 from spark_embed.early_daemon import hand_over
+
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def import_slow_modules() -> None:
@@ -37,8 +42,10 @@ def be_daemon() -> None:
     from pyspark import daemon  # not before: the process that only hands over is to be quick
 
     serve: Callable[..., int] = daemon.worker
+    own_pid = os.getpid()
 
     def worker(*args: object) -> int:
+        end_with(own_pid)
         try:
             return serve(*args)
         except EOFError:
@@ -49,6 +56,18 @@ def be_daemon() -> None:
         daemon.manager()  # type: ignore[no-untyped-call]
     except SystemExit as end:
         os._exit(end.code if isinstance(end.code, int) else 1)
+
+
+def end_with(daemon_pid: int) -> None:
+    """Let this worker end when its daemon does, in the middle of a task, too; only Linux can.
+
+    Spark's daemon tells its workers when it ends; but not if it is killed, or is sent SIGTERM (by the JVM
+    that closes its standard input at that moment) while it is about to tell them.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != daemon_pid:  # it has ended meanwhile
+        os._exit(0)
 
 
 def main() -> None:

@@ -2,7 +2,9 @@
 
 import os
 import signal
+import sys
 
+import psutil
 import pytest
 from crashes import Folder
 
@@ -54,3 +56,15 @@ def test_ctrl_c_in_a_terminal_reaches_all_processes_and_impatience_ends_it_at_on
     assert run.wait(10) == 130, run.said
     assert "Traceback" not in run.said
     run.await_silence()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere a worker looks for its daemon between two batches"
+)
+def test_a_worker_ends_with_its_daemon_in_the_middle_of_a_task(start, tmp_path):
+    """Two signals at one moment can end the daemon before it has told its workers."""
+    run = start(tmp_path / "out", hold=IN_PUBLISH, row_s=0.001)
+    worker = psutil.Process(run.await_hold())
+    worker.parent().kill()
+    worker.wait(20)
