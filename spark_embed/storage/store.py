@@ -15,7 +15,7 @@ from spark_embed.storage.paths import is_s3
 
 
 class Store(Protocol):
-    """What local.py and s3.py both are. A function raises OSError, one that writes a file StorageError too."""
+    """What local.py and s3.py both are. All raise OSError; what writes a file, StorageError too."""
 
     def walk(self, folder: str) -> Iterator[StoredFile]: ...
     def check_link(self, path: str) -> None: ...
