@@ -1,12 +1,13 @@
 """Ctrl-C and SIGTERM at any moment: a quick end, a last line that says how to go on, nothing left running."""
 
 import os
+import re
 import signal
 import sys
 
 import psutil
 import pytest
-from crashes import Folder
+from crashes import WAVE_ROWS, Folder
 
 IN_PUBLISH = "spark_embed.merge merge_files Merge 1"
 
@@ -34,7 +35,9 @@ def test_a_signal_ends_the_run_at_once_and_the_same_command_goes_on(start, tmp_p
         assert "interrupted" in run.last_line
         assert run.last_line.endswith("nothing is lost: start the same command again, and it goes on")
         if moment in ("waves", "publish"):
-            assert f"{len(out.complete())} of 600 rows complete" in run.last_line
+            n_said = int(re.search(r"with (\d+) of 600 rows complete", run.last_line)[1])
+            # A wave may have ended in this very moment, before that could be noted; two run at once.
+            assert 0 <= len(out.complete()) - n_said <= (2 * WAVE_ROWS if moment == "waves" else 0)
         assert "Traceback" not in run.said
         assert "\tat " not in run.said
         run.await_silence()

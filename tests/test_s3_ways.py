@@ -1,5 +1,7 @@
 """Where the store is, and whom to trust: as the SDK finds it, in the environment or in AWS files."""
 
+import os
+
 import pytest
 
 from spark_embed.storage import s3_requests
@@ -29,14 +31,8 @@ ca_bundle = /missing/bundle.pem
 
 @pytest.fixture(autouse=True)
 def files(monkeypatch, tmp_path):
-    for name in (
-        "AWS_ENDPOINT_URL",
-        "AWS_ENDPOINT_URL_S3",
-        "AWS_PROFILE",
-        "AWS_CA_BUNDLE",
-        "REQUESTS_CA_BUNDLE",
-    ):
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith("AWS_") or name == "REQUESTS_CA_BUNDLE"]:
+        monkeypatch.delenv(name)
     (tmp_path / "config").write_text(CONFIG)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
 
