@@ -26,10 +26,9 @@ _MAX_ANSWER_BYTES = 64 << 10
 
 # Answers that say of the image that it is not to be had, and why; all others are about the run.
 _OF_THE_OBJECT = {
-    **dict.fromkeys(("AccessDenied", "AllAccessDisabled", ""), "access denied (s3:GetObject)"),
+    **dict.fromkeys(("AccessDenied", "AllAccessDisabled"), "access denied (s3:GetObject)"),
     "InvalidObjectState": "in an archive, and not restored from it (Glacier)",
     **dict.fromkeys(("KMS.DisabledException", "KMS.NotFoundException"), "its KMS key is not there any more"),
-    "InvalidRequest": "encrypted with a key that has to come with the request (SSE-C)",
 }
 _NO_NAMES = {"KeyTooLongError", "InvalidURI", "XMinioInvalidObjectName"}
 
@@ -119,10 +118,10 @@ class ObjectClient:
 async def _error_of(response: aiohttp.ClientResponse, uri: str) -> Exception:
     """Return what to raise for an answer that is not the object."""
     fields = _parse_error(await _read_answer(response))
-    code = fields.get("Code", "")
+    code = fields.get("Code", "") or ("AccessDenied" if response.status == 403 else "")
     if is_busy(response.status, code):
         return S3PassingError(f"the store answered {code or response.status}")
-    if response.status in (400, 403) and code in _OF_THE_OBJECT and (code or response.status == 403):
+    if response.status in (400, 403) and code in _OF_THE_OBJECT:
         return ImageError("forbidden", f"{_OF_THE_OBJECT[code]}: {uri}")
     if code in _NO_NAMES:
         return ImageError("not_found", uri)

@@ -9,17 +9,16 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from itertools import islice
 from typing import Any, BinaryIO, cast
 
 from spark_embed.storage.files import StoredFile, is_disk_full, n_bytes_at, write_error
-from spark_embed.storage.paths import is_inside, spark_scheme, split_s3
+from spark_embed.storage.paths import spark_scheme, split_s3
 from spark_embed.storage.s3_client import client_for
+from spark_embed.storage.s3_deletion import abort_uploads, delete_keys
 from spark_embed.storage.s3_errors import (
     S3ChangedError,
-    S3DeniedError,
     S3Error,
     S3NotFoundError,
     S3UnsupportedError,
@@ -28,8 +27,6 @@ from spark_embed.storage.s3_errors import (
 from spark_embed.storage.s3_file import S3File, read_object
 from spark_embed.storage.s3_listing import list_objects, list_top
 from spark_embed.storage.s3_upload import PART_BYTES, send_file
-
-_DELETED_AT_ONCE = 1000  # https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObjects.html
 
 
 def walk(folder: str) -> Iterator[StoredFile]:
@@ -191,27 +188,11 @@ def free_bytes(path: str) -> float:
 
 def delete(path: str) -> None:
     """Delete the object at `path` and all below it."""
-    _bucket, key = split_s3(path)
+    bucket, key = split_s3(path)
     if key:
         delete_file(path)
     keys = (item["Key"] for item in list_objects(*_bucket_and_prefix(path)))
-    _delete_keys(path, keys)
-
-
-def _delete_keys(path: str, keys: Iterable[str]) -> None:
-    bucket, _ = split_s3(path)
-    keys = iter(keys)
-    while batch := list(islice(keys, _DELETED_AT_ONCE)):
-        objects: dict[str, Any] = {"Objects": [{"Key": key} for key in batch], "Quiet": True}
-        try:
-            with explained(path):
-                answer = client_for(bucket).delete_objects(Bucket=bucket, Delete=objects)
-            left = [failed["Key"] for failed in answer.get("Errors", ())]
-        except S3UnsupportedError:
-            left = batch
-        for key in left:  # one by one: tried again where the store was busy, or told why
-            with explained(object_path(bucket, key)):
-                client_for(bucket).delete_object(Bucket=bucket, Key=key)
+    delete_keys(bucket, keys)
 
 
 def is_file(path: str) -> bool:
@@ -248,7 +229,7 @@ def make_way(path: str, aside: str, *, for_folder: bool) -> None:
 def put_back(aside: str, path: str) -> None:
     """Copy it back, so that cut off anywhere it can be done again: nothing of which there is no copy goes."""
     if is_file(aside):
-        _delete_keys(path, (item["Key"] for item in list_objects(*_bucket_and_prefix(path))))
+        delete_keys(split_s3(path)[0], (item["Key"] for item in list_objects(*_bucket_and_prefix(path))))
     else:  # the copy may be a part, and the rest in its place; what is of neither is deleted as unlisted
         delete_file(path)
     copy_tree(aside, path)
@@ -267,23 +248,8 @@ def delete_empty(folder: str) -> None:
 
 
 def delete_uploads(path: str) -> int:
-    """Give up the multipart uploads to `path` and below that were never completed; returns how many.
-
-    Nobody sees them, and they are paid for. Who may not list them is not stopped by that.
-    """
-    bucket, key = split_s3(path)
-    client, n_uploads = client_for(bucket), 0
-    with suppress(S3DeniedError, S3UnsupportedError), explained(path):
-        for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=key):
-            for upload in page.get("Uploads", ()):
-                if not is_inside(upload["Key"], key):
-                    continue
-                with suppress(S3NotFoundError), explained(path):
-                    client.abort_multipart_upload(
-                        Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"]
-                    )
-                    n_uploads += 1
-    return n_uploads
+    """Give up the multipart uploads to `path` and below that were never completed; returns how many."""
+    return abort_uploads(*split_s3(path))
 
 
 def copy_tree(path: str, to: str) -> None:
@@ -294,7 +260,7 @@ def copy_tree(path: str, to: str) -> None:
     for item in list_objects(bucket, prefix):
         if item["Key"].endswith("/"):  # what consoles make for an empty folder
             continue
-        _copy(object_path(bucket, item["Key"]), f"{to}/{item['Key'][len(prefix) :]}")
+        _copy(_object_path(bucket, item["Key"]), f"{to}/{item['Key'][len(prefix) :]}")
 
 
 def check_writable(folder: str) -> None:
@@ -306,6 +272,5 @@ def _bucket_and_prefix(folder: str) -> tuple[str, str]:
     return bucket, f"{key}/" if key else ""
 
 
-def object_path(bucket: str, key: str) -> str:
-    """Return the path of an object."""
+def _object_path(bucket: str, key: str) -> str:
     return f"{spark_scheme()}://{bucket}/{key}"
