@@ -10,7 +10,7 @@ from spark_embed.publish import publish
 from spark_embed.records import Ledger, Marker, RunRecord
 from spark_embed.source import BadShard
 from spark_embed.staging import Staging
-from spark_embed.storage import delete_uploads
+from spark_embed.state import give_up_uploads
 from spark_embed.work import Work, names_of
 
 # Data of waves beyond which it is published while the run goes on, in files of --output_file_bytes: enough
@@ -97,7 +97,7 @@ class Publisher:
         change = self._change(unreadable)
         if self.ledger is None or self.markers or change.removed or self._has_new_voids:
             ledger = self._publish(change)
-            delete_uploads(self._context.output.root)  # of tasks that were lost
+            give_up_uploads(self._context.output)  # of tasks that were lost
             return ledger
         return self.ledger
 

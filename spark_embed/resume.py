@@ -13,6 +13,7 @@ from spark_embed.output import DRAFT_PREFIX, EMBEDDINGS_NAME, ERRORS_NAME, Outpu
 from spark_embed.records import Ledger, Marker, RunRecord
 from spark_embed.state import (
     delete_wave,
+    give_up_uploads,
     is_whole,
     read_ledger,
     read_markers,
@@ -20,7 +21,7 @@ from spark_embed.state import (
     read_progress,
     read_run,
 )
-from spark_embed.storage import delete, delete_file, delete_uploads, list_names, put_back
+from spark_embed.storage import delete, delete_file, list_names, put_back
 
 logger = logging.getLogger(__name__)
 
@@ -120,8 +121,7 @@ def tidy(output: Output, standing: Standing) -> None:
         for name in list_names(folder):
             if name.endswith(".tmp") and not name.startswith("lock."):  # the lock's are its own business
                 delete(os.path.join(folder, name))
-    for place in (output.state, output.embeddings, output.errors):
-        delete_uploads(place)
+    give_up_uploads(output)
     ledger = standing.ledger or standing.older
     if ledger:
         replaced = output.replaced_of(ledger.run_id)

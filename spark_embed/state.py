@@ -19,7 +19,16 @@ from pydantic import ValidationError
 from spark_embed.errors import ResumeError, StorageError
 from spark_embed.output import Output
 from spark_embed.records import Ledger, Marker, Part, ProgressRecord, Record, RunRecord, ShardState
-from spark_embed.storage import create_text, delete, list_files, list_names, read_json, read_text, write_text
+from spark_embed.storage import (
+    create_text,
+    delete,
+    delete_uploads,
+    list_files,
+    list_names,
+    read_json,
+    read_text,
+    write_text,
+)
 from spark_embed.summary import RunSummary
 
 _SUFFIX = ".json"
@@ -126,6 +135,16 @@ def delete_wave(output: Output, wave: str) -> None:
     """
     delete(_marker_path(output, wave))
     delete(output.wave(wave))
+
+
+def give_up_uploads(output: Output) -> None:
+    """Give up what tasks of runs were uploading to S3 and never completed; not what others put beside it.
+
+    Raises:
+        StorageError: S3 does not do it.
+    """
+    for place in (output.state, output.embeddings, output.errors):
+        delete_uploads(place)
 
 
 def is_whole(output: Output, marker: Marker) -> bool:
