@@ -106,12 +106,10 @@ def test_after_kills_on_s3_nothing_is_missing_or_left(run_on_s3, s3_server, buck
     run.await_(lambda: keys_below(s3_server, bucket, "out/_spark_embed/markers"), "a marker")
     run.kill()
     run.await_silence()
-    run = run_on_s3(s3_server, bucket)
-    uploads = s3_server.client().list_multipart_uploads
-    run.await_(
-        lambda: [one for one in uploads(Bucket=bucket).get("Uploads", []) if "embeddings" in one["Key"]],
-        "an upload of a published file",
-    )
+    run = run_on_s3(s3_server, bucket, hold="spark_embed.publish publish_file embeddings 1")
+    run.await_hold()
+    uploads = s3_server.client().list_multipart_uploads(Bucket=bucket)["Uploads"]
+    assert [one for one in uploads if "embeddings" in one["Key"]]
     run.kill()
     run.await_silence()
     run = run_on_s3(s3_server, bucket)
