@@ -48,7 +48,7 @@ class LockFile(Protocol):
         """Return its content; None if there is no such file."""
 
     def delete(self) -> None:
-        """Delete it."""
+        """Delete it; as far as the storage can, not another that has taken its place since it was read."""
 
 
 def make_lock_file(path: str) -> LockFile:
@@ -193,8 +193,14 @@ class ObjectLockFile:
         return self._seen
 
     def delete(self) -> None:
-        """Delete it."""
-        s3.delete_file(self._path)
+        """Delete it, but not another one that has taken its place since it was read."""
+        conditions = {"IfMatch": f'"{self._etag}"'} if self._is_conditional else {}
+        try:
+            s3.delete_file(self._path, **conditions)
+        except (S3ChangedError, FileNotFoundError):  # AWS says the latter of none, where there is a condition
+            return
+        except S3UnsupportedError:  # the store knows conditions of writes only
+            s3.delete_file(self._path)
 
     def _put(self, text: str, **conditions: str) -> None:
         self._ours = text

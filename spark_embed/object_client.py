@@ -90,15 +90,15 @@ class ObjectClient:
     async def _ask(self, uri: str, url: str, transfer: Transfer) -> bytearray:
         loop = asyncio.get_running_loop()
         started = loop.time()
-        headers, way = self._requests.headers(uri, url), self._requests.way(uri)
+        headers, route = self._requests.headers(uri, url), self._requests.route(uri)
         n_bytes = 0
         try:
             async with self._session.get(
                 URL(url, encoded=True),
                 headers=headers,
                 allow_redirects=False,
-                proxy=way.proxy,
-                ssl=way.tls,
+                proxy=route.proxy,
+                ssl=route.tls,
             ) as response:
                 if response.status != 200:
                     raise await _error_of(response, uri)

@@ -65,7 +65,7 @@ def run(spark: SparkSession | Session, config: Config, clock: Clock | None = Non
     with (
         OutputLock(output.lock, output.root) as lock,
         deleted_unless_begun(output, lock, is_new=is_new),
-        explained(lock),
+        as_storage_failure(lock),
     ):
         context = RunContext(as_session(spark, config), config, clock, output, lock.check, lock.watch)
         with clock.measure("plan"):
@@ -155,7 +155,7 @@ def _nothing_done(outcome: Outcome) -> str:
 
 
 @contextmanager
-def explained(lock: OutputLock) -> Iterator[None]:
+def as_storage_failure(lock: OutputLock) -> Iterator[None]:
     """Tell a Spark job that fails in a `with` block by what is wrong with the storage, if anything is.
 
     Raises:

@@ -50,7 +50,7 @@ def publish(staging: Staging, older: Ledger | None, check: Callable[[], None]) -
     Raises:
         StorageError: writing failed, or rows went missing; what was published before is untouched, or will
             be put back by the next run.
-        ResumeError: from `check`.
+        ResumeError: from `check`; or another run has published in spite of it.
     """
     output = staging.output
     try:
@@ -59,7 +59,7 @@ def publish(staging: Staging, older: Ledger | None, check: Callable[[], None]) -
         for kind in (EMBEDDINGS_NAME, ERRORS_NAME):
             _move_files(output, kind, older)
         check()
-        write_ledger(output, ledger)
+        write_ledger(output, ledger, staging.base or older)
     except ResumeError:  # what is in these places may be the other run's
         raise
     except BaseException as exc:

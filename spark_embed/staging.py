@@ -109,7 +109,7 @@ class Staging:
 
     def _removal_of(self, marker: Marker) -> Removal:
         names = sorted({part.shard for part in self.change.dropped(marker)})
-        # The units of such a wave are all of one index file (`WaveContext.apart`).
+        # The units of such a wave are all of one index file (`WaveContext.one_shard_per_wave`).
         lists = (
             later_voids(self._new_voids, marker.units[0].shard) if self._new_voids and marker.units else []
         )

@@ -27,6 +27,7 @@ from spark_embed.storage import (
     list_names,
     read_json,
     read_text,
+    replace_text,
     write_text,
 )
 from spark_embed.summary import RunSummary
@@ -63,13 +64,35 @@ def read_ledger(output: Output) -> Ledger | None:
     return _read(output.ledger, Ledger, "put a copy back, or start anew with --overwrite")
 
 
-def write_ledger(output: Output, ledger: Ledger) -> None:
+def write_ledger(output: Output, ledger: Ledger, replaced: Ledger | None) -> None:
     """Write files.json: from here on its files are the data set.
+
+    Args:
+        output: the places of the output.
+        ledger: the new list.
+        replaced: the list that its making began from; a broken one, or none, may always be replaced.
 
     Raises:
         StorageError: it cannot be written.
+        ResumeError: another list is there by now: another run has published.
     """
-    write_text(output.ledger, ledger.model_dump_json() + "\n")
+
+    def may_replace(there: str | None) -> bool:
+        try:
+            found = None if there is None else Ledger.model_validate_json(there)
+        except ValidationError:
+            return True
+        return found is None or _state_of(found) == _state_of(replaced)
+
+    if not replace_text(output.ledger, ledger.model_dump_json() + "\n", may_replace):
+        raise ResumeError(
+            f"{output.ledger}: another run has published meanwhile; this run changes nothing more: "
+            "start it again when no other is at work there"
+        )
+
+
+def _state_of(ledger: Ledger | None) -> tuple[str, int] | None:
+    return None if ledger is None else (ledger.run_id, ledger.generation)
 
 
 def read_metadata(output: Output) -> RunSummary | None:

@@ -57,7 +57,7 @@ class WaveContext:
     done: Callable[[Marker], None]
 
     @property
-    def apart(self) -> bool:
+    def one_shard_per_wave(self) -> bool:
         """Whether units of different shards go into different waves: one may list what is void in another."""
         return self.plan.source.is_folder
 
@@ -129,7 +129,8 @@ class _Loop:
         self._running[_in_thread(partial(_run_one, self._context, name, wave))] = wave
 
     def _take(self) -> Wave:
-        return Wave(tuple(take_wave(self._queue, self._wave_rows(), of_one_shard=self._context.apart)))
+        of_one_shard = self._context.one_shard_per_wave
+        return Wave(tuple(take_wave(self._queue, self._wave_rows(), of_one_shard=of_one_shard)))
 
     def _wave_rows(self) -> int:
         """Return the rows that a wave should have, by the speed so far."""
@@ -199,9 +200,9 @@ def _run_one(context: WaveContext, name: str, wave: Wave) -> Marker:
         plan, root = context.plan, context.run.output.root
         raise explain_failure(exc, plan, root, wave.units, wave.n_rows) from exc
     check_commit(folder)
-    data = count_wave(folder, by_shard=not context.apart)
+    data = count_wave(folder, by_shard=not context.one_shard_per_wave)
     if not wave.retried:  # the rows of those are checked when they leave errors.parquet
-        _check_rows(name, data, wave, by_shard=not context.apart)
+        _check_rows(name, data, wave, by_shard=not context.one_shard_per_wave)
     context.budget.add(data.counted)
     context.run.check()
     marker = Marker(

@@ -123,7 +123,7 @@ def list_anew(output: Output, **changes: object) -> Ledger:
         for name, folder in (("embeddings", output.embeddings), ("errors", output.errors))
     }
     ledger = old.model_copy(update={**files, **changes})
-    write_ledger(output, ledger)
+    write_ledger(output, ledger, old)
     write_summary(output, ledger)
     return ledger
 
@@ -170,7 +170,7 @@ def publish(
         embeddings=(),
         errors=(),
     )
-    write_ledger(output, ledger)
+    write_ledger(output, ledger, None)
     return list_anew(output)
 
 

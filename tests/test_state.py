@@ -2,6 +2,7 @@
 
 import json
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -9,8 +10,17 @@ from hypothesis import strategies as st
 
 from spark_embed.errors import ResumeError, SparkEmbedError
 from spark_embed.output import Output
-from spark_embed.records import Counted, Marker, Part, ShardState
-from spark_embed.state import is_whole, joined, read_ledger, read_markers, read_run, with_parts, write_marker
+from spark_embed.records import Counted, Ledger, Marker, Part, ShardState
+from spark_embed.state import (
+    is_whole,
+    joined,
+    read_ledger,
+    read_markers,
+    read_run,
+    with_parts,
+    write_ledger,
+    write_marker,
+)
 
 COUNTED = Counted(
     n_rows=2, n_errors_by_code={"corrupt": 1}, n_tasks=1, n_model_loads=1, stage_s={}, batch_limit=None
@@ -22,6 +32,11 @@ def marker(name="00000-aa", **values):
     units = (Part("a.parquet", "1-2", 0, 2),)
     given = {"run_id": "r", "wave": name, "units": units, "files": {"x.parquet": 3}, "counted": COUNTED}
     return Marker(**{**given, "embed_s": 1.0, "finished_at": "now", **values})
+
+
+def ledger(generation, run_id="r"):
+    """A list of no files."""
+    return Ledger(run_id=run_id, generation=generation, updated_at="now", shards={}, embeddings=(), errors=())
 
 
 @pytest.fixture
@@ -79,6 +94,23 @@ def test_a_broken_record_or_catalogue_of_a_finished_run_is_told_with_the_cure(em
 
 def test_no_state_is_no_state(output):
     assert (read_run(output), read_ledger(output), read_markers(output)) == (None, None, [])
+
+
+def test_a_list_that_another_run_has_replaced_meanwhile_stays(output):
+    first = ledger(0)
+    write_ledger(output, first, None)
+    write_ledger(output, ledger(1), first)
+    for late in (first, None, ledger(1, run_id="another")):
+        with pytest.raises(ResumeError, match=r"files\.json: another run has published meanwhile"):
+            write_ledger(output, ledger(2), late)
+    assert read_ledger(output) == ledger(1)
+
+
+def test_a_list_that_is_broken_keeps_nobody_from_writing_another(output, tmp_path):
+    write_ledger(output, ledger(0), None)
+    Path(output.ledger).write_text("{")
+    write_ledger(output, ledger(1), None)
+    assert read_ledger(output) == ledger(1)
 
 
 def test_a_wave_without_its_data_is_not_whole(output, tmp_path):

@@ -233,7 +233,7 @@ def test_while_a_run_publishes_no_row_is_lost_and_none_counts_twice(tmp_path):
             ledger = ledger.model_copy(
                 update={"shards": shards, "embeddings": files, "waves": (f"w{number}",)}
             )
-            write_ledger(output, ledger)
+            write_ledger(output, ledger, base)
             delete_wave(output, f"w{number}")
 
     thread = threading.Thread(target=run)

@@ -77,6 +77,47 @@ class TestCreateText:
         assert storage.read_text(f"{s3_root}/a") == "1"
 
 
+class TestReplaceText:
+    def test_only_what_may_go_is_replaced(self, place):
+        path = f"{place.path}/a"
+        seen = []
+        assert storage.replace_text(path, "1", lambda there: not seen.append(there))
+        assert storage.replace_text(path, "2", lambda there: not seen.append(there))
+        assert not storage.replace_text(path, "3", lambda there: seen.append(there) or False)
+        assert seen == [None, "1", "2"]
+        assert place.content() == {"a": "2"}
+
+    @pytest.mark.parametrize("there", [None, "1"])
+    def test_in_s3_what_comes_in_that_moment_stays(self, s3_root, there):
+        path = f"{s3_root}/a"
+        if there is not None:
+            storage.write_text(path, there)
+
+        def while_it_looks(found):
+            assert found == there
+            storage.write_text(path, "another's")
+            return True
+
+        assert not storage.replace_text(path, "2", while_it_looks)
+        assert storage.read_text(path) == "another's"
+
+    @pytest.mark.parametrize("there", [None, "1"])
+    def test_its_own_whose_answer_was_lost_is_not_another(self, s3_root, bad_s3, there):
+        if there is not None:
+            storage.write_text(f"{s3_root}/a", there)
+        bad_s3.fail_next("PutObject", "cut")
+        n_before = bad_s3.requests["PutObject"]
+        assert storage.replace_text(f"{s3_root}/a", "2", lambda found: found == there)
+        assert bad_s3.requests["PutObject"] == n_before + 2
+        assert storage.read_text(f"{s3_root}/a") == "2"
+
+    @pytest.mark.parametrize("conditional", ["refused", "ignored"])
+    def test_a_store_without_conditions_writes(self, s3_root, bad_s3, conditional):
+        bad_s3.conditional = conditional
+        assert storage.replace_text(f"{s3_root}/a", "1", lambda found: found is None)
+        assert storage.read_text(f"{s3_root}/a") == "1"
+
+
 class TestReplacedFile:
     BODY = random.Random(0).randbytes((20 << 20) + 1)
 

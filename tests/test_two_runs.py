@@ -6,10 +6,12 @@ import pytest
 from crashes import Folder
 from locks import write_lock
 
-from spark_embed import binding, dry_run, pipeline
+from spark_embed import binding, dry_run, pipeline, publish
 from spark_embed.config import Config
 from spark_embed.errors import ResumeError
+from spark_embed.output import Output
 from spark_embed.plan import make_plan
+from spark_embed.state import read_ledger, write_ledger
 
 
 @pytest.mark.slow
@@ -56,6 +58,23 @@ def test_a_run_that_was_taken_over_in_its_preflight_deletes_nothing(embed, shard
         embed(tmp_path / "in")
     assert all(path.exists() for path in of_the_other)
     assert (state / "run.json").read_text() == before
+
+
+def test_a_run_that_another_overtakes_while_it_publishes_leaves_the_other_s_list(embed, shards, monkeypatch):
+    """It held the lock when it looked, a moment ago; a machine may sleep between any two steps."""
+    out = embed.output_dir
+    other = out / "embeddings.parquet/other.parquet"
+
+    def overtaken(output, ledger, replaced):
+        write_ledger(output, ledger.model_copy(update={"run_id": "of-the-other"}), replaced)
+        other.write_bytes(b"rows")
+        write_ledger(output, ledger, replaced)
+
+    monkeypatch.setattr(publish, "write_ledger", overtaken)
+    with pytest.raises(ResumeError, match="another run has published meanwhile"):
+        embed(shards)
+    assert read_ledger(Output(str(out))).run_id == "of-the-other"
+    assert other.exists()
 
 
 @pytest.mark.slow

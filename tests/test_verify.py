@@ -86,7 +86,8 @@ def test_a_folder_that_is_none_of_ours(tmp_path, capsys, name):
 
 
 def test_a_summary_of_another_state(output, capsys):
-    write_ledger(output, read_ledger(output).model_copy(update={"generation": 4}))
+    ledger = read_ledger(output)
+    write_ledger(output, ledger.model_copy(update={"generation": 4}), ledger)
     assert findings(output, capsys) == [
         "metadata metadata.json: is of another state: a run was interrupted, start it again"
     ]
@@ -161,7 +162,8 @@ def test_what_is_published_anew_meanwhile_is_read_again(output, monkeypatch):
 def test_a_run_that_publishes_all_the_time_is_told(output, capsys, monkeypatch):
     def publish_and_lose(output, ledger):
         path_of(output, FIRST).unlink(missing_ok=True)
-        write_ledger(output, ledger.model_copy(update={"generation": ledger.generation + 1}))
+        later = ledger.model_copy(update={"generation": ledger.generation + 1})
+        write_ledger(output, later, ledger)
         return []
 
     monkeypatch.setattr(verify_room, "find_unlisted", publish_and_lose)

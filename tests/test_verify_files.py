@@ -79,7 +79,7 @@ def test_errors_that_are_not_those_listed(output, capsys):
     ledger = read_ledger(output)
     size = path_of(output, ERRORS).stat().st_size
     listed = ledger.errors[0].model_copy(update={"n_bytes": size})
-    write_ledger(output, ledger.model_copy(update={"errors": (listed,)}))
+    write_ledger(output, ledger.model_copy(update={"errors": (listed,)}), ledger)
     text = "has errors 1 corrupt, 1 null_bytes, 1 timeout, in files.json 2 corrupt, 1 null_bytes"
     assert findings(output, capsys) == [f"errors {ERRORS}: {text}"]
 

@@ -12,6 +12,7 @@ from spark_embed.storage.contents import (
     parquet_input,
     read_json,
     read_text,
+    replace_text,
     replaced_file,
     write_json,
     write_text,
@@ -65,7 +66,7 @@ from spark_embed.storage.paths import (
 from spark_embed.storage.s3_client import traffic
 from spark_embed.storage.s3_errors import is_store_failure, store_failure
 from spark_embed.storage.s3_patience import impatient
-from spark_embed.storage.s3_ways import s3_endpoint, s3_region
+from spark_embed.storage.s3_routes import s3_endpoint, s3_region
 
 __all__ = [
     "StoredFile",
@@ -104,6 +105,7 @@ __all__ = [
     "put_back",
     "read_json",
     "read_text",
+    "replace_text",
     "replaced_file",
     "s3_endpoint",
     "s3_region",

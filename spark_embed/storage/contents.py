@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, BinaryIO
 
@@ -123,5 +124,30 @@ def create_text(path: str, text: str) -> None:
     data = text.encode()
     try:
         store_of(path).create(path, data)
+    except OSError as exc:
+        raise write_error(path, exc, len(data)) from exc
+
+
+def replace_text(path: str, text: str, may_replace: Callable[[str | None], bool]) -> bool:
+    """Write `text` to `path` if what is there may go; in S3 it takes the place of that and of nothing else.
+
+    Args:
+        path: of the file.
+        text: its new content; a reader sees the old one or all of this.
+        may_replace: is given what is there, None for no file; says whether to write.
+
+    Returns:
+        False if nothing was written: it may not go, or it was replaced meanwhile.
+
+    Raises:
+        StorageError: it cannot be read or written.
+    """
+    data = text.encode()
+
+    def of_bytes(there: bytes | None) -> bool:
+        return may_replace(None if there is None else there.decode(errors="replace"))
+
+    try:
+        return store_of(path).replace_bytes(path, data, of_bytes)
     except OSError as exc:
         raise write_error(path, exc, len(data)) from exc

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import chain, islice
@@ -127,6 +127,17 @@ def write_bytes(path: str, data: bytes) -> None:
 def create(path: str, data: bytes) -> None:
     """Write a file where, as its name is new, nothing is."""
     write_bytes(path, data)
+
+
+def replace_bytes(path: str, data: bytes, may_replace: Callable[[bytes | None], bool]) -> bool:
+    """Write a file over what `may_replace` has seen; a disk cannot tell if it was replaced in that moment."""
+    there = None
+    with suppress(FileNotFoundError):
+        there = read_bytes(path)
+    if not may_replace(there):
+        return False
+    write_bytes(path, data)
+    return True
 
 
 def sync(path: str) -> None:

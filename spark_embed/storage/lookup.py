@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from spark_embed.storage.files import StoredFile
 from spark_embed.storage.paths import is_shown
-from spark_embed.storage.s3_errors import named
-from spark_embed.storage.store import store_of, told
+from spark_embed.storage.s3_errors import path_in_error
+from spark_embed.storage.store import as_storage_error, store_of
 
 
 def list_files(folder: str, suffix: str) -> list[StoredFile]:
@@ -18,7 +18,7 @@ def list_files(folder: str, suffix: str) -> list[StoredFile]:
     Raises:
         StorageError: a folder cannot be listed.
     """
-    with told(folder, "listed"):
+    with as_storage_error(folder, "listed"):
         files = store_of(folder).walk(folder)
         chosen = [file for file in files if file.path.endswith(suffix) and is_shown(file.path)]
         for dead in (file.path for file in chosen if file.is_dead_link):
@@ -34,7 +34,7 @@ def walk_files(folder: str) -> Iterator[StoredFile]:
     Raises:
         StorageError: a folder cannot be listed.
     """
-    with told(folder, "listed"):
+    with as_storage_error(folder, "listed"):
         yield from store_of(folder).walk(folder)
 
 
@@ -44,7 +44,7 @@ def list_names(folder: str) -> list[str]:
     Raises:
         StorageError: it cannot be listed.
     """
-    with told(folder, "listed"):
+    with as_storage_error(folder, "listed"):
         return store_of(folder).list_names(folder)
 
 
@@ -54,7 +54,7 @@ def list_folder(folder: str) -> list[StoredFile]:
     Raises:
         StorageError: it cannot be listed.
     """
-    with told(folder, "listed"):
+    with as_storage_error(folder, "listed"):
         return store_of(folder).list_folder(folder)
 
 
@@ -64,7 +64,7 @@ def stat(path: str) -> StoredFile:
     Raises:
         OSError: there is none, or it cannot be reached.
     """
-    with named(path):
+    with path_in_error(path):
         return store_of(path).stat(path)
 
 
@@ -74,7 +74,7 @@ def exists(path: str) -> bool:
     Raises:
         StorageError: S3 does not say.
     """
-    with told(path, "read"):
+    with as_storage_error(path, "read"):
         return store_of(path).exists(path)
 
 
@@ -84,7 +84,7 @@ def is_file(path: str) -> bool:
     Raises:
         StorageError: S3 does not say.
     """
-    with told(path, "read"):
+    with as_storage_error(path, "read"):
         return store_of(path).is_file(path)
 
 
@@ -94,7 +94,7 @@ def is_folder(path: str) -> bool:
     Raises:
         StorageError: S3 does not say.
     """
-    with told(path, "listed"):
+    with as_storage_error(path, "listed"):
         return store_of(path).is_folder(path)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from spark_embed.storage.lookup import exists
-from spark_embed.storage.store import store_of, told
+from spark_embed.storage.store import as_storage_error, store_of
 
 
 def make_folder(path: str) -> None:
@@ -24,7 +24,7 @@ def delete(path: str) -> None:
     Raises:
         StorageError: it cannot be deleted.
     """
-    with told(path, "deleted"):
+    with as_storage_error(path, "deleted"):
         store_of(path).delete(path)
 
 
@@ -34,13 +34,13 @@ def delete_file(path: str) -> None:
     Raises:
         StorageError: it cannot be deleted.
     """
-    with told(path, "deleted"):
+    with as_storage_error(path, "deleted"):
         store_of(path).delete_file(path)
 
 
 def delete_uploads(path: str) -> int:
     """Give up what was being uploaded to S3 at `path` or below and never completed; returns how many."""
-    with told(path, "tidied"):
+    with as_storage_error(path, "tidied"):
         return store_of(path).delete_uploads(path)
 
 
@@ -50,7 +50,7 @@ def copy_tree(path: str, to: str) -> None:
     Raises:
         StorageError: it cannot be copied.
     """
-    with told(path, f"copied to {to}"):  # shutil.Error is an OSError
+    with as_storage_error(path, f"copied to {to}"):  # shutil.Error is an OSError
         store_of(path).copy_tree(path, to)
 
 
@@ -68,7 +68,7 @@ def make_way(path: str, aside: str, *, for_folder: bool) -> None:
     Raises:
         StorageError: it cannot be moved.
     """
-    with told(path, f"moved to {aside}"):
+    with as_storage_error(path, f"moved to {aside}"):
         store_of(path).make_way(path, aside, for_folder=for_folder)
 
 
@@ -78,7 +78,7 @@ def put_back(aside: str, path: str) -> None:
     Raises:
         StorageError: it cannot be moved, or what is at `path` not be deleted.
     """
-    with told(aside, f"moved to {path}"):
+    with as_storage_error(aside, f"moved to {path}"):
         store_of(path).put_back(aside, path)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, cast
 
@@ -22,7 +22,7 @@ from spark_embed.storage.s3_errors import (
     S3Error,
     S3NotFoundError,
     S3UnsupportedError,
-    explained,
+    as_s3_error,
 )
 from spark_embed.storage.s3_file import S3File, read_object
 from spark_embed.storage.s3_listing import list_objects, list_top
@@ -83,7 +83,7 @@ def list_folder(folder: str) -> list[StoredFile]:
 def stat(path: str) -> StoredFile:
     """Return what there is to know of an object without reading it."""
     bucket, key = split_s3(path)
-    with explained(path):
+    with as_s3_error(path):
         return _stored_file(path, client_for(bucket).head_object(Bucket=bucket, Key=key))
 
 
@@ -95,7 +95,7 @@ def exists(path: str) -> bool:
 def is_folder(path: str) -> bool:
     """Say whether there is something below `path`; a bucket that is there is a folder, too, empty or not."""
     bucket, prefix = _bucket_and_prefix(path)
-    with explained(path):
+    with as_s3_error(path):
         found = client_for(bucket).list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
     return bool(found.get("Contents")) or not prefix
 
@@ -152,7 +152,7 @@ def put(path: str, data: bytes, **conditions: str) -> str:
         S3UnsupportedError: the store knows no conditions.
     """
     bucket, key = split_s3(path)
-    with explained(path):
+    with as_s3_error(path):
         return _etag(client_for(bucket).put_object(Bucket=bucket, Key=key, Body=data, **conditions))
 
 
@@ -167,8 +167,32 @@ def create(path: str, data: bytes) -> None:
     except S3UnsupportedError:
         put(path, data)
     except S3ChangedError as exc:
-        if read_bytes(path) != data:  # else our own, whose answer was lost, and which was sent again
+        if not _is_there(path, data):
             raise S3ChangedError("there is another one already") from exc
+
+
+def replace_bytes(path: str, data: bytes, may_replace: Callable[[bytes | None], bool]) -> bool:
+    """Write an object over what `may_replace` has seen and no other, as far as the store can tell."""
+    there, condition = None, {"IfNoneMatch": "*"}
+    with suppress(FileNotFoundError):
+        there, etag = get(path)
+        condition = {"IfMatch": f'"{etag}"'}
+    if not may_replace(there):
+        return False
+    try:
+        put(path, data, **condition)
+    except S3UnsupportedError:
+        put(path, data)
+    except (S3ChangedError, S3NotFoundError):
+        return _is_there(path, data)
+    return True
+
+
+def _is_there(path: str, data: bytes) -> bool:
+    """Say whether an object is what was to be written: a write whose answer was lost is sent again."""
+    with suppress(FileNotFoundError):
+        return read_bytes(path) == data
+    return False
 
 
 def read_bytes(path: str) -> bytes:
@@ -205,11 +229,20 @@ def is_file(path: str) -> bool:
     return False
 
 
-def delete_file(path: str) -> None:
-    """Delete the object at `path`, if there is one, and nothing below it."""
+def delete_file(path: str, **conditions: str) -> None:
+    """Delete the object at `path`, if there is one, and nothing below it.
+
+    Args:
+        path: of the object.
+        conditions: IfMatch=ETag (only that content).
+
+    Raises:
+        S3ChangedError: it is another one.
+        S3UnsupportedError: the store knows no conditions.
+    """
     bucket, key = split_s3(path)
-    with explained(path):
-        client_for(bucket).delete_object(Bucket=bucket, Key=key)
+    with as_s3_error(path):
+        client_for(bucket).delete_object(Bucket=bucket, Key=key, **conditions)
 
 
 def make_way(path: str, aside: str, *, for_folder: bool) -> None:
@@ -239,7 +272,7 @@ def put_back(aside: str, path: str) -> None:
 def _copy(path: str, to: str) -> None:
     bucket, key = split_s3(path)
     to_bucket, to_key = split_s3(to)
-    with explained(path):
+    with as_s3_error(path):
         client_for(bucket).copy({"Bucket": bucket, "Key": key}, to_bucket, to_key)
 
 

@@ -12,9 +12,9 @@ import os
 import threading
 from typing import Any
 
-from spark_embed.storage.s3_errors import S3Error, explained
+from spark_embed.storage.s3_errors import S3Error, as_s3_error
 from spark_embed.storage.s3_patience import is_impatient, pause_before_retry
-from spark_embed.storage.s3_ways import s3_endpoint, s3_region
+from spark_embed.storage.s3_routes import s3_endpoint, s3_region
 
 _MAX_CONNECTIONS = 64
 _FILES = ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"), ("AWS_CONFIG_FILE", "~/.aws/config")
@@ -60,7 +60,7 @@ def client_for(bucket: str) -> Any:
     key = (here, is_anonymous(bucket), is_impatient())
     with _lock:
         if key not in _clients:
-            with explained(f"s3://{bucket}"):
+            with as_s3_error(f"s3://{bucket}"):
                 _clients[key] = _make_client(_session(here), anonymous=key[1], impatient=key[2])
         return _clients[key]
 
@@ -73,7 +73,7 @@ def find_credentials(bucket: str) -> Any:
     """
     from botocore.exceptions import NoCredentialsError
 
-    with _lock, explained(f"s3://{bucket}"):
+    with _lock, as_s3_error(f"s3://{bucket}"):
         credentials = _session(_here()).get_credentials()
         if credentials is None:
             raise NoCredentialsError

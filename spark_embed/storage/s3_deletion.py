@@ -9,7 +9,7 @@ from typing import Any
 
 from spark_embed.storage.paths import is_inside
 from spark_embed.storage.s3_client import client_for
-from spark_embed.storage.s3_errors import S3DeniedError, S3NotFoundError, S3UnsupportedError, explained
+from spark_embed.storage.s3_errors import S3DeniedError, S3NotFoundError, S3UnsupportedError, as_s3_error
 
 _DELETED_AT_ONCE = 1000  # https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObjects.html
 
@@ -24,13 +24,13 @@ def delete_keys(bucket: str, keys: Iterable[str]) -> None:
     while batch := list(islice(keys, _DELETED_AT_ONCE)):
         objects: dict[str, Any] = {"Objects": [{"Key": key} for key in batch], "Quiet": True}
         try:
-            with explained(f"s3://{bucket}"):
+            with as_s3_error(f"s3://{bucket}"):
                 answer = client_for(bucket).delete_objects(Bucket=bucket, Delete=objects)
             left = [failed["Key"] for failed in answer.get("Errors", ())]
         except S3UnsupportedError:
             left = batch
         for key in left:  # one by one: tried again where the store was busy, or told why
-            with explained(f"s3://{bucket}/{key}"):
+            with as_s3_error(f"s3://{bucket}/{key}"):
                 client_for(bucket).delete_object(Bucket=bucket, Key=key)
 
 
@@ -41,12 +41,12 @@ def abort_uploads(bucket: str, key: str) -> int:
     """
     path = f"s3://{bucket}/{key}"
     client, n_uploads = client_for(bucket), 0
-    with suppress(S3DeniedError, S3UnsupportedError), explained(path):
+    with suppress(S3DeniedError, S3UnsupportedError), as_s3_error(path):
         for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=key):
             for upload in page.get("Uploads", ()):
                 if not is_inside(upload["Key"], key):
                     continue
-                with suppress(S3NotFoundError), explained(path):
+                with suppress(S3NotFoundError), as_s3_error(path):
                     client.abort_multipart_upload(
                         Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"]
                     )

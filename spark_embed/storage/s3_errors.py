@@ -53,7 +53,7 @@ _UNSUPPORTED = {"NotImplemented", "501", "UnsupportedOperation", "MissingContent
 
 
 @contextmanager
-def explained(path: str) -> Iterator[None]:
+def as_s3_error(path: str) -> Iterator[None]:
     """Turn what the SDK raises in a `with` block about `path` into an `S3Error`.
 
     Raises:
@@ -75,7 +75,7 @@ def explained(path: str) -> Iterator[None]:
 
 
 @contextmanager
-def named(path: str) -> Iterator[None]:
+def path_in_error(path: str) -> Iterator[None]:
     """Let an `S3Error` of a `with` block name the object, as the system's errors name the file.
 
     Who reads it may have it from somebody else, and a wave that fails is searched for the names of shards.

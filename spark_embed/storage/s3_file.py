@@ -15,7 +15,13 @@ from typing import Any, NamedTuple
 
 from spark_embed.storage.paths import split_s3
 from spark_embed.storage.s3_client import client_for, traffic
-from spark_embed.storage.s3_errors import S3BrokenOffError, S3UnsupportedError, explained, named, one_line
+from spark_embed.storage.s3_errors import (
+    S3BrokenOffError,
+    S3UnsupportedError,
+    as_s3_error,
+    one_line,
+    path_in_error,
+)
 from spark_embed.storage.s3_patience import Tries
 
 _FIRST_BYTES = 256 << 10
@@ -62,7 +68,7 @@ class S3File(io.RawIOBase):
         self._next: tuple[int, int, Future[memoryview]] | None = None
         self._step = _FIRST_BYTES
         if n_bytes is None:
-            with named(path), explained(path):
+            with path_in_error(path), as_s3_error(path):
                 head = client_for(self._bucket).head_object(Bucket=self._bucket, Key=self._key)
             n_bytes, etag = head["ContentLength"], head.get("ETag", "").strip('"')
         self.n_bytes: int = n_bytes
@@ -143,7 +149,7 @@ class S3File(io.RawIOBase):
     def _get(self, offset: int, n_bytes: int) -> memoryview:
         """Return exactly these bytes; a body that breaks off is asked for again from there."""
         data = bytearray()
-        with named(self._path):
+        with path_in_error(self._path):
             self._get_into(data, offset, n_bytes)
         return memoryview(data)
 
@@ -189,7 +195,7 @@ def _read_into(data: bytearray, path: str, **options: str) -> dict[str, Any]:
 
     bucket, key = split_s3(path)
     before = len(data)
-    with explained(path):
+    with as_s3_error(path):
         answer: dict[str, Any] = client_for(bucket).get_object(Bucket=bucket, Key=key, **options)
     if "Range" in options and not _is_of(answer.get("ContentRange", ""), options["Range"]):
         raise S3UnsupportedError("the store, or a proxy before it, does not answer with the range asked for")

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 from spark_embed.storage.s3_client import client_for
-from spark_embed.storage.s3_errors import explained
+from spark_embed.storage.s3_errors import as_s3_error
 
 _FOLDERS_AT_ONCE = 8
 _PAGES_AHEAD = 2
@@ -59,7 +59,7 @@ def list_top(bucket: str, prefix: str) -> Iterator[Item]:
 
 
 def _page(bucket: str, prefix: str, **options: str) -> dict[str, Any]:
-    with explained(f"s3://{bucket}/{prefix}"):
+    with as_s3_error(f"s3://{bucket}/{prefix}"):
         answer: dict[str, Any] = client_for(bucket).list_objects_v2(Bucket=bucket, Prefix=prefix, **options)
         return answer
 

@@ -13,8 +13,8 @@ from urllib.parse import quote
 
 from spark_embed.storage.paths import split_s3
 from spark_embed.storage.s3_client import client_for, find_credentials, is_anonymous
-from spark_embed.storage.s3_errors import explained, unsendable
-from spark_embed.storage.s3_ways import Way, find_way, s3_endpoint
+from spark_embed.storage.s3_errors import as_s3_error, unsendable
+from spark_embed.storage.s3_routes import Route, find_route, s3_endpoint
 
 _UNSIGNED = "UNSIGNED-PAYLOAD"  # as the SDK does over TLS; a GET has no payload anyway
 
@@ -24,7 +24,7 @@ class _Bucket(NamedTuple):
 
     url: str
     region: str
-    way: Way
+    route: Route
 
 
 class ObjectRequests:
@@ -51,9 +51,9 @@ class ObjectRequests:
                 self._buckets[bucket] = self._find(bucket, uri)
         return self._buckets[bucket].url + quote(key, safe="/~")
 
-    def way(self, uri: str) -> Way:
+    def route(self, uri: str) -> Route:
         """Return how to connect to where the object is; `url` has been called."""
-        return self._buckets[split_s3(uri)[0]].way
+        return self._buckets[split_s3(uri)[0]].route
 
     def headers(self, uri: str, url: str) -> dict[str, str]:
         """Return what makes a GET of `url`, sent within a few minutes, ours; nothing for an anonymous bucket.
@@ -67,7 +67,7 @@ class ObjectRequests:
         from botocore.auth import S3SigV4Auth
         from botocore.awsrequest import AWSRequest
 
-        with explained(uri):
+        with as_s3_error(uri):
             frozen = self._credentials.get_frozen_credentials()
         request = AWSRequest("GET", url, headers={"X-Amz-Content-SHA256": _UNSIGNED})
         S3SigV4Auth(frozen, "s3", self._buckets[bucket].region).add_auth(request)
@@ -79,7 +79,7 @@ class ObjectRequests:
     def _find(self, bucket: str, uri: str) -> _Bucket:
         client = client_for(bucket)
         region = client.meta.region_name
-        with explained(uri):
+        with as_s3_error(uri):
             if self._credentials is None and not is_anonymous(bucket):
                 self._credentials = find_credentials(bucket)
             if s3_endpoint() is None:
@@ -88,7 +88,7 @@ class ObjectRequests:
         base = signed.partition("?")[0].removesuffix("k")
         base = base.replace(f".{client.meta.region_name}.", f".{region}.", 1)
         base = re.sub("//[^/@]*@", "//", base)  # a user and a password of an endpoint, which the SDK ignores
-        return _Bucket(base, region, find_way(base))
+        return _Bucket(base, region, find_route(base))
 
 
 def _region_of(client: Any, bucket: str) -> str | None:

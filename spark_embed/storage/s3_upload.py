@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from spark_embed.storage.paths import split_s3
 from spark_embed.storage.s3_client import client_for
-from spark_embed.storage.s3_errors import S3Error, S3NotFoundError, explained
+from spark_embed.storage.s3_errors import S3Error, S3NotFoundError, as_s3_error
 
 # S3 takes 10,000 parts of 5 MiB to 5 GiB, all but the last of at least that. Every thousand parts their size
 # doubles: 8 TB in all, more than an object may have, and 8 GB within 24 MiB of memory.
@@ -42,7 +42,7 @@ class S3Upload(io.RawIOBase):
         self._path = path
         self._bucket, self._key = split_s3(path)
         self._mark = uuid.uuid4().hex
-        with explained(path):
+        with as_s3_error(path):
             answer = client_for(self._bucket).create_multipart_upload(
                 Bucket=self._bucket, Key=self._key, Metadata={_MARK: self._mark}
             )
@@ -82,7 +82,7 @@ class S3Upload(io.RawIOBase):
     def discard(self) -> None:
         """Give it up."""
         self._pool.shutdown(cancel_futures=True)
-        with explained(self._path):
+        with as_s3_error(self._path):
             client_for(self._bucket).abort_multipart_upload(**self._upload)
 
     def _part_bytes(self) -> int:
@@ -96,7 +96,7 @@ class S3Upload(io.RawIOBase):
             self._waiting.popleft().result()
 
     def _send_part(self, number: int, data: bytes) -> dict[str, Any]:
-        with explained(self._path):
+        with as_s3_error(self._path):
             answer = client_for(self._bucket).upload_part(**self._upload, PartNumber=number, Body=data)
         return {"PartNumber": number, "ETag": answer["ETag"]}
 
@@ -110,7 +110,7 @@ def complete_upload(receipt: str) -> None:
     told = json.loads(receipt)
     path, upload = told["path"], told["upload"]
     try:
-        with explained(path):
+        with as_s3_error(path):
             client_for(upload["Bucket"]).complete_multipart_upload(
                 **upload, MultipartUpload={"Parts": told["parts"]}
             )
@@ -122,7 +122,7 @@ def complete_upload(receipt: str) -> None:
 def _is_there(path: str, mark: str) -> bool:
     bucket, key = split_s3(path)
     try:
-        with explained(path):
+        with as_s3_error(path):
             head = client_for(bucket).head_object(Bucket=bucket, Key=key)
     except S3NotFoundError:
         return False

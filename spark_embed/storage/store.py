@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import BinaryIO, Protocol
 
@@ -33,6 +33,7 @@ class Store(Protocol):
     def replaced_file(self, path: str) -> AbstractContextManager[str]: ...
     def write_bytes(self, path: str, data: bytes) -> None: ...
     def create(self, path: str, data: bytes) -> None: ...
+    def replace_bytes(self, path: str, data: bytes, may_replace: Callable[[bytes | None], bool]) -> bool: ...
 
     def make_folder(self, path: str) -> None: ...
     def delete(self, path: str) -> None: ...
@@ -50,7 +51,7 @@ def store_of(path: str) -> Store:
 
 
 @contextmanager
-def told(path: str, what: str) -> Iterator[None]:
+def as_storage_error(path: str, what: str) -> Iterator[None]:
     """Turn an OSError in a `with` block into a StorageError: `path`: cannot be `what`."""
     try:
         yield

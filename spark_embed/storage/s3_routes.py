@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from spark_embed.storage.s3_errors import S3Error, explained, one_line
+from spark_embed.storage.s3_errors import S3Error, as_s3_error, one_line
 
 DEFAULT_REGION = "us-east-1"
 
 
-class Way(NamedTuple):
+class Route(NamedTuple):
     """How to connect: by the proxy at an address, and with whose certificates (True: this system's)."""
 
     proxy: str | None
@@ -30,7 +30,7 @@ def s3_endpoint() -> str | None:
     from botocore.configprovider import ConfiguredEndpointProvider
 
     session = _sdk_session()
-    with explained("S3"):
+    with as_s3_error("S3"):
         if session.get_config_variable("ignore_configured_endpoint_urls"):
             return None
         files = session.full_config, session.get_scoped_config()
@@ -45,11 +45,11 @@ def s3_region() -> str:
         S3Error: there is no such profile, or the file cannot be read.
     """
     named = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    with explained("S3"):
+    with as_s3_error("S3"):
         return named or _sdk_session().get_config_variable("region") or DEFAULT_REGION
 
 
-def find_way(url: str) -> Way:
+def find_route(url: str) -> Route:
     """Return how to connect to `url`: by HTTPS_PROXY and NO_PROXY, AWS_CA_BUNDLE and the profile's ca_bundle.
 
     Raises:
@@ -58,7 +58,7 @@ def find_way(url: str) -> Way:
     parts = urlsplit(url)
     proxy = None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
     bundle = _sdk_session().get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE")
-    return Way(proxy, _trusting(bundle) if bundle else True)
+    return Route(proxy, _trusting(bundle) if bundle else True)
 
 
 def _sdk_session() -> Any:

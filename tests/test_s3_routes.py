@@ -7,7 +7,7 @@ import pytest
 from spark_embed.storage import s3_requests
 from spark_embed.storage.s3_errors import S3Error
 from spark_embed.storage.s3_requests import ObjectRequests
-from spark_embed.storage.s3_ways import find_way, s3_endpoint, s3_region
+from spark_embed.storage.s3_routes import find_route, s3_endpoint, s3_region
 
 CONFIG = """
 [default]
@@ -100,14 +100,14 @@ def test_a_profile_that_is_not_there_is_told(monkeypatch):
 
 
 def test_certificates_may_be_named_by_the_profile(monkeypatch):
-    assert find_way("https://store").tls is True
+    assert find_route("https://store").tls is True
     monkeypatch.setenv("AWS_PROFILE", "strict")
     with pytest.raises(S3Error, match=r"/missing/bundle\.pem: no certificates that can be read"):
-        find_way("https://store")
+        find_route("https://store")
 
 
 def test_a_proxy_is_that_of_the_environment(monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
     monkeypatch.setenv("NO_PROXY", "inside")
-    assert find_way("https://store").proxy == "http://proxy:3128"
-    assert find_way("https://inside").proxy is None
+    assert find_route("https://store").proxy == "http://proxy:3128"
+    assert find_route("https://inside").proxy is None
