@@ -7,6 +7,8 @@ from output_files import count_places
 
 from spark_embed.config import Config
 from spark_embed.dry_run import describe_run
+from spark_embed.source import folder_index
+from spark_embed.tasks import run_tasks
 
 
 def test_an_image_folder_is_brought_up_to_date(embed, tmp_path, photo_bytes, embedded_rows):
@@ -38,6 +40,38 @@ def test_an_image_folder_is_brought_up_to_date(embed, tmp_path, photo_bytes, emb
     _, fresh, _ = embed(tmp_path / "in")
     fresh = fresh.set_index("shard")["embedding"]
     assert all(np.allclose(vectors[name], fresh[name], atol=1e-3) for name in fresh.index)
+
+
+def test_a_walk_that_is_tried_twice_counts_once(embed, tmp_path, photo_bytes, monkeypatch, embedded_rows):
+    """The first attempt was given up while it was still at work, and ends after the second, or much later."""
+    (tmp_path / "in").mkdir()
+    for name in ("1.jpg", "2.jpg"):
+        (tmp_path / "in" / name).write_bytes(photo_bytes[0])
+    embed(tmp_path / "in")
+    tasks = []
+
+    def twice(spark, function, items):
+        tasks.append(items[0])
+        function(items[0])
+        (tmp_path / "in/1.jpg").write_bytes(photo_bytes[1])
+        (tmp_path / "in/3.jpg").write_bytes(photo_bytes[1])
+        found = run_tasks(spark, function, items)
+        (tmp_path / "in/2.jpg").write_bytes(photo_bytes[2])
+        function(items[0])
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(folder_index, "run_tasks", twice)
+        embed(tmp_path / "in")
+    assert embedded_rows == [2, 2]
+    folder_index.update_index(tasks[0])
+    _, embeddings, errors = embed(tmp_path / "in")
+    assert embedded_rows == [2, 2, 1]
+    assert count_places(embeddings, errors) == Counter((f"{n}.jpg", 0) for n in (1, 2, 3))
+    files = list((embed.output_dir / "_spark_embed/index").iterdir())
+    assert sorted(name for path in files for name in path.name.split(".")[1:]) == sorted(
+        3 * ["parquet"] + 2 * ["void", "parquet"]
+    )
 
 
 def test_a_dry_run_changes_nothing(embed, spark, tiny_clip, tmp_path, photo_bytes):

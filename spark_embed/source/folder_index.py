@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,7 +24,8 @@ from spark_embed.source.detect import Layout
 from spark_embed.source.folders import index_folder
 from spark_embed.source.index import Index, open_index, write_index
 from spark_embed.source.indexing import Rows
-from spark_embed.storage import delete, exists, list_names, make_folder, parquet_input, replaced_file
+from spark_embed.storage import delete, exists, list_names, make_folder, parquet_input
+from spark_embed.storage.staged import publish_file, staged_file
 from spark_embed.tasks import run_tasks
 
 _VOID = ".void.parquet"
@@ -83,7 +86,9 @@ def make_folder_index(
         target = f"{len(earlier):04d}-{secrets.token_hex(4)}{_SUFFIX}"
         make_folder(folder)
         task = FolderTask(layout.root, folder, earlier, target, layout.has_labels, max_rows, prune)
-        (n_gone,) = run_tasks(spark, update_index, [task])
+        ((walked, n_gone),) = run_tasks(spark, update_index, [task])
+        for staged, name in walked:
+            publish_file(os.path.join(folder, staged), os.path.join(folder, name))
     files = _list_index(folder)
     voided = tuple(name for name in map(void_name, files) if exists(os.path.join(folder, name)))
     n_voided = sum(pq.read_metadata(parquet_input(os.path.join(folder, name))).num_rows for name in voided)
@@ -113,26 +118,57 @@ def forget_unpublished(folder: str, published: Collection[str], voided: Collecti
     _list_index(folder)
 
 
-def update_index(task: FolderTask) -> int:
-    """Write what has changed since the earlier index files; return how many images are gone and not void."""
+def update_index(task: FolderTask) -> tuple[list[tuple[str, str]], int]:
+    """Write what has changed since the earlier index files, for the driver to publish.
+
+    What it has not published counts as nothing: of two attempts at a walk, which may have seen different
+    images, one is chosen with all that it has found.
+
+    Returns:
+        (name now, name to be published under) of each file in the index's folder, in that order;
+        how many images are gone and not void.
+    """
     parts = index_folder(task.root, has_labels=task.has_labels)  # at least one, for its columns
-    target = os.path.join(task.folder, task.target)
+    walked = _Walked(task.folder)
     if not task.earlier:
-        write_index(parts, target, task.max_rows)
-        return 0
+        with walked.file(task.target) as sink:
+            write_index(parts, sink, task.max_rows)
+        return walked.files, 0
     live = _read_live(task)
     images = pa.concat_tables([rows.table for rows in parts])
-    walked = _keys(images).append_column(_NUMBER, pa.array(range(len(images)), pa.int64()))
-    changed = live.join(walked, _KEYS, join_type="left anti")
-    gone = changed.join(walked, [INDEX_SHARD], join_type="left anti")
+    there = _keys(images).append_column(_NUMBER, pa.array(range(len(images)), pa.int64()))
+    changed = live.join(there, _KEYS, join_type="left anti")
+    gone = changed.join(there, [INDEX_SHARD], join_type="left anti")
     void = changed if task.prune else changed.join(gone, [INDEX_SHARD], join_type="left anti")
-    new = images.take(walked.join(live, _KEYS, join_type="left anti")[_NUMBER].combine_chunks().sort())
+    new = images.take(there.join(live, _KEYS, join_type="left anti")[_NUMBER].combine_chunks().sort())
     if len(void):
-        with replaced_file(os.path.join(task.folder, void_name(task.target))) as staged:
-            pq.write_table(void.select([INDEX_SHARD]), staged)
+        with walked.file(void_name(task.target)) as sink:
+            pq.write_table(void.select([INDEX_SHARD]), sink)
     if len(void) or len(new):
-        write_index([Rows(new, _image_bytes(new))], target)
-    return 0 if task.prune else len(gone)
+        with walked.file(task.target) as sink:
+            write_index([Rows(new, _image_bytes(new))], sink)
+    return walked.files, 0 if task.prune else len(gone)
+
+
+class _Walked:
+    """The files of one attempt at a walk, under names of its own until they are published.
+
+    Attributes:
+        files: (name now, name to be published under), in the folder.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._attempt = secrets.token_hex(4)
+        self.files: list[tuple[str, str]] = []
+
+    @contextmanager
+    def file(self, name: str) -> Iterator[Any]:
+        """Give what a file is written to."""
+        staged = f"{name}.{self._attempt}"
+        with staged_file(os.path.join(self._folder, staged), os.path.join(self._folder, name)) as sink:
+            yield sink
+        self.files.append((staged, name))
 
 
 def _read_live(task: FolderTask) -> pa.Table:

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -113,7 +114,8 @@ def _try_index(job: tuple[IndexTask, str]) -> str | None:
     """
     task, target = job
     try:
-        write_index(_MAKERS[task.layout](task), target, task.max_rows)
+        with replaced_file(target) as staged:
+            write_index(_MAKERS[task.layout](task), staged, task.max_rows)
     except StorageError as exc:
         if is_store_failure(exc) or isinstance(exc, NoSpaceError):  # nothing is wrong with the file
             raise
@@ -121,28 +123,27 @@ def _try_index(job: tuple[IndexTask, str]) -> str | None:
     return None
 
 
-def write_index(parts: Iterable[Rows], target: str, max_rows: int | None = None) -> None:
-    """Write one file of an index, of at most `max_rows` rows; it appears when it is whole."""
+def write_index(parts: Iterable[Rows], sink: Any, max_rows: int | None = None) -> None:
+    """Write one file of an index, of at most `max_rows` rows, to a path on this machine or an open file."""
     filled: set[str] = set()
     image_bytes = n_rows = 0
     writer: pq.ParquetWriter | None = None
-    with replaced_file(target) as staged:
-        try:
-            for rows in parts:
-                table = rows.table.slice(0, None if max_rows is None else max_rows - n_rows)
-                writer = writer or pq.ParquetWriter(staged, table.schema)
-                writer.write_table(table, row_group_size=_ROWS_PER_GROUP)
-                filled |= {name for name in table.column_names if table[name].null_count < len(table)}
-                image_bytes, n_rows = image_bytes + rows.image_bytes, n_rows + len(table)
-                if n_rows == max_rows:
-                    break
-            if writer is None:
-                raise RuntimeError(f"{target}: an index without columns")
-            facts = {"filled": sorted(filled), "image_bytes": image_bytes}
-            writer.add_key_value_metadata({_FACTS: json.dumps(facts).encode()})
-        finally:
-            if writer is not None:
-                writer.close()
+    try:
+        for rows in parts:
+            table = rows.table.slice(0, None if max_rows is None else max_rows - n_rows)
+            writer = writer or pq.ParquetWriter(sink, table.schema)
+            writer.write_table(table, row_group_size=_ROWS_PER_GROUP)
+            filled |= {name for name in table.column_names if table[name].null_count < len(table)}
+            image_bytes, n_rows = image_bytes + rows.image_bytes, n_rows + len(table)
+            if n_rows == max_rows:
+                break
+        if writer is None:
+            raise RuntimeError("an index without columns")
+        facts = {"filled": sorted(filled), "image_bytes": image_bytes}
+        writer.add_key_value_metadata({_FACTS: json.dumps(facts).encode()})
+    finally:
+        if writer is not None:
+            writer.close()
 
 
 def _tasks(layout: Layout, url_column: str, max_rows: int | None) -> list[IndexTask]:

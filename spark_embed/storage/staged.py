@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from spark_embed.errors import StorageError
 from spark_embed.storage import local, s3
+from spark_embed.storage.files import write_error
 from spark_embed.storage.paths import is_s3
 from spark_embed.storage.s3_upload import S3Upload, complete_upload
 
@@ -44,6 +46,29 @@ def stage_file(staged: str, path: str) -> StagedFile:
         OSError: it cannot be begun.
     """
     return _StagedObject(staged, path) if is_s3(path) else _StagedOnDisk(staged)
+
+
+@contextmanager
+def staged_file(staged: str, path: str) -> Iterator[Any]:
+    """Give what pyarrow writes a file to; it is whole, to be published, when the `with` block ends.
+
+    Args:
+        staged: the path at which `publish_file` finds it; no other attempt's.
+        path: the path at which it will appear.
+
+    Raises:
+        StorageError: it cannot be stored.
+    """
+    try:
+        file = stage_file(staged, path)
+        try:
+            yield file.sink
+            file.finish()
+        except BaseException:
+            file.discard()
+            raise
+    except OSError as exc:
+        raise write_error(path, exc, 0) from exc
 
 
 def publish_file(staged: str, path: str) -> None:
