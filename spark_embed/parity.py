@@ -6,7 +6,6 @@ processor (its PIL backend where there is one), the network in float32.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -56,15 +55,27 @@ class Sampled:
     prepare_s: float
 
 
-def prepare_sample(model: ImageEmbedder, images: Iterable[Buffer], max_pixels: int) -> Iterator[Sampled]:
-    """Yield the encoded images that can be compared, prepared in both ways; decodes one at a time."""
+def prepare_sample(
+    model: ImageEmbedder, images: Iterable[Buffer], max_pixels: int, errors: list[ImageError] | None = None
+) -> Iterator[Sampled]:
+    """Yield the encoded images that can be compared, prepared in both ways; decodes one at a time.
+
+    Args:
+        model: the model.
+        images: encoded.
+        max_pixels: of an image.
+        errors: is given why images were left out.
+    """
     for data in images:
-        with contextlib.suppress(ImageError):  # it will be an error row; there is nothing to compare
+        try:
             started = time.perf_counter()
             prepared = model.prepare(open_image(data, max_pixels).decode())
             prepare_s = time.perf_counter() - started
             reference = model.process(Image.fromarray(open_with_pillow(data).decode()))
             yield Sampled(prepared, reference, _pixel_difference(model, prepared, reference), prepare_s)
+        except ImageError as exc:  # it will be an error row; there is nothing to compare
+            if errors is not None:
+                errors.append(exc)
 
 
 def measure_parity(model: ImageEmbedder, sample: Sequence[Sampled]) -> Parity:

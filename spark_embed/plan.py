@@ -180,7 +180,9 @@ def report_preflight(config: Config, preflight: Preflight) -> None:
         f"parity: smallest cosine with plain transformers is {parity['min_cosine']:.6f}, below "
         f"--parity_min_cosine {config.parity_min_cosine}; --dtype float32 is the most exact"
         if parity["n_images"]
-        else "parity: no image of the sample could be compared; --parity_samples 0 goes without"
+        else "parity: no image of the sample could be compared"
+        + (f" (the first: {preflight.unread})" if preflight.unread else "")
+        + "; --parity_samples 0 goes without"
     )
     if config.parity_action == "fail":
         raise ModelError(f"{text} (--parity_action fail)")

@@ -30,6 +30,7 @@ class Preflight:
             could be compared, or nothing was to be.
         batch_size: images in a forward pass: what was wanted, or found.
         row_s: seconds that a row will take one task, about; None where there was no image to try.
+        unread: why the first of the images could not be read, where none could.
         versions: of the packages that decide what a vector is, on the executor; "unknown" for a copy
             that came without its metadata.
     """
@@ -39,6 +40,7 @@ class Preflight:
     parity: dict[str, Any]
     batch_size: int
     row_s: float | None
+    unread: str | None
     versions: dict[str, str]
 
 

@@ -76,13 +76,15 @@ def probe(
     from spark_embed.parity import measure_parity, prepare_sample
 
     recipe, compile_wanted = replace(recipe, compile_rows=None), recipe.compile_rows is not None
-    images = _fetched(references, options)
+    errors: list[ImageError] = []
+    images = _fetched(references, options, errors)
     if has_failed_before():
         images = keep_decodable(images, make_decoder(replace(options, isolated=True)))
     try:
         model = _load(recipe)
         # At least one, if only to see that it can be fetched.
-        sample = list(islice(prepare_sample(model, images, options.max_pixels), max(1, wanted.n_images)))
+        comparable = prepare_sample(model, images, options.max_pixels, errors)
+        sample = list(islice(comparable, max(1, wanted.n_images)))
         compared = sample[: wanted.n_images]
         model, parity, rejected = _choose_dtype(recipe, model, compared, wanted)
         grey = np.full((64, 64, 3), 128, dtype=np.uint8)
@@ -101,6 +103,7 @@ def probe(
         "parity": {**asdict(parity), "rejected": rejected},
         "batch_size": pace.batch_size,
         "row_s": _row_s(pace, sample, model.recipe.device),
+        "unread": str(errors[0]) if errors and not sample else None,
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
     }
 
@@ -174,16 +177,20 @@ def _located(references: Iterable[Reference], options: FeedOptions) -> Iterator[
             yield locate(reference)
 
 
-def _fetched(references: Iterable[Reference], options: FeedOptions) -> Iterator[Buffer]:
-    """Yield the bytes of the references that can be fetched; the others become error rows later."""
+def _fetched(
+    references: Iterable[Reference], options: FeedOptions, errors: list[ImageError]
+) -> Iterator[Buffer]:
+    """Yield the bytes of the references that can be fetched; `errors` is given why others cannot."""
     fetch = make_fetch(options.fetch)
     rows = ReadAhead(_located(references, options), options.fetch)
     try:
         for row in rows:
-            with suppress(ImageError):
+            try:
                 data = fetch(row.reference)
                 if len(data) <= MAX_SAMPLE_BYTES:
                     yield data
+            except ImageError as exc:
+                errors.append(exc)
     except OSError as exc:
         raise UnreachableError(str(exc)) from exc
     finally:

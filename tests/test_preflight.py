@@ -47,11 +47,16 @@ def test_auto_keeps_the_fast_precision_that_agrees_with_float32(fast_bfloat16, r
     assert answer["parity"]["rejected"] is None
 
 
-@pytest.mark.parametrize("images", [[None] * 3, [b"", b"no image"], []], ids=["null", "broken", "no rows"])
-def test_auto_is_float32_where_nothing_could_be_measured(fast_bfloat16, recipe, images):
+@pytest.mark.parametrize(
+    ("images", "unread"),
+    [([None] * 3, "null_bytes"), ([b"no image", None], "not_an_image"), ([], "None")],
+    ids=["null", "broken", "no rows"],
+)
+def test_auto_is_float32_where_nothing_could_be_measured(fast_bfloat16, recipe, images, unread):
     answer = probe(recipe, images)
     assert answer["recipe"]["dtype"] == "float32"
     assert (answer["parity"]["n_images"], answer["parity"]["rejected"]) == (0, None)
+    assert str(answer["unread"]).partition(":")[0] == unread
     chosen = probe(replace(recipe, dtype="bfloat16"), images)
     assert chosen["recipe"]["dtype"] == "bfloat16"
     unasked = probe(recipe, images, replace(WANTED, n_images=0))
@@ -75,6 +80,7 @@ def test_auto_is_float32_where_the_fast_precision_falls_short(
 def test_broken_images_at_the_start_leave_others_to_compare(recipe, photo_bytes):
     answer = probe(recipe, [None, b"", b"no image", photo_bytes[0][:300], *photo_bytes])
     assert answer["parity"]["n_images"] == WANTED.n_images
+    assert answer["unread"] is None
 
 
 def test_an_image_of_many_bytes_is_not_compared(recipe, photo_bytes, monkeypatch):
