@@ -24,8 +24,8 @@ run-local: $(READY) $(DEMO)/photos/.ready  ## embed a small set of real photos a
 test: $(READY) lint types s3-server  ## everything that CI runs
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-test-crash: $(READY) s3-server  ## kill -9 at twenty moments of a run, instead of the six of make test
-	$(BIN)/python -m pytest tests/test_crash.py --kills 20
+test-crash: $(READY) s3-server  ## kill -9 at twenty moments of a run instead of six, and go on from every state of the disk
+	$(BIN)/python -m pytest tests/test_crash.py tests/test_every_moment.py --kills 20
 
 s3-server: $(READY)  ## build the S3 server that the tests run against: over a minute, once
 	@$(BIN)/python tools/make_s3_server.py
