@@ -29,9 +29,10 @@ from spark_embed.retry import find_retries
 from spark_embed.s3_session import committer_settings
 from spark_embed.s3a import export_s3_environment
 from spark_embed.source import BadShard, find_layout
-from spark_embed.storage import delete, exists, impatient
+from spark_embed.storage import delete, exists, impatient, traffic
 from spark_embed.summary import RunSummary
 from spark_embed.tables import settings
+from spark_embed.tasks import traffic_of_tasks
 from spark_embed.wave_failure import explain_store_failure
 from spark_embed.waves import WaveContext, run_waves
 from spark_embed.work import Work, find_work, report_work
@@ -58,6 +59,8 @@ def run(spark: SparkSession | Session, config: Config, clock: Clock | None = Non
         ResumeError: another run is at work in the folder, or what stands there is of another model.
     """
     clock = clock or Clock()
+    for earlier in (traffic, traffic_of_tasks):  # of this process's runs before
+        earlier.take()
     export_s3_environment(config)
     with clock.measure("plan"), impatient():
         layout, output = find_layout(config), check_output(config)

@@ -16,6 +16,7 @@ from spark_embed.source import BadShard
 from spark_embed.state import read_metadata
 from spark_embed.storage import traffic, write_json
 from spark_embed.summary import Counts, RunSummary
+from spark_embed.tasks import traffic_of_tasks
 from spark_embed.verdict import Measured, judge
 from spark_embed.work import Work
 
@@ -128,15 +129,18 @@ def _judge(outcome: Outcome, counted: Counted, embed_s: float) -> dict[str, str]
 
 
 def _describe_traffic(counted: Counted, embed_s: float) -> dict[str, float]:
-    """Return what was asked of S3 by the SDK, nothing of local runs; Spark's own reading is not counted."""
-    if not (counted.s3_requests or traffic.n_requests):
+    """Return what this run has asked of S3, nothing of a local one; Spark's own reading is not counted."""
+    driver, tasks = traffic.take(), traffic_of_tasks.take()
+    if not (counted.s3_requests or driver["s3_requests"] or tasks["s3_requests"]):
         return {}
     return {
         "worker_requests": counted.s3_requests,
         "worker_bytes": counted.s3_bytes,
         "worker_bytes_per_s": round(counted.s3_bytes / embed_s),
         "requests_per_image": round(counted.s3_requests / max(counted.n_rows, 1), 3),
-        "driver_requests": traffic.n_requests,
+        "task_requests": tasks["s3_requests"],
+        "task_bytes": tasks["s3_bytes"],
+        "driver_requests": driver["s3_requests"],
     }
 
 

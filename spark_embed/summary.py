@@ -94,6 +94,7 @@ def _describe_traffic(traffic: dict[str, float]) -> str:
     return (
         f"{traffic['worker_requests']:,} requests by the workers, {per_image}, "
         f"{traffic['worker_bytes'] / 1e6:,.1f} MB at {traffic['worker_bytes_per_s'] / 1e6:,.1f} MB/s; "
+        f"{traffic['task_requests']:,} to look ahead, index and publish, "
         f"{traffic['driver_requests']:,} by the driver"
     )
 

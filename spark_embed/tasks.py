@@ -10,10 +10,14 @@ import pyarrow as pa
 from pyspark.sql import SparkSession
 
 from spark_embed.errors import SparkEmbedError, fatal_error_named
+from spark_embed.storage import Traffic, traffic
 
 Item = TypeVar("Item")
 
 ANSWER = "answer"
+
+traffic_of_tasks = Traffic()
+"""What these tasks have asked S3 for, by the workers' own count; kept on the driver."""
 
 
 def run_tasks(spark: SparkSession, function: Callable[[Item], Any], items: Sequence[Item]) -> list[Any]:
@@ -36,15 +40,20 @@ def run_tasks(spark: SparkSession, function: Callable[[Item], Any], items: Seque
     n_items = len(items)
     rows = spark.range(0, n_items, 1, n_items).mapInArrow(run, f"{ANSWER} string").collect()
     answers = sorted((json.loads(row[ANSWER]) for row in rows), key=lambda answer: answer[0])
-    for _, _, error in answers:
+    for *_, asked in answers:
+        traffic_of_tasks.add(**asked)
+    for _, _, error, _ in answers:
         if error:
             raise fatal_error_named(error[0])(error[1])
-    return [answer for _, answer, _ in answers]
+    return [answer for _, answer, _, _ in answers]
 
 
-def _call(function: Callable[[Item], Any], item: Item) -> tuple[Any, tuple[str, str] | None]:
-    """Return the function's answer and no error, or no answer and the error by name and text."""
+def _call(function: Callable[[Item], Any], item: Item) -> tuple[Any, tuple[str, str] | None, dict[str, int]]:
+    """Return the function's answer or None, None or its error by name and text, and what it asked S3 for."""
+    traffic.take()  # of the worker's task before
+    answer = error = None
     try:
-        return function(item), None
+        answer = function(item)
     except SparkEmbedError as exc:
-        return None, (type(exc).__name__, str(exc))
+        error = type(exc).__name__, str(exc)
+    return answer, error, traffic.take()

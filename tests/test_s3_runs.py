@@ -62,6 +62,8 @@ def test_the_same_vectors_wherever_they_come_from_and_go(
         traffic = summary.traffic
         assert traffic["worker_bytes"] >= sum(path.stat().st_size for path in source.glob("*.parquet")) * 0.9
         assert 0 < traffic["worker_requests"] < 100  # ranges of a shard, not one for each image
+        assert traffic["task_requests"] > 0
+        assert traffic["driver_requests"] > 0
         assert "requests by the workers" in summary.text()
     if to_s3:
         assert_expected(

@@ -25,7 +25,7 @@ _clients: dict[tuple[tuple[int, int], bool, bool], Any] = {}
 
 
 class Traffic:
-    """What this process has asked the store for, and got, since it began."""
+    """What was asked of S3, and what it gave: requests, and bytes that were read."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -40,14 +40,15 @@ class Traffic:
             before, self._taken = self._taken, now
         return {"s3_requests": now[0] - before[0], "s3_bytes": now[1] - before[1]}
 
-    def add(self, n_requests: int, n_bytes: int = 0) -> None:
+    def add(self, s3_requests: int, s3_bytes: int = 0) -> None:
         """Count requests and bytes; from any thread."""
         with self._lock:
-            self.n_requests += n_requests
-            self.n_bytes += n_bytes
+            self.n_requests += s3_requests
+            self.n_bytes += s3_bytes
 
 
 traffic = Traffic()
+"""Of this process, since it began."""
 
 
 def client_for(bucket: str) -> Any:
