@@ -22,7 +22,7 @@ run-local: $(READY) $(DEMO)/photos/.ready  ## embed a small set of real photos a
 	$(BIN)/python tools/show_neighbours.py $(DEMO)/embeddings
 
 test: $(READY) lint types s3-server  ## everything that CI runs
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-crash: $(READY) s3-server  ## kill -9 at twenty moments of a run instead of six, and go on from every state of the disk
 	$(BIN)/python -m pytest tests/test_crash.py tests/test_every_moment.py --kills 20

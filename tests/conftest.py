@@ -7,7 +7,6 @@ import os
 import sys
 import threading
 import time
-from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -34,12 +33,6 @@ def pytest_addoption(parser):
     parser.addoption(
         "--kills", type=int, default=6, help="how often test_crash.py kills a run (make test-crash: 20)"
     )
-
-
-def pytest_collection_modifyitems(items):
-    """Begin with the files of slow tests: neither of two workers is left alone with them in the end."""
-    n_slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -n_slow[item.path])
 
 
 @pytest.fixture(scope="session")

@@ -142,9 +142,9 @@ WORK = {
 
 @pytest.mark.parametrize("data", WORK.values(), ids=WORK)
 def test_a_small_file_cannot_make_much_work(data, peak_memory):
-    memory, started = peak_memory(), time.perf_counter()
+    memory, started = peak_memory(), time.thread_time()  # of a core: another test may have the other one
     assert code_of(data) in (None, "corrupt")
-    assert time.perf_counter() - started < SLOWEST_S / 4
+    assert time.thread_time() - started < SLOWEST_S / 4
     assert memory.grown_by() < 100 * MIB
 
 
