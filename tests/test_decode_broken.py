@@ -18,6 +18,7 @@ from spark_embed.errors import ERROR_DETAIL_CHARS, ImageError
 
 MIB = 1 << 20
 SLOWEST_S = 10
+_M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 
 
 def error_of(data, **limits) -> ImageError:
@@ -39,7 +40,10 @@ class PeakMemory:
     """What the process has taken at most since it was asked to start counting; C allocations count."""
 
     def __init__(self) -> None:
-        ctypes.CDLL(None).malloc_trim(0)  # else freed memory is taken again unseen
+        libc = ctypes.CDLL(None)
+        # Else what was freed before decides which blocks leave holes in the heap, and so the peak.
+        libc.mallopt(_M_MMAP_THRESHOLD, 128 << 10)
+        libc.malloc_trim(0)  # else freed memory is taken again unseen
         Path("/proc/self/clear_refs").write_text("5")  # proc(5): reset the peak
         self._start = self._peak()
 
