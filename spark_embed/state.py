@@ -77,7 +77,7 @@ def write_ledger(output: Output, ledger: Ledger, replaced: Ledger | None) -> Non
         ResumeError: another list is there by now: another run has published.
     """
 
-    def may_replace(there: str | None) -> bool:
+    def may_replace(there: bytes | None) -> bool:
         try:
             found = None if there is None else Ledger.model_validate_json(there)
         except ValidationError:

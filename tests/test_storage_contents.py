@@ -84,7 +84,7 @@ class TestReplaceText:
         assert storage.replace_text(path, "1", lambda there: not seen.append(there))
         assert storage.replace_text(path, "2", lambda there: not seen.append(there))
         assert not storage.replace_text(path, "3", lambda there: seen.append(there) or False)
-        assert seen == [None, "1", "2"]
+        assert seen == [None, b"1", b"2"]
         assert place.content() == {"a": "2"}
 
     @pytest.mark.parametrize("there", [None, "1"])
@@ -94,7 +94,7 @@ class TestReplaceText:
             storage.write_text(path, there)
 
         def while_it_looks(found):
-            assert found == there
+            assert found == (there and there.encode())
             storage.write_text(path, "another's")
             return True
 
@@ -107,7 +107,7 @@ class TestReplaceText:
             storage.write_text(f"{s3_root}/a", there)
         bad_s3.fail_next("PutObject", "cut")
         n_before = bad_s3.requests["PutObject"]
-        assert storage.replace_text(f"{s3_root}/a", "2", lambda found: found == there)
+        assert storage.replace_text(f"{s3_root}/a", "2", lambda found: found == (there and there.encode()))
         assert bad_s3.requests["PutObject"] == n_before + 2
         assert storage.read_text(f"{s3_root}/a") == "2"
 

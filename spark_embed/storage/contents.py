@@ -128,7 +128,7 @@ def create_text(path: str, text: str) -> None:
         raise write_error(path, exc, len(data)) from exc
 
 
-def replace_text(path: str, text: str, may_replace: Callable[[str | None], bool]) -> bool:
+def replace_text(path: str, text: str, may_replace: Callable[[bytes | None], bool]) -> bool:
     """Write `text` to `path` if what is there may go; in S3 it takes the place of that and of nothing else.
 
     Args:
@@ -143,11 +143,7 @@ def replace_text(path: str, text: str, may_replace: Callable[[str | None], bool]
         StorageError: it cannot be read or written.
     """
     data = text.encode()
-
-    def of_bytes(there: bytes | None) -> bool:
-        return may_replace(None if there is None else there.decode(errors="replace"))
-
     try:
-        return store_of(path).replace_bytes(path, data, of_bytes)
+        return store_of(path).replace_bytes(path, data, may_replace)
     except OSError as exc:
         raise write_error(path, exc, len(data)) from exc

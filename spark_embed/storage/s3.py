@@ -162,13 +162,8 @@ def create(path: str, data: bytes) -> None:
     Raises:
         S3ChangedError: another one is there.
     """
-    try:
-        put(path, data, IfNoneMatch="*")
-    except S3UnsupportedError:
-        put(path, data)
-    except S3ChangedError as exc:
-        if not _is_there(path, data):
-            raise S3ChangedError("there is another one already") from exc
+    if not _put_if(path, data, IfNoneMatch="*"):
+        raise S3ChangedError("there is another one already")
 
 
 def replace_bytes(path: str, data: bytes, may_replace: Callable[[bytes | None], bool]) -> bool:
@@ -180,10 +175,20 @@ def replace_bytes(path: str, data: bytes, may_replace: Callable[[bytes | None], 
     if not may_replace(there):
         return False
     try:
+        return _put_if(path, data, **condition)
+    except S3NotFoundError:
+        if there is None:  # the bucket is gone
+            raise
+        return False
+
+
+def _put_if(path: str, data: bytes, **condition: str) -> bool:
+    """Write an object; False if the condition does not hold, as far as the store knows of conditions."""
+    try:
         put(path, data, **condition)
     except S3UnsupportedError:
         put(path, data)
-    except (S3ChangedError, S3NotFoundError):
+    except S3ChangedError:
         return _is_there(path, data)
     return True
 
