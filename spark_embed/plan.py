@@ -18,7 +18,7 @@ from spark_embed.preflight import Preflight, run_preflight
 from spark_embed.probe import ProbeOptions, UnreachableError
 from spark_embed.source import ParquetSource
 from spark_embed.storage import folder_path
-from spark_embed.summary import describe_parity
+from spark_embed.summary import describe_parity, one_line
 from spark_embed.tables import Rate, count_slots, is_task_size_set, table_settings, task_settings
 from spark_embed.udf import make_feed_options, make_recipe
 from spark_embed.wave import embed_table
@@ -181,7 +181,7 @@ def report_preflight(config: Config, preflight: Preflight) -> None:
         f"--parity_min_cosine {config.parity_min_cosine}; --dtype float32 is the most exact"
         if parity["n_images"]
         else "parity: no image of the sample could be compared"
-        + (f" (the first: {preflight.unread})" if preflight.unread else "")
+        + (f" (the first: {one_line(preflight.unread)})" if preflight.unread else "")
         + "; --parity_samples 0 goes without"
     )
     if config.parity_action == "fail":

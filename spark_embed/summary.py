@@ -62,7 +62,7 @@ class RunSummary:
         counts = self.counts
         by_code = ", ".join(f"{n:,} {code}" for code, n in self.counts.errors_by_code.items())
         examples = [
-            f"        {code}: {_one_line(example['image_id'])}: {_one_line(example['error_detail'] or '')}"
+            f"        {code}: {one_line(example['image_id'])}: {one_line(example['error_detail'] or '')}"
             for code, found in self.error_examples.items()
             for example in found
         ]
@@ -72,7 +72,7 @@ class RunSummary:
             + (f" ({by_code})" if by_code else ""),
             *examples,
             *([] if this_run["rows"] == counts.rows else [_describe_this_run(this_run)]),
-            *(f"PENDING shard {name}: {_one_line(why)}" for name, why in self.pending["bad_shards"].items()),
+            *(f"PENDING shard {name}: {one_line(why)}" for name, why in self.pending["bad_shards"].items()),
             f"model   {describe_model(self.model)}",
             f"parity  {describe_parity(self.parity)}",
             f"speed   {self.throughput['images_per_s']:,.1f} images/s while embedding; "
@@ -99,7 +99,7 @@ def _describe_traffic(traffic: dict[str, float]) -> str:
     )
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """Return a text of a data set as a terminal can bear it."""
     return "".join(character if character.isprintable() else " " for character in text)[:_MAX_SHOWN_CHARS]
 

@@ -37,6 +37,14 @@ def test_without_an_image_to_compare_nobody_is_told_that_parity_holds(embed, tmp
     assert metadata["parity"]["n_images"] == 0
 
 
+def test_what_a_data_set_says_of_its_images_forges_no_line(embed, tmp_path):
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table({"url": ["/etc/x\nERROR a lie\x1b[31m"]}), tmp_path / "in/a.parquet")
+    with pytest.raises(ModelError, match=r"the first: forbidden: .*/etc/x ERROR a lie") as caught:
+        embed(tmp_path / "in", parity_action="fail")
+    assert str(caught.value).isprintable()
+
+
 def test_a_dry_run_says_what_would_run_and_writes_nothing(spark, shards, tiny_clip, tmp_path):
     config = Config(
         input_dir=str(shards), output_dir=str(tmp_path / "out"), model_directory=str(tiny_clip), max_samples=5
