@@ -16,6 +16,8 @@ from typing import Protocol
 
 from spark_embed.storage import delete, is_s3, s3
 from spark_embed.storage.s3_errors import S3ChangedError, S3UnsupportedError
+from spark_embed.storage.s3_file import read_object
+from spark_embed.storage.s3_writes import put
 
 logger = logging.getLogger(__name__)
 
@@ -186,7 +188,7 @@ class ObjectLockFile:
     def read(self) -> str | None:
         """Return its content; None if there is no such object."""
         try:
-            data, self._etag = s3.get(self._path)
+            data, self._etag = read_object(self._path)
         except FileNotFoundError:
             return None
         self._seen = data.decode(errors="replace")
@@ -204,7 +206,7 @@ class ObjectLockFile:
 
     def _put(self, text: str, **conditions: str) -> None:
         self._ours = text
-        self._etag = s3.put(self._path, text.encode(), **conditions)
+        self._etag = put(self._path, text.encode(), **conditions)
 
     def _create_without(self, text: str) -> bool:
         """Make the object in a store that knows no conditions."""
@@ -221,7 +223,7 @@ class ObjectLockFile:
     def _check_conditions(self, text: str, **conditions: str) -> None:
         """Ask for what must be refused: some stores ignore a condition without a word."""
         try:
-            s3.put(self._path, text.encode(), **conditions)
+            put(self._path, text.encode(), **conditions)
         except S3ChangedError:
             return
         self._lose_conditions()

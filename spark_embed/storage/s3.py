@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, cast
 
@@ -18,15 +18,16 @@ from spark_embed.storage.paths import spark_scheme, split_s3
 from spark_embed.storage.s3_client import client_for
 from spark_embed.storage.s3_deletion import abort_uploads, delete_keys
 from spark_embed.storage.s3_errors import (
-    S3ChangedError,
     S3Error,
     S3NotFoundError,
-    S3UnsupportedError,
     as_s3_error,
 )
-from spark_embed.storage.s3_file import S3File, read_object
+from spark_embed.storage.s3_file import S3File, etag_of, read_object
 from spark_embed.storage.s3_listing import list_objects, list_top
 from spark_embed.storage.s3_upload import PART_BYTES, send_file
+from spark_embed.storage.s3_writes import create as create
+from spark_embed.storage.s3_writes import put
+from spark_embed.storage.s3_writes import replace_bytes as replace_bytes
 
 
 def walk(folder: str) -> Iterator[StoredFile]:
@@ -50,12 +51,8 @@ def walk(folder: str) -> Iterator[StoredFile]:
 def _stored_file(path: str, item: dict[str, Any]) -> StoredFile:
     modified_ns = math.floor(item["LastModified"].timestamp()) * 10**9
     return StoredFile(
-        path, item["Size" if "Size" in item else "ContentLength"], modified_ns, etag=_etag(item)
+        path, item["Size" if "Size" in item else "ContentLength"], modified_ns, etag=etag_of(item)
     )
-
-
-def _etag(item: dict[str, Any]) -> str:
-    return str(item.get("ETag", "")).strip('"')
 
 
 def check_link(path: str) -> None:
@@ -139,75 +136,9 @@ def write_bytes(path: str, data: bytes) -> None:
     put(path, data)
 
 
-def put(path: str, data: bytes, **conditions: str) -> str:
-    """Write an object and return its ETag.
-
-    Args:
-        path: of the object.
-        data: its content.
-        conditions: IfNoneMatch="*" (only where nothing is), IfMatch=ETag (only over that content).
-
-    Raises:
-        S3ChangedError: a condition does not hold.
-        S3UnsupportedError: the store knows no conditions.
-    """
-    bucket, key = split_s3(path)
-    with as_s3_error(path):
-        return _etag(client_for(bucket).put_object(Bucket=bucket, Key=key, Body=data, **conditions))
-
-
-def create(path: str, data: bytes) -> None:
-    """Write an object where nothing is yet, as far as the store can tell.
-
-    Raises:
-        S3ChangedError: another one is there.
-    """
-    if not _put_if(path, data, IfNoneMatch="*"):
-        raise S3ChangedError("there is another one already")
-
-
-def replace_bytes(path: str, data: bytes, may_replace: Callable[[bytes | None], bool]) -> bool:
-    """Write an object over what `may_replace` has seen and no other, as far as the store can tell."""
-    there, condition = None, {"IfNoneMatch": "*"}
-    with suppress(FileNotFoundError):
-        there, etag = get(path)
-        condition = {"IfMatch": f'"{etag}"'}
-    if not may_replace(there):
-        return False
-    try:
-        return _put_if(path, data, **condition)
-    except S3NotFoundError:
-        if there is None:  # the bucket is gone
-            raise
-        return False
-
-
-def _put_if(path: str, data: bytes, **condition: str) -> bool:
-    """Write an object; False if the condition does not hold, as far as the store knows of conditions."""
-    try:
-        put(path, data, **condition)
-    except S3UnsupportedError:
-        put(path, data)
-    except S3ChangedError:
-        return _is_there(path, data)
-    return True
-
-
-def _is_there(path: str, data: bytes) -> bool:
-    """Say whether an object is what was to be written: a write whose answer was lost is sent again."""
-    with suppress(FileNotFoundError):
-        return read_bytes(path) == data
-    return False
-
-
 def read_bytes(path: str) -> bytes:
     """Return the content of an object."""
-    return get(path)[0]
-
-
-def get(path: str) -> tuple[bytes, str]:
-    """Return an object and its ETag."""
-    return read_object(path)
+    return read_object(path)[0]
 
 
 def free_bytes(path: str) -> float:

@@ -70,7 +70,7 @@ class S3File(io.RawIOBase):
         if n_bytes is None:
             with path_in_error(path), as_s3_error(path):
                 head = client_for(self._bucket).head_object(Bucket=self._bucket, Key=self._key)
-            n_bytes, etag = head["ContentLength"], head.get("ETag", "").strip('"')
+            n_bytes, etag = head["ContentLength"], etag_of(head)
         self.n_bytes: int = n_bytes
         self.etag = etag
 
@@ -167,6 +167,11 @@ class S3File(io.RawIOBase):
                 tries.wait(exc)
 
 
+def etag_of(answer: dict[str, Any]) -> str:
+    """Return the ETag of an answer about an object, as conditions put it between quotes; "" for none."""
+    return str(answer.get("ETag", "")).strip('"')
+
+
 def read_object(path: str) -> tuple[bytes, str]:
     """Return an object and its ETag; with one request, so that a reader sees the old one or the new one.
 
@@ -181,7 +186,7 @@ def read_object(path: str) -> tuple[bytes, str]:
         except S3BrokenOffError as exc:
             tries.wait(exc)
         else:
-            return bytes(data), answer.get("ETag", "").strip('"')
+            return bytes(data), etag_of(answer)
 
 
 def _read_into(data: bytearray, path: str, **options: str) -> dict[str, Any]:
