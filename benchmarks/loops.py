@@ -28,11 +28,11 @@ import transformers
 from PIL import Image
 from transformers import AutoImageProcessor, CLIPVisionModelWithProjection
 
-from spark_embed.decode import open_image
-from spark_embed.memory import keep_freed_memory
+from spark_embed.inference.decode import open_image
+from spark_embed.inference.malloc import keep_freed_memory
 from spark_embed.models.device import resolve_dtype
-from spark_embed.models.preprocess import Preprocessing
-from spark_embed.models.processor import read_preprocessing
+from spark_embed.models.vision.preprocess import Preprocessing
+from spark_embed.models.vision.processor import read_preprocessing
 
 Unit = tuple[Path, int]
 """A shard and the number of one of its row groups."""

@@ -21,7 +21,7 @@ from pyspark.sql import functions as F
 
 from benchmarks.measure import Line, Spread, environment
 from benchmarks.report import describe_machine, markdown, warn_if_busy, write_result
-from spark_embed.schema import IMAGE_TYPE, PACKED_RESULT_TYPE
+from spark_embed.spark.types import IMAGE_TYPE, PACKED_RESULT_TYPE
 
 DIM = 512
 BATCH_SIZE = 32
@@ -55,9 +55,9 @@ def result_column(what: str, references: Column) -> Column:
 
 def answer_references(arrays: Iterator[pa.Array], what: str) -> Iterator[pa.StructArray]:
     """Run the job's `embed_arrays` with a feed and a model that cost nothing; runs in the worker."""
-    from spark_embed import udf
-    from spark_embed.feed import FeedOptions
-    from spark_embed.fetch import Reference
+    from spark_embed.inference import udf
+    from spark_embed.inference.feed import FeedOptions
+    from spark_embed.inference.fetch.references import Reference
     from spark_embed.models import Recipe
 
     nowhere = Reference()
@@ -69,8 +69,8 @@ def answer_references(arrays: Iterator[pa.Array], what: str) -> Iterator[pa.Stru
 
 
 def free_feed(references: Iterable[object], *unused: object) -> Iterator[object]:
-    """Answer references batch by batch with the same vectors; stands for `spark_embed.feed.run_feed`."""
-    from spark_embed.feed import STAGES, Outcomes
+    """Answer references batch by batch with the same vectors; stands for the feed's `run_feed`."""
+    from spark_embed.inference.feed import STAGES, Outcomes
 
     vectors = np.random.default_rng(0).random((BATCH_SIZE, DIM), dtype=np.float32)
     seconds = dict.fromkeys(STAGES, 0.1)
@@ -90,7 +90,7 @@ def time_rows(spark: SparkSession, what: str, n_rows: int) -> float:
 
 def make_session() -> SparkSession:
     """Return a session with one slot and the job's settings."""
-    from spark_embed.session import local_properties
+    from spark_embed.spark.session import local_properties
 
     os.environ.update(environment())
     builder = SparkSession.builder.master("local[1]").config("spark.log.level", "WARN")

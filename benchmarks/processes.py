@@ -84,7 +84,7 @@ def _look(root: int, seen: dict[int, Process]) -> None:
         _, name, cpu_s, rss_bytes = stats[pid]
         if kind == "driver" and name == "java":
             kind = "jvm"
-        elif kind == "driver" and "spark_embed.early_daemon" in _read_command(pid):
+        elif kind == "driver" and "spark_embed.spark.early_daemon" in _read_command(pid):
             kind = "daemon"
         process = seen.setdefault(pid, Process(pid, kind))
         process.kind = kind

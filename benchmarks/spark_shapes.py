@@ -80,7 +80,7 @@ def load_forward(model_directory: str) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def main() -> None:
-    from spark_embed.session import local_properties
+    from spark_embed.spark.session import local_properties
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("shape", choices=SHAPES)

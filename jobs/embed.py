@@ -5,7 +5,7 @@ Thin on purpose: what stands in __main__ is pickled by value, so everything else
 
 import sys
 
-from spark_embed.cli import main
+from spark_embed.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

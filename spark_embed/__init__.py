@@ -7,8 +7,8 @@ from spark_embed.config import Config
 from spark_embed.errors import ConfigError, ModelError, SparkEmbedError, StorageError
 
 if TYPE_CHECKING:
-    from spark_embed.batch_service import BatchInferenceOrchestrator, UnifiedDataLoader, UnifiedOutputWriter
-    from spark_embed.udf import image_embedding, image_embedding_result
+    from spark_embed.inference.udf import image_embedding, image_embedding_result
+    from spark_embed.service.batch import BatchInferenceOrchestrator, UnifiedDataLoader, UnifiedOutputWriter
 
 __all__ = [
     "BatchInferenceOrchestrator",
@@ -25,11 +25,11 @@ __all__ = [
 
 
 _ROOMS = {
-    "image_embedding": "udf",
-    "image_embedding_result": "udf",
-    "BatchInferenceOrchestrator": "batch_service",
-    "UnifiedDataLoader": "batch_service",
-    "UnifiedOutputWriter": "batch_service",
+    "image_embedding": "inference.udf",
+    "image_embedding_result": "inference.udf",
+    "BatchInferenceOrchestrator": "service.batch",
+    "UnifiedDataLoader": "service.batch",
+    "UnifiedOutputWriter": "service.batch",
 }
 
 

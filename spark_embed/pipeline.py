@@ -10,32 +10,32 @@ from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from spark_embed.binding import bind_run
-from spark_embed.budget import ErrorBudget
-from spark_embed.clock import Clock
 from spark_embed.config import Config
-from spark_embed.context import RunContext, Session, as_session
+from spark_embed.datasets import BadShard, find_layout
 from spark_embed.errors import ResumeError, StorageError
-from spark_embed.jobs import JobGroups
-from spark_embed.lock import OutputLock
-from spark_embed.one_file import check_unchanged
-from spark_embed.output import Output, check_output
-from spark_embed.plan import Plan
-from spark_embed.progress import Progress
-from spark_embed.progress_file import ProgressFile
-from spark_embed.publisher import Publisher
-from spark_embed.report import Outcome, read_summary, write_summary
-from spark_embed.retry import find_retries
-from spark_embed.s3_session import committer_settings
-from spark_embed.s3a import export_s3_environment
-from spark_embed.source import BadShard, find_layout
+from spark_embed.output.folder import Output, check_output
+from spark_embed.output.lock.lock import OutputLock
+from spark_embed.output.summary import RunSummary
+from spark_embed.run.begin import bind_run
+from spark_embed.run.binding import Plan
+from spark_embed.run.clock import Clock
+from spark_embed.run.context import RunContext, Session, as_session
+from spark_embed.run.error_budget import ErrorBudget
+from spark_embed.run.one_file import check_unchanged
+from spark_embed.run.plan import Work, find_work, report_work
+from spark_embed.run.progress import Progress
+from spark_embed.run.progress_file import ProgressFile
+from spark_embed.run.publisher import Publisher
+from spark_embed.run.report import Outcome, read_summary, write_summary
+from spark_embed.run.retry import find_retries
+from spark_embed.run.wave_failure import explain_store_failure
+from spark_embed.run.waves import WaveContext, run_waves
+from spark_embed.spark.jobs import JobGroups
+from spark_embed.spark.s3.s3a import export_s3_environment
+from spark_embed.spark.s3.session import committer_settings
+from spark_embed.spark.settings import settings
+from spark_embed.spark.tasks import traffic_of_tasks
 from spark_embed.storage import delete, exists, impatient, traffic
-from spark_embed.summary import RunSummary
-from spark_embed.tables import settings
-from spark_embed.tasks import traffic_of_tasks
-from spark_embed.wave_failure import explain_store_failure
-from spark_embed.waves import WaveContext, run_waves
-from spark_embed.work import Work, find_work, report_work
 
 logger = logging.getLogger(__name__)
 

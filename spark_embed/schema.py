@@ -1,159 +1,25 @@
-"""Spark types of the columns, in and out, with their names; knows no file, no model and no session."""
+"""Column names, in and out; knows no type, so that what only reads the output needs no Spark."""
 
 from __future__ import annotations
 
-import pyarrow as pa
-from pyspark.sql import types as T
+# Output columns. (shard, shard_row) identifies a row; image_id is for people.
+IMAGE_ID = "image_id"
+SHARD = "shard"
+SHARD_ROW = "shard_row"
+EMBEDDING = "embedding"
+ERROR = "error"
+ERROR_DETAIL = "error_detail"
 
-from spark_embed.names import EMBEDDING as EMBEDDING
-from spark_embed.names import ERROR as ERROR
-from spark_embed.names import ERROR_DETAIL as ERROR_DETAIL
-from spark_embed.names import IMAGE as IMAGE
-from spark_embed.names import IMAGE_ID as IMAGE_ID
-from spark_embed.names import INDEX_COLUMNS as INDEX_COLUMNS
-from spark_embed.names import INDEX_ROW as INDEX_ROW
-from spark_embed.names import INDEX_SHARD as INDEX_SHARD
-from spark_embed.names import METADATA as METADATA
-from spark_embed.names import RESERVED as RESERVED
-from spark_embed.names import RESULT as RESULT
-from spark_embed.names import SHARD as SHARD
-from spark_embed.names import SHARD_ROW as SHARD_ROW
+# Columns that live only between the table of references and the published files.
+IMAGE = "__image__"
+RESULT = "__result__"
 
-STATS = "stats"
-STAGE_SECONDS = (
-    "load_s",
-    "read_s",
-    "download_s",
-    "download_wait_s",
-    "fetch_s",
-    "decode_s",
-    "wait_s",
-    "predict_s",
-    "encode_s",
-)
+# Columns of an index: the row's shard, its number there, and where its image is (source/index.py).
+INDEX_SHARD = "__shard__"
+INDEX_ROW = "__shard_row__"
+INDEX_COLUMNS = (INDEX_SHARD, INDEX_ROW, IMAGE)
 
-TRAFFIC = ("s3_requests", "s3_bytes")
-"""What the worker itself has asked S3 for, and got; not what Spark's JVM reads."""
+METADATA = "_metadata"  # Spark's hidden column: a real one of that name would take its place
 
-BATCH_LIMIT = "batch_limit"
-
-IMAGE_TYPE = T.StructType(
-    [
-        T.StructField("bytes", T.BinaryType()),  # the encoded image, inline
-        T.StructField("uri", T.BinaryType()),  # or where it is; Spark's strings need not be UTF-8
-        T.StructField("base", T.StringType()),  # the folder that a relative uri starts from
-        T.StructField("file", T.StringType()),  # or the parquet file that holds it
-        T.StructField("row", T.LongType()),  # and its row there
-        T.StructField("offset", T.LongType()),  # or a range of bytes of the file
-        T.StructField("length", T.LongType()),
-        T.StructField("version", T.StringType()),  # of that file when the run was planned
-    ]
-)
-"""A reference: where one image's bytes are. Only the fetch stage looks inside."""
-
-STATS_TYPE = T.StructType(
-    [
-        T.StructField("n_tasks", T.IntegerType()),  # 1 in the first batch of a task
-        T.StructField("n_model_loads", T.IntegerType()),  # 1 where this batch had to load the model
-        *(T.StructField(name, T.FloatType()) for name in STAGE_SECONDS),
-        *(T.StructField(name, T.LongType()) for name in TRAFFIC),
-        T.StructField(BATCH_LIMIT, T.IntegerType()),  # images that fitted into the device at once; null: all
-    ]
-)
-"""What a batch cost, on its first row (null on the others), so that times are committed with the rows."""
-
-VECTOR_SPARK_TYPE = T.ArrayType(T.FloatType(), containsNull=False)
-
-RESULT_TYPE = T.StructType(
-    [
-        T.StructField(EMBEDDING, VECTOR_SPARK_TYPE),
-        T.StructField(ERROR, T.StringType()),
-        T.StructField(ERROR_DETAIL, T.StringType()),
-        T.StructField(STATS, STATS_TYPE),
-    ]
-)
-"""What the UDF returns: `embedding` is null exactly when `error` is set."""
-
-PACKED_RESULT_TYPE = T.StructType([T.StructField(EMBEDDING, T.BinaryType()), *RESULT_TYPE.fields[1:]])
-"""The same with the vector as the bytes of its float32 values, little-endian: what a wave stores.
-
-To Spark that is one value a row instead of one for each dimension: a tenth of the work.
-"""
-
-_SPARK_TYPES: dict[pa.DataType, T.DataType] = {
-    pa.null(): T.NullType(),  # without a single value: any type will do
-    pa.bool_(): T.BooleanType(),
-    pa.int8(): T.ByteType(),
-    pa.uint8(): T.ShortType(),
-    pa.int16(): T.ShortType(),
-    pa.uint16(): T.IntegerType(),
-    pa.int32(): T.IntegerType(),
-    pa.uint32(): T.LongType(),
-    pa.int64(): T.LongType(),
-    pa.uint64(): T.DecimalType(20, 0),
-    pa.float32(): T.FloatType(),
-    pa.float64(): T.DoubleType(),
-    pa.date32(): T.DateType(),
-    pa.string(): T.StringType(),
-    pa.large_string(): T.StringType(),
-    pa.binary(): T.BinaryType(),
-    pa.large_binary(): T.BinaryType(),
-}
-
-
-def spark_type(arrow_type: pa.DataType) -> T.DataType:
-    """Return the type with which Spark reads a parquet column that Arrow calls `arrow_type`.
-
-    The pairs are those of Spark's own parquet reader (Spark SQL guide, "Parquet files"), which is
-    stricter than Arrow.
-
-    Raises:
-        TypeError: Spark cannot hold the type (timestamp[ns], float16, time, ...).
-    """
-    if arrow_type in _SPARK_TYPES:
-        return _SPARK_TYPES[arrow_type]
-    if pa.types.is_decimal128(arrow_type):
-        return T.DecimalType(arrow_type.precision, arrow_type.scale)
-    if pa.types.is_timestamp(arrow_type) and arrow_type.unit != "ns":
-        return T.TimestampType() if arrow_type.tz else T.TimestampNTZType()
-    if pa.types.is_duration(arrow_type):
-        return T.LongType()  # parquet stores the number alone
-    if pa.types.is_fixed_size_binary(arrow_type):
-        return T.BinaryType()
-    if pa.types.is_dictionary(arrow_type):
-        return spark_type(arrow_type.value_type)
-    if pa.types.is_map(arrow_type):
-        return T.MapType(spark_type(arrow_type.key_type), spark_type(arrow_type.item_type))
-    if pa.types.is_struct(arrow_type):
-        if len({f.name.lower() for f in arrow_type}) < arrow_type.num_fields:
-            raise TypeError(f"Spark cannot hold fields that differ only in case: {arrow_type}")
-        return T.StructType([T.StructField(f.name, spark_type(f.type)) for f in arrow_type])
-    if (
-        pa.types.is_list(arrow_type)
-        or pa.types.is_large_list(arrow_type)
-        or pa.types.is_fixed_size_list(arrow_type)
-    ):
-        return T.ArrayType(spark_type(arrow_type.value_type))
-    raise TypeError(f"Spark cannot hold the type {arrow_type}")
-
-
-def without_nulls(data_type: T.DataType, null: T.DataType | None = None) -> T.DataType:
-    """Return the type with `null` for a NullType, and integers for those inside it.
-
-    Spark 4.1 itself takes the elements of a list without a value for integers, as parquet stores them;
-    Spark 3.5 reads no NullType.
-    """
-    if isinstance(data_type, T.NullType):
-        return null or T.IntegerType()
-    if isinstance(data_type, T.ArrayType):
-        return T.ArrayType(without_nulls(data_type.elementType))
-    if isinstance(data_type, T.MapType):
-        return T.MapType(without_nulls(data_type.keyType), without_nulls(data_type.valueType))
-    if isinstance(data_type, T.StructType):
-        return T.StructType([T.StructField(f.name, without_nulls(f.dataType)) for f in data_type])
-    return data_type
-
-
-def quoted(column: str) -> str:
-    """Return `column` in backticks: a dot in a name would otherwise mean a field of a struct."""
-    return "`" + column.replace("`", "``") + "`"
+RESERVED = (IMAGE_ID, SHARD, SHARD_ROW, EMBEDDING, ERROR, ERROR_DETAIL, IMAGE, RESULT, METADATA)
+"""Names that no own column may have, in any case: Spark's readers do not tell cases apart by default."""

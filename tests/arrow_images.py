@@ -3,8 +3,8 @@
 import pyarrow as pa
 from pyspark.sql.pandas.types import to_arrow_type
 
-from spark_embed import arrow, udf
-from spark_embed.schema import IMAGE_TYPE
+from spark_embed.inference import arrow, udf
+from spark_embed.spark.types import IMAGE_TYPE
 
 
 def references(images) -> pa.StructArray:

@@ -49,8 +49,8 @@ def spark(request):
     from s3_server import can_find_server
 
     from spark_embed.config import Config
-    from spark_embed.s3a import export_s3_environment
-    from spark_embed.session import make_session
+    from spark_embed.spark.s3.s3a import export_s3_environment
+    from spark_embed.spark.session import make_session
 
     with pytest.MonkeyPatch.context() as patch:
         output_dir = "unused"
@@ -94,9 +94,9 @@ def photos() -> list[Image.Image]:
 
 def find_source(config):
     """Return the source of parquet shards that nobody has seen before, which takes no session."""
-    from spark_embed.source import find_layout
-    from spark_embed.source.catalogue import Catalogue
-    from spark_embed.source.opening import identified, shard_source
+    from spark_embed.datasets import find_layout
+    from spark_embed.datasets.catalogue import Catalogue
+    from spark_embed.datasets.open import identified, shard_source
 
     catalogue = Catalogue()
     return shard_source(config, identified(None, find_layout(config), catalogue, verify=False), catalogue)
@@ -104,7 +104,7 @@ def find_source(config):
 
 def table_of(spark, source, max_rows: int | None = None):
     """Return the references of all rows of a source, or of the first `max_rows`."""
-    from spark_embed.source.units import units_of
+    from spark_embed.datasets.units import units_of
 
     return source.table(spark, units_of(source.shards, max_rows))
 
@@ -166,7 +166,7 @@ def clip(clip_folder):
     """The same, loaded."""
     from small_models import recipe
 
-    from spark_embed.models.image_embedder import ImageEmbedder
+    from spark_embed.models.vision.image_embedder import ImageEmbedder
 
     return ImageEmbedder(recipe(clip_folder))
 
@@ -210,7 +210,8 @@ def embed(spark, tiny_clip, tmp_path):
 @pytest.fixture
 def embedded_rows(monkeypatch):
     """The rows that go through the model, run by run: whoever runs waves is watched."""
-    from spark_embed import pipeline, waves
+    from spark_embed import pipeline
+    from spark_embed.run import waves
 
     runs: list[int] = []
     original = waves.run_waves
@@ -251,13 +252,13 @@ def nothing_is_left_behind():
 @pytest.fixture
 def short_pauses(monkeypatch):
     """A server that fails is soon asked again."""
-    monkeypatch.setattr("spark_embed.http_client._PAUSE_S", 0.05)
+    monkeypatch.setattr("spark_embed.inference.fetch.http_client._PAUSE_S", 0.05)
 
 
 @pytest.fixture
 def short_s3_pauses(monkeypatch):
     """A store that is away or busy is soon asked again."""
-    monkeypatch.setattr("spark_embed.storage.s3_patience.MAX_PAUSE_S", 0.05)
+    monkeypatch.setattr("spark_embed.storage.s3.patience.MAX_PAUSE_S", 0.05)
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from conftest import REPOSITORY, cosines, encode
 from PIL import Image
 
-from spark_embed.output import Output
-from spark_embed.verify import verify
+from spark_embed.output.folder import Output
+from spark_embed.output.verify import verify
 
 BIN = Path(sys.executable).parent
 HOOKS = Path(__file__).parent / "crash_hooks"

@@ -5,8 +5,8 @@ import os
 import subprocess
 import sys
 
-from spark_embed.holder import make_record
-from spark_embed.lock import OutputLock
+from spark_embed.output.lock.lock import OutputLock
+from spark_embed.output.lock.owner import make_record
 
 ROOT = "/data/out"
 
@@ -14,7 +14,7 @@ ROOT = "/data/out"
 HOLDER = """
 import logging, sys, time
 from spark_embed.errors import ResumeError
-from spark_embed.lock import OutputLock
+from spark_embed.output.lock.lock import OutputLock
 
 logging.basicConfig(stream=sys.stdout, format="%(message)s")
 while line := sys.stdin.readline():

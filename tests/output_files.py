@@ -12,9 +12,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from spark_embed.clock import now
-from spark_embed.output import Output
-from spark_embed.records import (
+from spark_embed.output.folder import Output
+from spark_embed.output.records import (
     Counted,
     Ledger,
     Marker,
@@ -24,7 +23,15 @@ from spark_embed.records import (
     RunRecord,
     ShardState,
 )
-from spark_embed.state import joined, read_ledger, write_ledger, write_marker, write_progress, write_run
+from spark_embed.output.state import (
+    joined,
+    read_ledger,
+    write_ledger,
+    write_marker,
+    write_progress,
+    write_run,
+)
+from spark_embed.run.clock import now
 from spark_embed.storage import write_json
 
 DIM = 4

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spark_embed.addresses import RefusedAddressError, is_public, make_public_socket
+from spark_embed.inference.fetch.addresses import RefusedAddressError, is_public, make_public_socket
 
 PRIVATE = """
 127.0.0.1 127.255.255.254 0.0.0.0 0.1.2.3 10.0.0.1 172.16.0.1 172.31.255.255 192.168.1.1 169.254.169.254

@@ -15,7 +15,9 @@ def test_imports_keep_their_directions():
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("module", ["spark_embed.pipeline", "spark_embed.cli", "spark_embed.batch_service"])
+@pytest.mark.parametrize(
+    "module", ["spark_embed.pipeline", "spark_embed.cli.main", "spark_embed.service.batch"]
+)
 def test_the_driver_imports_neither_torch_nor_transformers(module):
     program = f"import sys, {module}; print(sorted({{'torch', 'transformers', 'timm'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -30,8 +32,8 @@ def test_the_package_alone_imports_no_spark():
 
 def test_wrong_flags_are_told_without_starting_spark():
     program = (
-        "import sys; from spark_embed.cli import main; code = main(['--nope', '1']);"
-        "print(code, 'spark_embed.session' in sys.modules)"
+        "import sys; from spark_embed.cli.main import main; code = main(['--nope', '1']);"
+        "print(code, 'spark_embed.spark.session' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "2 False"

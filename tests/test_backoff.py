@@ -6,7 +6,7 @@ import torch
 from small_models import save_model
 
 from spark_embed.models import Recipe
-from spark_embed.models.image_embedder import ImageEmbedder
+from spark_embed.models.vision.image_embedder import ImageEmbedder
 
 CUDA = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 CUBLAS = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from shard_files import break_column, break_pages
 
-from spark_embed import waves
 from spark_embed.errors import StorageError
-from spark_embed.wave import run_wave
+from spark_embed.run import waves
+from spark_embed.run.wave import run_wave
 
 NAMES = ["00000.parquet", "00001.parquet", "00002.parquet"]
 
@@ -69,7 +69,7 @@ def test_why_a_shard_is_left_out_is_said_at_once_and_kept(
         embed(folder, fail_on_bad_shard=True)
     reason = f"{folder}/{NAMES[1]} changed while it was being read"
     (warning,) = (record for record in log.records if "is left out" in record.message)
-    assert (warning.levelname, warning.name) == ("WARNING", "spark_embed.waves")
+    assert (warning.levelname, warning.name) == ("WARNING", "spark_embed.run.waves")
     assert warning.message.startswith(f"shard {NAMES[1]} is left out, because it cannot be read: ")
     assert reason in warning.message
     (folder / NAMES[1]).write_bytes(b"no shard any more")

@@ -157,8 +157,8 @@ def test_the_writers_files_are_whole_or_as_they_were(tmp_path):
 
 
 def test_runs_live_with_the_writers_files(process, tmp_path):
-    from spark_embed.output import Output
-    from spark_embed.verify import verify
+    from spark_embed.output.folder import Output
+    from spark_embed.output.verify import verify
 
     writer = UnifiedOutputWriter(tmp_path / "out")
     writer.write_json({"why": "before the first run"}, "settings")
@@ -256,7 +256,7 @@ def test_a_session_that_is_there_is_used_and_left_on_any_thread(spark, process, 
 
 
 def test_the_loader_and_the_writer_work_in_s3(bucket, shards, tmp_path, monkeypatch):
-    from spark_embed.output import check_output
+    from spark_embed.output.folder import check_output
     from spark_embed.storage import is_s3, replaced_file
 
     for shard in sorted(shards.iterdir()):

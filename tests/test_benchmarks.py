@@ -40,8 +40,8 @@ def table(cache):
 @pytest.fixture(scope="module")
 def feed_vectors(cache, table) -> np.ndarray:
     """What the job's feed makes of the images, in float32."""
-    from spark_embed.feed import FeedOptions, run_feed
-    from spark_embed.fetch import Reference
+    from spark_embed.inference.feed import FeedOptions, run_feed
+    from spark_embed.inference.fetch.references import Reference
     from spark_embed.models import Recipe, load_model
 
     model, _ = load_model(Recipe(str(data.make_model("tiny", cache)), dtype="float32", device="cpu"))

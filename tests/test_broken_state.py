@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from crashes import OPTIONS, Folder
 
-from spark_embed import cli, publisher, waves
+from spark_embed.cli.main import main as cli
 from spark_embed.config import Config
-from spark_embed.holder import make_record
+from spark_embed.output.lock.owner import make_record
 from spark_embed.pipeline import run
+from spark_embed.run import publisher, waves
 
 DAMAGES = {
     "empty": lambda data: b"",

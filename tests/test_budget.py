@@ -9,12 +9,12 @@ import pytest
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_type
 
-from spark_embed.budget import ErrorBudget, tallied
 from spark_embed.errors import ErrorBudgetExceeded
-from spark_embed.jobs import JobGroups
-from spark_embed.progress import Progress
-from spark_embed.records import Counted
-from spark_embed.schema import RESULT_TYPE
+from spark_embed.output.records import Counted
+from spark_embed.run.error_budget import ErrorBudget, tallied
+from spark_embed.run.progress import Progress
+from spark_embed.spark.jobs import JobGroups
+from spark_embed.spark.types import RESULT_TYPE
 
 
 def write_shards(folder, images):

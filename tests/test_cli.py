@@ -103,7 +103,7 @@ def test_a_shard_that_cannot_be_read_is_a_warning_or_an_exit_code(shards, tiny_c
 
 
 def test_a_failed_spark_job_is_told_by_its_cause():
-    from spark_embed.cli import first_cause
+    from spark_embed.cli.main import first_cause
 
     lines = [
         "Job aborted due to stage failure: Task 0 in stage 3.0 failed 4 times, most recent failure:",
@@ -172,7 +172,7 @@ def fake_java(tmp_path):
 @pytest.mark.parametrize("version", ["1.8.0_402", "11.0.22"])
 def test_an_old_java_is_told(fake_java, monkeypatch, version):
     from spark_embed.errors import ConfigError
-    from spark_embed.session import check_java
+    from spark_embed.spark.session import check_java
 
     monkeypatch.setenv("JAVA_HOME", fake_java(version))
     with pytest.raises(ConfigError, match="too old: install Java 17"):
@@ -180,8 +180,8 @@ def test_an_old_java_is_told(fake_java, monkeypatch, version):
 
 
 def test_pandas_3_is_told(monkeypatch):
-    from spark_embed import session
     from spark_embed.errors import ConfigError
+    from spark_embed.spark import session
 
     monkeypatch.setattr(session, "version", lambda package: "3.0.1")
     with pytest.raises(ConfigError, match="needs pandas 2"):
@@ -201,7 +201,7 @@ def test_pandas_3_is_told(monkeypatch):
     ],
 )
 def test_a_local_master_retries_failed_tasks(master, num_workers, expected):
-    from spark_embed.session import local_master
+    from spark_embed.spark.session import local_master
 
     assert local_master(master, num_workers) == expected
 
@@ -230,7 +230,7 @@ def test_ctrl_c_ends_the_run_with_one_line(shards, tmp_path):
 def test_all_kinds_of_tasks_share_one_daemon_which_is_started_early(spark):
     from pyspark import SparkContext
 
-    from spark_embed.session import start_worker_daemon
+    from spark_embed.spark.session import start_worker_daemon
 
     start_worker_daemon(spark).join(60)
     assert spark.range(1).mapInArrow(lambda batches: batches, "id long").count() == 1
@@ -238,4 +238,4 @@ def test_all_kinds_of_tasks_share_one_daemon_which_is_started_early(spark):
     children = (Path("/proc") / str(jvm) / "task").glob("*/children")
     pids = {pid for file in children for pid in file.read_text().split()}
     commands = [Path("/proc", pid, "cmdline").read_text() for pid in pids]
-    assert sum("spark_embed.worker_daemon" in command for command in commands) == 1
+    assert sum("spark_embed.spark.worker_daemon" in command for command in commands) == 1

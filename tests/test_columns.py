@@ -5,7 +5,7 @@ from conftest import table_of
 from shard_files import error_of, find, rows, write
 
 from spark_embed.schema import IMAGE
-from spark_embed.tables import settings, table_settings
+from spark_embed.spark.settings import settings, table_settings
 
 
 def test_folders_such_as_cat_equals_007_become_text_columns(spark, tmp_path):

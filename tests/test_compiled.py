@@ -6,8 +6,9 @@ import torch
 from small_models import save_model
 
 from spark_embed.errors import ModelError
-from spark_embed.models import Recipe, image_embedder
-from spark_embed.models.image_embedder import ImageEmbedder
+from spark_embed.models import Recipe
+from spark_embed.models.vision import image_embedder
+from spark_embed.models.vision.image_embedder import ImageEmbedder
 
 
 @pytest.fixture

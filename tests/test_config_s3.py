@@ -5,7 +5,7 @@ from test_config import PATHS
 
 from spark_embed.errors import ConfigError
 from spark_embed.load_config import MAX_YAML_BYTES, load_config
-from spark_embed.storage import s3_client
+from spark_embed.storage.s3 import client as s3_client
 
 
 @pytest.fixture

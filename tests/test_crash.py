@@ -11,7 +11,7 @@ from crashes import BIN, Folder, Run
 
 # Places to die at: when a marker is written but has not its name yet, and when one of two data sets is new.
 IN_A_MARKER = "spark_embed.storage.local sync markers/ 2"
-IN_PUBLISH = "spark_embed.publish _move_files errors.parquet 1"
+IN_PUBLISH = "spark_embed.output.publish.publish _move_files errors.parquet 1"
 AT_RANDOM = ["start", "found", "parity", "images 60", "images 180", "images 360", "publish"]
 
 

@@ -9,7 +9,7 @@ from conftest import encode
 from image_files import PNG_RGB, png, tiff_12_bit, with_segment
 from PIL import Image, ImageCms, ImageOps
 
-from spark_embed.decode import PillowImage, PlainJpeg, decode, open_image
+from spark_embed.inference.decode import PillowImage, PlainJpeg, decode, open_image
 
 LOSSLESS = {"PNG": {}, "TIFF": {}, "WEBP": {"lossless": True}, "BMP": {}, "JPEG2000": {}}
 

@@ -13,8 +13,8 @@ from conftest import encode
 from image_files import FORMATS, noise_image
 from PIL import Image
 
-from spark_embed.decode import decode, open_image, pillow, rgb
 from spark_embed.errors import ERROR_DETAIL_CHARS, ImageError
+from spark_embed.inference.decode import decode, open_image, pillow, rgb
 
 MIB = 1 << 20
 SLOWEST_S = 10

@@ -7,7 +7,7 @@ import pytest
 from conftest import encode
 from PIL import Image, ImageFile, ImageSequence
 
-from spark_embed.decode import decode
+from spark_embed.inference.decode import decode
 
 COLOURS = ("red", "lime", "blue")
 

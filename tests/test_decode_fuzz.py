@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from image_files import FORMATS, noise_image
 from PIL import Image
 
-from spark_embed.decode import decode
 from spark_embed.errors import ImageError
+from spark_embed.inference.decode import decode
 
 
 def gives_pixels_or_image_error(data: bytes, allow_truncated: bool = False) -> None:

@@ -19,11 +19,11 @@ from fakes import MeanColour
 from image_files import with_segment
 from PIL import Image
 
-from spark_embed.decode import decode
-from spark_embed.decode.isolated import IsolatedDecoder, keep_decodable
 from spark_embed.errors import ImageError
-from spark_embed.feed import FeedOptions, run_feed
-from spark_embed.fetch import Reference
+from spark_embed.inference.decode import decode
+from spark_embed.inference.decode.isolated import IsolatedDecoder, keep_decodable
+from spark_embed.inference.feed import FeedOptions, run_feed
+from spark_embed.inference.fetch.references import Reference
 
 CRASHING = Path(__file__).parent / "crashing_decoder"
 PATIENCE_S = 20
@@ -35,7 +35,7 @@ def ordering(order: str) -> bytes:
 
 
 def children() -> list[psutil.Process]:
-    return [c for c in psutil.Process().children() if "spark_embed.decode.child" in c.cmdline()]
+    return [c for c in psutil.Process().children() if "spark_embed.inference.decode.child" in c.cmdline()]
 
 
 def n_living_children() -> int:
@@ -43,7 +43,7 @@ def n_living_children() -> int:
     n_living = 0
     for process in psutil.Process().children():
         with suppress(psutil.NoSuchProcess):  # ZombieProcess is one
-            n_living += "spark_embed.decode.child" in process.cmdline()
+            n_living += "spark_embed.inference.decode.child" in process.cmdline()
     return n_living
 
 
@@ -172,7 +172,7 @@ def test_a_feed_decodes_in_one_child_per_thread_and_leaves_none(crashing, monkey
 
 PARENT = """
 import sys
-from spark_embed.decode.isolated import IsolatedDecoder
+from spark_embed.inference.decode.isolated import IsolatedDecoder
 decoder = IsolatedDecoder(limit_s=2)
 opened = decoder.open_image(bytes.fromhex(sys.argv[1]))
 (child,) = decoder._children
@@ -200,7 +200,7 @@ def test_a_child_ends_with_its_worker_even_if_that_is_killed(order):
 
 def test_the_child_imports_no_torch_and_no_spark():
     program = (
-        "import sys, spark_embed.decode.child;"
+        "import sys, spark_embed.inference.decode.child;"
         "print(sorted({'torch', 'transformers', 'pyspark', 'pandas'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -239,6 +239,6 @@ def test_a_run_survives_images_that_crash_the_worker(tmp_path, tiny_clip, photo_
     assert not [
         process
         for process in psutil.process_iter(["cmdline", "cwd"])
-        if "spark_embed.decode.child" in (process.info["cmdline"] or [])
+        if "spark_embed.inference.decode.child" in (process.info["cmdline"] or [])
         and process.info["cwd"] == str(tmp_path)
     ]

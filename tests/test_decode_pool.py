@@ -6,8 +6,8 @@ import zlib
 
 import pytest
 
-from spark_embed.decode_pool import MAX_ABANDONED, ByteBudget, DecodePool
 from spark_embed.errors import ImageError
+from spark_embed.inference.decode.pool import MAX_ABANDONED, ByteBudget, DecodePool
 
 PATIENCE_S = 20
 

@@ -9,12 +9,12 @@ from fakes import MeanColour
 from PIL import Image, ImageFile
 
 from spark_embed.config import ModelOptions
-from spark_embed.decode import decode
-from spark_embed.decode.truncated import truncated_images
 from spark_embed.errors import ImageError
-from spark_embed.feed import FeedOptions, run_feed
-from spark_embed.fetch import Reference
-from spark_embed.udf import make_feed_options
+from spark_embed.inference.decode import decode
+from spark_embed.inference.decode.truncated import truncated_images
+from spark_embed.inference.feed import FeedOptions, run_feed
+from spark_embed.inference.fetch.references import Reference
+from spark_embed.inference.udf import make_feed_options
 
 # How Pillow reads the others: whole or not at all.
 BY_ROWS = {

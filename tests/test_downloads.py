@@ -12,10 +12,10 @@ from conftest import PATIENCE_S
 from fakes import MeanColour
 from url_rows import HASTY, LOCAL, rows_of
 
-from spark_embed import downloads, http_client
-from spark_embed.feed import FeedOptions, run_feed
-from spark_embed.fetch import FetchPolicy, Reference
-from spark_embed.read_ahead import ReadAhead, Row
+from spark_embed.inference.feed import FeedOptions, run_feed
+from spark_embed.inference.fetch import downloads, http_client
+from spark_embed.inference.fetch.read_ahead import ReadAhead, Row
+from spark_embed.inference.fetch.references import FetchPolicy, Reference
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left_behind", "short_pauses")
 

@@ -9,14 +9,14 @@ from types import ModuleType
 import psutil
 import pytest
 
-from spark_embed import early_daemon
+from spark_embed.spark import early_daemon
 
 BIN = Path(sys.executable).parent
 
 # Prints the process id of the early daemon and its address, then waits for a line.
 DRIVER = """
 import psutil, sys
-from spark_embed.early_daemon import start_early_daemon
+from spark_embed.spark.early_daemon import start_early_daemon
 address = start_early_daemon()
 print(psutil.Process().children()[0].pid, address, flush=True)
 sys.stdin.readline()
@@ -38,7 +38,7 @@ def driver():
 def become_daemon(address: str, python: str = sys.executable) -> subprocess.Popen:
     """Start a daemon as Spark does: it writes its port to its standard output."""
     return subprocess.Popen(
-        [python, "-m", "spark_embed.worker_daemon", "pyspark.worker"],
+        [python, "-m", "spark_embed.spark.worker_daemon", "pyspark.worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, early_daemon.ADDRESS: address},

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from crashes import Folder
 
-from spark_embed import waves
 from spark_embed.config import Config
 from spark_embed.pipeline import run
+from spark_embed.run import waves
 from spark_embed.storage import local
 
 # Others write these, at times of their own.

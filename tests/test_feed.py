@@ -13,9 +13,9 @@ from conftest import encode
 from fakes import MeanColour
 from PIL import Image
 
-from spark_embed import feed
-from spark_embed.feed import FeedOptions, run_feed
-from spark_embed.fetch import FetchPolicy, Reference
+from spark_embed.inference import feed
+from spark_embed.inference.feed import FeedOptions, run_feed
+from spark_embed.inference.fetch.references import FetchPolicy, Reference
 
 PATIENCE_S = 20  # how long a test waits for what should happen at once
 

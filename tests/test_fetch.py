@@ -8,7 +8,7 @@ from urllib.parse import quote
 import pytest
 
 from spark_embed.errors import ERROR_DETAIL_CHARS, ImageError
-from spark_embed.fetch import FetchPolicy, Reference, make_fetch
+from spark_embed.inference.fetch.references import FetchPolicy, Reference, make_fetch
 
 CONTENT = b"the bytes of an image"
 

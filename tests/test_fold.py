@@ -7,11 +7,11 @@ from conftest import cosines
 from small_models import change_weights, save_model
 from torch import nn
 
-from spark_embed.decode import MAX_PIXELS
+from spark_embed.inference.decode import MAX_PIXELS
+from spark_embed.inference.preflight.parity import measure_parity, prepare_sample
 from spark_embed.models import EMBEDDED_MODEL, Recipe
-from spark_embed.models.fold import fold_batch_norms
-from spark_embed.models.image_embedder import ImageEmbedder
-from spark_embed.parity import measure_parity, prepare_sample
+from spark_embed.models.vision.fold import fold_batch_norms
+from spark_embed.models.vision.image_embedder import ImageEmbedder
 
 
 def n_batch_norms(network: nn.Module) -> int:

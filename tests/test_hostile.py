@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageOps
 
-from spark_embed.decode import decode
 from spark_embed.errors import ImageError
+from spark_embed.inference.decode import decode
 
 SLOWEST_S = 10
 # A worker of 1.5 GB, less the 0.9 GB that torch and a small model take.
@@ -24,7 +24,7 @@ MOST_BYTES = 600_000_000
 DECODE_ALL = """
 import json, sys, time
 from pathlib import Path
-from spark_embed.decode import decode
+from spark_embed.inference.decode import decode
 from spark_embed.errors import ImageError
 seconds = {}
 for path in sorted(Path(sys.argv[1]).iterdir()):

@@ -10,8 +10,8 @@ import pytest
 from bad_server import BadServer, colour_of
 from url_rows import HASTY, error_of, rows_of
 
-from spark_embed import http_client
-from spark_embed.fetch import DownloadPolicy
+from spark_embed.inference.fetch import http_client
+from spark_embed.inference.fetch.references import DownloadPolicy
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left_behind", "short_pauses")
 

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from pyspark.sql import functions as F
 
 from spark_embed import image_embedding, image_embedding_result
-from spark_embed.feed import FeedOptions
+from spark_embed.inference.feed import FeedOptions
 from spark_embed.models import Recipe
 
 

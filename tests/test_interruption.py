@@ -9,7 +9,7 @@ import psutil
 import pytest
 from crashes import WAVE_ROWS, Folder
 
-IN_PUBLISH = "spark_embed.merge merge_files Merge 1"
+IN_PUBLISH = "spark_embed.output.publish.merge merge_files Merge 1"
 
 MOMENTS = {
     "the JVM starts": lambda run: run.await_(

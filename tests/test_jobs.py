@@ -11,7 +11,7 @@ from conftest import PATIENCE_S, wait_until
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 
-from spark_embed.jobs import JobGroups
+from spark_embed.spark.jobs import JobGroups
 
 
 def run_tasks(spark, n_tasks=4):

@@ -4,8 +4,8 @@ import gzip
 
 import pytest
 
+from spark_embed.datasets.lists import has_column, read_list
 from spark_embed.errors import ConfigError, StorageError
-from spark_embed.source.lists import has_column, read_list
 
 
 def read(path, data: bytes) -> list[dict]:

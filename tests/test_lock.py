@@ -10,8 +10,8 @@ import pytest
 from locks import ROOT, Run, content, take, write_lock
 
 from spark_embed.errors import ResumeError
-from spark_embed.holder import SILENT_S
-from spark_embed.lock import read_holder
+from spark_embed.output.lock.lock import read_holder
+from spark_embed.output.lock.owner import SILENT_S
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_a_holder_elsewhere_that_fell_silent_is_taken_over(path, place, log):
 
 
 def test_where_processes_are_hidden_the_heartbeat_counts(path, monkeypatch):
-    monkeypatch.setattr("spark_embed.holder._process_start", lambda pid: "")
+    monkeypatch.setattr("spark_embed.output.lock.owner._process_start", lambda pid: "")
     write_lock(path)
     with pytest.raises(ResumeError, match="last heard of 0 s ago"):
         take(path).__enter__()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from spark_embed.lock_file import ObjectLockFile
+from spark_embed.output.lock.file import ObjectLockFile
 from spark_embed.storage import exists, read_text, write_text
 
 pytestmark = pytest.mark.usefixtures("short_s3_pauses")
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.usefixtures("short_s3_pauses")
 
 @pytest.fixture
 def path(bucket) -> str:
-    return f"s3a://{bucket}/out/_spark_embed/lock.json"
+    return f"s3a://{bucket}/out/_spark_embed/output/lock/lock.json"
 
 
 @pytest.fixture

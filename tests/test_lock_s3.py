@@ -12,8 +12,8 @@ from conftest import PATIENCE_S, wait_until
 from locks import ROOT, Run, take
 
 from spark_embed.errors import ResumeError, StorageError
-from spark_embed.holder import SILENT_S, make_record
-from spark_embed.lock import OutputLock, read_holder
+from spark_embed.output.lock.lock import OutputLock, read_holder
+from spark_embed.output.lock.owner import SILENT_S, make_record
 from spark_embed.storage import delete, exists, read_json, write_json, write_text
 
 pytestmark = pytest.mark.usefixtures("short_s3_pauses", "no_heart_beats_on")
@@ -33,13 +33,13 @@ def no_heart_beats_on():
 
 @pytest.fixture
 def path(bucket) -> str:
-    return f"s3a://{bucket}/out/_spark_embed/lock.json"
+    return f"s3a://{bucket}/out/_spark_embed/output/lock/lock.json"
 
 
 @pytest.fixture
 def short_settling(monkeypatch):
     """Others that begin at the same moment have written soon."""
-    monkeypatch.setattr("spark_embed.lock_file._SETTLE_S", 0.5)
+    monkeypatch.setattr("spark_embed.output.lock.file._SETTLE_S", 0.5)
 
 
 def write_lock(path: str, silent_s: float = 0, **changes) -> dict:
@@ -153,8 +153,10 @@ class TestHolderElsewhere:
 
     def test_that_fell_silent_is_taken_over_and_notices(self, path, log, monkeypatch):
         with take(path, heartbeat_s=3600) as slept:
-            monkeypatch.setattr("spark_embed.holder._machine", lambda: ("node-8", "another", "another"))
-            monkeypatch.setattr("spark_embed.holder.SILENT_S", -1.0)
+            monkeypatch.setattr(
+                "spark_embed.output.lock.owner._machine", lambda: ("node-8", "another", "another")
+            )
+            monkeypatch.setattr("spark_embed.output.lock.owner.SILENT_S", -1.0)
             with take(path) as lock:
                 assert "taken over from a run that ended without letting go of it" in log.text
                 lock.check()
@@ -231,7 +233,7 @@ class TestBadStore:
         with take(path, heartbeat_s=0.05) as lock:
             first = read_json(path)
             bad_s3.down()
-            monkeypatch.setattr("spark_embed.storage.s3_patience.PATIENT_ATTEMPTS", 2)
+            monkeypatch.setattr("spark_embed.storage.s3.patience.PATIENT_ATTEMPTS", 2)
             with pytest.raises(
                 StorageError, match=r"lock\.json: cannot be read: the store cannot be reached"
             ):
@@ -247,7 +249,7 @@ class TestBadStore:
             bad_s3.down()
             wait_until(lambda: "the store cannot be reached" in lock._failure, "it is reached")
             lock.watch()
-            monkeypatch.setattr("spark_embed.lock.SILENT_S", 0.0)
+            monkeypatch.setattr("spark_embed.output.lock.lock.SILENT_S", 0.0)
             with pytest.raises(StorageError, match=r"could not be renewed for .*the store cannot be reached"):
                 lock.watch()
             began = time.monotonic()
@@ -256,7 +258,7 @@ class TestBadStore:
 
     def test_that_takes_a_heartbeat_late_is_given_another(self, path, bad_s3, monkeypatch):
         """What is made final after a check is this run's alone for as long as others wait for it."""
-        monkeypatch.setattr("spark_embed.lock.SILENT_S", 1.0)
+        monkeypatch.setattr("spark_embed.output.lock.lock.SILENT_S", 1.0)
         with take(path, heartbeat_s=3600) as lock:
             bad_s3.delay_s = 0.8
             bad_s3.fail_next("PutObject", "delay")
@@ -317,7 +319,7 @@ def test_who_may_not_write_is_told(s3_server, bucket, path, monkeypatch):
 
 
 def test_a_run_in_a_folder_with_odd_names_is_locked_too(bucket):
-    path = f"s3a://{bucket}/a b+%20ü/_spark_embed/lock.json"
+    path = f"s3a://{bucket}/a b+%20ü/_spark_embed/output/lock/lock.json"
     with take(path) as lock:
         lock.check()
         assert json.dumps(read_json(path))

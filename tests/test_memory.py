@@ -8,7 +8,7 @@ import pytest
 PROGRAM = """
 import resource, sys
 import numpy as np
-from spark_embed.memory import keep_freed_memory
+from spark_embed.inference.malloc import keep_freed_memory
 
 def faults_of_20_batches():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

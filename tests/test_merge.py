@@ -10,13 +10,14 @@ import pytest
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_type
 
-from spark_embed import output_files
-from spark_embed.arrow import unpack_vectors
 from spark_embed.errors import StorageError
-from spark_embed.merge import Merge, merge_files
-from spark_embed.output_files import Target
-from spark_embed.removal import Removal
-from spark_embed.schema import PACKED_RESULT_TYPE, RESULT
+from spark_embed.inference.arrow import unpack_vectors
+from spark_embed.output.publish import output_files
+from spark_embed.output.publish.merge import Merge, merge_files
+from spark_embed.output.publish.output_files import Target
+from spark_embed.output.publish.removal import Removal
+from spark_embed.schema import RESULT
+from spark_embed.spark.types import PACKED_RESULT_TYPE
 
 DIM = 3
 RESULT_ARROW = to_arrow_type(PACKED_RESULT_TYPE)

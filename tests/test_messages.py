@@ -5,8 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from spark_embed.config import Config
-from spark_embed.dry_run import describe_run
 from spark_embed.errors import ModelError, ResumeError
+from spark_embed.run.dry_run import describe_run
 
 
 def test_parity_below_its_limit_fails_if_told_to(embed, shards, tmp_path):

@@ -19,8 +19,8 @@ from small_models import change_weights, pickle_weights, recipe, save_model
 from spark_embed.errors import ModelError
 from spark_embed.models import EMBEDDED_MODEL, Recipe
 from spark_embed.models.device import resolve_device
-from spark_embed.models.efficientnet_lite0 import WEIGHTS_SHA256
-from spark_embed.models.image_embedder import ImageEmbedder
+from spark_embed.models.vision.efficientnet_lite0 import WEIGHTS_SHA256
+from spark_embed.models.vision.image_embedder import ImageEmbedder
 
 
 @pytest.fixture(scope="module")

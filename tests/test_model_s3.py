@@ -13,9 +13,9 @@ from test_cli import BIN, run_command
 
 from spark_embed.config import ModelOptions
 from spark_embed.errors import ConfigError, ModelError
+from spark_embed.inference.udf import make_recipe
 from spark_embed.models.folder import find_folder
-from spark_embed.models.image_embedder import ImageEmbedder, describe
-from spark_embed.udf import make_recipe
+from spark_embed.models.vision.image_embedder import ImageEmbedder, describe
 
 pytestmark = pytest.mark.usefixtures("model_copies")
 

@@ -14,7 +14,7 @@ from PIL import Image
 from small_models import NAMES, Reference, change_weights, prepare_all, recipe, save_model
 
 from spark_embed.errors import ImageError
-from spark_embed.models.image_embedder import ImageEmbedder
+from spark_embed.models.vision.image_embedder import ImageEmbedder
 
 SIZES = [
     (225, 224), (224, 224), (333, 257), (257, 500), (500, 259), (640, 427), (400, 600), (901, 1200),  # photos

@@ -17,9 +17,9 @@ from conftest import wait_until
 from url_rows import rows_of
 
 from spark_embed.errors import ERROR_DETAIL_CHARS, ImageError, StorageError
-from spark_embed.fetch import DownloadPolicy, FetchPolicy, Reference
-from spark_embed.read_ahead import ReadAhead
-from spark_embed.storage.s3_requests import ObjectRequests
+from spark_embed.inference.fetch.read_ahead import ReadAhead
+from spark_embed.inference.fetch.references import DownloadPolicy, FetchPolicy, Reference
+from spark_embed.storage.s3.requests import ObjectRequests
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left_behind", "short_s3_pauses")
 
@@ -88,7 +88,7 @@ class TestMany:
         assert {fault for fault, _ in bad_s3.met} == {"slow_down", "reset", "delay", "cut"}
 
     def test_are_lost_to_no_outage(self, root, bad_s3, monkeypatch):
-        monkeypatch.setattr("spark_embed.storage.s3_patience.MAX_PAUSE_S", 0.5)
+        monkeypatch.setattr("spark_embed.storage.s3.patience.MAX_PAUSE_S", 0.5)
         bad_s3.down()
         threading.Timer(1.5, bad_s3.up).start()
         assert rows(root, names()) == [colour_of(n) for n in range(N)]
@@ -346,7 +346,7 @@ class TestTheWay:
         context.load_cert_chain(tmp_path / "out", tmp_path / "keyout")
         answering.socket = context.wrap_socket(answering.socket, server_side=True)
         s3_server.seen_through(f"https://127.0.0.1:{answering.server_port}").set_environment(monkeypatch)
-        monkeypatch.setattr("spark_embed.storage.s3_patience.PATIENT_ATTEMPTS", 2)
+        monkeypatch.setattr("spark_embed.storage.s3.patience.PATIENT_ATTEMPTS", 2)
         with pytest.raises(StorageError, match="ClientConnectorCertificateError"):
             rows("s3a://b", ["7.jpg"])
         monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "out"))

@@ -11,18 +11,19 @@ from crashes import Folder
 from test_every_moment import Moments
 from verified import findings
 
-from spark_embed import pipeline, waves
+from spark_embed import pipeline
 from spark_embed.config import Config
-from spark_embed.dry_run import describe_run
 from spark_embed.errors import ConfigError, ResumeError, StorageError
 from spark_embed.load_config import load_config
-from spark_embed.output import Output
+from spark_embed.output.folder import Output
+from spark_embed.output.resume import find_standing, tidy
+from spark_embed.output.state import read_ledger
+from spark_embed.output.verify import verify
 from spark_embed.pipeline import run
-from spark_embed.publisher import Publisher
-from spark_embed.resume import find_standing, tidy
-from spark_embed.state import read_ledger
+from spark_embed.run import waves
+from spark_embed.run.dry_run import describe_run
+from spark_embed.run.publisher import Publisher
 from spark_embed.storage import local
-from spark_embed.verify import verify
 
 KINDS = ("embeddings.parquet", "errors.parquet")
 FOLDERS, ONE = {}, {"output_files": 1}

@@ -6,10 +6,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from spark_embed import staging, waves
 from spark_embed.errors import ConfigError, ModelError, ResumeError, StorageError
-from spark_embed.merge import merge_files
-from spark_embed.wave import run_wave
+from spark_embed.output.publish import staging
+from spark_embed.output.publish.merge import merge_files
+from spark_embed.run import waves
+from spark_embed.run.wave import run_wave
 
 
 def contents(folder):

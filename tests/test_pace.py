@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from fakes import MeanColour
 
-from spark_embed import pace
+from spark_embed.inference.preflight import timing as pace
+from spark_embed.inference.preflight.timing import Pace, estimate_pace, find_batch_size, measure_pace
 from spark_embed.models import Prediction
-from spark_embed.pace import Pace, estimate_pace, find_batch_size, measure_pace
 
 PREPARED = [np.zeros(3)]
 

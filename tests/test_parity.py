@@ -10,11 +10,11 @@ from conftest import encode
 from PIL import Image
 from small_models import save_model
 
-from spark_embed.decode import MAX_PIXELS
+from spark_embed.inference.decode import MAX_PIXELS
+from spark_embed.inference.preflight.parity import Parity, measure_parity, prepare_sample
 from spark_embed.models import Recipe
-from spark_embed.models.image_embedder import ImageEmbedder
-from spark_embed.models.preprocess import Preprocessing
-from spark_embed.parity import Parity, measure_parity, prepare_sample
+from spark_embed.models.vision.image_embedder import ImageEmbedder
+from spark_embed.models.vision.preprocess import Preprocessing
 
 
 def compare(model: ImageEmbedder, images, max_pixels: int = MAX_PIXELS) -> Parity:

@@ -12,9 +12,9 @@ from conftest import cosines, encode, find_source, table_of
 from PIL import Image
 
 from spark_embed.config import Config
-from spark_embed.feed import FeedOptions
+from spark_embed.inference.feed import FeedOptions
 from spark_embed.models import Recipe
-from spark_embed.wave import embed_table
+from spark_embed.run.wave import embed_table
 
 
 def vectors_of(table: pd.DataFrame) -> np.ndarray:

@@ -7,16 +7,17 @@ import pyspark
 import pytest
 from small_models import save_model
 
-from spark_embed import probe as probe_module
 from spark_embed.errors import ModelError
-from spark_embed.feed import FeedOptions
-from spark_embed.fetch import Reference
-from spark_embed.models import Recipe, image_embedder
-from spark_embed.models.image_embedder import ImageEmbedder
-from spark_embed.parity import Parity
-from spark_embed.preflight import run_preflight
-from spark_embed.probe import ProbeOptions
-from spark_embed.probe import probe as run_probe
+from spark_embed.inference.feed import FeedOptions
+from spark_embed.inference.fetch.references import Reference
+from spark_embed.inference.preflight import probe as probe_module
+from spark_embed.inference.preflight.parity import Parity
+from spark_embed.inference.preflight.preflight import run_preflight
+from spark_embed.inference.preflight.probe import ProbeOptions
+from spark_embed.inference.preflight.probe import probe as run_probe
+from spark_embed.models import Recipe
+from spark_embed.models.vision import image_embedder
+from spark_embed.models.vision.image_embedder import ImageEmbedder
 
 WANTED = ProbeOptions(n_images=4, min_cosine=0.99)
 
@@ -70,7 +71,7 @@ def test_auto_is_float32_where_the_fast_precision_falls_short(
     def measure(model: ImageEmbedder, sample: list) -> Parity:
         return Parity(len(sample), 1.0 if model.recipe.dtype == "float32" else cosine, 0.5)
 
-    monkeypatch.setattr("spark_embed.parity.measure_parity", measure)
+    monkeypatch.setattr("spark_embed.inference.preflight.parity.measure_parity", measure)
     answer = probe(recipe, photo_bytes)
     assert answer["recipe"]["dtype"] == "float32"
     assert answer["parity"]["rejected"]["dtype"] == "bfloat16"
@@ -143,6 +144,6 @@ def test_a_worker_that_cannot_load_the_model_stops_the_run_in_one_line(embed, sh
         found = run_preflight(*args)
         return replace(found, recipe=replace(found.recipe, source=str(gone)))
 
-    monkeypatch.setattr("spark_embed.plan.run_preflight", look_elsewhere)
+    monkeypatch.setattr("spark_embed.run.binding.run_preflight", look_elsewhere)
     with pytest.raises(ModelError, match=f"^--model_directory {gone}: there is no such folder .on a worker"):
         embed(shards)

@@ -6,10 +6,10 @@ import threading
 
 from conftest import PATIENCE_S
 
-from spark_embed import progress
 from spark_embed.errors import StorageError
-from spark_embed.jobs import JobGroups
-from spark_embed.progress import Progress
+from spark_embed.run import progress
+from spark_embed.run.progress import Progress
+from spark_embed.spark.jobs import JobGroups
 
 
 class Terminal(io.StringIO):
@@ -36,7 +36,7 @@ def test_a_log_gets_a_line_per_interval(spark, monkeypatch):
         seen.set()
 
     monkeypatch.setattr(progress, "_LOG_INTERVAL_S", 0.01)
-    monkeypatch.setattr(logging.getLogger("spark_embed.progress"), "info", note)
+    monkeypatch.setattr(logging.getLogger("spark_embed.run.progress"), "info", note)
     jobs = JobGroups(spark)
     with Progress(jobs, n_images=100):
         run_waves(spark, jobs, 30, 20)

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from spark_embed.errors import StorageError
-from spark_embed.ranges import RangeReader
+from spark_embed.inference.fetch.ranges import RangeReader
 from spark_embed.storage import file_version
 
 

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from spark_embed.output import Output
-from spark_embed.state import read_ledger
+from spark_embed.output.folder import Output
+from spark_embed.output.state import read_ledger
 
 KEYS = ["shard", "shard_row"]
 

@@ -33,7 +33,7 @@ def test_the_error_codes_are_all_explained():
 def test_the_fields_of_the_record_are_all_explained():
     from dataclasses import fields
 
-    from spark_embed.summary import RunSummary
+    from spark_embed.output.summary import RunSummary
 
     text = (REPOSITORY / "docs/output.md").read_text()
     assert [field.name for field in fields(RunSummary) if f"`{field.name}`" not in text] == []

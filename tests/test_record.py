@@ -4,9 +4,9 @@ from conftest import find_source, table_of
 from pyspark.sql import functions as F
 
 from spark_embed.config import Config
-from spark_embed.feed import FeedOptions
+from spark_embed.inference.feed import FeedOptions
 from spark_embed.models import Recipe
-from spark_embed.wave import count_wave, embed_table, run_wave
+from spark_embed.run.wave import count_wave, embed_table, run_wave
 
 
 def test_the_record_says_what_ran_on_what_and_how(embed, shards, tiny_clip):

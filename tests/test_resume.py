@@ -10,10 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 from output_files import count_places
 
-from spark_embed import binding, plan, waves
 from spark_embed.errors import ResumeError, StorageError
-from spark_embed.output import Output
-from spark_embed.state import read_ledger
+from spark_embed.output.folder import Output
+from spark_embed.output.state import read_ledger
+from spark_embed.run import begin as binding
+from spark_embed.run import binding as plan
+from spark_embed.run import waves
 
 
 @pytest.fixture

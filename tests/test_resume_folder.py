@@ -6,9 +6,9 @@ import numpy as np
 from output_files import count_places
 
 from spark_embed.config import Config
-from spark_embed.dry_run import describe_run
-from spark_embed.source import folder_index
-from spark_embed.tasks import run_tasks
+from spark_embed.datasets.index import image_folder as folder_index
+from spark_embed.run.dry_run import describe_run
+from spark_embed.spark.tasks import run_tasks
 
 
 def test_an_image_folder_is_brought_up_to_date(embed, tmp_path, photo_bytes, embedded_rows):

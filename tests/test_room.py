@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spark_embed.room import NoRoomError, Room
+from spark_embed.inference.fetch.memory import NoRoomError, Room
 
 
 def test_it_is_full_until_bytes_are_given_back():

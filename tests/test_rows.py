@@ -12,7 +12,7 @@ import pytest
 from shard_files import break_pages
 
 from spark_embed.errors import StorageError
-from spark_embed.rows import RowReader
+from spark_embed.inference.fetch.rows import RowReader
 from spark_embed.storage import file_version
 
 

@@ -9,7 +9,10 @@ from botocore.stub import Stubber
 
 from spark_embed import storage
 from spark_embed.errors import NoSpaceError, StorageError
-from spark_embed.storage import StoredFile, s3_client, s3_download, s3_listing
+from spark_embed.storage import StoredFile
+from spark_embed.storage.s3 import client as s3_client
+from spark_embed.storage.s3 import download as s3_download
+from spark_embed.storage.s3 import listing as s3_listing
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,8 @@ from url_rows import rows_of
 
 from spark_embed import storage
 from spark_embed.errors import StorageError
-from spark_embed.fetch import DownloadPolicy
-from spark_embed.storage.s3_errors import (
+from spark_embed.inference.fetch.references import DownloadPolicy
+from spark_embed.storage.s3.errors import (
     S3ChangedError,
     S3CredentialsError,
     S3DeniedError,
@@ -158,7 +158,7 @@ class TestWhereItIs:
 
     @every_operation
     def test_a_store_that_is_not_there(self, s3_server, root, monkeypatch, operation, short_s3_pauses):
-        monkeypatch.setattr("spark_embed.storage.s3_patience.PATIENT_ATTEMPTS", 2)
+        monkeypatch.setattr("spark_embed.storage.s3.patience.PATIENT_ATTEMPTS", 2)
         user_and_password = f"http://user:MARKED-PASSWORD@127.0.0.1:{free_port()}"
         s3_server.seen_through(user_and_password).set_environment(monkeypatch)
         line = told(operation, root)
@@ -210,7 +210,7 @@ class TestImpatience:
 
     def test_does_not_wait_long_for_who_listens_and_is_silent(self, s3_server, root, monkeypatch):
         """As a firewall is."""
-        from spark_embed.storage.s3_client import client_for
+        from spark_embed.storage.s3.client import client_for
 
         with socket.create_server(("127.0.0.1", 0)) as listener:
             monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{listener.getsockname()[1]}")

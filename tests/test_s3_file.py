@@ -16,15 +16,15 @@ from conftest import wait_until
 
 from spark_embed import storage
 from spark_embed.errors import StorageError
-from spark_embed.ranges import RangeReader
-from spark_embed.rows import RowReader
+from spark_embed.inference.fetch.ranges import RangeReader
+from spark_embed.inference.fetch.rows import RowReader
 from spark_embed.storage import file_version, traffic
-from spark_embed.storage.s3_errors import (
+from spark_embed.storage.s3.errors import (
     S3ChangedError,
     S3NotFoundError,
     S3PassingError,
 )
-from spark_embed.storage.s3_file import S3File, read_object
+from spark_embed.storage.s3.file import S3File, read_object
 
 pytestmark = pytest.mark.usefixtures("short_s3_pauses")
 
@@ -235,7 +235,7 @@ class TestBadStore:
             read_object(f"s3://{bucket}/missing")
 
     def test_that_is_away_for_some_seconds_is_waited_for(self, path, bad_s3, monkeypatch):
-        monkeypatch.setattr("spark_embed.storage.s3_patience.MAX_PAUSE_S", 1.0)
+        monkeypatch.setattr("spark_embed.storage.s3.patience.MAX_PAUSE_S", 1.0)
         file = S3File(path)
         assert file.read(1000) == BODY[:1000]
         bad_s3.down()
@@ -246,7 +246,7 @@ class TestBadStore:
 
     def test_that_is_away_is_waited_for_by_many_threads(self, path, bad_s3, monkeypatch):
         """Not so by the SDK: its budget of retries is one for all, and soon used up."""
-        monkeypatch.setattr("spark_embed.storage.s3_patience.MAX_PAUSE_S", 0.5)
+        monkeypatch.setattr("spark_embed.storage.s3.patience.MAX_PAUSE_S", 0.5)
         known = storage.stat(path)
         bad_s3.down()
         threading.Timer(1.5, bad_s3.up).start()
@@ -317,7 +317,7 @@ def test_what_is_large_takes_little_memory_to_write_and_to_read(bucket):
 
 def write_and_read(path: str, environment) -> dict[str, int]:
     """Write and read 120 MB; returns by how many kilobytes the peak of memory has grown."""
-    from spark_embed.storage.s3_upload import S3Upload, complete_upload
+    from spark_embed.storage.s3.upload import S3Upload, complete_upload
 
     os.environ.update(environment)
     storage.write_text(path, "1")

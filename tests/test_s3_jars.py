@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from spark_embed import maven, s3_jars
 from spark_embed.errors import ConfigError
-from spark_embed.maven import fetch_jars
 from spark_embed.platforms import platform
-from spark_embed.s3_jars import are_jars_there, find_packages, spark_home
+from spark_embed.spark.s3 import jars as s3_jars
+from spark_embed.spark.s3 import maven
+from spark_embed.spark.s3.jars import are_jars_there, find_packages, spark_home
+from spark_embed.spark.s3.maven import fetch_jars
 
 # pyspark, its Scala, its Hadoop; then the committers and the AWS SDK that go with it.
 VERSIONS = [

@@ -6,8 +6,8 @@ import threading
 import pytest
 
 from spark_embed import storage
-from spark_embed.storage.s3_errors import S3UnsupportedError
-from spark_embed.storage.s3_file import S3File
+from spark_embed.storage.s3.errors import S3UnsupportedError
+from spark_embed.storage.s3.file import S3File
 
 pytestmark = pytest.mark.usefixtures("short_s3_pauses")
 

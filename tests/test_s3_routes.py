@@ -4,10 +4,10 @@ import os
 
 import pytest
 
-from spark_embed.storage import s3_requests
-from spark_embed.storage.s3_errors import S3Error
-from spark_embed.storage.s3_requests import ObjectRequests
-from spark_embed.storage.s3_routes import find_route, s3_endpoint, s3_region
+from spark_embed.storage.s3 import requests as s3_requests
+from spark_embed.storage.s3.errors import S3Error
+from spark_embed.storage.s3.requests import ObjectRequests
+from spark_embed.storage.s3.routes import find_route, s3_endpoint, s3_region
 
 CONFIG = """
 [default]

@@ -14,11 +14,11 @@ from s3_server import find_server
 
 from spark_embed.config import Config
 from spark_embed.errors import ResumeError, StorageError
-from spark_embed.output import Output
+from spark_embed.output.folder import Output
+from spark_embed.output.verify import verify
 from spark_embed.pipeline import run
-from spark_embed.reach import look_from_worker
-from spark_embed.tables import settings
-from spark_embed.verify import verify
+from spark_embed.run.reach import look_from_worker
+from spark_embed.spark.settings import settings
 
 TIMES_ON_S3 = [(True, True), (True, False), (False, True)]  # both on the disk: test_layouts.py
 

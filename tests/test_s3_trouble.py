@@ -8,8 +8,8 @@ from crashes import Folder
 from s3_runs import assert_tidy, keys_below, upload_tree
 from s3_server import find_server
 
-from spark_embed.output import Output
-from spark_embed.verify import verify
+from spark_embed.output.folder import Output
+from spark_embed.output.verify import verify
 
 SAID_WITHIN_S = 30
 AWAY_S = 30
@@ -106,7 +106,7 @@ def test_after_kills_on_s3_nothing_is_missing_or_left(run_on_s3, s3_server, buck
     run.await_(lambda: keys_below(s3_server, bucket, "out/_spark_embed/markers"), "a marker")
     run.kill()
     run.await_silence()
-    run = run_on_s3(s3_server, bucket, hold="spark_embed.publish publish_file embeddings 1")
+    run = run_on_s3(s3_server, bucket, hold="spark_embed.output.publish.publish publish_file embeddings 1")
     run.await_hold()
     uploads = s3_server.client().list_multipart_uploads(Bucket=bucket)["Uploads"]
     assert [one for one in uploads if "embeddings" in one["Key"]]

@@ -12,9 +12,9 @@ from botocore.exceptions import ClientError
 from spark_embed import storage
 from spark_embed.errors import StorageError
 from spark_embed.storage import split_s3
-from spark_embed.storage.s3_client import client_for
-from spark_embed.storage.s3_errors import S3Error, S3PassingError
-from spark_embed.storage.s3_upload import S3Upload, complete_upload
+from spark_embed.storage.s3.client import client_for
+from spark_embed.storage.s3.errors import S3Error, S3PassingError
+from spark_embed.storage.s3.upload import S3Upload, complete_upload
 from spark_embed.storage.staged import publish_file, stage_file
 
 pytestmark = pytest.mark.usefixtures("short_s3_pauses")
@@ -113,7 +113,7 @@ class TestUpload:
             complete_upload(receipt)
 
     def test_that_fails_says_so_while_it_is_written(self, path, bad_s3, monkeypatch):
-        monkeypatch.setattr("spark_embed.storage.s3_patience.PATIENT_ATTEMPTS", 2)
+        monkeypatch.setattr("spark_embed.storage.s3.patience.PATIENT_ATTEMPTS", 2)
         file = S3Upload(path)
         bad_s3.only, bad_s3.rate, bad_s3.faults = {"UploadPart"}, 1.0, ("slow_down",)
         with pytest.raises(S3Error, match="SlowDown"):
@@ -178,7 +178,7 @@ def test_what_cannot_be_published_is_an_error_with_its_path(places):
 
 @in_s3
 def test_a_store_that_goes_away_in_the_middle_is_an_error_behind_pyarrow(places, bad_s3, monkeypatch):
-    monkeypatch.setattr("spark_embed.storage.s3_patience.PATIENT_ATTEMPTS", 2)
+    monkeypatch.setattr("spark_embed.storage.s3.patience.PATIENT_ATTEMPTS", 2)
     file = stage_file(*places)
     bad_s3.down()
     values = random.Random(0).randbytes(40 << 20)

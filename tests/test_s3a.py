@@ -8,8 +8,7 @@ import sys
 import pytest
 
 from spark_embed.config import Config
-from spark_embed.s3_session import adopt_session, bring_jars, committer_settings, is_missing, use_s3
-from spark_embed.s3a import (
+from spark_embed.spark.s3.s3a import (
     carried_environment,
     committer_classes,
     committer_of,
@@ -18,7 +17,8 @@ from spark_embed.s3a import (
     s3a_settings,
     store_environment,
 )
-from spark_embed.session import class_archive
+from spark_embed.spark.s3.session import adopt_session, bring_jars, committer_settings, is_missing, use_s3
+from spark_embed.spark.session import class_archive
 
 PROVIDER = "fs.s3a.aws.credentials.provider"
 ANONYMOUS = "org.apache.hadoop.fs.s3a.AnonymousAWSCredentialsProvider"
@@ -210,10 +210,10 @@ def test_a_committer_that_somebody_has_chosen_stays(spark):
 PROGRAM = """
 import json, sys
 from spark_embed.config import Config
-from spark_embed.s3_session import committer_settings
-from spark_embed.session import class_archive, make_session, stop_session
+from spark_embed.spark.s3.session import committer_settings
+from spark_embed.spark.session import class_archive, make_session, stop_session
 from spark_embed.storage import read_text
-from spark_embed.tables import settings
+from spark_embed.spark.settings import settings
 from pyspark import SparkContext
 
 config = Config(input_dir="in", output_dir=sys.argv[1], num_workers=1)

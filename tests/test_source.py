@@ -10,10 +10,10 @@ from conftest import table_of
 from pyspark.sql import functions as F
 from shard_files import error_of, find, rows, write
 
+from spark_embed.datasets.units import Unit
 from spark_embed.errors import StorageError
-from spark_embed.fetch import FetchPolicy, make_locate
+from spark_embed.inference.fetch.references import FetchPolicy, make_locate
 from spark_embed.schema import IMAGE
-from spark_embed.source.units import Unit
 
 
 def test_every_row_is_there_once_with_its_place_and_its_bytes(spark, tmp_path):

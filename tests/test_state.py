@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spark_embed.errors import ResumeError, SparkEmbedError
-from spark_embed.output import Output
-from spark_embed.records import Counted, Ledger, Marker, Part, ShardState
-from spark_embed.state import (
+from spark_embed.output.folder import Output
+from spark_embed.output.records import Counted, Ledger, Marker, Part, ShardState
+from spark_embed.output.state import (
     is_whole,
     joined,
     read_ledger,
@@ -114,7 +114,7 @@ def test_a_list_that_is_broken_keeps_nobody_from_writing_another(output, tmp_pat
 
 
 def test_a_wave_without_its_data_is_not_whole(output, tmp_path):
-    folder = tmp_path / "out/_spark_embed/waves/00000-aa"
+    folder = tmp_path / "out/_spark_embed/run/waves/00000-aa"
     assert not is_whole(output, marker())
     folder.mkdir(parents=True)
     (folder / "x.parquet").write_bytes(b"12")

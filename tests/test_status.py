@@ -16,13 +16,13 @@ from output_files import (
     make_wave,
 )
 
-from spark_embed.cli import main
-from spark_embed.holder import make_record
-from spark_embed.lock import OutputLock
-from spark_embed.output import Output
-from spark_embed.records import Part, ShardState
-from spark_embed.state import delete_wave, read_ledger, write_ledger
-from spark_embed.status import duration, read_status
+from spark_embed.cli.main import main
+from spark_embed.output.folder import Output
+from spark_embed.output.lock.lock import OutputLock
+from spark_embed.output.lock.owner import make_record
+from spark_embed.output.records import Part, ShardState
+from spark_embed.output.state import delete_wave, read_ledger, write_ledger
+from spark_embed.output.status import duration, read_status
 from spark_embed.storage import write_json
 
 
@@ -253,7 +253,7 @@ def test_while_a_run_publishes_no_row_is_lost_and_none_counts_twice(tmp_path):
 def test_neither_spark_nor_torch_is_imported(tmp_path):
     output = make_output(tmp_path / "out")
     program = (
-        "import sys\nfrom spark_embed.cli import main\n"
+        "import sys\nfrom spark_embed.cli.main import main\n"
         "codes = [main([word, sys.argv[1]]) for word in sys.argv[2:]]"
         "\n"
         "print(codes, sorted({'pyspark', 'py4j', 'torch', 'transformers', 'timm'} & set(sys.modules)))"

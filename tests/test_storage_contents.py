@@ -12,8 +12,9 @@ import pytest
 
 from spark_embed import storage
 from spark_embed.errors import NoSpaceError, StorageError
-from spark_embed.storage import s3, s3_upload
-from spark_embed.storage.s3_errors import S3PassingError
+from spark_embed.storage.s3 import store as s3
+from spark_embed.storage.s3 import upload as s3_upload
+from spark_embed.storage.s3.errors import S3PassingError
 
 pytestmark = pytest.mark.usefixtures("short_s3_pauses")
 
@@ -153,7 +154,7 @@ class TestReplacedFile:
         self, s3_server, bucket, s3_root, bad_s3, monkeypatch, tmp_path, failing
     ):
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-        monkeypatch.setattr("spark_embed.storage.s3_patience.PATIENT_ATTEMPTS", 3)
+        monkeypatch.setattr("spark_embed.storage.s3.patience.PATIENT_ATTEMPTS", 3)
         self.write(f"{s3_root}/a", b"old")
         bad_s3.only, bad_s3.rate, bad_s3.faults = {failing}, 1.0, ("slow_down",)
         with pytest.raises(
@@ -199,7 +200,7 @@ class TestParquet:
             assert file.read_row_group(3, ["n"])["n"].to_pylist() == list(range(60_000, 80_000))
 
     def test_what_fails_is_the_same_error_behind_pyarrow(self, path, bad_s3, monkeypatch):
-        monkeypatch.setattr("spark_embed.storage.s3_patience.PATIENT_ATTEMPTS", 2)
+        monkeypatch.setattr("spark_embed.storage.s3.patience.PATIENT_ATTEMPTS", 2)
         source = storage.parquet_input(path, storage.stat(path))
         bad_s3.down()
         with pytest.raises(S3PassingError, match="the store cannot be reached"):

@@ -8,7 +8,7 @@ from conftest import PATIENCE_S
 
 from spark_embed import storage
 from spark_embed.errors import StorageError
-from spark_embed.storage import s3
+from spark_embed.storage.s3 import store as s3
 
 pytestmark = pytest.mark.usefixtures("short_s3_pauses")
 
@@ -115,7 +115,7 @@ class TestThousands:
                 assert not thread.is_alive()
 
     def test_whose_folders_cannot_be_listed_any_more_are_an_error(self, full, bad_s3, monkeypatch):
-        monkeypatch.setattr("spark_embed.storage.s3_patience.PATIENT_ATTEMPTS", 2)
+        monkeypatch.setattr("spark_embed.storage.s3.patience.PATIENT_ATTEMPTS", 2)
         bad_s3.fail_next("ListObjects", None, None, *["slow_down"] * 10)
         listing = storage.walk_files(f"s3a://{full}/2")
         assert next(listing).path == "a.txt"

@@ -10,8 +10,8 @@ from storage_places import InS3
 
 from spark_embed import storage
 from spark_embed.errors import StorageError
-from spark_embed.storage import s3
-from spark_embed.storage.s3_errors import S3Error
+from spark_embed.storage.s3 import store as s3
+from spark_embed.storage.s3.errors import S3Error
 
 pytestmark = pytest.mark.usefixtures("short_s3_pauses")
 

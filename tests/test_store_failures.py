@@ -7,21 +7,21 @@ from types import SimpleNamespace
 import pytest
 
 from spark_embed import storage
+from spark_embed.datasets.index import make as index
+from spark_embed.datasets.lists import has_column
+from spark_embed.datasets.shards import open_shards
 from spark_embed.errors import ModelError, StorageError
-from spark_embed.output import Output
-from spark_embed.records import Counted, Marker
-from spark_embed.source import index
-from spark_embed.source.lists import has_column
-from spark_embed.source.shards import open_shards
-from spark_embed.state import is_whole
-from spark_embed.storage.s3_errors import S3CredentialsError, S3Error, S3PassingError, store_failure
-from spark_embed.wave_failure import UnreadableShardsError, explain_failure
+from spark_embed.output.folder import Output
+from spark_embed.output.records import Counted, Marker
+from spark_embed.output.state import is_whole
+from spark_embed.run.wave_failure import UnreadableShardsError, explain_failure
+from spark_embed.storage.s3.errors import S3CredentialsError, S3Error, S3PassingError, store_failure
 
 
 @pytest.fixture
 def away(bad_s3, s3_root, monkeypatch):
     """Put a file into a bucket, whose server is away then; returns its path."""
-    monkeypatch.setattr("spark_embed.storage.s3_patience.PATIENT_ATTEMPTS", 2)
+    monkeypatch.setattr("spark_embed.storage.s3.patience.PATIENT_ATTEMPTS", 2)
 
     def put(name: str, data: bytes) -> str:
         storage.write_text(f"{s3_root}/{name}", data.decode("latin-1"))

@@ -7,7 +7,7 @@ from conftest import find_source, table_of
 from pyspark.sql import functions as F
 
 from spark_embed.config import Config
-from spark_embed.tables import Rate, is_task_size_set, settings, task_settings
+from spark_embed.spark.settings import Rate, is_task_size_set, settings, task_settings
 
 GB = 1 << 30
 

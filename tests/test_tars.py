@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from spark_embed.datasets.index.tars import read_tar, split_name
 from spark_embed.errors import StorageError
-from spark_embed.source.tars import read_tar, split_name
 
 SUFFIXES = (".jpg", ".png")
 MEMBERS = [

@@ -6,12 +6,15 @@ import pytest
 from crashes import Folder
 from locks import write_lock
 
-from spark_embed import binding, dry_run, pipeline, publish
+from spark_embed import pipeline
 from spark_embed.config import Config
 from spark_embed.errors import ResumeError
-from spark_embed.output import Output
-from spark_embed.plan import make_plan
-from spark_embed.state import read_ledger, write_ledger
+from spark_embed.output.folder import Output
+from spark_embed.output.publish import publish
+from spark_embed.output.state import read_ledger, write_ledger
+from spark_embed.run import begin as binding
+from spark_embed.run import dry_run
+from spark_embed.run.binding import make_plan
 
 
 @pytest.mark.slow

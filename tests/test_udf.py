@@ -13,13 +13,15 @@ from pyspark.resource import ResourceInformation
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_type
 
-from spark_embed import arrow, models, udf
+from spark_embed import models
 from spark_embed.config import Config, ModelOptions
-from spark_embed.feed import FeedOptions
-from spark_embed.fetch import FetchPolicy, Reference
+from spark_embed.inference import arrow, udf
+from spark_embed.inference.feed import FeedOptions
+from spark_embed.inference.fetch.references import FetchPolicy, Reference
+from spark_embed.inference.udf import make_embed_column, make_recipe, task_device
 from spark_embed.models import Recipe, load_model
-from spark_embed.schema import IMAGE, IMAGE_TYPE, RESULT_TYPE
-from spark_embed.udf import make_embed_column, make_recipe, task_device
+from spark_embed.schema import IMAGE
+from spark_embed.spark.types import IMAGE_TYPE, RESULT_TYPE
 
 
 def embed_frames(frames, recipe, options):

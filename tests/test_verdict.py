@@ -13,11 +13,11 @@ from conftest import encode
 from fakes import MeanColour
 
 from spark_embed.config import Config
-from spark_embed.feed import STAGES, FeedOptions, run_feed
-from spark_embed.fetch import DownloadPolicy, FetchPolicy, Reference
+from spark_embed.inference.feed import STAGES, FeedOptions, run_feed
+from spark_embed.inference.fetch.references import DownloadPolicy, FetchPolicy, Reference
 from spark_embed.pipeline import run
-from spark_embed.tables import settings
-from spark_embed.verdict import Measured, judge
+from spark_embed.run.verdict import Measured, judge
+from spark_embed.spark.settings import settings
 
 
 def spend(seconds: float) -> None:
@@ -81,7 +81,7 @@ def test_a_slow_device(references, device, advice):
 
 
 def test_a_slow_fetch(tmp_path, photo_bytes, monkeypatch):
-    from spark_embed import fetch
+    from spark_embed.inference.fetch import references as fetch
 
     (tmp_path / "a.jpg").write_bytes(photo_bytes[0])
     read = fetch._read_file

@@ -26,13 +26,13 @@ from output_files import (
 )
 from verified import FIRST, findings, path_of, with_vector
 
-import spark_embed.verify as verify_room
-from spark_embed.cli import main
-from spark_embed.lock import OutputLock
-from spark_embed.output import Output
-from spark_embed.records import Part, ShardState
-from spark_embed.state import read_ledger, write_ledger
-from spark_embed.verify import verify
+import spark_embed.output.verify as verify_room
+from spark_embed.cli.main import main
+from spark_embed.output.folder import Output
+from spark_embed.output.lock.lock import OutputLock
+from spark_embed.output.records import Part, ShardState
+from spark_embed.output.state import read_ledger, write_ledger
+from spark_embed.output.verify import verify
 
 
 @pytest.fixture
@@ -191,8 +191,8 @@ def test_a_flipped_bit_is_found_where_there_are_checksums(output, capsys):
 MEASURE = """
 import re, sys
 from pathlib import Path
-from spark_embed.output import Output
-from spark_embed.verify import verify
+from spark_embed.output.folder import Output
+from spark_embed.output.verify import verify
 
 def peak_kib():  # not getrusage: that may be of the process before exec
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])

@@ -13,9 +13,9 @@ from output_files import (
 )
 from verified import ERRORS, FIRST, SECOND, findings, path_of, with_column, with_vector, without
 
-from spark_embed.output import Output
-from spark_embed.state import read_ledger, write_ledger
-from spark_embed.verify import verify
+from spark_embed.output.folder import Output
+from spark_embed.output.state import read_ledger, write_ledger
+from spark_embed.output.verify import verify
 
 
 @pytest.fixture

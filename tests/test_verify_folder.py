@@ -15,9 +15,9 @@ from output_files import (
 )
 from verified import FIRST, SECOND, findings, path_of, with_column, without
 
-from spark_embed.cli import main
-from spark_embed.output import Output
-from spark_embed.records import ShardState
+from spark_embed.cli.main import main
+from spark_embed.output.folder import Output
+from spark_embed.output.records import ShardState
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_an_index_that_is_not_what_it_was(folder, capsys):
 
 
 def test_many_images_that_are_wrong_are_told_shortly(folder, capsys, monkeypatch):
-    monkeypatch.setattr("spark_embed.verify.folder_rows._MAX_NAMES", 8)
+    monkeypatch.setattr("spark_embed.output.verify.folder_rows._MAX_NAMES", 8)
     path_of(folder, FIRST).unlink()
     found = findings(folder, capsys)
     assert found[1] == "rows 130 images are there, 280 are in the index"

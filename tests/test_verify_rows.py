@@ -19,12 +19,12 @@ from output_files import (
 )
 from verified import ERRORS, FIRST, SECOND, findings, path_of, with_column, without
 
-from spark_embed.cli import main
-from spark_embed.output import Output
-from spark_embed.records import ShardState
-from spark_embed.verify.lookup import look_up
-from spark_embed.verify.shard_rows import ShardRows
-from spark_embed.verify.sums import mix, sum_of_range
+from spark_embed.cli.main import main
+from spark_embed.output.folder import Output
+from spark_embed.output.records import ShardState
+from spark_embed.output.verify.lookup import look_up
+from spark_embed.output.verify.shard_rows import ShardRows
+from spark_embed.output.verify.sums import mix, sum_of_range
 
 
 @pytest.fixture
@@ -181,8 +181,8 @@ def test_a_list_of_impossibly_many_rows_ends_at_once(output, capsys):
 
 
 def test_rows_are_looked_for_in_windows(tmp_path, monkeypatch):
-    monkeypatch.setattr("spark_embed.verify.lookup._WINDOW_ROWS", 8)
-    monkeypatch.setattr("spark_embed.verify.lookup._CHUNK_ROWS", 3)
+    monkeypatch.setattr("spark_embed.output.verify.lookup._WINDOW_ROWS", 8)
+    monkeypatch.setattr("spark_embed.output.verify.lookup._CHUNK_ROWS", 3)
     keys = shard_keys({"a": 20, "b": 20})
     for gone in (3, 9, 25, 38):
         write_table(vectors_table([key for key in keys if key != keys[gone]]), tmp_path / "x", None)

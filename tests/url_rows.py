@@ -3,8 +3,8 @@
 from fakes import MeanColour
 
 from spark_embed.errors import ImageError
-from spark_embed.feed import FeedOptions, run_feed
-from spark_embed.fetch import DownloadPolicy, FetchPolicy, Reference
+from spark_embed.inference.feed import FeedOptions, run_feed
+from spark_embed.inference.fetch.references import DownloadPolicy, FetchPolicy, Reference
 
 LOCAL = DownloadPolicy(allow_private_addresses=True)
 HASTY = DownloadPolicy(

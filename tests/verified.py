@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from spark_embed.cli import main
-from spark_embed.output import Output
+from spark_embed.cli.main import main
+from spark_embed.output.folder import Output
 
 FIRST = "embeddings.parquet/part-00000.parquet"
 SECOND = "embeddings.parquet/part-00001.parquet"

@@ -3,7 +3,7 @@
 Usage: python tools/make_class_archive.py
 
 Runs the job once on a few made-up images in a JVM that writes an archive when it ends (JEP 350), and puts it
-where `spark_embed.session` looks. A JVM that the archive does not fit ignores it.
+where `spark_embed.spark.session` looks. A JVM that the archive does not fit ignores it.
 """
 
 import io
@@ -20,7 +20,7 @@ from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
 from spark_embed import Config, pipeline
-from spark_embed.session import class_archive, local_properties
+from spark_embed.spark.session import class_archive, local_properties
 
 N_IMAGES = 40
 END_WITHIN_S = 300

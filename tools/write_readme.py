@@ -7,7 +7,7 @@ from pathlib import Path
 
 from spark_embed.config import options_table
 from spark_embed.errors import EXIT_CODES
-from spark_embed.models.families import models_table
+from spark_embed.models.vision.families import models_table
 
 README = Path(__file__).parent.parent / "README.md"
 

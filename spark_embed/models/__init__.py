@@ -100,7 +100,7 @@ def load_model(recipe: Recipe) -> tuple[Model, bool]:
     with _lock:
         if recipe in _loaded:
             return _loaded[recipe], False
-        from spark_embed.models.image_embedder import ImageEmbedder  # torch: executors only
+        from spark_embed.models.vision.image_embedder import ImageEmbedder  # torch: executors only
 
         _loaded.clear()
         model = ImageEmbedder(recipe)

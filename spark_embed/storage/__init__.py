@@ -63,10 +63,10 @@ from spark_embed.storage.paths import (
     split_s3,
     uri_scheme,
 )
-from spark_embed.storage.s3_client import Traffic, traffic
-from spark_embed.storage.s3_errors import is_store_failure, store_failure
-from spark_embed.storage.s3_patience import impatient
-from spark_embed.storage.s3_routes import s3_endpoint, s3_region
+from spark_embed.storage.s3.client import Traffic, traffic
+from spark_embed.storage.s3.errors import is_store_failure, store_failure
+from spark_embed.storage.s3.patience import impatient
+from spark_embed.storage.s3.routes import s3_endpoint, s3_region
 
 __all__ = [
     "StoredFile",

@@ -8,10 +8,10 @@ from contextlib import AbstractContextManager
 from typing import Any, BinaryIO
 
 from spark_embed.errors import StorageError
-from spark_embed.storage import s3
 from spark_embed.storage.files import StoredFile, is_disk_full, no_space_error, write_error
 from spark_embed.storage.paths import is_s3
-from spark_embed.storage.s3_download import download_object
+from spark_embed.storage.s3 import store as s3
+from spark_embed.storage.s3.download import download_object
 from spark_embed.storage.store import store_of
 
 

@@ -15,7 +15,7 @@ class StoredFile:
 
     Attributes:
         etag: what S3 says of its content; "" for a local file.
-        version: tells its content from the one that replaces it (`spark_embed.source.catalogue`).
+        version: tells its content from the one that replaces it (`spark_embed.datasets.catalogue`).
     """
 
     path: str

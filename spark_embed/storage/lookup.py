@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from spark_embed.storage.files import StoredFile
 from spark_embed.storage.paths import is_shown
-from spark_embed.storage.s3_errors import path_in_error
+from spark_embed.storage.s3.errors import path_in_error
 from spark_embed.storage.store import as_storage_error, store_of
 
 

@@ -9,10 +9,11 @@ from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from spark_embed.errors import StorageError
-from spark_embed.storage import local, s3
+from spark_embed.storage import local
 from spark_embed.storage.files import write_error
 from spark_embed.storage.paths import is_s3
-from spark_embed.storage.s3_upload import S3Upload, complete_upload
+from spark_embed.storage.s3 import store as s3
+from spark_embed.storage.s3.upload import S3Upload, complete_upload
 
 
 class StagedFile(Protocol):

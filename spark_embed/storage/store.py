@@ -9,9 +9,10 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import BinaryIO, Protocol
 
 from spark_embed.errors import StorageError
-from spark_embed.storage import local, s3
+from spark_embed.storage import local
 from spark_embed.storage.files import StoredFile
 from spark_embed.storage.paths import is_s3
+from spark_embed.storage.s3 import store as s3
 
 
 class Store(Protocol):

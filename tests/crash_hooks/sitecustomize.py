@@ -99,12 +99,12 @@ def _hold(module):
 
 if "CRASH_LOG" in os.environ:
     patches = {
-        "spark_embed.feed": [_count_images],
-        "spark_embed.models.image_embedder": [_slow_down],
-        "spark_embed.waves": [_fix_waves],
+        "spark_embed.inference.feed": [_count_images],
+        "spark_embed.models.vision.image_embedder": [_slow_down],
+        "spark_embed.run.waves": [_fix_waves],
     }
     if "CRASH_SILENT_S" in os.environ:
-        patches["spark_embed.lock"] = [_hurry]
+        patches["spark_embed.output.lock.lock"] = [_hurry]
     if "CRASH_HOLD" in os.environ:
         patches.setdefault(os.environ["CRASH_HOLD"].split()[0], []).append(_hold)
     sys.meta_path.insert(0, _Patcher(patches))

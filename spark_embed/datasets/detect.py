@@ -1,0 +1,171 @@
+"""What kind of data set a folder holds, by the names of its files; opens only the heads of url lists."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from spark_embed.datasets.first_rows import names_files
+from spark_embed.datasets.lists import LIST_SUFFIXES, has_column
+from spark_embed.errors import ConfigError
+from spark_embed.storage import StoredFile, is_shown, walk_files
+
+PARQUET, TARS, FILES, FOLDER, LISTS = "parquet", "webdataset", "img2dataset_files", "image_folder", "url_list"
+
+DESCRIPTIONS = {
+    PARQUET: "parquet shards",
+    TARS: "webdataset tars",
+    FILES: "folders of images, each with its img2dataset parquet",
+    FOLDER: "an image folder",
+    LISTS: "CSV, TSV or JSONL lists of urls",
+}
+"""The layouts; what parquet shards hold (image bytes, Hugging Face images, urls) their columns say."""
+
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib"),
+    *(".tif", ".tiff", ".avif", ".avifs", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+)
+
+_MAX_FOLDERS = 100_000
+_MAX_LABELS = 100_000
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What was found.
+
+    Attributes:
+        name: one of `DESCRIPTIONS`.
+        root: the input folder, absolute.
+        files: shards, tars, folders' parquet files or lists, sorted by path; none for an image folder.
+        sidecars: the img2dataset parquet of a tar, by the tar's path.
+        has_labels: every image of an image folder lies in a folder, and there are several of those.
+    """
+
+    name: str
+    root: str
+    files: tuple[StoredFile, ...] = ()
+    sidecars: Mapping[str, StoredFile] = field(default_factory=dict)
+    has_labels: bool = False
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether every image is a shard of its own."""
+        return self.name == FOLDER
+
+
+@dataclass
+class _Seen:
+    """What a walk through the folder has met."""
+
+    parquet: list[StoredFile] = field(default_factory=list)
+    tars: list[StoredFile] = field(default_factory=list)
+    lists: list[StoredFile] = field(default_factory=list)
+    n_images: int = 0
+    image: str = ""
+    n_at_top: int = 0
+    folders: set[str] = field(default_factory=set)
+    labels: set[str] = field(default_factory=set)
+
+    def add(self, file: StoredFile) -> None:
+        name = file.path.lower()
+        if name.endswith(IMAGE_SUFFIXES):  # even _DSC0001.jpg, as cameras name them
+            self._add_image(file.path)
+        elif not is_shown(file.path):
+            pass
+        elif name.endswith(".parquet"):
+            self.parquet.append(file)
+        elif name.endswith(".tar"):
+            self.tars.append(file)
+        elif name.endswith(LIST_SUFFIXES):
+            self.lists.append(file)
+
+    def _add_image(self, path: str) -> None:
+        self.n_images += 1
+        self.image = self.image or path
+        first, _, rest = path.partition("/")
+        self.n_at_top += not rest
+        if rest and len(self.labels) < _MAX_LABELS:
+            self.labels.add(first)
+        if len(self.folders) < _MAX_FOLDERS:
+            self.folders.add(os.path.dirname(path))
+
+
+def detect(root: str, wanted: str, url_column: str) -> Layout:
+    """Find out which layout the files below `root` have.
+
+    Images beside a table that names them by relative paths belong to the table.
+
+    Args:
+        wanted: one of `DESCRIPTIONS` (--layout), or "auto".
+        url_column: the column that makes a CSV, TSV or JSONL file a list of urls (--url_column).
+
+    Raises:
+        ConfigError: nothing to embed, or files of several layouts.
+        StorageError: a folder cannot be listed.
+    """
+    seen = _Seen()
+    for file in walk_files(root):
+        seen.add(file)
+    found = _layouts(root, seen, url_column)
+    if wanted != "auto":
+        if wanted not in found:
+            raise ConfigError(
+                f"--layout {wanted}: --input_dir {root} holds no {DESCRIPTIONS[wanted]}; it holds "
+                + (_listed(found, seen) or "nothing that can be embedded")
+            )
+        return found[wanted]
+    if not found:
+        raise ConfigError(
+            f"--input_dir {root}: no *.parquet or *.tar file in it or in its subfolders, no image, and no "
+            f"CSV, TSV or JSONL file with a column {url_column!r} (--url_column)"
+        )
+    if len(found) == 2 and FOLDER in found:
+        table = next(layout for name, layout in found.items() if name != FOLDER)
+        if table.files and names_files(os.path.join(root, table.files[0].path), url_column):
+            return table
+    if len(found) > 1:
+        raise ConfigError(
+            f"--input_dir {root} mixes layouts: {_listed(found, seen)}; choose one with --layout, or "
+            "point --input_dir at a subfolder"
+        )
+    return next(iter(found.values()))
+
+
+def _layouts(root: str, seen: _Seen, url_column: str) -> dict[str, Layout]:
+    """Return every layout that some of the files have; a file belongs to one at most."""
+    stems = {_stem(tar.path): tar.path for tar in seen.tars}
+    sidecars = {stems[stem]: file for file in seen.parquet if (stem := _stem(file.path)) in stems}
+    beside = [file for file in seen.parquet if _stem(file.path) in seen.folders]
+    are_files = bool(beside) and len(beside) == len(seen.parquet) == len(seen.folders)
+    used = {*sidecars.values(), *(beside if are_files else ())}
+    shards = [file for file in seen.parquet if file not in used]
+    lists = [file for file in seen.lists if has_column(os.path.join(root, file.path), url_column)]
+    found = {
+        PARQUET: Layout(PARQUET, root, _ordered(shards)) if shards else None,
+        TARS: Layout(TARS, root, _ordered(seen.tars), sidecars) if seen.tars else None,
+        FILES: Layout(FILES, root, _ordered(beside)) if are_files else None,
+        LISTS: Layout(LISTS, root, _ordered(lists)) if lists else None,
+    }
+    if seen.n_images and not are_files:
+        has_labels = seen.n_at_top == 0 and len(seen.labels) > 1
+        found[FOLDER] = Layout(FOLDER, root, has_labels=has_labels)
+    return {name: layout for name, layout in found.items() if layout}
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(path)[0]
+
+
+def _ordered(files: Sequence[StoredFile]) -> tuple[StoredFile, ...]:
+    return tuple(sorted(files, key=lambda file: file.path))
+
+
+def _listed(found: Mapping[str, Layout], seen: _Seen) -> str:
+    parts = []
+    for name, layout in found.items():
+        example = seen.image if name == FOLDER else layout.files[0].path
+        n_files = seen.n_images if name == FOLDER else len(layout.files)
+        parts.append(f"{name} ({n_files:,} files, such as {example})")
+    return ", ".join(parts)

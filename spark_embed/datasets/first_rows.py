@@ -1,0 +1,53 @@
+"""Images that lie beside a table which names them: one data set, not two layouts."""
+
+from __future__ import annotations
+
+import os
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from spark_embed.datasets.columns import is_hugging_face, is_text
+from spark_embed.datasets.lists import LIST_SUFFIXES, read_list
+from spark_embed.errors import SparkEmbedError
+from spark_embed.inference.fetch.rows import IMAGE_BYTES, IMAGE_PATH
+from spark_embed.storage import parquet_input, uri_scheme
+
+_ROWS = 100
+
+
+def names_files(path: str, url_column: str) -> bool:
+    """Say whether the first rows of a table name local files by relative paths.
+
+    Args:
+        path: of a parquet file or a list.
+        url_column: its column of urls; a parquet file may have Hugging Face's images instead.
+    """
+    try:
+        batch = _first_rows(path)
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            if is_hugging_face(column.type):
+                rows = column.to_pylist()
+                return any(row and row[IMAGE_BYTES] is None and _is_relative(row[IMAGE_PATH]) for row in rows)
+            if name == url_column:
+                return any(map(_is_relative, _texts(column)))
+    except (SparkEmbedError, OSError, pa.ArrowException, StopIteration):
+        pass  # what cannot be read here is reported where it has to be read
+    return False
+
+
+def _first_rows(path: str) -> pa.RecordBatch:
+    if path.lower().endswith(LIST_SUFFIXES):
+        return next(batch for batch in read_list(path) if len(batch))[:_ROWS]
+    with pq.ParquetFile(parquet_input(path)) as file:
+        return next(file.iter_batches(_ROWS))
+
+
+def _texts(column: pa.Array) -> list[str | None]:
+    if not is_text(column.type):
+        return []
+    return [text and text.decode(errors="replace") for text in column.cast(pa.large_binary()).to_pylist()]
+
+
+def _is_relative(uri: object) -> bool:
+    return isinstance(uri, str) and bool(uri) and not uri_scheme(uri) and not os.path.isabs(uri)

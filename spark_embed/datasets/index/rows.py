@@ -1,0 +1,102 @@
+"""What the makers of an index share: the task of each, and rows of references as Arrow; knows no layout."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+from pyspark.sql.pandas.types import to_arrow_type
+
+from spark_embed.datasets.detect import FILES
+from spark_embed.schema import IMAGE, INDEX_ROW, INDEX_SHARD
+from spark_embed.spark.types import IMAGE_TYPE
+from spark_embed.storage import StoredFile
+
+REFERENCE_TYPE = pa.struct(
+    [
+        (field.name, to_arrow_type(field.dataType))
+        for field in IMAGE_TYPE
+        if field.name not in ("bytes", "row")
+    ]
+)
+"""A reference in an index: neither inline nor in a parquet file."""
+
+ROWS_PER_BATCH = 10_000
+
+Place = dict[str, str | bytes | int]
+"""Where one image is: some fields of `REFERENCE_TYPE`."""
+
+
+@dataclass(frozen=True)
+class IndexTask:
+    """What one file of an index is made from.
+
+    Attributes:
+        layout: its name (`spark_embed.datasets.detect.DESCRIPTIONS`).
+        root: the input folder.
+        file: the tar, list, or img2dataset parquet of a folder, below it.
+        sidecar: the img2dataset parquet of a tar.
+        url_column: the column of a list that holds the urls.
+        max_rows: where to stop.
+    """
+
+    layout: str
+    root: str
+    file: StoredFile
+    sidecar: StoredFile | None = None
+    url_column: str = "url"
+    max_rows: int | None = None
+
+    @property
+    def path(self) -> str:
+        """The file's absolute path."""
+        return os.path.join(self.root, self.file.path)
+
+    @property
+    def name(self) -> str:
+        """What the rows call their shard."""
+        return os.path.splitext(self.file.path)[0] if self.layout == FILES else self.file.path
+
+    @property
+    def version(self) -> str:
+        """Of the content of all that the index file is made from."""
+        return "+".join(file.version for file in (self.file, self.sidecar) if file)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of an index, and the bytes of their images, 0 where unknown."""
+
+    table: pa.Table
+    image_bytes: int
+
+
+def make_rows(own: pa.Table, shards: str | Sequence[str], first: int, places: Sequence[Place | None]) -> Rows:
+    """Put our columns beside the data set's own.
+
+    Args:
+        own: the data set's columns, one row for each place.
+        shards: the shard of all rows, or of each; each of the latter is its shard's row 0.
+        first: the number of the first row in its shard.
+        places: where the images are; None for a row without one.
+    """
+    n_rows = len(places)
+    numbers = range(first, first + n_rows) if isinstance(shards, str) else [0] * n_rows
+    names = [shards] * n_rows if isinstance(shards, str) else list(shards)
+    ours = pa.table(
+        {
+            INDEX_SHARD: pa.array(names, pa.string()),
+            INDEX_ROW: pa.array(numbers, pa.int64()),
+            IMAGE: pa.array([place or {} for place in places], REFERENCE_TYPE),
+        }
+    )
+    for name in own.column_names:
+        ours = ours.append_column(own.schema.field(name), own[name])
+    return Rows(ours.replace_schema_metadata(None), sum(_length(place) for place in places))
+
+
+def _length(place: Place | None) -> int:
+    length = place.get("length", 0) if place else 0
+    return length if isinstance(length, int) else 0

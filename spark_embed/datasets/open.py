@@ -1,0 +1,164 @@
+"""A folder -> the source of whatever layout it has; the only room that knows which layouts take an index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pyarrow as pa
+
+from spark_embed.config import Config
+from spark_embed.datasets.catalogue import Catalogue, hash_shards, read_catalogue, write_catalogue
+from spark_embed.datasets.columns import URL_TABLE, find_columns, find_index_columns
+from spark_embed.datasets.detect import FOLDER, PARQUET, TARS, Layout, detect
+from spark_embed.datasets.index.image_folder import FolderIndex, make_folder_index
+from spark_embed.datasets.index.make import Index, make_index
+from spark_embed.datasets.parquet import ParquetSource
+from spark_embed.datasets.shards import BadShard, Shard, hive_columns, open_shards
+from spark_embed.errors import ConfigError, StorageError
+from spark_embed.output.folder import Output
+from spark_embed.run.context import Session
+from spark_embed.schema import IMAGE
+from spark_embed.storage import folder_path, is_file, is_folder
+
+
+def check_input(config: Config) -> str:
+    """Return the absolute path of --input_dir.
+
+    Raises:
+        ConfigError: it is no folder.
+    """
+    root = folder_path(config.input_dir, "--input_dir")
+    if not is_folder(root):
+        found = (
+            "this is a file; give the folder that it is in" if is_file(root) else "there is no such folder"
+        )
+        raise ConfigError(f"--input_dir {root}: {found}")
+    return root
+
+
+def find_layout(config: Config) -> Layout:
+    """Find out what --input_dir holds.
+
+    Raises:
+        ConfigError: no such folder, nothing to embed, or files of several layouts.
+        StorageError: a folder cannot be listed.
+    """
+    return detect(check_input(config), config.layout, config.url_column)
+
+
+def needs_index(layout: Layout) -> bool:
+    """Say whether `open_source` writes an index: parquet shards need none."""
+    return layout.name != PARQUET
+
+
+def open_source(session: Session, config: Config, layout: Layout, output: Output) -> ParquetSource:
+    """Return the source of a layout, once it has been indexed where it needs that.
+
+    What is learned of its files is kept in the output's state.
+
+    Raises:
+        ConfigError: columns that cannot be used, with the flag that helps.
+        StorageError: no file can be read.
+    """
+    if layout.name == FOLDER:
+        found = make_folder_index(session(), layout, output.index, config.max_samples, prune=config.prune)
+        return index_source(config, layout, found.index, found)
+    catalogue = read_catalogue(output.catalogue)
+    layout = identified(session, layout, catalogue, verify=config.verify_shards)
+    if needs_index(layout):
+        index = make_index(session, layout, output.index, config.url_column, config.max_samples)
+        source = index_source(config, layout, index)
+    else:
+        source = shard_source(config, layout, catalogue)
+    write_catalogue(catalogue, output.catalogue)
+    return source
+
+
+def identified(session: Session, layout: Layout, catalogue: Catalogue, *, verify: bool) -> Layout:
+    """Return the layout with the version of each file; with `verify` by their contents.
+
+    Raises:
+        StorageError: a file cannot be read.
+    """
+    files = [*layout.files, *layout.sidecars.values()]
+    hashes = hash_shards(session(), layout.root, files) if verify else {}
+    versions = {file.path: file for file in catalogue.identified(files, hashes)}
+    return replace(
+        layout,
+        files=tuple(versions[file.path] for file in layout.files),
+        sidecars={tar: versions[file.path] for tar, file in layout.sidecars.items()},
+    )
+
+
+def shard_source(config: Config, layout: Layout, catalogue: Catalogue) -> ParquetSource:
+    """Return the source of parquet shards; reads the footers that the catalogue does not know.
+
+    Raises:
+        ConfigError: columns that cannot be used, with the flag that helps.
+        StorageError: no shard can be read.
+    """
+    root = layout.root
+    shards, bad = open_shards(root, layout.files, catalogue)
+    _check_some(shards, bad)
+    hive = hive_columns(root, shards)
+    columns = find_columns(config, root, _schemas(shards), hive)
+    return ParquetSource(
+        layout=columns.layout,
+        root=root,
+        folder=root,
+        shards=tuple(shards),
+        bad=tuple(bad),
+        n_shards=len(shards) + len(bad),
+        image_bytes=sum(shard.n_bytes for shard in shards),
+        own_columns=columns.own,
+        image_column=columns.image,
+        id=columns.id,
+        hive=tuple(hive),
+        transport="uri" if columns.layout == URL_TABLE else "bytes",
+    )
+
+
+def index_source(
+    config: Config, layout: Layout, index: Index, folder: FolderIndex | None = None
+) -> ParquetSource:
+    """Return the source of a data set that has been indexed.
+
+    Raises:
+        ConfigError: columns that cannot be used, with the flag that helps.
+        StorageError: no file can be read.
+    """
+    _check_some(index.shards, index.bad)
+    columns = find_index_columns(config, _schemas(index.shards))
+    is_img2dataset = layout.name == TARS and bool(layout.sidecars)
+    n_rows = sum(shard.n_rows for shard in index.shards)
+    return ParquetSource(
+        layout="img2dataset_webdataset" if is_img2dataset else layout.name,
+        root=layout.root,
+        folder=index.folder,
+        shards=index.shards,
+        bad=index.bad,
+        n_shards=n_rows - folder.n_voided if folder else len(layout.files),
+        image_bytes=index.image_bytes,
+        own_columns=columns.own,
+        image_column=IMAGE,
+        id=columns.id,
+        hive=(),
+        transport="index",
+        voided=folder.voided if folder else (),
+        n_voided=folder.n_voided if folder else 0,
+        n_gone=folder.n_gone if folder else 0,
+    )
+
+
+def _check_some(shards: Sequence[Shard], bad: Sequence[BadShard]) -> None:
+    if bad and not shards:
+        raise StorageError(f"none of {len(bad):,} shards can be read; the first: {bad[0].reason}")
+
+
+def _schemas(shards: Sequence[Shard]) -> dict[pa.Schema, str]:
+    """Return one shard's path for each schema that the shards have."""
+    schemas: dict[pa.Schema, str] = {}
+    for shard in shards:
+        schemas.setdefault(shard.schema, shard.path)
+    return schemas

@@ -1,0 +1,222 @@
+"""Parquet shards, with images or with urls, and indices of other layouts: the table of references.
+
+They are that table already: this room reads them with Spark.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import pyarrow as pa
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from spark_embed.datasets.columns import HUGGING_FACE, URL_TABLE
+from spark_embed.datasets.detect import FOLDER, LISTS
+from spark_embed.datasets.index.rows import REFERENCE_TYPE
+from spark_embed.datasets.sample import sample_references
+from spark_embed.datasets.shards import BadShard, Shard
+from spark_embed.datasets.units import Unit
+from spark_embed.inference.fetch.references import Reference
+from spark_embed.inference.fetch.rows import IMAGE_BYTES, IMAGE_PATH
+from spark_embed.output.state import later_voids
+from spark_embed.schema import IMAGE, IMAGE_ID, INDEX_COLUMNS, INDEX_ROW, INDEX_SHARD, SHARD, SHARD_ROW
+from spark_embed.spark.types import IMAGE_TYPE, quoted, spark_type, without_nulls
+
+
+@dataclass(frozen=True)
+class ParquetSource:
+    """A data set of parquet shards, or of parquet files that index another layout.
+
+    Attributes:
+        layout: what metadata.json calls it; docs/output.md lists them.
+        root: the input folder, absolute.
+        folder: where the parquet files are: `root`, or the index's folder.
+        shards: the parquet files, in the order of --max_samples.
+        bad: shards that cannot be read, which are not among `shards`.
+        voided: of an image folder, the lists of images whose older rows are void.
+        n_voided: rows of `shards` that are void.
+        n_gone: of an image folder, images that were there once.
+        n_shards: what the data set's own shards number: tars, not the files of their index.
+        image_bytes: bytes of the data set, as far as known.
+        own_columns: the data set's own columns that go to the output, with their Spark types.
+        image_column: the column with the bytes, Hugging Face's images, the paths, or an index's references.
+        id: the column that image_id is made from, with its type in the data set as a whole, so that equal ids
+            look the same from every shard; None: shard#row.
+        hive: columns that the folders add (cat=007/), in order.
+        transport: how bytes reach the worker: "bytes" (through Spark), "reference" (it reads the image
+            column itself), "uri" (it reads what a url column names), "index" (it reads what an index names).
+    """
+
+    layout: str
+    root: str
+    folder: str
+    shards: tuple[Shard, ...]
+    n_shards: int
+    image_bytes: int
+    own_columns: tuple[T.StructField, ...]
+    image_column: str
+    id: T.StructField | None
+    hive: tuple[str, ...]
+    transport: str = "bytes"
+    bad: tuple[BadShard, ...] = ()
+    voided: tuple[str, ...] = ()
+    n_voided: int = 0
+    n_gone: int = 0
+
+    def transports(self, wanted: str) -> list[str]:
+        """Return the transports to try, best first, for --image_transport `wanted`."""
+        if self.transport in ("uri", "index"):
+            return [self.transport]
+        return ["reference", "bytes"] if wanted == "auto" else [wanted]
+
+    @property
+    def has_urls(self) -> bool:
+        """Whether the images have to be downloaded, which takes a time that nobody knows."""
+        return self.layout in (URL_TABLE, LISTS)
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether every image is a shard of its own, and `shards` are only lists of them."""
+        return self.layout == FOLDER
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of all shards, from their footers."""
+        return sum(shard.n_rows for shard in self.shards)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all shards."""
+        return sum(shard.n_bytes for shard in self.shards)
+
+    def table(self, spark: SparkSession, units: Sequence[Unit]) -> DataFrame:
+        """Return the table of references of `units`, one row per image.
+
+        Columns: `own_columns`, image_id, shard, shard_row, and the reference `IMAGE`. Shards whose
+        files hold other types are read apart and cast, because Spark's reader converts hardly any; so are
+        those that are wanted in part, because Spark can leave out rows only by looking at each.
+        """
+        whole: dict[pa.Schema, list[Shard]] = defaultdict(list)
+        tables = []
+        for unit in units:
+            if unit.is_whole:
+                whole[unit.shard.schema].append(unit.shard)
+            else:
+                tables.append(self._read_group(spark, unit.shard.schema, [unit.shard], unit))
+        tables += [self._read_group(spark, schema, group) for schema, group in whole.items()]
+        return reduce(DataFrame.unionByName, tables)
+
+    def live_table(self, spark: SparkSession, units: Sequence[Unit]) -> DataFrame:
+        """Return the table of references of whole shards, without rows of an image folder that are void."""
+        if not self.voided:
+            return self.table(spark, units)
+        tables = []
+        for unit in units:
+            table = self.table(spark, [unit])
+            if later := later_voids(self.voided, unit.shard.path):
+                void = spark.read.parquet(*(os.path.join(self.folder, name) for name in later))
+                table = table.join(void.select(F.col(INDEX_SHARD).alias(SHARD)), [SHARD], "left_anti").select(
+                    *map(quoted, table.columns)
+                )
+            tables.append(table)
+        return reduce(DataFrame.unionByName, tables)
+
+    def sample(self, n_rows: int) -> list[Reference]:
+        """Return some `n_rows` references from all over the data set (`sample_references`)."""
+        return sample_references(self.folder, self.shards, self.image_column, self.transport, n_rows)
+
+    def _read_group(
+        self, spark: SparkSession, schema: pa.Schema, shards: Sequence[Shard], part: Unit | None = None
+    ) -> DataFrame:
+        """Return the references of shards with one schema; with `part` only those rows of the one shard."""
+        needed = {field.name for field in (*self.own_columns, *filter(None, [self.id]))}
+        if self.transport != "reference":
+            needed.add(self.image_column)
+        if self.transport == "index":
+            needed.update(INDEX_COLUMNS)
+        present = [field for field in schema if field.name in needed and not pa.types.is_null(field.type)]
+        file_schema = T.StructType(
+            [T.StructField(field.name, without_nulls(spark_type(field.type))) for field in present]
+        )
+        frame = (
+            spark.read.schema(file_schema)
+            .option("__globPaths__", "false")  # x[1].parquet is a name, not a pattern
+            .option("recursiveFileLookup", "true")  # else [ or * in a folder's name multiplies the rows
+            .parquet(*(os.path.join(self.folder, shard.path) for shard in shards))
+        )
+        if part:
+            index = F.col("_metadata.row_index")
+            frame = frame.where((index >= part.first) & (index < part.first + part.n_rows))
+        names = set(file_schema.names)
+        shard, row = _shard_path(self.folder), F.col("_metadata.row_index")
+        if self.transport == "index":
+            shard, row = F.col(INDEX_SHARD), F.col(INDEX_ROW)
+
+        def column(name: str) -> Column:
+            if name in self.hive:
+                return _hive_value(shard, name)
+            return F.col(quoted(name)) if name in names else F.lit(None)
+
+        own = [column(field.name).cast(field.dataType).alias(field.name) for field in self.own_columns]
+        # Each image of a folder is a shard of its own: the path alone says which.
+        place = shard if self.is_folder else F.concat(shard, F.lit("#"), row.cast("string"))
+        image_id = place
+        if self.id:
+            image_id = F.coalesce(column(self.id.name).cast(self.id.dataType).cast("string"), place)
+        return frame.select(
+            *own,
+            image_id.alias(IMAGE_ID),
+            shard.alias(SHARD),
+            row.alias(SHARD_ROW),
+            self._reference(column(self.image_column), shard).alias(IMAGE),
+        )
+
+    def _reference(self, value: Column, shard: Column) -> Column:
+        """Return the reference of each row, by `transport`."""
+        folder = F.regexp_replace(F.concat(F.lit(self.folder + "/"), shard), "/[^/]*$", "")
+        if self.transport == "index":
+            parts = {field.name: value[field.name] for field in REFERENCE_TYPE}
+        elif self.transport == "uri":
+            parts = {"uri": value, "base": folder}
+        elif self.transport == "bytes" and self.layout == HUGGING_FACE:
+            path = F.when(value[IMAGE_BYTES].isNull(), value[IMAGE_PATH])
+            parts = {"bytes": value[IMAGE_BYTES], "uri": path, "base": folder}
+        elif self.transport == "bytes":
+            parts = {"bytes": value}
+        else:
+            modified = F.unix_millis("_metadata.file_modification_time").cast("string")
+            version = F.concat_ws("-", F.col("_metadata.file_size").cast("string"), modified)
+            row = F.col("_metadata.row_index")
+            parts = {"file": F.col("_metadata.file_path"), "row": row, "version": version}
+        return F.struct(
+            *(parts.get(f.name, F.lit(None)).cast(f.dataType).alias(f.name) for f in IMAGE_TYPE.fields)
+        )
+
+
+def _shard_path(root: str) -> Column:
+    """Return the shard of each row: its file's path relative to `root`, percent-decoding undone.
+
+    Spark's file_path is a percent-encoded URI.
+    """
+    uri = _percent_decoded(F.col("_metadata.file_path"))
+    return uri.substr(F.instr(uri, root + "/") + F.lit(len(root) + 1), F.length(uri))
+
+
+def _hive_value(shard: Column, name: str) -> Column:
+    """Return what a folder such as cat=007 says of each row, as text: 007 stays 007.
+
+    Hive writes null as a name of its own and percent-encodes what a path cannot hold.
+    """
+    found = F.regexp_extract(shard, f"(?:^|/){re.escape(name)}=([^/]*)/", 1)
+    return F.when(found != "__HIVE_DEFAULT_PARTITION__", _percent_decoded(found))
+
+
+def _percent_decoded(text: Column) -> Column:
+    return F.url_decode(F.replace(text, F.lit("+"), F.lit("%2B")))  # url_decode takes + for a space

@@ -1,0 +1,112 @@
+"""Any format on the list by Pillow, the reference decoder; starts no other program."""
+
+from __future__ import annotations
+
+import io
+
+from PIL import Image, UnidentifiedImageError
+
+from spark_embed.errors import ImageError
+from spark_embed.inference.decode.boundary import pillow_errors
+from spark_embed.inference.decode.orientation import find_orientation, upright
+from spark_embed.inference.decode.pixels import Buffer, Pixels
+from spark_embed.inference.decode.rgb import to_rgb
+from spark_embed.inference.decode.truncated import truncated_images
+
+Image.init()
+FORMATS = tuple(
+    name
+    for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000")
+    if name in Image.OPEN
+)
+"""What Pillow may open, as far as this build of it can; its JPEG includes MPO.
+
+Nothing here starts another program (EPS would start Ghostscript)."""
+
+_BITS_PER_SAMPLE_TAG, _TILE_WIDTH_TAG, _TILE_LENGTH_TAG = 258, 322, 323  # TIFF 6.0, sections 8 and 15
+
+# Peaks measured with Pillow 13.0, the result included, at 100 million pixels with an alpha channel (JPEG:
+# CMYK and progressive). WebP's decoder keeps two canvases, JPEG 2000's 32 bits for each sample.
+_BYTES_PER_PIXEL = {"WEBP": 17, "JPEG2000": 26, "AVIF": 12, "JPEG": 13, "MPO": 13}
+_BYTES_PER_PIXEL_ELSE = 10
+
+# Pillow fills up run-length encoded BMPs byte by byte, in Python: a second for every ten million pixels. One
+# with more than these for its size comes from no encoder; it is all filling.
+_RLE_PIXELS = 10_000_000
+_RLE_PIXELS_PER_BYTE = 1000
+
+
+def open_with_pillow(view: Buffer, allow_truncated: bool = False) -> PillowImage:
+    """Read the header with Pillow, whatever the format.
+
+    Raises:
+        ImageError: `not_an_image`, `corrupt`, `too_many_pixels` (from twice Pillow's own limit on).
+    """
+    if not len(view):
+        raise ImageError("not_an_image", "0 bytes")
+    with pillow_errors(), truncated_images(allow_truncated):
+        try:
+            opened = Image.open(io.BytesIO(view), formats=FORMATS)  # BytesIO copies a view
+        except UnidentifiedImageError:
+            opened = None
+    if opened is None:
+        raise ImageError("corrupt" if _has_signature(view) else "not_an_image", _describe(view))
+    if any(tile.codec_name == "bmp_rle" for tile in getattr(opened, "tile", ())):
+        _refuse_filling(opened, len(view))
+    return PillowImage(opened, len(view), allow_truncated)
+
+
+class PillowImage:
+    """An image that Pillow has opened from a copy of a file of `n_bytes`."""
+
+    def __init__(self, opened: Image.Image, n_bytes: int, allow_truncated: bool) -> None:
+        self.width, self.height = opened.size
+        self.n_pixels = max(self.width * self.height, _tile_pixels(opened))
+        per_pixel = _BYTES_PER_PIXEL.get(opened.format or "", _BYTES_PER_PIXEL_ELSE)
+        self.peak_bytes = n_bytes + self.n_pixels * per_pixel
+        self._opened = opened
+        self._allow_truncated = allow_truncated
+
+    def decode(self) -> Pixels:
+        """Return the pixels; see `OpenedImage.decode`."""
+        with pillow_errors(), truncated_images(self._allow_truncated):
+            self._opened.load()
+            orientation = find_orientation(self._opened)  # a TIFF is upright by now, and without its tag
+        try:
+            rgb = to_rgb(self._opened, _bits_per_sample(self._opened))
+            self._opened.close()  # frees its pixels before they are copied once more
+            return upright(rgb, orientation)
+        except MemoryError as exc:
+            raise ImageError("out_of_memory", "while converting it to RGB") from exc
+
+
+def _refuse_filling(opened: Image.Image, n_bytes: int) -> None:
+    n_pixels = opened.width * opened.height
+    if n_pixels > max(_RLE_PIXELS, n_bytes * _RLE_PIXELS_PER_BYTE):
+        raise ImageError("corrupt", f"{n_bytes} bytes of a run-length encoded BMP for {n_pixels} pixels")
+
+
+def _tile_pixels(opened: Image.Image) -> int:
+    """Return the pixels of one tile of a tiled TIFF: libtiff allocates them, whatever the image's size."""
+    with pillow_errors():  # it reads a tag's value when it is asked for it
+        tags = getattr(opened, "tag_v2", {})
+        width, length = tags.get(_TILE_WIDTH_TAG), tags.get(_TILE_LENGTH_TAG)
+    return width * length if isinstance(width, int) and isinstance(length, int) else 0
+
+
+def _bits_per_sample(opened: Image.Image) -> int:
+    """Return how many bits of a 16-bit grey sample are used: a TIFF may hold 12."""
+    with pillow_errors():
+        bits: int = getattr(opened, "tag_v2", {}).get(_BITS_PER_SAMPLE_TAG, (16,))[0]
+    return bits
+
+
+def _has_signature(view: Buffer) -> bool:
+    """Say whether the bytes begin as a format that is read here does, however broken the rest."""
+    prefix = bytes(view[:16])  # as many as Image.open looks at
+    accepts = (Image.OPEN[name][1] for name in FORMATS)
+    return len(prefix) == 16 and any(accept is not None and accept(prefix) is True for accept in accepts)
+
+
+def _describe(view: Buffer) -> str:
+    return f"{len(view)} bytes that begin with {bytes(view[:12])!r}"

@@ -1,0 +1,1 @@
+"""A reference -> the encoded bytes of one image; knows no image format."""

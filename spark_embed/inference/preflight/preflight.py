@@ -1,0 +1,66 @@
+"""One task before the first wave: model, device, dtype, parity; its answers bind the whole run.
+
+So that nothing else has to learn from an executor what will run there. What the task does is in probe.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from spark_embed.inference.feed import FeedOptions
+from spark_embed.inference.fetch.references import Reference
+from spark_embed.inference.preflight.probe import ProbeOptions, UnreachableError, probe
+from spark_embed.models import Recipe
+from spark_embed.spark.tasks import run_tasks
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What the executors said.
+
+    Attributes:
+        recipe: the run's recipe with device, dtype, commit and the weights' hash resolved.
+        model: what metadata.json says of the model.
+        parity: see `spark_embed.inference.preflight.parity.Parity`, as a dict; `rejected` says which
+            precision was tried first and fell below the limit, None for none. With n_images 0 nothing
+            could be compared, or nothing was to be.
+        batch_size: images in a forward pass: what was wanted, or found.
+        row_s: seconds that a row will take one task, about; None where there was no image to try.
+        unread: why the first of the images could not be read, where none could.
+        versions: of the packages that decide what a vector is, on the executor; "unknown" for a copy
+            that came without its metadata.
+    """
+
+    recipe: Recipe
+    model: dict[str, Any]
+    parity: dict[str, Any]
+    batch_size: int
+    row_s: float | None
+    unread: str | None
+    versions: dict[str, str]
+
+
+def run_preflight(
+    spark: SparkSession,
+    sample: Sequence[Reference],
+    recipe: Recipe,
+    options: FeedOptions,
+    wanted: ProbeOptions,
+) -> Preflight:
+    """Load the model in one task and compare it with plain transformers on `sample`.
+
+    dtype "auto" takes the fast precision of the device, unless that brings a vector of the sample below
+    the smallest cosine that is wanted, or no image of the sample can be compared: then float32.
+
+    Raises:
+        ModelError: the model cannot be used; the text is what the executor found.
+        UnreachableError: the executor cannot read where the references of the sample point.
+    """
+    (answer,) = run_tasks(spark, lambda part: probe(part, recipe, options, wanted), [sample])
+    if "unreachable" in answer:
+        raise UnreachableError(answer["unreachable"])
+    return Preflight(Recipe(**answer.pop("recipe")), **answer)

@@ -1,0 +1,197 @@
+"""What preflight's one task does in its worker: load the model, compare it, time it, describe it."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from spark_embed.errors import ImageError, StorageError
+from spark_embed.inference.decode.isolated import keep_decodable
+from spark_embed.inference.feed import DEFAULT_BATCH_SIZE, FeedOptions, make_decoder
+from spark_embed.inference.fetch.read_ahead import ReadAhead
+from spark_embed.inference.fetch.references import Buffer, Reference, make_fetch, make_locate
+from spark_embed.inference.preflight.timing import Pace, estimate_pace, find_batch_size, measure_pace
+from spark_embed.inference.udf import has_failed_before, load_worker_model, task_cpus
+from spark_embed.models import Prepared, Recipe
+
+if TYPE_CHECKING:
+    from spark_embed.inference.preflight.parity import Parity, Sampled
+    from spark_embed.models.vision.image_embedder import ImageEmbedder
+
+MAX_SAMPLE_BYTES = 64 << 20
+"""Encoded size beyond which an image is not taken to compare precisions with."""
+
+_PACKAGES = (
+    "spark_embed",
+    "pyspark",
+    "torch",
+    "torchvision",
+    "transformers",
+    "timm",
+    "pillow",
+    "simplejpeg",
+    "numpy",
+    "pyarrow",
+    "pandas",
+)
+
+
+@dataclass(frozen=True)
+class ProbeOptions:
+    """What preflight is to find out.
+
+    Attributes:
+        n_images: images to compare with plain transformers.
+        min_cosine: smallest cosine that counts as equal.
+        batch_size: images in a forward pass; None to find a good number.
+    """
+
+    n_images: int
+    min_cosine: float
+    batch_size: int | None = DEFAULT_BATCH_SIZE
+
+
+class UnreachableError(Exception):
+    """A worker cannot read where the references point; another transport may do."""
+
+
+def probe(
+    references: Sequence[Reference], recipe: Recipe, options: FeedOptions, wanted: ProbeOptions
+) -> dict[str, Any]:
+    """Load, compare, time, describe; returns the fields of a `Preflight` as JSON values, or "unreachable".
+
+    Raises:
+        ModelError: the model cannot be used.
+    """
+    from spark_embed.inference.preflight.parity import measure_parity, prepare_sample
+    from spark_embed.models.vision.image_embedder import describe
+
+    recipe, compile_wanted = replace(recipe, compile_rows=None), recipe.compile_rows is not None
+    errors: list[ImageError] = []
+    images = _fetched(references, options, errors)
+    if has_failed_before():
+        images = keep_decodable(images, make_decoder(replace(options, isolated=True)))
+    try:
+        model = _load(recipe)
+        # At least one, if only to see that it can be fetched.
+        comparable = prepare_sample(model, images, options.max_pixels, errors)
+        sample = list(islice(comparable, max(1, wanted.n_images)))
+        compared = sample[: wanted.n_images]
+        model, parity, rejected = _choose_dtype(recipe, model, compared, wanted)
+        grey = np.full((64, 64, 3), 128, dtype=np.uint8)
+        prepared = [item.prepared for item in sample] or [model.prepare(grey)]
+        pace = _measure_pace(model, prepared, wanted.batch_size)
+        compiled = None
+        if compile_wanted:
+            model, pace, compiled = _compile(model, prepared, pace.batch_size)
+            parity = measure_parity(model, compared)
+    except UnreachableError as exc:
+        return {"unreachable": str(exc)}
+    return {
+        # Every task finds its own GPU's number.
+        "recipe": asdict(replace(model.recipe, device=model.recipe.device.partition(":")[0])),
+        "model": {**describe(model), "compiled": compiled},
+        "parity": {**asdict(parity), "rejected": rejected},
+        "batch_size": pace.batch_size,
+        "row_s": _row_s(pace, sample, model.recipe.device),
+        "unread": str(errors[0]) if errors and not sample else None,
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+    }
+
+
+def _choose_dtype(
+    recipe: Recipe, model: ImageEmbedder, compared: Sequence[Sampled], wanted: ProbeOptions
+) -> tuple[ImageEmbedder, Parity, dict[str, Any] | None]:
+    """Return the model in the precision that runs, its parity, and what was rejected if "auto" was."""
+    from spark_embed.inference.preflight.parity import measure_parity
+
+    parity = measure_parity(model, compared)
+    if recipe.dtype != "auto" or model.recipe.dtype == "float32" or not _is_in_doubt(parity, wanted):
+        return model, parity, None
+    rejected = {"dtype": model.recipe.dtype, "min_cosine": parity.min_cosine}
+    model = _load(replace(recipe, dtype="float32"))
+    return model, measure_parity(model, compared), rejected if parity.min_cosine is not None else None
+
+
+def _is_in_doubt(parity: Parity, wanted: ProbeOptions) -> bool:
+    """Say whether a precision may be too low: it fell short, or was to be measured and could not be."""
+    if wanted.n_images == 0:
+        return False
+    return parity.min_cosine is None or not parity.min_cosine >= wanted.min_cosine  # NaN falls short, too
+
+
+def _measure_pace(model: ImageEmbedder, prepared: Sequence[Prepared], batch_size: int | None) -> Pace:
+    """Time the model, with a batch size that is found if none is wanted."""
+    if batch_size is None:
+        return find_batch_size(model, prepared)
+    return replace(estimate_pace(model, prepared, batch_size), batch_size=batch_size)
+
+
+def _compile(
+    model: ImageEmbedder, prepared: Sequence[Prepared], batch_size: int
+) -> tuple[ImageEmbedder, Pace, dict[str, float]]:
+    """Load the model again, compiled for its batch size; return it, its pace, what that took and gained."""
+    before = measure_pace(model, prepared, batch_size)
+    started = time.perf_counter()
+    compiled = _load(replace(model.recipe, compile_rows=batch_size))
+    seconds = time.perf_counter() - started
+    pace = measure_pace(compiled, prepared, batch_size)
+    gained = {"seconds": round(seconds, 1), "speedup": round(before.predict_s / pace.predict_s, 2)}
+    return compiled, pace, gained
+
+
+def _row_s(pace: Pace, sample: Sequence[Sampled], device: str) -> float | None:
+    """Return the seconds that a row will take one task."""
+    if not sample:
+        return None
+    prepare_s = statistics.median(item.prepare_s for item in sample)
+    return pace.row_s(prepare_s, task_cpus() or 1, device)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # a copy without its metadata: --py-files, PYTHONPATH
+        return "unknown"
+
+
+def _load(recipe: Recipe) -> ImageEmbedder:
+    model, _ = load_worker_model(recipe)
+    return cast("ImageEmbedder", model)  # parity needs its processor, which is not in the seam
+
+
+def _located(references: Iterable[Reference], options: FeedOptions) -> Iterator[Reference]:
+    """Yield the references as `make_locate` has them; those of unreadable shards are left to their waves."""
+    locate = make_locate(options.fetch)
+    for reference in references:
+        with suppress(StorageError):
+            yield locate(reference)
+
+
+def _fetched(
+    references: Iterable[Reference], options: FeedOptions, errors: list[ImageError]
+) -> Iterator[Buffer]:
+    """Yield the bytes of the references that can be fetched; `errors` is given why others cannot."""
+    fetch = make_fetch(options.fetch)
+    rows = ReadAhead(_located(references, options), options.fetch)
+    try:
+        for row in rows:
+            try:
+                data = fetch(row.reference)
+                if len(data) <= MAX_SAMPLE_BYTES:
+                    yield data
+            except ImageError as exc:
+                errors.append(exc)
+    except OSError as exc:
+        raise UnreachableError(str(exc)) from exc
+    finally:
+        rows.close()

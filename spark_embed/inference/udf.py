@@ -1,0 +1,224 @@
+"""The one Python node of the plan, what it does in a worker, and a column for other people's DataFrames.
+
+The functions that Spark pickles are thin closures over
+importable ones, so that the model cache of spark_embed.models is the worker's own.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import chain
+
+import pandas as pd
+import pyarrow as pa
+from pyspark import TaskContext
+from pyspark.sql import Column
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.functions import pandas_udf
+
+from spark_embed.config import ModelOptions
+from spark_embed.inference.arrow import (
+    iterate_references,
+    join_outcomes,
+    make_reference_array,
+    make_result_array,
+    make_result_frame,
+    unpack_results,
+)
+from spark_embed.inference.feed import DEFAULT_BATCH_SIZE, FeedOptions, run_feed
+from spark_embed.inference.fetch.references import FetchPolicy
+from spark_embed.inference.malloc import keep_freed_memory
+from spark_embed.inference.profile import profiled
+from spark_embed.models import EMBEDDED_MODEL, Model, Recipe, load_model
+from spark_embed.run.error_budget import Tally, tallied
+from spark_embed.schema import EMBEDDING
+from spark_embed.spark.types import IMAGE_TYPE, PACKED_RESULT_TYPE, RESULT_TYPE
+from spark_embed.storage import folder_path, is_s3, traffic
+
+
+def make_embed_column(
+    recipe: Recipe,
+    options: FeedOptions,
+    profile_dir: str | None = None,
+    *,
+    packed: bool = False,
+    tally: Tally | None = None,
+) -> Callable[[Column], Column]:
+    """Return the UDF: a column of references (`IMAGE_TYPE`) -> a column of results.
+
+    The results are of `RESULT_TYPE`, or of `PACKED_RESULT_TYPE` if `packed`.
+
+    Exactly one such column belongs in a plan. It is marked nondeterministic, or a filter on its
+    result would make Spark plan it, and load the model, twice. With `profile_dir` every task leaves a
+    profile of its thread there; with `tally` it reports its rows by outcome.
+    """
+    result_type = PACKED_RESULT_TYPE if packed else RESULT_TYPE
+
+    def embed(arrays: Iterator[pa.Array]) -> Iterator[pa.Array]:
+        results = tallied(embed_arrays(arrays, recipe, options), tally)
+        return profiled(results if packed else map(unpack_results, results), profile_dir)
+
+    if hasattr(F, "arrow_udf"):  # from Spark 4.1
+        return _as_column(F.arrow_udf(embed, result_type))
+
+    def embed_pandas(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        return map(make_result_frame, embed(map(make_reference_array, frames)))
+
+    # The stubs know no iterator of DataFrames.
+    return _as_column(pandas_udf(embed_pandas, result_type))  # type: ignore[call-overload]
+
+
+def image_embedding(image: str | Column, *, model: str | None = None, **options: object) -> Column:
+    """Return the embedding of a binary column of encoded images, for a DataFrame of your own.
+
+    `df.withColumn("embedding", image_embedding("jpg"))` adds array<float>, null where the image is
+    null or unusable; `image_embedding_result` says why.
+
+    Spark sends 10,000 rows to Python at once, which with images of 100 KB is a gigabyte: set
+    `spark.sql.execution.arrow.maxRecordsPerBatch` to some 100.
+
+    Args:
+        image: binary column, or its name. A column of another type fails the job.
+        model: folder in Hugging Face layout (local or s3://) or hub id; default: the embedded
+            EfficientNet-Lite0.
+        options: other fields of `spark_embed.config.ModelOptions`. `dtype` is float32 unless given:
+            without a preflight, "auto" could differ between workers.
+
+    Raises:
+        pydantic.ValidationError: an option that is none of these, or a value that is not allowed.
+        ConfigError: a URI in S3 that cannot be a folder's.
+    """
+    return image_embedding_result(image, model=model, **options)[EMBEDDING]
+
+
+def image_embedding_result(image: str | Column, *, model: str | None = None, **options: object) -> Column:
+    """Return `struct<embedding: array<float>, error: string, error_detail: string, stats: ...>`.
+
+    As `image_embedding`; `embedding` is null exactly when `error` is set.
+    """
+    checked = ModelOptions.model_validate({"dtype": "float32", **options, "model_directory": model})
+    column = F.col(image) if isinstance(image, str) else image
+    nowhere = (F.lit(None).cast(field.dataType).alias(field.name) for field in IMAGE_TYPE.fields[1:])
+    reference = F.struct(column.alias("bytes"), *nowhere)
+    return make_embed_column(make_recipe(checked), make_feed_options(checked))(reference)
+
+
+def make_recipe(options: ModelOptions) -> Recipe:
+    """Return the recipe of the model that the options name, nothing resolved yet.
+
+    A folder that is here is named by its absolute path: the workers' working folder is another. One in S3
+    is not looked at: each worker's machine fetches it.
+
+    Raises:
+        ConfigError: a URI in S3 that cannot be a folder's.
+    """
+    source = options.model_directory or EMBEDDED_MODEL
+    if is_s3(source):
+        source = folder_path(source, "--model_directory")
+    elif os.path.isdir(os.path.expanduser(source)) and options.model_directory:
+        source = os.path.abspath(os.path.expanduser(source))
+    return Recipe(
+        source=source,
+        revision=options.revision,
+        dtype=options.dtype,
+        device="gpu" if options.require_gpu else "auto",
+        normalize=options.normalize,
+        allow_pickle_weights=options.allow_pickle_weights,
+        trust_remote_code=options.trust_remote_code,
+        compile_rows=_batch_size(options) if options.compile else None,
+    )
+
+
+def make_feed_options(options: ModelOptions, fetch: FetchPolicy | None = None) -> FeedOptions:
+    """Return how a task is fed."""
+    return FeedOptions(
+        batch_size=_batch_size(options),
+        max_pixels=options.max_pixels,
+        decode_timeout_s=options.decode_timeout_s,
+        allow_truncated=options.allow_truncated,
+        fetch=fetch or FetchPolicy(),
+    )
+
+
+def _batch_size(options: ModelOptions) -> int:
+    """Return the batch size; for "auto" the default, until preflight has found a better one."""
+    return DEFAULT_BATCH_SIZE if options.batch_size == "auto" else options.batch_size
+
+
+def embed_arrays(
+    arrays: Iterator[pa.Array], recipe: Recipe, options: FeedOptions
+) -> Iterator[pa.StructArray]:
+    """Turn arrays of references into arrays of `PACKED_RESULT_TYPE`; runs on executors, once per task.
+
+    The chunks that come out are some batches each, whatever the chunks that came in; the rows in all are
+    as many and in the same order. The model is loaded at the first row, so an empty task loads none.
+    """
+    traffic.take()  # of the worker's task before
+    references = iterate_references(arrays)
+    first = next(references, None)
+    if first is None:
+        return
+    started = time.perf_counter()
+    model, loaded = load_worker_model(recipe)
+    load_s = time.perf_counter() - started if loaded else 0.0
+    stats: dict[str, float] = {"n_tasks": 1, "n_model_loads": int(loaded), "load_s": load_s}
+    n_threads = task_cpus() or options.n_threads
+    options = replace(options, n_threads=n_threads, isolated=options.isolated or has_failed_before())
+    for outcomes in join_outcomes(run_feed(chain([first], references), model, options)):
+        started = time.perf_counter()
+        yield make_result_array(outcomes, stats | traffic.take())
+        # While this generator stood still, Spark wrote the array to the JVM: the next chunk carries that.
+        stats = {"encode_s": time.perf_counter() - started}
+
+
+def task_device(recipe: Recipe) -> str:
+    """Return the device of this task: with GPU addresses from Spark, the first of them; else the recipe's.
+
+    Spark hands out addresses without hiding the other GPUs (it does not set CUDA_VISIBLE_DEVICES).
+    """
+    context = TaskContext.get()
+    gpu = context.resources().get("gpu") if context else None
+    if gpu and recipe.device in ("auto", "gpu", "cuda") and not os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return f"cuda:{gpu.addresses[0]}"
+    return recipe.device
+
+
+def task_cpus() -> int | None:
+    """Return the cores that Spark gave this task (spark.task.cpus); None outside a task."""
+    context = TaskContext.get()
+    return max(1, context.cpus()) if context else None
+
+
+def has_failed_before() -> bool:
+    """Say whether an earlier attempt at this task failed: a decoder may have crashed its worker."""
+    context = TaskContext.get()
+    return context is not None and context.attemptNumber() > 0
+
+
+def load_worker_model(recipe: Recipe) -> tuple[Model, bool]:
+    """Return this worker's model on this task's device, and whether this call loaded it.
+
+    From the first load on, torch takes the task's cores and no more: it would take all of the machine's,
+    in every worker.
+    """
+    model, loaded = load_model(replace(recipe, device=task_device(recipe)))
+    if loaded:
+        if n_cpus := task_cpus():
+            import torch  # executors only
+
+            torch.set_num_threads(n_cpus)
+        if TaskContext.get() is not None:
+            keep_freed_memory()
+            # The PySpark daemon collects garbage after every task: with torch and transformers imported
+            # that was a quarter of the worker's time. Frozen objects are not walked again.
+            gc.collect()
+            gc.freeze()
+    return model, loaded
+
+
+def _as_column(function) -> Callable[[Column], Column]:  # type: ignore[no-untyped-def]
+    return function.asNondeterministic()  # type: ignore[no-any-return]

@@ -1,0 +1,241 @@
+"""Image -> embedding, for every family of transformers vision models: the one `Model` so far."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from spark_embed.errors import ImageError, ModelError
+from spark_embed.models import Prediction, Prepared, Recipe
+from spark_embed.models.backoff import Backoff, is_out_of_memory
+from spark_embed.models.device import resolve_device, resolve_dtype
+from spark_embed.models.folder import one_line
+from spark_embed.models.vision.checkpoint import LIBRARY_ERRORS, Checkpoint, open_checkpoint
+from spark_embed.models.vision.compiled import Embed, Inputs, compile_embed
+from spark_embed.models.vision.families import FAMILIES
+from spark_embed.models.vision.fold import fold_batch_norms
+from spark_embed.models.vision.preprocess import Preprocessing
+from spark_embed.models.vision.processor import read_preprocessing
+
+# transformers 4 guesses where the channels are, wrongly for an image 1 or 3 pixels high.
+_CHANNELS_LAST = {"input_data_format": "channels_last"}
+_START_ERRORS: tuple[type[Exception], ...] = (*LIBRARY_ERRORS, ImageError)
+
+MAX_ASPECT_RATIO = 20
+"""Up to this ratio of its edges transformers may resize an image: it resizes the whole before it crops, and
+that takes gigabytes at 6000 x 2."""
+
+
+class ImageEmbedder:
+    """A loaded network with its preprocessing; implements `spark_embed.models.Model`.
+
+    Attributes:
+        recipe: the recipe with everything resolved: device, dtype, commit, hash of the weights.
+        preprocessing: the fast path, None where the model's own processor prepares the images.
+        processor: the model's own transformers processor: the reference.
+        embedding_dim: length of a vector.
+        n_folded: batch norms that were folded; 0 means that the network is as transformers has it.
+    """
+
+    def __init__(self, recipe: Recipe, *, fold: bool = True) -> None:
+        """Load the model (slow; runs once per worker process).
+
+        Args:
+            fold: fold batch norms into convolutions; the reference of parity does not.
+
+        Raises:
+            ModelError: it cannot be loaded or run, or its weights are not those of
+                `recipe.weights_sha256`.
+        """
+        checkpoint = open_checkpoint(recipe)
+        if recipe.weights_sha256 not in (None, checkpoint.weights_sha256):
+            raise ModelError(
+                f"--model_directory {recipe.source}: the weights of this worker hash to "
+                f"{checkpoint.weights_sha256}, those of the run to {recipe.weights_sha256}; "
+                "every worker needs the same model"
+            )
+        device = resolve_device(recipe.device)
+        self.recipe = replace(
+            recipe,
+            device=device,
+            dtype=resolve_dtype(recipe.dtype, device),
+            revision=checkpoint.revision,
+            weights_sha256=checkpoint.weights_sha256,
+        )
+        self.name = checkpoint.name
+        self.family = checkpoint.family
+        self.processor = checkpoint.processor
+        self.preprocessing: Preprocessing | None = None
+        self.embedding_dim = self.n_folded = 0
+        self._device = torch.device(device)
+        self._dtype: torch.dtype = getattr(torch, self.recipe.dtype)
+        self._backoff = Backoff(self._device)
+        self._compiled_embed: Embed | None = None
+        try:
+            self._start(checkpoint, fold)
+        except _START_ERRORS as exc:
+            raise ModelError(_why_it_does_not_run(self.recipe, exc)) from exc
+
+    def prepare(self, pixels: npt.NDArray[np.uint8]) -> Prepared:
+        """See `Model.prepare`; where there is no fast path, the dict of the model's own processor.
+
+        Raises:
+            ImageError: as `process`; `out_of_memory` on the fast path.
+        """
+        if self.preprocessing is None:
+            return {name: values[0] for name, values in self.process(Image.fromarray(pixels)).items()}
+        try:
+            return self.preprocessing.prepare(pixels)
+        except (RuntimeError, MemoryError) as exc:
+            if is_out_of_memory(exc):
+                raise ImageError("out_of_memory", "while resizing") from exc
+            raise
+
+    def predict(self, batch: list[Prepared]) -> Prediction:
+        """See `Model.predict`. The vectors are float32, and of length 1 if the recipe normalises."""
+        return self._backoff.run(batch, self._predict, self.embedding_dim)
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Run the network on model inputs; returns float32 (n, dim), not normalised."""
+        typed = {
+            name: values.to(self._device, self._dtype if values.is_floating_point() else None)
+            for name, values in inputs.items()
+        }
+        # What did not fit into memory must not be filled up to its old size.
+        embed = self._embed if self._backoff.limit else self._compiled_embed or self._embed
+        return embed(typed).float()
+
+    def process(self, image: Image.Image) -> dict[str, torch.Tensor]:
+        """Run the model's own processor on one RGB image: the reference for `prepare`.
+
+        Raises:
+            ImageError: the processor cannot have this image: `corrupt`, `out_of_memory`, or
+                `too_many_pixels` where it would become too large on the way.
+        """
+        if max(image.size) > MAX_ASPECT_RATIO * min(image.size) and not _gives_bounded_size(self.processor):
+            raise ImageError(
+                "too_many_pixels",
+                f"{image.width} x {image.height}: this model's images are prepared by transformers, which "
+                f"would enlarge one that is more than {MAX_ASPECT_RATIO} times as long as wide too far",
+            )
+        options = {} if self.family is FAMILIES["timm_wrapper"] else _CHANNELS_LAST
+        try:
+            return dict(self.processor(image, return_tensors="pt", **options))
+        except LIBRARY_ERRORS as exc:
+            if is_out_of_memory(exc):
+                raise ImageError("out_of_memory", f"in {type(self.processor).__name__}") from exc
+            detail = f"{type(self.processor).__name__}: {type(exc).__name__}: {one_line(exc)}"
+            raise ImageError("corrupt", detail) from exc
+
+    def _start(self, checkpoint: Checkpoint, fold: bool) -> None:
+        """Read the preprocessing, move the network to its device, and run one grey image through both."""
+        self.preprocessing = read_preprocessing(checkpoint.processor)
+        if fold and self.preprocessing is not None:
+            noise = torch.randn((1, 3, *self.preprocessing.crop), generator=torch.Generator().manual_seed(0))
+            network, embedding = checkpoint.network, self.family.embedding
+            self.n_folded = fold_batch_norms(network, lambda: embedding(network(pixel_values=noise)))
+        # Channels last suits the convolutions (EfficientNet-Lite0 in float32 on a CPU: 41 ms an image
+        # instead of 64) and is how the pixels arrive; transformers hardly notice.
+        self._network = checkpoint.network.to(self._device, self._dtype).to(memory_format=torch.channels_last)
+        prepared = self.prepare(np.full((64, 64, 3), 128, dtype=np.uint8))
+        self.embedding_dim = int(self._predict([prepared]).embedding.shape[1])
+        if self.recipe.compile_rows:
+            self._compile(self.recipe.compile_rows, prepared)
+
+    def _embed(self, inputs: Inputs) -> torch.Tensor:
+        vectors: torch.Tensor = self.family.embedding(self._network(**inputs))
+        return vectors
+
+    def _compile(self, n_rows: int, prepared: Prepared) -> None:
+        """Compile the network and run it once, which is when that happens."""
+        where = f"--model_directory {self.recipe.source}: --compile true"
+        if self.preprocessing is None:
+            raise ModelError(
+                f"{where}: not for a model whose images transformers prepares, whose input sizes may vary"
+            )
+        self._compiled_embed = compile_embed(self._embed, n_rows)
+        try:
+            self._predict([prepared])
+        except LIBRARY_ERRORS as exc:
+            raise ModelError(
+                f"{where}: torch.compile fails (on a CPU it needs a C++ compiler on every worker): "
+                f"{type(exc).__name__}: {one_line(exc)}"
+            ) from exc
+
+    def _predict(self, batch: list[Prepared]) -> Prediction:
+        """Run one forward pass."""
+        with torch.inference_mode():  # the inputs, too: compiled code is made for one kind of tensors
+            if self.preprocessing is not None:
+                inputs = {"pixel_values": self.preprocessing.normalize(self._on_device(batch), self._dtype)}
+            else:
+                inputs = {name: torch.stack([item[name] for item in batch]) for name in batch[0]}
+            vectors = self.forward(inputs)
+        return _checked(vectors.cpu(), normalize=self.recipe.normalize)
+
+    def _on_device(self, batch: list[torch.Tensor]) -> torch.Tensor:
+        """Return uint8 images (3, height, width) as one batch on the device, channels last in memory.
+
+        On CUDA by way of page-locked memory, from which the copy runs while Python goes on.
+        """
+        on_cuda = self._device.type == "cuda"
+        stacked = torch.empty(
+            (len(batch), *batch[0].shape),
+            dtype=torch.uint8,
+            memory_format=torch.channels_last,
+            pin_memory=on_cuda,
+        )
+        torch.stack(batch, out=stacked)
+        return stacked.to(self._device, non_blocking=on_cuda)
+
+
+def _gives_bounded_size(processor: Any) -> bool:
+    """Say whether a processor resizes any image, however narrow, to about as many pixels."""
+    size = dict(getattr(processor, "size", None) or {})
+    return hasattr(processor, "max_num_patches") or bool(size.get("height") and size.get("width"))
+
+
+def _why_it_does_not_run(recipe: Recipe, exc: Exception) -> str:
+    where = f"--model_directory {recipe.source}: "
+    if is_out_of_memory(exc) or (isinstance(exc, ImageError) and exc.code == "out_of_memory"):
+        return f"{where}it does not fit into the memory of device {recipe.device}: {one_line(exc)}"
+    return (
+        f"{where}cannot embed an image; do preprocessor_config.json and config.json belong together? "
+        f"{type(exc).__name__}: {one_line(exc)}"
+    )
+
+
+def _checked(vectors: torch.Tensor, *, normalize: bool) -> Prediction:
+    """Find the rows that are no vectors, and scale the others to length 1 if wanted."""
+    lengths = torch.linalg.vector_norm(vectors, dim=1)
+    bad = ~torch.isfinite(lengths) | (lengths == 0)
+    if normalize:
+        vectors = vectors / lengths.unsqueeze(1)
+    failures: dict[int, ImageError] = {}
+    for row in torch.nonzero(bad).flatten().tolist():
+        what = "only zeros" if lengths[row] == 0 else "NaN or infinity"
+        failures[row] = ImageError("bad_vector", f"the model returned {what}")
+    return Prediction(vectors.numpy(), failures)
+
+
+def describe(model: ImageEmbedder) -> dict[str, Any]:
+    """Return what metadata.json says of the model."""
+    recipe = model.recipe
+    return {
+        "name": model.name,
+        "source": recipe.source,
+        "revision": recipe.revision,
+        "weights_sha256": recipe.weights_sha256,
+        "dtype": recipe.dtype,
+        "device": recipe.device,
+        "embedding_dim": model.embedding_dim,
+        "normalized": recipe.normalize,
+        "output": model.family.output,
+        "preprocessing": model.preprocessing.to_dict()
+        if model.preprocessing
+        else type(model.processor).__name__,
+    }

@@ -1,0 +1,238 @@
+"""The file of a lock, on a disk or in S3: made by one of many, replaced by its holder; knows no holder."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import glob
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Protocol
+
+from spark_embed.storage import delete, is_s3
+from spark_embed.storage.s3 import store as s3
+from spark_embed.storage.s3.errors import S3ChangedError, S3UnsupportedError
+from spark_embed.storage.s3.file import read_object
+from spark_embed.storage.s3.writes import put
+
+logger = logging.getLogger(__name__)
+
+# What a file system without flock, or without hard links (FUSE, FAT), answers.
+_UNSUPPORTED = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+_NO_FLOCK = _UNSUPPORTED | {errno.ENOLCK}
+_NO_LINKS = _UNSUPPORTED | {errno.EPERM}
+
+_SETTLE_S = 2.0
+_NO_ETAG = f'"{"0" * 32}"'
+
+
+_STAGED = ".tmp"
+
+
+class LockFile(Protocol):
+    """A file that at most one of all who try makes. Every method raises OSError where the storage fails."""
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Keep others from judging or writing the file meanwhile, as far as the storage can."""
+
+    def create(self, text: str) -> bool:
+        """Make the file with all of its content; False if there is one."""
+
+    def replace(self, text: str) -> bool:
+        """Give the file another content; False if it is not the one any more that `read` or we saw last."""
+
+    def read(self) -> str | None:
+        """Return its content; None if there is no such file."""
+
+    def delete(self) -> None:
+        """Delete it; as far as the storage can, not another that has taken its place since it was read."""
+
+
+def make_lock_file(path: str) -> LockFile:
+    """Return the lock's file at `path`."""
+    return ObjectLockFile(path) if is_s3(path) else DiskLockFile(path)
+
+
+class DiskLockFile:
+    """A file on a disk that several machines may share."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._token = uuid.uuid4().hex
+        self._is_alone = False  # while it is guarded, on a file system that can
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Keep others from judging or writing the file meanwhile.
+
+        The file of the guard stays: two runs could hold two files of one name if it were deleted.
+        """
+        descriptor = os.open(f"{self._path}.guard", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                self._is_alone = True
+            except OSError as exc:
+                if exc.errno not in _NO_FLOCK:
+                    raise
+            yield
+        finally:
+            self._is_alone = False
+            os.close(descriptor)
+
+    def create(self, text: str) -> bool:
+        """Make the file with all of its content; False if there is one."""
+        os.makedirs(os.path.dirname(self._path) or ".", exist_ok=True)
+        if self._is_alone:
+            for left in glob.glob(f"{glob.escape(self._path)}.*{_STAGED}"):  # by a run that was killed
+                delete(left)
+        with self._staged(text) as staged, suppress(FileExistsError):
+            try:
+                os.link(staged, self._path)
+            except OSError as exc:
+                if exc.errno not in _NO_LINKS:
+                    raise
+                with open(self._path, "xb"):  # takes the name, for a moment without content
+                    os.replace(staged, self._path)
+            return True
+        return False
+
+    def replace(self, text: str) -> bool:
+        """Give the file another content; the guard sees to it that it is still the same."""
+        with self._staged(text) as staged:
+            os.replace(staged, self._path)
+        return True
+
+    def read(self) -> str | None:
+        """Return its content; None if there is no such file."""
+        try:
+            with open(self._path, encoding="utf-8") as file:
+                return file.read()
+        except FileNotFoundError:
+            return None
+
+    def delete(self) -> None:
+        """Delete it."""
+        os.unlink(self._path)
+
+    @contextmanager
+    def _staged(self, text: str) -> Iterator[str]:
+        """Write a file under a name that no run on any machine shares."""
+        staged = f"{self._path}.{self._token}.{threading.get_native_id()}{_STAGED}"
+        try:
+            with open(staged, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            yield staged
+        finally:
+            delete(staged)
+
+
+class ObjectLockFile:
+    """An object in S3, by conditional writes; a store that has none is asked twice instead, and it is said.
+
+    A write whose answer was lost is sent again and then meets itself: so what is refused is read.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._etag = ""
+        self._is_conditional = True
+        self._seen = self._ours = ""  # what was read last, and what we have written last
+        self._threads = threading.Lock()
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Keep this run's other threads out; of other runs each write has its condition."""
+        with self._threads:
+            yield
+
+    def create(self, text: str) -> bool:
+        """Make the object; False if there is one."""
+        found = self.read()  # a store that ignores conditions would write over it
+        if found is not None:
+            return found == text
+        if self._is_conditional:
+            try:
+                self._put(text, IfNoneMatch="*")
+                self._check_conditions(text, IfNoneMatch="*")
+            except S3ChangedError:
+                return self.read() == text
+            except S3UnsupportedError:
+                self._lose_conditions()
+        return self._is_conditional or self._create_without(text)
+
+    def replace(self, text: str) -> bool:
+        """Give the object another content; False if it is not the one any more that was seen last."""
+        takes_over = self._seen != self._ours
+        if self._is_conditional:
+            try:
+                self._put(text, IfMatch=f'"{self._etag}"')
+                if takes_over:
+                    self._check_conditions(text, IfMatch=_NO_ETAG)
+            except (S3ChangedError, FileNotFoundError):
+                return self.read() == text
+            except S3UnsupportedError:
+                self._lose_conditions()
+        if self._is_conditional:
+            return True
+        self._put(text)
+        return self._is_settled(text) if takes_over else True
+
+    def read(self) -> str | None:
+        """Return its content; None if there is no such object."""
+        try:
+            data, self._etag = read_object(self._path)
+        except FileNotFoundError:
+            return None
+        self._seen = data.decode(errors="replace")
+        return self._seen
+
+    def delete(self) -> None:
+        """Delete it, but not another one that has taken its place since it was read."""
+        conditions = {"IfMatch": f'"{self._etag}"'} if self._is_conditional else {}
+        try:
+            s3.delete_file(self._path, **conditions)
+        except (S3ChangedError, FileNotFoundError):  # AWS says the latter of none, where there is a condition
+            return
+        except S3UnsupportedError:  # the store knows conditions of writes only
+            s3.delete_file(self._path)
+
+    def _put(self, text: str, **conditions: str) -> None:
+        self._ours = text
+        self._etag = put(self._path, text.encode(), **conditions)
+
+    def _create_without(self, text: str) -> bool:
+        """Make the object in a store that knows no conditions."""
+        if self.read() not in (None, text):
+            return False
+        self._put(text)
+        return self._is_settled(text)
+
+    def _is_settled(self, text: str) -> bool:
+        """Say whether it is still ours when another one that saw the same as we did has written, too."""
+        time.sleep(_SETTLE_S)
+        return self.read() == text
+
+    def _check_conditions(self, text: str, **conditions: str) -> None:
+        """Ask for what must be refused: some stores ignore a condition without a word."""
+        try:
+            put(self._path, text.encode(), **conditions)
+        except S3ChangedError:
+            return
+        self._lose_conditions()
+
+    def _lose_conditions(self) -> None:
+        self._is_conditional = False
+        logger.warning(
+            "%s: this store knows no conditional writes (If-None-Match, If-Match): two runs that begin on "
+            "one --output_dir within seconds may not see each other; start one at a time",
+            self._path,
+        )

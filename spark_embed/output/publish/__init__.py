@@ -1,0 +1,1 @@
+"""Complete waves -> the published files, and the list of them, written last. Needs no model."""

@@ -1,0 +1,57 @@
+"""What a publishing adds to the published files and takes away, and what its files say of their origin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pyspark.sql import types as T
+
+from spark_embed.output.fingerprint import file_metadata
+from spark_embed.output.records import Marker, Part, RunRecord
+from spark_embed.schema import EMBEDDING, ERROR, ERROR_DETAIL, RESULT
+from spark_embed.spark.types import VECTOR_SPARK_TYPE
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a publishing adds to the published files, and takes away.
+
+    Attributes:
+        markers: of the waves that it adds.
+        versions: of the contents that the input's shards have now, by name.
+        withheld: replaced shards that are not complete yet: their old rows stay.
+        removed: shards whose published rows go.
+        voided: lists of images, of an image folder, whose earlier rows go: all that there are.
+    """
+
+    markers: tuple[Marker, ...]
+    versions: dict[str, str]
+    withheld: frozenset[str] = frozenset()
+    removed: frozenset[str] = frozenset()
+    voided: tuple[str, ...] = ()
+
+    def dropped(self, marker: Marker) -> list[Part]:
+        """Return the parts of a wave that must not be published: of another content than the shard's now."""
+        return [
+            part
+            for part in marker.units
+            if part.shard in self.withheld
+            or (part.shard in self.removed and part.shard not in self.versions)
+            or self.versions.get(part.shard, part.version) != part.version
+        ]
+
+
+def make_metadata(spark_version: str, record: RunRecord) -> tuple[dict[str, str], dict[str, str]]:
+    """Return what the footers of the two data sets say: what made them, and their types for Spark.
+
+    Without its version Spark would not know by which calendar old dates are stored.
+    """
+    schema = T.StructType.fromJson(record.table_schema)
+    own = [field for field in schema if field.name != RESULT]
+    good = [*own, T.StructField(EMBEDDING, VECTOR_SPARK_TYPE)]
+    bad = [*own, T.StructField(ERROR, T.StringType()), T.StructField(ERROR_DETAIL, T.StringType())]
+    both = {"org.apache.spark.version": spark_version, **file_metadata(record.fingerprint, record.model)}
+    return (
+        {**both, "org.apache.spark.sql.parquet.row.metadata": T.StructType(good).json()},
+        {**both, "org.apache.spark.sql.parquet.row.metadata": T.StructType(bad).json()},
+    )

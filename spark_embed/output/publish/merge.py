@@ -1,0 +1,91 @@
+"""Files of a wave -> files of the output: good rows with their vectors, bad ones with their errors.
+
+Runs on executors, with pyarrow: Spark would take every vector apart and put it together again. Knows no
+session and no folder's meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from spark_embed.inference.arrow import unpack_vectors
+from spark_embed.output.publish.output_files import OutputFiles, Target
+from spark_embed.output.publish.removal import NOTHING, KeptRows, Removal, batch_rows
+from spark_embed.schema import EMBEDDING, ERROR, ERROR_DETAIL, RESULT
+from spark_embed.storage import parquet_input
+
+
+@dataclass(frozen=True)
+class Merge:
+    """What one task makes of some files of waves.
+
+    Attributes:
+        sources: the files, in order.
+        embeddings: for the files with good rows.
+        errors: for the files with bad rows.
+        removals: rows that are left out of some of the files.
+    """
+
+    sources: tuple[str, ...]
+    embeddings: Target
+    errors: Target
+    removals: Mapping[str, Removal] = field(default_factory=dict)
+
+
+def merge_files(merge: Merge) -> dict[str, Any]:
+    """Write the rows of `merge.sources` to files of the two kinds, at least one of each.
+
+    A file appears under its name when it is whole; a second attempt writes the same files again.
+
+    Returns:
+        `embeddings` and `errors`: the files as `OutputFiles.written` has them; `n_removed`: rows left out.
+
+    Raises:
+        StorageError: the disk is full.
+        OSError, pa.ArrowException: a file cannot be read or written.
+    """
+    n_removed = 0
+    with OutputFiles(merge.embeddings) as good, OutputFiles(merge.errors) as bad:
+        for path in merge.sources:
+            kept = KeptRows(path, merge.removals.get(path, NOTHING))
+            n_removed += kept.n_removed
+            for batch in map(kept.of_next, _read(path)):
+                result = batch.column(RESULT)
+                is_bad = pc.is_valid(result.field(ERROR))
+                good.write(
+                    _with_vectors(batch.filter(pc.invert(is_bad)) if pc.any(is_bad).as_py() else batch)
+                )
+                bad.write(_with_errors(batch.filter(is_bad)))
+    return {"embeddings": good.written, "errors": bad.written, "n_removed": n_removed}
+
+
+def _read(path: str) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a file in batches; an empty one at least, for its columns."""
+    with pq.ParquetFile(parquet_input(path)) as file:
+        yield pa.RecordBatch.from_pylist([], schema=file.schema_arrow)
+        yield from file.iter_batches(batch_rows(file))
+
+
+def _with_vectors(batch: pa.RecordBatch) -> pa.RecordBatch:
+    return _replaced(batch, {EMBEDDING: unpack_vectors(batch.column(RESULT).field(EMBEDDING))})
+
+
+def _with_errors(batch: pa.RecordBatch) -> pa.RecordBatch:
+    result = batch.column(RESULT)
+    return _replaced(batch, {name: result.field(name) for name in (ERROR, ERROR_DETAIL)})
+
+
+def _replaced(batch: pa.RecordBatch, columns: dict[str, pa.Array]) -> pa.RecordBatch:
+    own = {
+        name: column for name, column in zip(batch.schema.names, batch.columns, strict=True) if name != RESULT
+    }
+    # Whether a column can be null is not the same in every wave.
+    fields = [batch.schema.field(name).with_nullable(True) for name in own]
+    fields += [pa.field(name, column.type) for name, column in columns.items()]
+    return pa.RecordBatch.from_arrays([*own.values(), *columns.values()], schema=pa.schema(fields))

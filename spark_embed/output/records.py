@@ -1,0 +1,193 @@
+"""What is written below _spark_embed, field by field: the run, its waves, its published files, its progress.
+
+Plain values, checked when they are read; no file and no Spark.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+
+
+class Part(NamedTuple):
+    """Rows that are complete together: `n_rows` of a shard's content `version`, from row `first` on.
+
+    `shard` is its name in the data set; in an image folder, that of the index file that lists the images.
+    """
+
+    shard: str
+    version: str
+    first: Count
+    n_rows: Count
+
+
+class Record(BaseModel):
+    """A file of the state: it says what wrote it, and in which format."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    product: Literal["spark_embed"] = "spark_embed"
+    format: Literal[1] = 1
+
+
+class RunRecord(Record):
+    """run.json: what a run is bound to, so that a later one can go on with it.
+
+    Attributes:
+        run_id: made anew by --overwrite; markers and ledger of another one are of an older run.
+        options: the options that decide what a vector is, as given: while they are the same, and nothing
+            is left to embed, no model need be started to know it.
+        fingerprint: what decides what a vector is, as found; `spark_embed.output.fingerprint`.
+        table_schema: of the embedded table, as Spark's JSON.
+        model, parity, versions: preflight's, for metadata.json.
+        output_files: the option, which holds for all runs over this output; None: folders of files.
+    """
+
+    run_id: str
+    started_at: str
+    options: dict[str, Any]
+    fingerprint: dict[str, Any]
+    table_schema: dict[str, Any]
+    model: dict[str, Any]
+    parity: dict[str, Any]
+    versions: dict[str, str]
+    output_files: Literal[1] | None = None
+
+
+class Counted(BaseModel):
+    """What a committed wave holds.
+
+    Attributes:
+        n_errors_by_code: rows without a vector, by code.
+        n_tasks: tasks that had at least one row.
+        n_model_loads: how often a worker process had to load the model.
+        stage_s: seconds by stage, summed over threads and tasks.
+        s3_requests, s3_bytes: what the workers themselves have asked S3 for, and got.
+        batch_limit: images that fitted into the memory of the smallest device at once; None: all of a batch.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    n_rows: Count
+    n_errors_by_code: dict[str, Count]
+    n_tasks: Count
+    n_model_loads: Count
+    stage_s: dict[str, float]
+    batch_limit: int | None
+    s3_requests: Count = 0
+    s3_bytes: Count = 0
+
+    @property
+    def n_errors(self) -> int:
+        """Rows without a vector."""
+        return sum(self.n_errors_by_code.values())
+
+
+class Marker(Record):
+    """markers/<wave>.json: a complete wave.
+
+    Attributes:
+        wave: name of its folder, below waves/; no other attempt's.
+        kind: "embed", or "retry" of rows that are published as errors (its `units` are empty).
+        files: bytes by name of its data files, and no others: what a dead driver's executors still write
+            is in none.
+        embed_s: seconds on the clock.
+    """
+
+    run_id: str
+    wave: str
+    kind: Literal["embed", "retry"] = "embed"
+    units: tuple[Part, ...]
+    files: dict[str, Count]
+    counted: Counted
+    embed_s: float
+    finished_at: str
+
+
+class PublishedFile(BaseModel):
+    """A file of embeddings.parquet or errors.parquet; `n_errors_by_code` of the latter only."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    n_rows: Count
+    n_bytes: Count
+    n_errors_by_code: dict[str, Count] = {}
+
+
+class ShardState(NamedTuple):
+    """What of a shard is published: its content's version, and rows as (first, number), in order."""
+
+    version: str
+    ranges: tuple[tuple[Count, Count], ...]
+
+
+class Ledger(Record):
+    """files.json: a complete state that readers can rely on.
+
+    Attributes:
+        generation: counts the states.
+        shards: what is published of each shard, by its name.
+        waves: those that this state took in: their data may be left over.
+        voided: lists of images whose older rows are gone (an image folder's; source/folder_index.py).
+    """
+
+    run_id: str
+    generation: Count
+    updated_at: str
+    shards: dict[str, ShardState]
+    embeddings: tuple[PublishedFile, ...]
+    errors: tuple[PublishedFile, ...]
+    waves: tuple[str, ...] = ()
+    voided: tuple[str, ...] = ()
+
+    @property
+    def n_embedded(self) -> int:
+        """Rows with a vector."""
+        return sum(file.n_rows for file in self.embeddings)
+
+    @property
+    def n_errors(self) -> int:
+        """Rows without one."""
+        return sum(file.n_rows for file in self.errors)
+
+    @property
+    def n_errors_by_code(self) -> dict[str, int]:
+        """Rows without one, by code, sorted."""
+        counts: Counter[str] = Counter()
+        for file in self.errors:
+            counts.update(file.n_errors_by_code)
+        return dict(sorted(counts.items()))
+
+
+class ProgressRecord(Record):
+    """progress.json: how far the run is that is at work, rewritten every few seconds.
+
+    Attributes:
+        phase: "embed", "publish" or "done": written as the last act of a run that has ended as it should.
+        updated_s: Unix time, seconds, of the machine that runs the driver.
+        n_rows: rows that there will be in the end.
+        n_complete: of them in complete waves or published.
+        n_done_now: of them embedded by this run, those of unfinished waves included; an estimate.
+        n_shards, n_complete_shards: those of the input, and of them complete.
+        n_errors_by_code: of the complete rows.
+        embed_s: seconds that this run has been embedding.
+        left_s: seconds until all rows are embedded, about; None while nothing can be said.
+    """
+
+    run_id: str
+    phase: Literal["embed", "publish", "done"]
+    started_at: str
+    updated_s: float
+    n_rows: Count
+    n_complete: Count
+    n_done_now: Count
+    n_shards: Count
+    n_complete_shards: Count
+    n_errors_by_code: dict[str, Count]
+    embed_s: float
+    left_s: float | None

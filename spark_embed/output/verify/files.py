@@ -1,0 +1,109 @@
+"""One file of a data set, read once and whole: is it what files.json says, and are its rows good?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from spark_embed.output.verify.contents import Contents, DataFile
+from spark_embed.output.verify.reading import UNREADABLE, first_line, iter_batches, open_parquet
+from spark_embed.output.verify.report import Finding
+from spark_embed.schema import EMBEDDING
+from spark_embed.storage import stat
+
+FACTS = b"spark_embed"
+"""Entry of a file's key-value metadata: JSON, in it the fingerprint of its vectors (fingerprint.py)."""
+
+_IMAGE_FOLDER = "image_folder"  # as source/detect.py calls it
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What all files of a data set have in common: what decides what a vector is; None where nobody knows."""
+
+    fingerprint: dict[str, Any] | None
+
+    @property
+    def embedding_dim(self) -> int | None:
+        """Length of a vector."""
+        length = (self.fingerprint or {}).get("embedding_dim")
+        return length if isinstance(length, int) else None
+
+    @property
+    def is_image_folder(self) -> bool:
+        """Whether each row is a shard of its own."""
+        return (self.fingerprint or {}).get("layout") == _IMAGE_FOLDER
+
+
+class CheckedFile(NamedTuple):
+    """What was found; `has_keys` if its rows could be told from one another, as far as they could be read."""
+
+    findings: list[Finding]
+    has_keys: bool
+
+
+class RowAccount(Protocol):
+    """Takes account of the rows that there are; from several threads at once."""
+
+    def add(self, keys: pa.RecordBatch) -> None:
+        """Count rows, given as `shard` and `shard_row`, without nulls."""
+
+    def compare(self, paths: Sequence[str]) -> Iterator[Finding]:
+        """Say which rows are missing, there twice, or should not be there; `paths`: where to look."""
+
+
+def check_file(file: DataFile, expected: Expected, account: RowAccount) -> CheckedFile:
+    """Read a file and return what is wrong with it; its rows go to the account."""
+    try:
+        n_bytes = stat(file.path).n_bytes
+    except OSError as exc:
+        return CheckedFile([Finding("files", f"{file.name}: cannot be read: {exc.strerror or exc}")], False)
+    found = []
+    if n_bytes != file.listed.n_bytes:
+        text = f"{file.name}: has {n_bytes:,} bytes, in files.json {file.listed.n_bytes:,}"
+        found.append(Finding("files", text))
+    contents, has_keys = Contents(file, expected.embedding_dim), False
+    try:
+        with open_parquet(file.path) as opened:
+            found += _check_footer(file, opened.metadata, expected)
+            if odd := contents.odd_column(opened.schema_arrow):
+                return CheckedFile([*found, Finding("files", f"{file.name}: {odd}")], False)
+            has_keys = True
+            if not file.has_vectors and EMBEDDING in opened.schema_arrow.names:
+                found.append(Finding("errors", f"{file.name}: has a column {EMBEDDING}"))
+            for batch in iter_batches(opened):
+                account.add(contents.keyed(batch))
+                contents.add(batch)
+            found += contents.compare_codes()
+    except UNREADABLE as exc:
+        found.append(Finding("files", f"{file.name}: cannot be read: {first_line(exc)}"))
+    return CheckedFile([*found, *contents.findings()], has_keys)
+
+
+def read_fingerprint(metadata: pq.FileMetaData) -> dict[str, Any] | None:
+    """Return what a file's key-value metadata says of its vectors; None if it does not."""
+    try:
+        facts = json.loads((metadata.metadata or {})[FACTS])
+    except (KeyError, ValueError):
+        return None
+    found = facts.get("fingerprint") if isinstance(facts, dict) else None
+    return found if isinstance(found, dict) else None
+
+
+def _check_footer(file: DataFile, metadata: pq.FileMetaData, expected: Expected) -> Iterator[Finding]:
+    n_rows = metadata.num_rows
+    if n_rows != file.listed.n_rows:
+        text = f"{file.name}: has {n_rows:,} rows, in files.json {file.listed.n_rows:,}"
+        yield Finding("files", text)
+    ours, others = expected.fingerprint, read_fingerprint(metadata)
+    if others is None:
+        yield Finding("files", f"{file.name}: its metadata does not say what made its vectors")
+    elif ours is not None and others != ours:
+        names = [name for name in sorted({*ours, *others}) if ours.get(name) != others.get(name)]
+        text = f"{file.name}: its vectors are made otherwise than run.json says ({', '.join(names)})"
+        yield Finding("files", text)

@@ -1,0 +1,189 @@
+"""What a run is bound to before its first wave: the source, the transport that works, preflight's answers."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from dataclasses import dataclass, replace
+
+from pyspark.sql import DataFrame, SparkSession
+
+from spark_embed.config import Config
+from spark_embed.datasets import ParquetSource
+from spark_embed.errors import ModelError, StorageError
+from spark_embed.inference.feed import FeedOptions
+from spark_embed.inference.fetch.references import DownloadPolicy, FetchPolicy
+from spark_embed.inference.preflight.preflight import Preflight, run_preflight
+from spark_embed.inference.preflight.probe import ProbeOptions, UnreachableError
+from spark_embed.inference.udf import make_feed_options, make_recipe
+from spark_embed.output.summary import describe_parity, one_line
+from spark_embed.run.error_budget import Tally
+from spark_embed.run.wave import embed_table
+from spark_embed.spark.settings import Rate, count_slots, is_task_size_set, table_settings, task_settings
+from spark_embed.storage import folder_path
+
+logger = logging.getLogger(__name__)
+
+# References looked at for each image that parity wants: by reference, a null is seen only when it is read.
+SAMPLE_FACTOR = 4
+
+
+# Encoded images in a wave, for each slot, where nothing is known of a row's time.
+_BLIND_WAVE_BYTES = 1 << 30
+
+# Rows of urls in a first wave, for each slot: what downloads take is known once there have been some. A slot
+# does between ten and a thousand a second.
+_URL_WAVE_ROWS = 2_000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a run is bound to before its first wave.
+
+    Attributes:
+        n_slots: tasks that Spark runs at once.
+        task_cpus: cores of each.
+        wave_rows: rows of the first waves.
+        settings: Spark's for tables of this data set, and for the size of tasks where their speed is known
+            and nobody has set a size.
+        profile_dir: where the tasks leave their profiles; None for nowhere.
+    """
+
+    source: ParquetSource
+    preflight: Preflight
+    options: FeedOptions
+    n_slots: int
+    task_cpus: int
+    wave_rows: int
+    settings: dict[str, str]
+    profile_dir: str | None
+
+    def embedded(self, table: DataFrame, tally: Tally | None = None) -> DataFrame:
+        """Return a table of references with its results; nothing runs yet. Tasks report to `tally`."""
+        return embed_table(table, self.preflight.recipe, self.options, self.profile_dir, tally)
+
+
+def make_plan(
+    spark: SparkSession, config: Config, source: ParquetSource, n_rows: int, dtype: str | None = None
+) -> Plan:
+    """Run the preflight with the best transport that works, and bind the run to its answers.
+
+    Args:
+        spark: the session.
+        config: the options.
+        source: the data set.
+        n_rows: rows to embed.
+        dtype: what "auto" has been resolved to by an earlier run that this one goes on with.
+    """
+    if config.model_directory is None:
+        logger.info(
+            "model: the embedded EfficientNet-Lite0 (ImageNet); for CLIP give "
+            "--model_directory openai/clip-vit-large-patch14 or a folder that holds it"
+        )
+    roots = (source.root, *(folder_path(root, "--allowed_roots") for root in config.allowed_roots))
+    options = make_feed_options(config, make_fetch_policy(config, roots, source.image_column))
+    wanted = ProbeOptions(
+        config.parity_samples,
+        config.parity_min_cosine,
+        None if config.batch_size == "auto" else config.batch_size,
+    )
+    recipe = make_recipe(config)
+    if recipe.dtype == "auto" and dtype:
+        recipe = replace(recipe, dtype=dtype)
+    unreachable: list[str] = []
+    for transport in source.transports(config.image_transport):
+        source = replace(source, transport=transport)
+        sample = source.sample(max(1, SAMPLE_FACTOR * config.parity_samples))
+        try:
+            preflight = run_preflight(spark, sample, recipe, options, wanted)
+        except UnreachableError as exc:
+            unreachable.append(f"{transport}: {exc}")
+            continue
+        report_preflight(config, preflight)
+        return _bind(spark, config, source, preflight, options, n_rows)
+    raise StorageError(
+        f"--image_transport {config.image_transport}: the workers cannot read the images: "
+        + "; ".join(unreachable)
+    )
+
+
+def make_fetch_policy(config: Config, roots: tuple[str, ...], column: str) -> FetchPolicy:
+    """Return what a run may read: below `roots`, in `column` of its shards, and behind urls."""
+    download = DownloadPolicy(
+        connect_timeout_s=config.fetch_connect_timeout_s,
+        read_timeout_s=config.fetch_read_timeout_s,
+        timeout_s=config.fetch_timeout_s,
+        redirects=config.fetch_redirects,
+        attempts=config.fetch_attempts,
+        concurrency=config.fetch_concurrency,
+        concurrency_per_host=config.fetch_concurrency_per_host,
+        allow_private_addresses=config.allow_private_addresses,
+    )
+    return FetchPolicy(roots, column, config.max_image_bytes, download)
+
+
+def _bind(
+    spark: SparkSession,
+    config: Config,
+    source: ParquetSource,
+    preflight: Preflight,
+    options: FeedOptions,
+    n_rows: int,
+) -> Plan:
+    n_slots, task_cpus = count_slots(spark)
+    row_bytes = source.image_bytes / max(source.n_rows, 1)
+    wave_rows = round(_BLIND_WAVE_BYTES * n_slots / max(row_bytes, 1))
+    sizes: dict[str, str] = {}
+    if preflight.row_s is not None:
+        wave_rows = round(config.wave_s * n_slots / max(preflight.row_s, 1e-6))
+    if source.has_urls:
+        wave_rows = min(wave_rows, _URL_WAVE_ROWS * n_slots)
+    wave_rows = max(1, min(wave_rows, n_rows))
+    if preflight.row_s is not None and not is_task_size_set(spark):
+        share = wave_rows / max(source.n_rows, 1)
+        n_bytes, n_files = round(source.n_bytes * share), math.ceil(len(source.shards) * share)
+        sizes = task_settings(n_bytes, wave_rows, n_files, Rate(preflight.row_s, n_slots))
+    return Plan(
+        source,
+        preflight,
+        replace(options, batch_size=preflight.batch_size),
+        n_slots=n_slots,
+        task_cpus=task_cpus,
+        wave_rows=wave_rows,
+        settings={**table_settings(source.n_bytes / max(source.n_rows, 1)), **sizes},
+        profile_dir=os.path.abspath(config.profile_dir) if config.profile_dir else None,
+    )
+
+
+def report_preflight(config: Config, preflight: Preflight) -> None:
+    """Say what preflight found, and refuse what --parity_action says to refuse."""
+    parity = preflight.parity
+    if isinstance(preflight.model["preprocessing"], str):
+        logger.warning(
+            "no fast path for %s: images are prepared by transformers itself, which is slower",
+            preflight.model["preprocessing"],
+        )
+    if rejected := parity["rejected"]:
+        logger.info(
+            "dtype: float32, because %s takes a vector's cosine down to %.6f (--parity_min_cosine %s); "
+            "--dtype %s is faster",
+            rejected["dtype"],
+            rejected["min_cosine"],
+            config.parity_min_cosine,
+            rejected["dtype"],
+        )
+    logger.info("parity: %s", describe_parity(parity), extra={"parity": parity})
+    if not config.parity_samples or (parity["n_images"] and parity["min_cosine"] >= config.parity_min_cosine):
+        return
+    text = (
+        f"parity: smallest cosine with plain transformers is {parity['min_cosine']:.6f}, below "
+        f"--parity_min_cosine {config.parity_min_cosine}; --dtype float32 is the most exact"
+        if parity["n_images"]
+        else "parity: no image of the sample could be compared"
+        + (f" (the first: {one_line(preflight.unread)})" if preflight.unread else "")
+        + "; --parity_samples 0 goes without"
+    )
+    if config.parity_action == "fail":
+        raise ModelError(f"{text} (--parity_action fail)")
+    logger.warning("%s", text)

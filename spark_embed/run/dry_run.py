@@ -1,0 +1,65 @@
+"""What a run would do, found out as a run does (--dry_run)."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+from pyspark.sql import SparkSession
+
+from spark_embed.config import Config
+from spark_embed.datasets import find_layout
+from spark_embed.datasets.units import take_wave
+from spark_embed.output.folder import check_output
+from spark_embed.output.summary import describe_model, describe_parity
+from spark_embed.run.begin import check_model
+from spark_embed.run.binding import make_plan
+from spark_embed.run.clock import Clock
+from spark_embed.run.context import RunContext, Session, as_session
+from spark_embed.run.one_file import check_unchanged
+from spark_embed.run.plan import find_work, report_work
+from spark_embed.spark.s3.s3a import export_s3_environment
+from spark_embed.spark.settings import settings
+from spark_embed.storage import copy_tree, impatient, undone, undone_if_empty
+
+
+def describe_run(spark: SparkSession | Session, config: Config) -> str:
+    """Return what `spark_embed.pipeline.run` would do, checked as it checks it; leaves nothing written.
+
+    Raises:
+        SparkEmbedError: as `run`.
+    """
+    export_s3_environment(config)
+    with impatient():
+        layout, standing = find_layout(config), check_output(config)
+    output = standing.as_draft()
+    context = RunContext(as_session(spark, config), config, Clock(), output, check=lambda: None)
+    # Another run may begin meanwhile: what is not empty is its.
+    with undone_if_empty(output.root), undone_if_empty(output.state), undone(output.draft or ""):
+        copy_tree(standing.index, output.index)
+        copy_tree(standing.catalogue, output.catalogue)
+        work = find_work(context, layout)
+        report_work(work, prune=config.prune)
+        check_unchanged(context, work)
+        source, n_rows = work.source, work.pending.n_left
+        plan = make_plan(context.spark, config, source, n_rows, work.dtype)
+        if work.standing.record:
+            check_model(context, work, work.standing.record, plan)
+        with settings(context.spark, plan.settings):
+            units = take_wave(deque(work.units), plan.wave_rows)
+            n_tasks = plan.embedded(source.table(context.spark, units)).rdd.getNumPartitions() if units else 0
+    source, model = plan.source, plan.preflight.model
+    own = ", ".join(f"{field.name}: {field.dataType.simpleString()}" for field in source.own_columns)
+    n_waves = math.ceil(n_rows / plan.wave_rows)
+    return "\n".join(
+        [
+            f"layout   {source.layout}, images in column {source.image_column!r}, by {source.transport}",
+            f"shards   {source.n_shards:,} in {source.root}, {source.image_bytes:,} bytes",
+            f"rows     {source.n_rows - source.n_voided:,}, of which {n_rows:,} would be embedded",
+            f"columns  {own or 'none'}; image_id from {source.id.name if source.id else 'shard#row'}",
+            f"model    {describe_model(model)}",
+            f"parity   {describe_parity(plan.preflight.parity)}",
+            f"plan     {n_waves:,} waves, the first of {n_tasks} tasks, {plan.n_slots} at once",
+            f"output   {output.root}",
+        ]
+    )

@@ -1,0 +1,125 @@
+"""Stops a run in which too many images fail: dead DNS or wrong credentials are no data set of errors."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from py4j.protocol import Py4JError
+from pyspark import Accumulator, AccumulatorParam
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from spark_embed.errors import ErrorBudgetExceeded
+from spark_embed.output.records import Counted
+from spark_embed.schema import ERROR
+from spark_embed.spark.jobs import JobGroups
+
+Tally = Accumulator[dict[str, int]]
+"""Rows by outcome, "" for a vector, of the tasks that have ended."""
+
+_LOOK_EVERY_S = 0.5
+_GOOD = ""
+
+
+class ErrorBudget:
+    """Watches Spark jobs inside a `with` block, and cancels them once too many of their rows are errors.
+
+    Tasks report when they end, so a run stops some time after its budget is spent.
+
+    Args:
+        spark: the session.
+        jobs: those to cancel.
+        max_fraction: of all rows so far that may be errors; None: no limit, and nothing is counted.
+        min_count: errors that there must be before the fraction counts.
+    """
+
+    def __init__(
+        self, spark: SparkSession, jobs: JobGroups, max_fraction: float | None, min_count: int
+    ) -> None:
+        self._jobs = jobs
+        self._lock = threading.Lock()
+        self._n_rows, self._by_code = 0, Counter[str]()
+        self._max_fraction, self._min_count = max_fraction, min_count
+        self._exceeded: str | None = None
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="error budget", daemon=True)
+        self.tally: Tally | None = None
+        if max_fraction is not None:
+            self.tally = spark.sparkContext.accumulator({}, _Counts())
+
+    def __enter__(self) -> ErrorBudget:
+        if self.tally is not None:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        if self.tally is not None:
+            self._thread.join()
+        if self._exceeded and isinstance(exc, (PySparkException, Py4JError)):
+            raise ErrorBudgetExceeded(self._exceeded) from exc
+
+    def add(self, counted: Counted) -> None:
+        """Add the rows of a wave to those of the waves before, and check them all.
+
+        Raises:
+            ErrorBudgetExceeded: more of them are errors than may be.
+        """
+        with self._lock:
+            self._n_rows += counted.n_rows
+            self._by_code.update(counted.n_errors_by_code)
+            if text := self._judge(self._by_code, self._n_rows):
+                raise ErrorBudgetExceeded(text)
+
+    def _watch(self) -> None:
+        with contextlib.suppress(Py4JError, OSError):  # the JVM is gone, and the main thread says so
+            while not self._exceeded and not self._done.wait(_LOOK_EVERY_S):
+                counts = dict(self.tally.value) if self.tally else {}
+                n_rows = sum(counts.values())
+                counts.pop(_GOOD, None)
+                self._exceeded = self._judge(counts, n_rows)
+                if self._exceeded:
+                    self._jobs.cancel()
+
+    def _judge(self, rows_by_code: Mapping[str, int], n_rows: int) -> str | None:
+        """Return what is wrong, or None."""
+        n_errors = sum(rows_by_code.values())
+        if (
+            self._max_fraction is None
+            or n_errors < self._min_count
+            or n_errors <= self._max_fraction * n_rows
+        ):
+            return None
+        code, n_most = max(rows_by_code.items(), key=lambda item: item[1])
+        return (
+            f"{n_errors:,} of the first {n_rows:,} rows are errors ({n_errors / n_rows:.0%}, most of them "
+            f"{code}: {n_most:,}), more than --max_error_fraction {self._max_fraction:g}; "
+            "these rows stay pending, and complete waves complete"
+        )
+
+
+def tallied(results: Iterator[pa.StructArray], tally: Tally | None) -> Iterator[pa.StructArray]:
+    """Count the rows of results that pass through by outcome; runs on executors."""
+    if tally is None:
+        yield from results
+        return
+    for array in results:
+        counts = pc.value_counts(array.field(ERROR)).to_pylist()
+        tally.add({row["values"] or _GOOD: row["counts"] for row in counts})
+        yield array
+
+
+class _Counts(AccumulatorParam[dict[str, int]]):
+    def zero(self, value: dict[str, int]) -> dict[str, int]:
+        return {}
+
+    def addInPlace(self, value1: dict[str, int], value2: dict[str, int]) -> dict[str, int]:  # noqa: N802  pyspark's name
+        return dict(Counter(value1) + Counter(value2))

@@ -1,0 +1,172 @@
+"""What a run and the state of its folder come to: metadata.json, written anew or as it is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from spark_embed.datasets import BadShard
+from spark_embed.output.publish.publish import read_error_examples
+from spark_embed.output.records import Counted, Ledger, Marker, RunRecord
+from spark_embed.output.state import read_metadata
+from spark_embed.output.summary import Counts, RunSummary
+from spark_embed.run.binding import Plan
+from spark_embed.run.clock import now
+from spark_embed.run.context import RunContext
+from spark_embed.run.plan import Work
+from spark_embed.run.verdict import Measured, judge
+from spark_embed.spark.tasks import traffic_of_tasks
+from spark_embed.storage import traffic, write_json
+
+_MAX_BAD_SHARDS = 20
+
+_NOTHING_RUN = {"kind": "nothing", "text": "Nothing was left to embed"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All that a summary is made from.
+
+    Attributes:
+        markers: of the waves of this run.
+        bad: shards that could not be read.
+        plan: of this run; None if it had nothing to embed.
+    """
+
+    work: Work
+    record: RunRecord
+    ledger: Ledger
+    markers: Sequence[Marker]
+    bad: Sequence[BadShard]
+    plan: Plan | None
+
+
+def read_summary(context: RunContext, outcome: Outcome) -> RunSummary | None:
+    """Return what metadata.json says, if that is still so; None if it must be written anew.
+
+    Raises:
+        ResumeError: it is broken.
+    """
+    summary = read_metadata(context.output)
+    same = (
+        summary is not None
+        and summary.output.get("generation") == outcome.ledger.generation
+        and summary.output.get("run_id") == outcome.record.run_id
+        and summary.pending == _describe_pending(context, outcome)
+    )
+    return summary if same else None
+
+
+def write_summary(context: RunContext, outcome: Outcome) -> RunSummary:
+    """Write metadata.json; returns what it says.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    config, output, clock = context.config, context.output, context.clock
+    source, record, ledger = outcome.work.source, outcome.record, outcome.ledger
+    counted = add_up([marker.counted for marker in outcome.markers])
+    errors = ledger.n_errors_by_code
+    embed_s = max(clock.timings_s.get("embed", 0.0), 1e-3)
+    options = outcome.plan.options.batch_size if outcome.plan else 0
+    pending = _describe_pending(context, outcome)
+    summary = RunSummary(
+        status="incomplete" if pending["n_bad_shards"] else "complete",
+        counts=Counts(ledger.n_embedded + ledger.n_errors, ledger.n_embedded, ledger.n_errors, errors),
+        this_run={
+            "rows": counted.n_rows,
+            "embedded": counted.n_rows - counted.n_errors,
+            "errors": counted.n_errors,
+            "errors_by_code": counted.n_errors_by_code,
+            "n_waves": len(outcome.markers),
+        },
+        pending=pending,
+        error_examples=read_error_examples(output, ledger.errors, errors),
+        model=record.model,
+        input={
+            "input_dir": config.input_dir,
+            "layout": source.layout,
+            "n_shards": source.n_shards,
+            "n_rows": source.n_rows - source.n_voided,
+            "n_bytes": source.image_bytes,
+            "image_column": source.image_column,
+            "transport": outcome.plan.source.transport if outcome.plan else source.transport,
+        },
+        output={
+            "output_dir": output.root,
+            "n_files": len(ledger.embeddings),
+            "n_bytes": sum(file.n_bytes for file in ledger.embeddings),
+            "generation": ledger.generation,
+            "run_id": record.run_id,
+        },
+        timings_s=clock.with_total(),
+        stage_s=counted.stage_s,
+        throughput={"images_per_s": round(counted.n_rows / embed_s, 1)},
+        parity=record.parity,
+        verdict=_judge(outcome, counted, embed_s),
+        n_tasks=counted.n_tasks,
+        batch_size=min(options, counted.batch_limit or options),
+        n_model_loads=counted.n_model_loads,
+        versions=record.versions,
+        config=config.model_dump(mode="json"),
+        started_at=clock.started_at,
+        finished_at=now(),
+        traffic=_describe_traffic(counted, embed_s),
+    )
+    write_json(output.metadata, summary.to_dict())
+    return summary
+
+
+def _judge(outcome: Outcome, counted: Counted, embed_s: float) -> dict[str, str]:
+    plan = outcome.plan
+    if plan is None or not outcome.markers:
+        return _NOTHING_RUN
+    device = outcome.record.model["device"]
+    measured = Measured(counted.stage_s, counted.n_tasks, plan.n_slots, embed_s, device, plan.task_cpus)
+    return asdict(judge(measured))
+
+
+def _describe_traffic(counted: Counted, embed_s: float) -> dict[str, float]:
+    """Return what this run has asked of S3, nothing of a local one; Spark's own reading is not counted."""
+    driver, tasks = traffic.take(), traffic_of_tasks.take()
+    if not (counted.s3_requests or driver["s3_requests"] or tasks["s3_requests"]):
+        return {}
+    return {
+        "worker_requests": counted.s3_requests,
+        "worker_bytes": counted.s3_bytes,
+        "worker_bytes_per_s": round(counted.s3_bytes / embed_s),
+        "requests_per_image": round(counted.s3_requests / max(counted.n_rows, 1), 3),
+        "task_requests": tasks["s3_requests"],
+        "task_bytes": tasks["s3_bytes"],
+        "driver_requests": driver["s3_requests"],
+    }
+
+
+def _describe_pending(context: RunContext, outcome: Outcome) -> dict[str, Any]:
+    work = outcome.work
+    shown = {shard.name: shard.reason for shard in outcome.bad[:_MAX_BAD_SHARDS]}
+    return {
+        "n_bad_shards": len(outcome.bad),
+        "bad_shards": shown,
+        "n_gone_shards": 0 if context.config.prune else len(work.pending.gone) + work.source.n_gone,
+    }
+
+
+def add_up(parts: Sequence[Counted]) -> Counted:
+    """Return what several waves hold together."""
+    codes, stages = Counter[str](), Counter[str]()
+    for part in parts:
+        codes.update(part.n_errors_by_code)
+        stages.update(part.stage_s)
+    return Counted(
+        n_rows=sum(part.n_rows for part in parts),
+        n_errors_by_code=dict(sorted(codes.items())),
+        n_tasks=sum(part.n_tasks for part in parts),
+        n_model_loads=sum(part.n_model_loads for part in parts),
+        stage_s={name: round(seconds, 3) for name, seconds in stages.items()},
+        s3_requests=sum(part.s3_requests for part in parts),
+        s3_bytes=sum(part.s3_bytes for part in parts),
+        batch_limit=min((part.batch_limit for part in parts if part.batch_limit), default=None),
+    )

@@ -1,0 +1,95 @@
+"""What a failed wave means, read from the failure of its Spark job; runs nothing.
+
+All that is left of an error on an executor is its text, in the words of whoever raised it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from urllib.parse import unquote
+
+from spark_embed.datasets import BadShard, ParquetSource
+from spark_embed.datasets.units import Unit
+from spark_embed.errors import ModelError, StorageError
+from spark_embed.run.binding import Plan
+from spark_embed.storage import free_bytes, no_space_error, store_failure
+
+_ROW_BYTES = 300  # of a row's other columns, about
+_MODEL_ERROR = re.compile(rf"{ModelError.__module__}\.ModelError: (.*)")  # in a worker's traceback
+
+
+class UnreadableShardsError(Exception):
+    """Some shards made a wave fail."""
+
+    def __init__(self, bad: Sequence[BadShard]) -> None:
+        super().__init__(f"{len(bad)} shards cannot be read")
+        self.bad = bad
+
+
+def explain_failure(exc: Exception, plan: Plan, root: str, units: Iterable[Unit], n_rows: int) -> Exception:
+    """Return what a failed Spark job means: no model, a full disk, no store, bad shards, or what it was.
+
+    Args:
+        exc: Spark's error.
+        plan: of the run.
+        root: the output folder.
+        units: that the wave embedded.
+        n_rows: of the wave.
+    """
+    text = _text_of(exc)
+    if told := _MODEL_ERROR.search(text):  # first: what a disk or a store said to it is in the text, too
+        return ModelError(f"{told[1].strip()} (on a worker; what is complete stays so)")
+    if "No space left on device" in text or "Disk quota exceeded" in text:
+        return _full_disk(root, n_rows * (plan.preflight.model["embedding_dim"] * 4 + _ROW_BYTES))
+    if failure := explain_store_failure(exc):
+        return failure
+    bad = _shards_in(text, plan.source, units)
+    return UnreadableShardsError(bad) if bad else exc
+
+
+def explain_store_failure(exc: Exception) -> StorageError | None:
+    """Return what a failed Spark job means if S3 made it fail: no file is wrong; None if it did not."""
+    if line := store_failure(_text_of(exc)):
+        return StorageError(
+            f"S3 failed: {line}; what is complete stays so: once that is put right, start the same command "
+            "again, and it goes on"
+        )
+    return None
+
+
+def _text_of(exc: Exception) -> str:
+    return str(getattr(exc, "java_exception", None) or exc)
+
+
+def _full_disk(root: str, need: int) -> StorageError:
+    """Return which disk is full, where a wave needs so many bytes of the output's."""
+    if free_bytes(root) < need:
+        return no_space_error(root, need)
+    return StorageError(
+        "no space left on the disk of Spark's scratch files (spark.local.dir, TMPDIR); free some, then start "
+        "the same command again: it goes on"
+    )
+
+
+def _shards_in(text: str, source: ParquetSource, units: Iterable[Unit]) -> list[BadShard]:
+    """Return the shards that a failure names, each with the line that does."""
+    texts = (text, unquote(text))  # Java escapes in a path what a URI cannot hold, and not as Python does
+    bad = {
+        shard.name: BadShard(shard.name, line)
+        for shard in dict.fromkeys(unit.shard for unit in units)
+        for path in (os.path.join(source.folder, shard.path), os.path.join(source.root, shard.name))
+        if (line := _line_with(texts, path))
+    }
+    return list(bad.values())
+
+
+def _line_with(texts: Iterable[str], path: str) -> str | None:
+    """Return the line of a failure that names a file."""
+    for text in texts:
+        # Not the beginning of another's name; nor, if it is a folder, that of a file in it.
+        if (start := text.find(path)) >= 0 and not re.match(r"[\w/]", text[start + len(path) :]):
+            begin = text.rfind("\n", 0, start) + 1
+            return text[begin:].partition("\n")[0].strip()[:500]
+    return None

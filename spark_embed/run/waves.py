@@ -1,0 +1,259 @@
+"""Runs units in waves, two at a time, and marks each wave when it is complete; the driver's loop.
+
+Two, so that no core idles while the last tasks of a wave end. Each wave's results are in a folder of its own,
+without a shuffle; its marker is written last. What is interrupted before that never happened.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, replace
+from functools import partial
+
+from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame
+
+from spark_embed.datasets import BadShard
+from spark_embed.datasets.units import Unit, take_wave
+from spark_embed.errors import SparkEmbedError, StorageError
+from spark_embed.output.folder import ERRORS_NAME
+from spark_embed.output.records import Marker, Part
+from spark_embed.output.state import write_marker
+from spark_embed.run.binding import Plan
+from spark_embed.run.clock import now
+from spark_embed.run.context import RunContext
+from spark_embed.run.error_budget import ErrorBudget
+from spark_embed.run.wave import WaveData, check_commit, count_wave, run_wave
+from spark_embed.run.wave_failure import UnreadableShardsError, explain_failure
+from spark_embed.schema import SHARD, SHARD_ROW
+from spark_embed.spark.jobs import JobGroups
+from spark_embed.spark.types import quoted
+
+logger = logging.getLogger(__name__)
+
+_WAVES_AT_ONCE = 2
+_LOOK_EVERY_S = 0.5
+_CANCEL_FOR_S = 6.0
+
+
+@dataclass(frozen=True)
+class WaveContext:
+    """What the waves of a run share.
+
+    Attributes:
+        done: called on the driver's main thread with each marker that has been written.
+    """
+
+    run: RunContext
+    plan: Plan
+    run_id: str
+    jobs: JobGroups
+    budget: ErrorBudget
+    done: Callable[[Marker], None]
+
+    @property
+    def one_shard_per_wave(self) -> bool:
+        """Whether units of different shards go into different waves: one may list what is void in another."""
+        return self.plan.source.is_folder
+
+
+@dataclass(frozen=True)
+class Wave:
+    """What one job embeds: the units, or of them only the `n_retried` rows of files of errors.parquet."""
+
+    units: tuple[Unit, ...]
+    retried: tuple[str, ...] = ()
+    n_retried: int = 0
+
+    @property
+    def n_rows(self) -> int:
+        """Rows that it embeds; of retried ones, at most."""
+        return self.n_retried if self.retried else sum(unit.n_rows for unit in self.units)
+
+
+def run_waves(
+    context: WaveContext, units: Iterable[Unit], first_number: int, retries: Iterable[Wave] = ()
+) -> list[BadShard]:
+    """Embed the units; returns the shards that turned out to be unreadable, whose units stay pending.
+
+    Args:
+        context: what the waves share.
+        units: rows to embed, in order; they are cut into waves.
+        first_number: of the first wave.
+        retries: waves over rows of errors.parquet, which come first.
+
+    Raises:
+        SparkEmbedError: nothing more can be done. The complete waves stay so.
+    """
+    return _Loop(context, units, first_number, retries).run()
+
+
+class _Loop:
+    def __init__(
+        self, context: WaveContext, units: Iterable[Unit], first_number: int, retries: Iterable[Wave]
+    ) -> None:
+        self._context = context
+        self._queue = deque(units)
+        self._ready = deque(retries)
+        self._number = first_number
+        self._running: dict[Future[Marker], Wave] = {}
+        self._bad: list[BadShard] = []
+        self._started = time.monotonic()
+        self._n_done = 0
+
+    def run(self) -> list[BadShard]:
+        failure: Exception | None = None
+        try:
+            while self._running or (not failure and (self._queue or self._ready)):
+                while not failure and len(self._running) < _WAVES_AT_ONCE and (self._queue or self._ready):
+                    self._start()
+                self._context.run.watch()
+                for future in wait(self._running, _LOOK_EVERY_S, FIRST_COMPLETED).done:
+                    failure = self._end(future) or failure
+        except BaseException:  # Ctrl-C, too
+            self._cancel()
+            raise
+        if failure:
+            raise failure
+        return self._bad
+
+    def _start(self) -> None:
+        wave = self._ready.popleft() if self._ready else self._take()
+        name = f"{self._number:05d}-{self._context.run.output.attempt}"
+        self._number += 1
+        self._running[_in_thread(partial(_run_one, self._context, name, wave))] = wave
+
+    def _take(self) -> Wave:
+        of_one_shard = self._context.one_shard_per_wave
+        return Wave(tuple(take_wave(self._queue, self._wave_rows(), of_one_shard=of_one_shard)))
+
+    def _wave_rows(self) -> int:
+        """Return the rows that a wave should have, by the speed so far."""
+        if not self._n_done:
+            return self._context.plan.wave_rows
+        return round(self._context.run.config.wave_s * self._n_done / (time.monotonic() - self._started))
+
+    def _end(self, future: Future[Marker]) -> Exception | None:
+        """Take in a wave that has ended; return what makes going on pointless, if anything does."""
+        wave = self._running.pop(future)
+        try:
+            marker = future.result()
+        except UnreadableShardsError as exc:
+            for shard in exc.bad:
+                logger.warning(
+                    "shard %s is left out, because it cannot be read: %s", shard.name, shard.reason
+                )
+            names = {shard.name for shard in exc.bad}
+            self._bad += exc.bad
+            self._queue = deque(unit for unit in self._queue if unit.shard.name not in names)
+            if left := tuple(unit for unit in wave.units if unit.shard.name not in names):
+                self._ready.append(replace(wave, units=left))
+            return None
+        except Exception as exc:
+            if isinstance(exc, SparkEmbedError) and exc.is_final:
+                raise
+            return exc
+        self._n_done += marker.counted.n_rows
+        self._context.done(marker)
+        return None
+
+    def _cancel(self) -> None:
+        """Cancel what is running and wait a little, so that no task writes on behind our back."""
+        deadline = time.monotonic() + _CANCEL_FOR_S
+        while any(not future.done() for future in self._running) and time.monotonic() < deadline:
+            self._context.jobs.cancel()
+            wait(self._running, _LOOK_EVERY_S)
+
+
+def _in_thread(function: Callable[[], Marker]) -> Future[Marker]:
+    """Run a function on a thread of its own.
+
+    Not one of a pool: Python would wait for those when it ends, and a call into the JVM that waits for a
+    store that is away returns after minutes.
+    """
+    future = Future[Marker]()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as exc:  # noqa: BLE001  raised again where the result is asked for
+            future.set_exception(exc)
+
+    threading.Thread(target=run, name="wave", daemon=True).start()
+    return future
+
+
+def _run_one(context: WaveContext, name: str, wave: Wave) -> Marker:
+    """Run one wave and mark it; on a thread of its own."""
+    started = time.monotonic()
+    folder = context.run.output.wave(name)
+    try:
+        with context.jobs.group(f"wave {name}", wave.n_rows):
+            table = _table(context, wave)
+            run_wave(context.plan.embedded(table, context.budget.tally), folder)
+    except (PySparkException, Py4JError) as exc:
+        plan, root = context.plan, context.run.output.root
+        raise explain_failure(exc, plan, root, wave.units, wave.n_rows) from exc
+    check_commit(folder)
+    data = count_wave(folder, by_shard=not context.one_shard_per_wave)
+    if not wave.retried:  # the rows of those are checked when they leave errors.parquet
+        _check_rows(name, data, wave, by_shard=not context.one_shard_per_wave)
+    context.budget.add(data.counted)
+    context.run.check()
+    marker = Marker(
+        run_id=context.run_id,
+        wave=name,
+        kind="retry" if wave.retried else "embed",
+        units=() if wave.retried else tuple(map(_part, wave.units)),
+        files=data.files,
+        counted=data.counted,
+        embed_s=round(time.monotonic() - started, 3),
+        finished_at=now(),
+    )
+    write_marker(context.run.output, marker)
+    return marker
+
+
+def _part(unit: Unit) -> Part:
+    return Part(unit.shard.name, unit.shard.version, unit.first, unit.n_rows)
+
+
+def _table(context: WaveContext, wave: Wave) -> DataFrame:
+    """Return the table of references of a wave."""
+    spark, source = context.run.spark, context.plan.source
+    if not wave.retried:
+        return source.table(spark, wave.units)
+    table = source.live_table(spark, wave.units)
+    failed = spark.read.parquet(*(context.run.output.data_path(ERRORS_NAME, name) for name in wave.retried))
+    keys = failed.select(SHARD, SHARD_ROW)
+    return table.join(keys, [SHARD, SHARD_ROW], "left_semi").select(*map(quoted, table.columns))
+
+
+def _check_rows(name: str, data: WaveData, wave: Wave, *, by_shard: bool) -> None:
+    if by_shard:
+        _check_shards(data, wave.units)
+    if data.counted.n_rows != wave.n_rows:
+        raise StorageError(
+            f"wave {name}: {wave.n_rows} rows in, {data.counted.n_rows} out: the input changed in the run, "
+            "or this is a bug; nothing of it counts; run again"
+        )
+
+
+def _check_shards(data: WaveData, units: Sequence[Unit]) -> None:
+    """Compare the rows of each shard with those that were planned."""
+    planned: dict[str, int] = {}
+    for unit in units:
+        planned[unit.shard.name] = planned.get(unit.shard.name, 0) + unit.n_rows
+    bad = [
+        BadShard(name, f"{n_rows} rows planned, {found} found: it changed during the run")
+        for name, n_rows in planned.items()
+        if (found := data.n_rows_by_shard.get(name, 0)) != n_rows
+    ]
+    if bad:
+        raise UnreadableShardsError(bad)

@@ -1,0 +1,1 @@
+"""How Spark itself reaches S3: jars, settings, credentials; the workers' own reading is in storage."""

@@ -1,0 +1,226 @@
+"""The Spark session of a job: checked, with the settings of conf/local.conf where nobody gave others."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from importlib.metadata import version
+from pathlib import Path
+
+from py4j.protocol import Py4JError
+from pyspark import SparkConf, SparkContext
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from spark_embed.config import Config
+from spark_embed.errors import ConfigError
+from spark_embed.load_config import conf_folder, read_properties
+from spark_embed.spark.early_daemon import ADDRESS, is_spark_configured, start_early_daemon
+from spark_embed.spark.s3.jars import on_class_path
+from spark_embed.spark.s3.session import adopt_session, bring_jars, send_to_executors, use_s3
+from spark_embed.spark.settings import count_slots
+
+logger = logging.getLogger(__name__)
+
+MIN_JAVA = 17
+_TASK_ATTEMPTS = 4
+_DAEMON_MODULE = "spark_embed.spark.worker_daemon"  # conf/local.conf
+
+# What pyspark raises in one thread while another one stops the session.
+_STOPPED_MEANWHILE = (PySparkException, Py4JError, OSError, AttributeError, AssertionError)
+
+
+def make_session(config: Config, started: Callable[[], None] = lambda: None) -> SparkSession:
+    """Return the session that is active already, else one as spark-submit says, else one on this machine.
+
+    A local master is rewritten to local[N,4]: plain local[N] never retries a failed task. On a cluster
+    nothing is set that was not asked for.
+
+    Args:
+        config: the options.
+        started: called as soon as pyspark has taken over Ctrl-C, which it does in the middle of all this.
+
+    Raises:
+        ConfigError: Spark does not start, or cannot reach S3 though a path is there.
+    """
+    if (active := SparkSession.getActiveSession()) is not None:
+        check_workers(active, config.num_workers)
+        adopt_session(active, config)
+        return active
+    jars = bring_jars(config)
+    try:
+        with on_class_path(jars):
+            SparkContext.getOrCreate(_make_conf(config, jars))
+        started()
+        spark = SparkSession.builder.getOrCreate()
+    except (PySparkException, Py4JError, RuntimeError, OSError) as exc:
+        raise ConfigError(f"Spark does not start: {str(exc).splitlines()[0]}") from exc
+    check_workers(spark, config.num_workers)
+    if str(spark.sparkContext.master).startswith("local["):
+        start_worker_daemon(spark)
+    try:
+        use_s3(spark, config)
+    except ConfigError:
+        stop_session(spark)
+        raise
+    return spark
+
+
+def check_machine() -> None:
+    """Look for what Spark needs, before Spark prints pages about it.
+
+    Raises:
+        ConfigError: no Java, too old a Java, or pandas 3.
+    """
+    check_pandas()
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:  # else spark-submit has started the JVM
+        check_java()
+
+
+def start_worker_daemon(spark: SparkSession) -> threading.Thread:
+    """Begin with the workers' slow imports in the background; returns the thread that waits for them.
+
+    Spark starts its Python daemon (worker_daemon.py) with the first task that needs it, which in
+    a new session is seconds away: the first query has classes to load and code to compile. A task
+    without SQL gets there at once.
+    """
+
+    def run() -> None:
+        with contextlib.suppress(*_STOPPED_MEANWHILE):
+            spark.sparkContext.parallelize([0], 1).foreachPartition(_do_nothing)
+
+    thread = threading.Thread(target=run, name="worker daemon", daemon=True)
+    thread.start()
+    return thread
+
+
+def stop_session(spark: SparkSession) -> None:
+    """Stop a session at the end of the process.
+
+    The JVM's half only: pyspark's own takes a second more, in which its accumulator server looks up. What the
+    JVM has to say of tasks that end with it is no news.
+    """
+    silence(spark)
+    with contextlib.suppress(*_STOPPED_MEANWHILE):  # the JVM may be gone; the exit ends it anyway
+        spark.sparkContext._jsc.stop()
+
+
+def silence(spark: SparkSession) -> None:
+    """Stop the JVM's log."""
+    with contextlib.suppress(*_STOPPED_MEANWHILE):
+        spark.sparkContext.setLogLevel("OFF")
+
+
+def _do_nothing(rows: Iterable[int]) -> None:
+    pass
+
+
+def _make_conf(config: Config, jars: list[str]) -> SparkConf:
+    """Return what spark-submit was given, and what is missing; `jars` are on this JVM's class path."""
+    jvm_runs = is_spark_configured()
+    if jvm_runs:
+        SparkContext._ensure_initialized()  # only then does SparkConf show what spark-submit was given
+    conf = SparkConf()
+    conf.setAppName("spark_embed").setIfMissing("spark.log.level", "WARN")
+    master = conf.get("spark.master", None) or "local[*]"
+    if not master.startswith("local") or master.startswith("local-cluster"):
+        send_to_executors(conf, config, jars)
+        return conf
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")  # else Spark looks for the host's name, and warns
+    conf.setMaster(local_master(master, config.num_workers))
+    if conf.get("spark.python.daemon.module", _DAEMON_MODULE) == _DAEMON_MODULE:
+        conf.set(f"spark.executorEnv.{ADDRESS}", start_early_daemon())
+    for name, value in local_properties().items():
+        # Options of a driver's JVM that runs already would be ignored, though Spark would show them.
+        if not (jvm_runs and name.startswith("spark.driver.")):
+            conf.setIfMissing(name, value)
+    return conf
+
+
+def local_master(master: str, num_workers: int | None) -> str:
+    """Return local[N,4] for a local master: N is --num_workers, else the master's own, else all cores."""
+    found = re.fullmatch(r"local(?:\[(\d+|\*)(?:,\s*(\d+))?\])?", master)
+    if not found:
+        return master
+    cores, attempts = found[1] or "1", found[2] or str(_TASK_ATTEMPTS)
+    n_tasks = str(num_workers or (len(os.sched_getaffinity(0)) if cores == "*" else cores))
+    return f"local[{n_tasks},{attempts}]"
+
+
+def check_workers(spark: SparkSession, num_workers: int | None) -> None:
+    """Warn where --num_workers and what the session can run at once differ."""
+    slots, _ = count_slots(spark)
+    if num_workers and num_workers != slots:
+        logger.warning(
+            "--num_workers %d: this Spark runs %d tasks at once; its master or the cluster decides that "
+            "(spark.executor.instances, spark.executor.cores)",
+            num_workers,
+            slots,
+        )
+
+
+def check_pandas() -> None:
+    """Refuse pandas 3.
+
+    Raises:
+        ConfigError: pandas is too new for pyspark.
+    """
+    if int(version("pandas").split(".")[0]) >= 3:
+        raise ConfigError(
+            f"pandas {version('pandas')}: Spark up to 4.3 needs pandas 2; pip install 'pandas<3'"
+        )
+
+
+def check_java() -> None:
+    """Refuse a missing or old Java before Spark prints pages about it.
+
+    Raises:
+        ConfigError: with what to install.
+    """
+    home = os.environ.get("JAVA_HOME")
+    java = os.path.join(home, "bin", "java") if home else shutil.which("java")
+    advice = (
+        f"install Java {MIN_JAVA} or later (Debian: apt-get install openjdk-17-jre-headless) or set JAVA_HOME"
+    )
+    if not java or not os.access(java, os.X_OK):
+        raise ConfigError(
+            f"Spark needs Java, and there is none{f' in JAVA_HOME {home}' if home else ''}: {advice}"
+        )
+    try:
+        shown = subprocess.run([java, "-version"], capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        raise ConfigError(f"{java} -version does not run ({exc}): {advice}") from exc
+    found = re.search(r'version "(?:1\.)?(\d+)', shown.stderr + shown.stdout)
+    if not found:
+        raise ConfigError(f"{java} -version does not say its version: {advice}")
+    if int(found[1]) < MIN_JAVA:
+        raise ConfigError(f"{java} is Java {found[1]}, too old: {advice}")
+
+
+def local_properties() -> dict[str, str]:
+    """Return the settings of conf/local.conf, with the path in it made absolute, and the class archive."""
+    values = read_properties(str(conf_folder() / "local.conf"))
+    log4j = (conf_folder() / "log4j2.properties").absolute().as_uri()
+    values = {name: value.replace("conf/log4j2.properties", log4j) for name, value in values.items()}
+    if (archive := class_archive()).exists():
+        values["spark.driver.extraJavaOptions"] += (
+            f" -XX:SharedArchiveFile={archive} -Xlog:cds=off -Xlog:cds+dynamic=off"
+        )
+    return values
+
+
+def class_archive() -> Path:
+    """Return where this environment keeps the classes that a run loads, ready to be mapped.
+
+    tools/make_class_archive.py makes it; a run starts 3 s sooner with it. A JVM of another build, or with
+    another classpath, ignores it.
+    """
+    return Path(sys.prefix) / "share" / "spark_embed" / "classes.jsa"
