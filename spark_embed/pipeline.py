@@ -19,7 +19,7 @@ from spark_embed.output.summary import RunSummary
 from spark_embed.run.begin import bind_run
 from spark_embed.run.binding import Plan
 from spark_embed.run.clock import Clock
-from spark_embed.run.context import RunContext, Session, as_session
+from spark_embed.run.context import RunContext
 from spark_embed.run.error_budget import ErrorBudget
 from spark_embed.run.one_file import check_unchanged
 from spark_embed.run.plan import Work, find_work, report_work
@@ -33,6 +33,7 @@ from spark_embed.run.waves import WaveContext, run_waves
 from spark_embed.spark.jobs import JobGroups
 from spark_embed.spark.s3.s3a import export_s3_environment
 from spark_embed.spark.s3.session import committer_settings
+from spark_embed.spark.session import Session, as_session
 from spark_embed.spark.settings import settings
 from spark_embed.spark.tasks import traffic_of_tasks
 from spark_embed.storage import delete, exists, impatient, traffic

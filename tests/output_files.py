@@ -22,6 +22,7 @@ from spark_embed.output.records import (
     PublishedFile,
     RunRecord,
     ShardState,
+    now,
 )
 from spark_embed.output.state import (
     joined,
@@ -31,7 +32,6 @@ from spark_embed.output.state import (
     write_progress,
     write_run,
 )
-from spark_embed.run.clock import now
 from spark_embed.storage import write_json
 
 DIM = 4

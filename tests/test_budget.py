@@ -10,8 +10,9 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_type
 
 from spark_embed.errors import ErrorBudgetExceeded
+from spark_embed.inference.tally import tallied
 from spark_embed.output.records import Counted
-from spark_embed.run.error_budget import ErrorBudget, tallied
+from spark_embed.run.error_budget import ErrorBudget
 from spark_embed.run.progress import Progress
 from spark_embed.spark.jobs import JobGroups
 from spark_embed.spark.types import RESULT_TYPE

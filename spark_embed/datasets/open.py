@@ -16,9 +16,8 @@ from spark_embed.datasets.index.make import Index, make_index
 from spark_embed.datasets.parquet import ParquetSource
 from spark_embed.datasets.shards import BadShard, Shard, hive_columns, open_shards
 from spark_embed.errors import ConfigError, StorageError
-from spark_embed.output.folder import Output
-from spark_embed.run.context import Session
 from spark_embed.schema import IMAGE
+from spark_embed.spark.session import Session
 from spark_embed.storage import folder_path, is_file, is_folder
 
 
@@ -52,26 +51,33 @@ def needs_index(layout: Layout) -> bool:
     return layout.name != PARQUET
 
 
-def open_source(session: Session, config: Config, layout: Layout, output: Output) -> ParquetSource:
+def open_source(
+    session: Session, config: Config, layout: Layout, *, index_folder: str, catalogue_path: str
+) -> ParquetSource:
     """Return the source of a layout, once it has been indexed where it needs that.
 
-    What is learned of its files is kept in the output's state.
+    Args:
+        session: gives one when it is needed.
+        config: the options.
+        layout: what --input_dir holds.
+        index_folder: where the index is kept.
+        catalogue_path: where what is learned of the files is kept.
 
     Raises:
         ConfigError: columns that cannot be used, with the flag that helps.
         StorageError: no file can be read.
     """
     if layout.name == FOLDER:
-        found = make_folder_index(session(), layout, output.index, config.max_samples, prune=config.prune)
+        found = make_folder_index(session(), layout, index_folder, config.max_samples, prune=config.prune)
         return index_source(config, layout, found.index, found)
-    catalogue = read_catalogue(output.catalogue)
+    catalogue = read_catalogue(catalogue_path)
     layout = identified(session, layout, catalogue, verify=config.verify_shards)
     if needs_index(layout):
-        index = make_index(session, layout, output.index, config.url_column, config.max_samples)
+        index = make_index(session, layout, index_folder, config.url_column, config.max_samples)
         source = index_source(config, layout, index)
     else:
         source = shard_source(config, layout, catalogue)
-    write_catalogue(catalogue, output.catalogue)
+    write_catalogue(catalogue, catalogue_path)
     return source
 
 

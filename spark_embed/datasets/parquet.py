@@ -19,13 +19,13 @@ from pyspark.sql import types as T
 
 from spark_embed.datasets.columns import HUGGING_FACE, URL_TABLE
 from spark_embed.datasets.detect import FOLDER, LISTS
+from spark_embed.datasets.index.image_folder import later_voids
 from spark_embed.datasets.index.rows import REFERENCE_TYPE
 from spark_embed.datasets.sample import sample_references
 from spark_embed.datasets.shards import BadShard, Shard
 from spark_embed.datasets.units import Unit
 from spark_embed.inference.fetch.references import Reference
 from spark_embed.inference.fetch.rows import IMAGE_BYTES, IMAGE_PATH
-from spark_embed.output.state import later_voids
 from spark_embed.schema import IMAGE, IMAGE_ID, INDEX_COLUMNS, INDEX_ROW, INDEX_SHARD, SHARD, SHARD_ROW
 from spark_embed.spark.types import IMAGE_TYPE, quoted, spark_type, without_nulls
 

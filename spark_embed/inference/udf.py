@@ -33,8 +33,8 @@ from spark_embed.inference.feed import DEFAULT_BATCH_SIZE, FeedOptions, run_feed
 from spark_embed.inference.fetch.references import FetchPolicy
 from spark_embed.inference.malloc import keep_freed_memory
 from spark_embed.inference.profile import profiled
+from spark_embed.inference.tally import Tally, tallied
 from spark_embed.models import EMBEDDED_MODEL, Model, Recipe, load_model
-from spark_embed.run.error_budget import Tally, tallied
 from spark_embed.schema import EMBEDDING
 from spark_embed.spark.types import IMAGE_TYPE, PACKED_RESULT_TYPE, RESULT_TYPE
 from spark_embed.storage import folder_path, is_s3, traffic

@@ -6,11 +6,17 @@ Plain values, checked when they are read; no file and no Spark.
 from __future__ import annotations
 
 from collections import Counter
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+
+
+def now() -> str:
+    """Return the time as records have it: ISO 8601, UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 class Part(NamedTuple):

@@ -185,18 +185,6 @@ def is_whole(output: Output, marker: Marker) -> bool:
     return all(there.get(name) == n_bytes for name, n_bytes in marker.files.items())
 
 
-def later_voids(voided: Sequence[str], index_file: str) -> list[str]:
-    """Return the lists of void images that are younger than an index file: those that its rows may be in.
-
-    Names of both begin with the number of the walk that made them (datasets/index/image_folder.py).
-    """
-    return [name for name in voided if _walk_number(name) > _walk_number(index_file)]
-
-
-def _walk_number(name: str) -> int:
-    return int(name.partition("-")[0])
-
-
 def with_parts(shards: Mapping[str, ShardState], parts: Sequence[Part]) -> dict[str, ShardState]:
     """Return the shards' states with `parts` done, too; parts of another version replace the old ones.
 

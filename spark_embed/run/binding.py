@@ -16,9 +16,9 @@ from spark_embed.inference.feed import FeedOptions
 from spark_embed.inference.fetch.references import DownloadPolicy, FetchPolicy
 from spark_embed.inference.preflight.preflight import Preflight, run_preflight
 from spark_embed.inference.preflight.probe import ProbeOptions, UnreachableError
+from spark_embed.inference.tally import Tally
 from spark_embed.inference.udf import make_feed_options, make_recipe
 from spark_embed.output.summary import describe_parity, one_line
-from spark_embed.run.error_budget import Tally
 from spark_embed.run.wave import embed_table
 from spark_embed.spark.settings import Rate, count_slots, is_task_size_set, table_settings, task_settings
 from spark_embed.storage import folder_path

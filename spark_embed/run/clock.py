@@ -5,12 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 
-
-def now() -> str:
-    """Return the time as ISO 8601, UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+from spark_embed.output.records import now
 
 
 class Clock:

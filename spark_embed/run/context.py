@@ -10,22 +10,7 @@ from pyspark.sql import SparkSession
 from spark_embed.config import Config
 from spark_embed.output.folder import Output
 from spark_embed.run.clock import Clock
-from spark_embed.spark.s3.session import adopt_session
-
-Session = Callable[[], SparkSession]
-"""Gives the Spark session, always the same; starts it if there is none."""
-
-
-def as_session(spark: SparkSession | Session, config: Config) -> Session:
-    """Return what gives a session, of a session that is there already too.
-
-    Raises:
-        ConfigError: the run is on S3, and this session cannot reach it.
-    """
-    if not isinstance(spark, SparkSession):
-        return spark
-    adopt_session(spark, config)
-    return lambda: spark
+from spark_embed.spark.session import Session
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ from spark_embed.output.summary import describe_model, describe_parity
 from spark_embed.run.begin import check_model
 from spark_embed.run.binding import make_plan
 from spark_embed.run.clock import Clock
-from spark_embed.run.context import RunContext, Session, as_session
+from spark_embed.run.context import RunContext
 from spark_embed.run.one_file import check_unchanged
 from spark_embed.run.plan import find_work, report_work
 from spark_embed.spark.s3.s3a import export_s3_environment
+from spark_embed.spark.session import Session, as_session
 from spark_embed.spark.settings import settings
 from spark_embed.storage import copy_tree, impatient, undone, undone_if_empty
 

@@ -5,26 +5,19 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from py4j.protocol import Py4JError
-from pyspark import Accumulator, AccumulatorParam
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from spark_embed.errors import ErrorBudgetExceeded
+from spark_embed.inference.tally import GOOD, Tally, make_tally
 from spark_embed.output.records import Counted
-from spark_embed.schema import ERROR
 from spark_embed.spark.jobs import JobGroups
 
-Tally = Accumulator[dict[str, int]]
-"""Rows by outcome, "" for a vector, of the tasks that have ended."""
-
 _LOOK_EVERY_S = 0.5
-_GOOD = ""
 
 
 class ErrorBudget:
@@ -51,7 +44,7 @@ class ErrorBudget:
         self._thread = threading.Thread(target=self._watch, name="error budget", daemon=True)
         self.tally: Tally | None = None
         if max_fraction is not None:
-            self.tally = spark.sparkContext.accumulator({}, _Counts())
+            self.tally = make_tally(spark)
 
     def __enter__(self) -> ErrorBudget:
         if self.tally is not None:
@@ -84,7 +77,7 @@ class ErrorBudget:
             while not self._exceeded and not self._done.wait(_LOOK_EVERY_S):
                 counts = dict(self.tally.value) if self.tally else {}
                 n_rows = sum(counts.values())
-                counts.pop(_GOOD, None)
+                counts.pop(GOOD, None)
                 self._exceeded = self._judge(counts, n_rows)
                 if self._exceeded:
                     self._jobs.cancel()
@@ -104,22 +97,3 @@ class ErrorBudget:
             f"{code}: {n_most:,}), more than --max_error_fraction {self._max_fraction:g}; "
             "these rows stay pending, and complete waves complete"
         )
-
-
-def tallied(results: Iterator[pa.StructArray], tally: Tally | None) -> Iterator[pa.StructArray]:
-    """Count the rows of results that pass through by outcome; runs on executors."""
-    if tally is None:
-        yield from results
-        return
-    for array in results:
-        counts = pc.value_counts(array.field(ERROR)).to_pylist()
-        tally.add({row["values"] or _GOOD: row["counts"] for row in counts})
-        yield array
-
-
-class _Counts(AccumulatorParam[dict[str, int]]):
-    def zero(self, value: dict[str, int]) -> dict[str, int]:
-        return {}
-
-    def addInPlace(self, value1: dict[str, int], value2: dict[str, int]) -> dict[str, int]:  # noqa: N802  pyspark's name
-        return dict(Counter(value1) + Counter(value2))

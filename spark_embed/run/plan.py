@@ -98,7 +98,9 @@ def find_work(context: RunContext, layout: Layout) -> Work:
     standing = find_standing(output, config)
     if standing.record is None and layout.is_folder:
         delete(output.index)
-    source = open_source(context.session, config, layout, output)
+    source = open_source(
+        context.session, config, layout, index_folder=output.index, catalogue_path=output.catalogue
+    )
     if record := standing.record:
         schema = T.StructType.fromJson(record.table_schema)
         ours = (IMAGE_ID, SHARD, SHARD_ROW, RESULT)

@@ -9,11 +9,10 @@ from typing import Any
 
 from spark_embed.datasets import BadShard
 from spark_embed.output.publish.publish import read_error_examples
-from spark_embed.output.records import Counted, Ledger, Marker, RunRecord
+from spark_embed.output.records import Counted, Ledger, Marker, RunRecord, now
 from spark_embed.output.state import read_metadata
 from spark_embed.output.summary import Counts, RunSummary
 from spark_embed.run.binding import Plan
-from spark_embed.run.clock import now
 from spark_embed.run.context import RunContext
 from spark_embed.run.plan import Work
 from spark_embed.run.verdict import Measured, judge

@@ -18,11 +18,11 @@ from pyspark.sql import functions as F
 
 from spark_embed.errors import StorageError
 from spark_embed.inference.feed import FeedOptions
+from spark_embed.inference.tally import Tally
 from spark_embed.inference.udf import make_embed_column
 from spark_embed.models import Recipe
 from spark_embed.output.records import Counted
 from spark_embed.platforms import platform
-from spark_embed.run.error_budget import Tally
 from spark_embed.schema import EMBEDDING, ERROR, IMAGE, RESULT, SHARD
 from spark_embed.spark.s3.s3a import committer_of
 from spark_embed.spark.settings import write_parquet

@@ -23,10 +23,9 @@ from spark_embed.datasets import BadShard
 from spark_embed.datasets.units import Unit, take_wave
 from spark_embed.errors import SparkEmbedError, StorageError
 from spark_embed.output.folder import ERRORS_NAME
-from spark_embed.output.records import Marker, Part
+from spark_embed.output.records import Marker, Part, now
 from spark_embed.output.state import write_marker
 from spark_embed.run.binding import Plan
-from spark_embed.run.clock import now
 from spark_embed.run.context import RunContext
 from spark_embed.run.error_budget import ErrorBudget
 from spark_embed.run.wave import WaveData, check_commit, count_wave, run_wave

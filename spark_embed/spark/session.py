@@ -37,6 +37,10 @@ _DAEMON_MODULE = "spark_embed.spark.worker_daemon"  # conf/local.conf
 _STOPPED_MEANWHILE = (PySparkException, Py4JError, OSError, AttributeError, AssertionError)
 
 
+Session = Callable[[], SparkSession]
+"""Gives the Spark session, always the same; starts it if there is none."""
+
+
 def make_session(config: Config, started: Callable[[], None] = lambda: None) -> SparkSession:
     """Return the session that is active already, else one as spark-submit says, else one on this machine.
 
@@ -71,6 +75,18 @@ def make_session(config: Config, started: Callable[[], None] = lambda: None) -> 
         stop_session(spark)
         raise
     return spark
+
+
+def as_session(spark: SparkSession | Session, config: Config) -> Session:
+    """Return what gives a session, of a session that is there already too.
+
+    Raises:
+        ConfigError: the run is on S3, and this session cannot reach it.
+    """
+    if not isinstance(spark, SparkSession):
+        return spark
+    adopt_session(spark, config)
+    return lambda: spark
 
 
 def check_machine() -> None:

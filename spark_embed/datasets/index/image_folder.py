@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -99,6 +99,18 @@ def make_folder_index(
 def void_name(index_file: str) -> str:
     """Return the name of the list of the images that are void by an index file."""
     return index_file.removesuffix(_SUFFIX) + _VOID
+
+
+def later_voids(voided: Sequence[str], index_file: str) -> list[str]:
+    """Return the lists of void images that are younger than an index file: those that its rows may be in.
+
+    Names of both begin with the number of the walk that made them .
+    """
+    return [name for name in voided if _walk_number(name) > _walk_number(index_file)]
+
+
+def _walk_number(name: str) -> int:
+    return int(name.partition("-")[0])
 
 
 def forget_unpublished(folder: str, published: Collection[str], voided: Collection[str]) -> None:

@@ -22,8 +22,8 @@ from spark_embed.datasets.index.rows import IndexTask, Rows
 from spark_embed.datasets.index.tars import index_tar
 from spark_embed.datasets.shards import BadShard, Shard, read_footer
 from spark_embed.errors import NoSpaceError, StorageError
-from spark_embed.run.context import Session
 from spark_embed.schema import INDEX_COLUMNS
+from spark_embed.spark.session import Session
 from spark_embed.spark.settings import count_slots
 from spark_embed.spark.tasks import run_tasks
 from spark_embed.storage import (

@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from spark_embed.errors import ResumeError, StorageError
-from spark_embed.run.clock import now
+from spark_embed.output.records import now
 
 SILENT_S = 120.0
 """A holder on another machine that was not heard of for so long counts as ended."""

@@ -11,15 +11,15 @@ from typing import Any
 import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
+from spark_embed.datasets.index.image_folder import later_voids
 from spark_embed.errors import StorageError
 from spark_embed.output.folder import EMBEDDINGS_NAME, ERRORS_NAME, Output
 from spark_embed.output.publish.change import Change, make_metadata
 from spark_embed.output.publish.merge import Merge, merge_files
 from spark_embed.output.publish.output_files import Target
 from spark_embed.output.publish.removal import NOTHING, Removal, Rewrite, rewrite_file
-from spark_embed.output.records import Ledger, Marker, PublishedFile, RunRecord
-from spark_embed.output.state import later_voids, with_parts
-from spark_embed.run.clock import now
+from spark_embed.output.records import Ledger, Marker, PublishedFile, RunRecord, now
+from spark_embed.output.state import with_parts
 from spark_embed.spark.tasks import run_tasks
 from spark_embed.storage import delete, parquet_input
 

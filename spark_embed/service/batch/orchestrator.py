@@ -14,11 +14,10 @@ from spark_embed import pipeline
 from spark_embed.config import Config
 from spark_embed.errors import ConfigError
 from spark_embed.load_config import make_config, read_yaml
-from spark_embed.run.context import Session
 from spark_embed.service.batch.loader import UnifiedDataLoader
 from spark_embed.service.batch.paths import Folder
 from spark_embed.service.batch.writer import UnifiedOutputWriter
-from spark_embed.spark.session import check_machine, make_session
+from spark_embed.spark.session import Session, check_machine, make_session
 from spark_embed.storage import folder_path
 
 # Options of the command: what they do happens before and around a run.
