@@ -25,7 +25,7 @@ test: $(READY) lint types s3-server  ## everything that CI runs
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-crash: $(READY) s3-server  ## kill -9 at twenty moments of a run instead of six, and go on from every state of the disk
-	$(BIN)/python -m pytest tests/test_crash.py tests/test_every_moment.py --kills 20
+	$(BIN)/python -m pytest tests/system/test_crash.py tests/system/test_every_moment.py --kills 20
 
 s3-server: $(READY)  ## build the S3 server that the tests run against: over a minute, once
 	@$(BIN)/python tools/make_s3_server.py

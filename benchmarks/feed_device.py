@@ -27,13 +27,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-import benchmarks.bare_package  # noqa: F401  before spark_embed
-from benchmarks.data import CACHE, FEED, VISION, make_model, make_shards
 from spark_embed.inference.decode import open_image
 from spark_embed.inference.feed import FeedOptions, run_feed
 from spark_embed.inference.fetch.references import Reference
 from spark_embed.models import Recipe, load_model
 from spark_embed.models.vision.image_embedder import ImageEmbedder
+
+import benchmarks.bare_package  # noqa: F401  before spark_embed
+from benchmarks.data import CACHE, FEED, VISION, make_model, make_shards
 
 N_PARITY_IMAGES = 64
 

@@ -19,9 +19,10 @@ import pyarrow as pa
 from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
 
+from spark_embed.spark.types import IMAGE_TYPE, PACKED_RESULT_TYPE
+
 from benchmarks.measure import Line, Spread, environment
 from benchmarks.report import describe_machine, markdown, warn_if_busy, write_result
-from spark_embed.spark.types import IMAGE_TYPE, PACKED_RESULT_TYPE
 
 DIM = 512
 BATCH_SIZE = 32

@@ -23,11 +23,12 @@ from pathlib import Path
 
 import boto3
 
+from spark_embed.storage import read_json
+from tools.make_s3_server import SERVER
+
 from benchmarks.data import CACHE, FEED, make_model, make_shards
 from benchmarks.measure import Line, Spread, environment
 from benchmarks.report import describe_machine, warn_if_busy
-from spark_embed.storage import read_json
-from tools.make_s3_server import SERVER
 
 _KEY, _SECRET, _REGION, _BUCKET = "benchmark", "not-a-secret", "eu-west-1", "benchmark"
 _START_S = 20

@@ -17,11 +17,12 @@ from itertools import cycle, islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import benchmarks.bare_package  # noqa: F401  before spark_embed
-from benchmarks.data import CACHE, FEED, make_model
 from spark_embed.inference.feed import FeedOptions, run_feed
 from spark_embed.inference.fetch.references import DownloadPolicy, FetchPolicy, Reference
 from spark_embed.models import EMBEDDED_MODEL, Model, Recipe, load_model
+
+import benchmarks.bare_package  # noqa: F401  before spark_embed
+from benchmarks.data import CACHE, FEED, make_model
 
 N_DISTINCT = 100
 

@@ -1,32 +1,28 @@
 """What the tests share: one Spark session, real photos, the material beside the checkout."""
 
-import io
 import json
 import logging
 import os
 import sys
 import threading
-import time
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from bad_server import BadServer
 from PIL import Image
+
+from support.bad_server import BadServer
+from support.checkout import MATERIAL
+from support.image_files import encode
+from support.waiting import PATIENCE_S
 
 # Workers must run this interpreter, and nothing in a test may reach for a hub.
 os.environ["PYSPARK_PYTHON"] = sys.executable
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("SPARK_HOME", None)
-
-REPOSITORY = Path(__file__).parent.parent
-MATERIAL = REPOSITORY.parent / "shared" / "material"
-
-PATIENCE_S = 20  # how long a test waits for what should happen at once
 
 
 def pytest_addoption(parser):
@@ -46,11 +42,11 @@ def material() -> Path:
 @pytest.fixture(scope="session")
 def spark(request):
     """One local session for all tests, made as a job makes it; it can read S3 if there is a server."""
-    from s3_server import can_find_server
-
     from spark_embed.config import Config
     from spark_embed.spark.s3.s3a import export_s3_environment
     from spark_embed.spark.session import make_session
+
+    from support.s3_server import can_find_server
 
     with pytest.MonkeyPatch.context() as patch:
         output_dir = "unused"
@@ -92,46 +88,10 @@ def photos() -> list[Image.Image]:
     return [image.convert("RGB") for image in images]
 
 
-def find_source(config):
-    """Return the source of parquet shards that nobody has seen before, which takes no session."""
-    from spark_embed.datasets import find_layout
-    from spark_embed.datasets.catalogue import Catalogue
-    from spark_embed.datasets.open import identified, shard_source
-
-    catalogue = Catalogue()
-    return shard_source(config, identified(None, find_layout(config), catalogue, verify=False), catalogue)
-
-
-def table_of(spark, source, max_rows: int | None = None):
-    """Return the references of all rows of a source, or of the first `max_rows`."""
-    from spark_embed.datasets.units import units_of
-
-    return source.table(spark, units_of(source.shards, max_rows))
-
-
-def wait_until(is_so, what: str) -> None:
-    """Wait for what should happen at once."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not is_so():
-        assert time.monotonic() < deadline, what
-
-
-def encode(image: Image.Image, image_format: str = "JPEG", **options) -> bytes:
-    """Return the bytes of an image file."""
-    buffer = io.BytesIO()
-    image.save(buffer, image_format, **options)
-    return buffer.getvalue()
-
-
 @pytest.fixture(scope="session")
 def photo_bytes(photos) -> list[bytes]:
     """The photos as JPEG files."""
     return [encode(photo, quality=92) for photo in photos]
-
-
-def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Cosine of each row of `a` with the same row of `b`."""
-    return np.sum(a * b, axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
 
 
 @pytest.fixture(scope="session")
@@ -154,7 +114,7 @@ def tiny_clip(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def clip_folder(tmp_path_factory) -> Path:
     """A small CLIP with a projection, of random weights."""
-    from small_models import save_model
+    from support.small_models import save_model
 
     folder = tmp_path_factory.mktemp("models") / "clip"
     save_model("clip", folder)
@@ -164,9 +124,9 @@ def clip_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def clip(clip_folder):
     """The same, loaded."""
-    from small_models import recipe
-
     from spark_embed.models.vision.image_embedder import ImageEmbedder
+
+    from support.small_models import recipe
 
     return ImageEmbedder(recipe(clip_folder))
 
@@ -271,7 +231,7 @@ def model_copies(tmp_path, monkeypatch) -> Path:
 @pytest.fixture(scope="session")
 def stamped(tmp_path_factory, photos) -> Path:
     """Twelve shards of small photos that say which they are; `crashes.write_shards`."""
-    from crashes import write_shards
+    from support.crashes import write_shards
 
     folder = tmp_path_factory.mktemp("stamped") / "in"
     write_shards(folder, photos, n_shards=12, n_rows=50)
@@ -281,10 +241,10 @@ def stamped(tmp_path_factory, photos) -> Path:
 @pytest.fixture(scope="session")
 def uninterrupted(tmp_path_factory, spark, stamped, tiny_clip):
     """The output of a run over the stamped shards that nothing happens to."""
-    from crashes import OPTIONS, Folder
-
     from spark_embed.config import Config
     from spark_embed.pipeline import run
+
+    from support.crashes import OPTIONS, Folder
 
     folder = tmp_path_factory.mktemp("uninterrupted") / "out"
     config = {"input_dir": str(stamped), "output_dir": str(folder), "model_directory": str(tiny_clip)}
@@ -295,7 +255,8 @@ def uninterrupted(tmp_path_factory, spark, stamped, tiny_clip):
 @pytest.fixture
 def start(stamped, tiny_clip, tmp_path):
     """Start the command in processes of its own, with the stamped shards; they end with the test."""
-    from crashes import BIN, OPTIONS, Run
+    from support.commands import BIN
+    from support.crashes import OPTIONS, Run
 
     runs = []
 
@@ -315,7 +276,8 @@ def start(stamped, tiny_clip, tmp_path):
 def s3_server(tmp_path_factory):
     """A real S3 server; `s3_server.find_server` says which."""
     from botocore.loaders import JSONFileLoader
-    from s3_server import find_server
+
+    from support.s3_server import find_server
 
     with pytest.MonkeyPatch.context() as patch, find_server(tmp_path_factory.mktemp("s3")) as server:
         # Each test has an environment of its own, and so a client: the SDK reads a megabyte of JSON for each.
@@ -339,7 +301,7 @@ def s3_root(bucket) -> str:
 @pytest.fixture(params=["disk", "s3"])
 def place(request, tmp_path):
     """A folder of each kind, to put files into."""
-    from storage_places import InS3, OnDisk
+    from support.storage_places import InS3, OnDisk
 
     if request.param == "disk":
         return OnDisk(tmp_path)
@@ -349,7 +311,7 @@ def place(request, tmp_path):
 @pytest.fixture
 def bad_s3(s3_server, bucket, monkeypatch):
     """A proxy in front of the bucket's server; the environment leads to it. It does no harm until told to."""
-    from bad_s3 import BadS3
+    from support.bad_s3 import BadS3
 
     with BadS3(s3_server) as proxy:
         s3_server.seen_through(proxy.endpoint).set_environment(monkeypatch)

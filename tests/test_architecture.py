@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+
+from support.checkout import REPOSITORY
 
 
 def test_imports_keep_their_directions():

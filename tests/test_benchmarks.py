@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import REPOSITORY, cosines
 from PIL import Image
 
-sys.path.insert(0, str(REPOSITORY))
 from benchmarks import data, loops
 from benchmarks.measure import Line, Spread, System, count_vectors, ratios
 from benchmarks.processes import Process, cpu_by_kind, watch
 from benchmarks.report import describe_machine, markdown, summarize
+from support.checkout import REPOSITORY
+from support.vectors import cosines
 
 N_IMAGES = 24
 FEED = replace(data.FEED, n_distinct=16, rows_per_shard=8, rows_per_group=4)

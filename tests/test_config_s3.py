@@ -1,11 +1,12 @@
 """--config in S3: read as from here, never more than its limit, and what is said where it cannot be."""
 
 import pytest
-from test_config import PATHS
 
 from spark_embed.errors import ConfigError
 from spark_embed.load_config import MAX_YAML_BYTES, load_config
 from spark_embed.storage.s3 import client as s3_client
+
+PATHS = ["--input_dir", "in", "--output_dir", "out"]
 
 
 @pytest.fixture

@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
-
-sys.path.insert(0, str(REPOSITORY / "tools"))
 import write_readme
+
+from support.checkout import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
 

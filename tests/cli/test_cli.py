@@ -1,0 +1,230 @@
+"""The command as a person types it: separate processes, exit codes, one clear line."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from support.checkout import REPOSITORY
+from support.commands import BIN, run_command
+
+
+def json_lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("{")]
+
+
+def last_line(done) -> str:
+    return done.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_spark_submit_works_with_nothing_else_given(shards, tiny_clip, tmp_path):
+    done = run_command(
+        "spark-submit", REPOSITORY / "jobs/embed.py", "--input_dir", shards, "--output_dir", tmp_path / "out",
+        environ={"SPARK_EMBED_MODEL_DIRECTORY": str(tiny_clip)}, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "27 rows: 24 embedded, 3 errors" in done.stdout
+    once_the_session_is_up = done.stderr.partition('Setting Spark log level to "WARN"')[2]
+    assert not re.search(r" INFO [A-Z]\w+: ", once_the_session_is_up)  # Spark's own noise
+    assert len(pd.read_parquet(tmp_path / "out/embeddings.parquet")) == 24
+
+
+@pytest.mark.slow
+def test_spark_submit_decides_where_it_runs(shards, tiny_clip, tmp_path):
+    """A master of its own, executors in processes of their own, and settings that are not overridden."""
+    done = run_command(
+        "spark-submit", "--master", "local-cluster[1,1,1024]", "--conf", "spark.log.level=ERROR",
+        REPOSITORY / "jobs/embed.py", "--input_dir", shards, "--output_dir", tmp_path / "out",
+        "--model_directory", tiny_clip, "--num_workers", 7, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "--num_workers 7: this Spark runs" in done.stdout  # a local master would have become local[7,4]
+    assert 'Setting Spark log level to "ERROR"' in done.stderr
+    assert "27 rows: 24 embedded, 3 errors" in done.stdout
+
+
+@pytest.mark.slow
+def test_after_a_kill_the_same_command_goes_on_and_another_is_refused(shards, tiny_clip, tmp_path):
+    paths = ["--input_dir", shards, "--output_dir", tmp_path / "out", "--model_directory", tiny_clip]
+    command = [BIN / "spark-embed", *paths]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if "parity:" in line:
+            break
+    process.kill()
+    process.wait()
+    process.stderr.close()
+    done = run_command(*command)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "taken over from a run that ended without letting go of it" in done.stderr
+    assert "27 rows: 24 embedded, 3 errors" in done.stdout
+    again = run_command(*command)
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert "nothing to do: all 3 shards are complete" in again.stderr
+    assert again.stdout == done.stdout
+    other = run_command(*command, "--max_samples", 3)
+    assert other.returncode == 6
+    assert "(--max_samples): all -> first 3. Start anew with --overwrite, or" in last_line(other)
+    assert "Traceback" not in other.stderr
+    assert other.stdout == ""
+
+
+@pytest.mark.slow
+def test_a_shard_that_cannot_be_read_is_a_warning_or_an_exit_code(shards, tiny_clip, tmp_path):
+    shutil.copytree(shards, tmp_path / "in")
+    (tmp_path / "in/00001.parquet").write_bytes(b"no shard")
+    paths = ["--input_dir", tmp_path / "in", "--output_dir", tmp_path / "out", "--model_directory", tiny_clip]
+    warned = run_command(BIN / "spark-embed", *paths)
+    assert warned.returncode == 0, warned.stderr[-2000:]
+    assert re.search(r"WARNING .*shard 00001\.parquet is left out", warned.stderr)
+    assert "18 rows: 16 embedded, 2 errors" in warned.stdout
+    assert re.search(r"\nPENDING shard 00001\.parquet: .*cannot be read as parquet", warned.stdout)
+    failed = run_command(BIN / "spark-embed", *paths, "--fail_on_bad_shard")
+    assert failed.returncode == 4
+    assert "1 shards cannot be read (--fail_on_bad_shard), all others are done" in last_line(failed)
+    assert failed.stdout == ""
+
+
+def test_a_failed_spark_job_is_told_by_its_cause():
+    from spark_embed.cli.main import first_cause
+
+    lines = [
+        "Job aborted due to stage failure: Task 0 in stage 3.0 failed 4 times, most recent failure:",
+        '  File "x.py", line 3, in read',
+        "spark_embed.errors.StorageError: a.parquet changed while it was being read; run again",
+        "    at org.apache.spark.Foo.bar(Foo.scala:1)",
+    ]
+    assert first_cause(RuntimeError("\n".join(lines))) == lines[2]
+
+
+@pytest.mark.slow
+def test_prod_logs_json_lines_and_a_failed_job_has_its_exit_code(shards, tmp_path):
+    done = run_command(
+        BIN / "spark-embed", "--input_dir", shards, "--output_dir", tmp_path / "out", "--env", "prod",
+        "--model_directory", tmp_path / "missing", "--num_workers", 1,
+    )  # fmt: skip
+    assert done.returncode == 3
+    line = json.loads(last_line(done))
+    assert line["level"] == "ERROR"
+    assert set(line) == {"timestamp", "level", "logger", "message", "fields"}
+    entries = map(json.loads, json_lines(done.stderr))
+    found = next(entry for entry in entries if "found 3 parquet shards" in entry["message"])
+    assert found["fields"]["n_rows"] == 27
+    assert f"--model_directory {tmp_path / 'missing'}: there is no such folder" in line["message"]
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ", "code", "words"),
+    [
+        (["--batchsize", "3"], {}, 2, "did you mean --batch_size?"),
+        ([], {}, 2, "--input_dir is required"),
+        (["--input_dir", "/usr", "--output_dir", "b"], {"JAVA_HOME": "/nowhere"}, 2, "Spark needs Java"),
+        (
+            ["--input_dir", "/no/such", "--output_dir", "b"],
+            {},
+            2,
+            "--input_dir /no/such: there is no such folder",
+        ),
+    ],
+)
+def test_what_is_wrong_is_one_line_with_an_exit_code(argv, environ, code, words, tmp_path):
+    done = run_command(BIN / "spark-embed", *argv, environ=environ, cwd=tmp_path)
+    assert done.returncode == code
+    assert words in last_line(done)
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def fake_java(tmp_path):
+    """A JAVA_HOME whose java says a version of choice."""
+
+    def make(version: str) -> str:
+        (tmp_path / "bin").mkdir()
+        java = tmp_path / "bin/java"
+        java.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\"' >&2\n")
+        java.chmod(0o755)
+        return str(tmp_path)
+
+    return make
+
+
+@pytest.mark.parametrize("version", ["1.8.0_402", "11.0.22"])
+def test_an_old_java_is_told(fake_java, monkeypatch, version):
+    from spark_embed.errors import ConfigError
+    from spark_embed.spark.session import check_java
+
+    monkeypatch.setenv("JAVA_HOME", fake_java(version))
+    with pytest.raises(ConfigError, match="too old: install Java 17"):
+        check_java()
+
+
+def test_pandas_3_is_told(monkeypatch):
+    from spark_embed.errors import ConfigError
+    from spark_embed.spark import session
+
+    monkeypatch.setattr(session, "version", lambda package: "3.0.1")
+    with pytest.raises(ConfigError, match="needs pandas 2"):
+        session.check_pandas()
+
+
+@pytest.mark.parametrize(
+    ("master", "num_workers", "expected"),
+    [
+        ("local[8]", None, "local[8,4]"),
+        ("local[8]", 3, "local[3,4]"),
+        ("local", None, "local[1,4]"),
+        ("local[2,9]", None, "local[2,9]"),
+        ("local[*]", 5, "local[5,4]"),
+        ("yarn", 5, "yarn"),
+        ("local-cluster[1,2,1024]", 5, "local-cluster[1,2,1024]"),
+    ],
+)
+def test_a_local_master_retries_failed_tasks(master, num_workers, expected):
+    from spark_embed.spark.session import local_master
+
+    assert local_master(master, num_workers) == expected
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_run_with_one_line(shards, tmp_path):
+    process = subprocess.Popen(
+        [BIN / "spark-embed", "--input_dir", shards, "--output_dir", tmp_path / "out"],
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        seen = []
+        for line in process.stderr:  # until the run is under way
+            seen.append(line)
+            if "found 3 parquet shards" in line:
+                process.send_signal(signal.SIGINT)
+                break
+        rest = process.stderr.read()
+        assert process.wait(timeout=60) == 130, "".join(seen) + rest
+        assert "interrupted" in rest
+    finally:
+        process.kill()
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc")
+def test_all_kinds_of_tasks_share_one_daemon_which_is_started_early(spark):
+    from pyspark import SparkContext
+
+    from spark_embed.spark.session import start_worker_daemon
+
+    start_worker_daemon(spark).join(60)
+    assert spark.range(1).mapInArrow(lambda batches: batches, "id long").count() == 1
+    jvm = SparkContext._gateway.proc.pid
+    children = (Path("/proc") / str(jvm) / "task").glob("*/children")
+    pids = {pid for file in children for pid in file.read_text().split()}
+    commands = [Path("/proc", pid, "cmdline").read_text() for pid in pids]
+    assert sum("spark_embed.spark.worker_daemon" in command for command in commands) == 1

@@ -1,0 +1,214 @@
+"""Broken, foreign and hostile bytes: an ImageError with the right code, in little memory."""
+
+import ctypes
+import io
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from spark_embed.errors import ERROR_DETAIL_CHARS, ImageError
+from spark_embed.inference.decode import decode, open_image, pillow, rgb
+
+from support import image_files
+from support.image_files import FORMATS, encode, noise_image
+
+MIB = 1 << 20
+SLOWEST_S = 10
+_M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
+
+
+def error_of(data, **limits) -> ImageError:
+    with pytest.raises(ImageError) as caught:
+        decode(data, **limits)
+    assert len(caught.value.detail) <= ERROR_DETAIL_CHARS
+    return caught.value
+
+
+def code_of(data) -> str | None:
+    try:
+        decode(data)
+    except ImageError as error:
+        return error.code
+    return None
+
+
+class PeakMemory:
+    """What the process has taken at most since it was asked to start counting; C allocations count."""
+
+    def __init__(self) -> None:
+        libc = ctypes.CDLL(None)
+        # Else what was freed before decides which blocks leave holes in the heap, and so the peak.
+        libc.mallopt(_M_MMAP_THRESHOLD, 128 << 10)
+        libc.malloc_trim(0)  # else freed memory is taken again unseen
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): reset the peak
+        self._start = self._peak()
+
+    def grown_by(self) -> int:
+        return self._peak() - self._start
+
+    def _peak(self) -> int:
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+
+
+@pytest.fixture
+def peak_memory():
+    """Start counting. Skips where the kernel does not keep this count."""
+    try:
+        PeakMemory()
+    except (OSError, AttributeError):
+        pytest.skip("needs Linux with glibc: no peak memory to read")
+    return PeakMemory
+
+
+FOREIGN = {
+    "nothing": b"",
+    "html": b"<!DOCTYPE html><html><body>404 not found</body></html>",
+    "svg": b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9" height="9"/></svg>',
+    "text": b"BANANA " * 20,
+    "zeros": bytes(1000),
+    "three bytes of a JPEG": b"\xff\xd8\xff",
+    **{f"random {seed}": np.random.default_rng(seed).bytes(500) for seed in range(5)},
+}
+
+
+@pytest.mark.parametrize("data", FOREIGN.values(), ids=FOREIGN)
+def test_what_is_no_image_is_called_so(data):
+    assert error_of(data).code == "not_an_image"
+
+
+@pytest.mark.parametrize("image_format", ["EPS", "PPM", "ICO", "TGA", "PCX", "SGI", "DDS"])
+def test_formats_that_are_not_on_the_list_are_not_opened(image_format):
+    data = encode(Image.new("RGB", (32, 32)), image_format)
+    assert Image.open(io.BytesIO(data)).size == (32, 32)  # Pillow would
+    assert error_of(data).code == "not_an_image"
+
+
+@pytest.mark.parametrize("kept", [0.95, 0.6, 0.3, 16])
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_a_truncated_image_is_corrupt_wherever_it_is_cut(image_format, kept):
+    data = encode(noise_image(), image_format)
+    length = kept if isinstance(kept, int) else int(kept * len(data))
+    assert error_of(data[:length]).code == "corrupt"
+
+
+def test_a_damaged_png_is_corrupt():
+    rows = [bytes(30)] * 10
+    good = image_files.png(10, 10, 8, image_files.PNG_RGB, rows)
+    assert decode(good).shape == (10, 10, 3)
+    damaged = good.replace(zlib.compress(b"".join(b"\0" + row for row in rows)), b"x" * 12)
+    assert error_of(damaged).code == "corrupt"
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_the_pixel_limit_holds_for_every_format(image_format):
+    data = encode(noise_image(40, 30), image_format)
+    assert open_image(data, max_pixels=1200).n_pixels == 1200
+    assert error_of(data, max_pixels=1199).code == "too_many_pixels"
+
+
+BOMBS = {
+    "png": image_files.png_bomb(),
+    "bmp": image_files.bmp_bomb(),
+    "gif": image_files.gif_bomb(),
+    "webp": image_files.webp_bomb(),
+    "tiff tile": image_files.tiff_tile_bomb(),
+    "jpeg": image_files.jpeg_bomb(encode(noise_image())),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
+def test_announced_pixels_are_refused_before_they_take_memory(bomb, peak_memory):
+    assert len(bomb) < 10_000
+    memory = peak_memory()
+    assert error_of(bomb).code == "too_many_pixels"
+    assert memory.grown_by() < 16 * MIB
+
+
+WORK = {
+    "a jpeg of 2000 scans": image_files.scan_bomb(encode(noise_image(), progressive=True), 2000),
+    "a cmyk jpeg of 2000 scans": image_files.scan_bomb(
+        encode(noise_image().convert("CMYK"), progressive=True), 2000
+    ),
+    "a bmp that is all filling": image_files.rle_bomb(),
+    "a jpeg with 20 MB between its segments": encode(noise_image())[:20]
+    + bytes(20_000_000)
+    + encode(noise_image())[20:],
+    "a jpeg with 20,000 exif segments": b"\xff\xd8"
+    + 20_000 * (b"\xff\xe1" + (1002).to_bytes(2, "big") + b"Exif\0\0" + bytes(994))
+    + encode(noise_image())[2:],
+}
+
+
+@pytest.mark.parametrize("data", WORK.values(), ids=WORK)
+def test_a_small_file_cannot_make_much_work(data, peak_memory):
+    memory, started = peak_memory(), time.thread_time()  # of a core: another test may have the other one
+    assert code_of(data) in (None, "corrupt")
+    assert time.thread_time() - started < SLOWEST_S / 4
+    assert memory.grown_by() < 100 * MIB
+
+
+def test_a_hundred_bytes_cannot_take_a_gigabyte(peak_memory):
+    """WebP needs 17 bytes for each pixel; the limit grows with that of the pixels."""
+    bomb = image_files.webp_canvas(9_900, 10_000)
+    memory = peak_memory()
+    error = error_of(bomb)
+    assert error.code == "too_many_pixels"
+    assert error.detail == "9900 x 10000 of this format take 1605 MiB, more than 953 MiB"
+    assert memory.grown_by() < 16 * MIB
+    assert open_image(bomb, max_pixels=200_000_000).width == 9_900
+
+
+@pytest.mark.parametrize(
+    ("mode", "image_format", "options"),
+    [
+        ("RGB", "JPEG", {}),
+        ("RGB", "JPEG", {"progressive": True, "subsampling": 0}),
+        ("RGB", "PNG", {"compress_level": 1}),
+        ("RGBA", "PNG", {"compress_level": 1}),
+        ("LA", "PNG", {"compress_level": 1}),
+        ("RGBA", "WEBP", {"method": 0}),
+        ("F", "TIFF", {}),
+        ("RGB", "JPEG2000", {}),
+    ],
+    ids=str,
+)
+def test_no_decoder_takes_more_memory_than_it_announces(mode, image_format, options, peak_memory):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = noise_image(75, 75).resize((1500, 1500)).convert(mode)
+    data = encode(image, image_format, exif=exif, **options)
+    memory = peak_memory()
+    opened = open_image(data)
+    array = opened.decode()
+    assert array.nbytes < opened.peak_bytes
+    assert memory.grown_by() < opened.peak_bytes + MIB
+
+
+def test_memory_that_runs_out_is_named(monkeypatch):
+    def no_memory(self):
+        raise MemoryError
+
+    opened = open_image(encode(noise_image(), "PNG"))
+    monkeypatch.setattr(Image.Image, "load", no_memory)
+    monkeypatch.setattr(type(opened._opened), "load", no_memory)
+    with pytest.raises(ImageError) as caught:
+        opened.decode()
+    assert caught.value.code == "out_of_memory"
+
+
+def test_a_mistake_of_ours_is_no_corrupt_image(monkeypatch):
+    """Only calls of Pillow stand within the boundary."""
+
+    def make_mistake(*_):
+        raise ZeroDivisionError("a bug")
+
+    for module, name in ((rgb, "_conversion"), (pillow, "upright"), (pillow, "PillowImage")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, make_mistake)
+            with pytest.raises(ZeroDivisionError, match="a bug"):
+                decode(encode(noise_image(), "PNG"))

@@ -1,0 +1,150 @@
+"""The probe binds the run: what it measures decides the precision, and what it cannot measure, too."""
+
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+
+import pyspark
+import pytest
+
+from spark_embed.errors import ModelError
+from spark_embed.inference.feed import FeedOptions
+from spark_embed.inference.fetch.references import Reference
+from spark_embed.inference.preflight import probe as probe_module
+from spark_embed.inference.preflight.parity import Parity
+from spark_embed.inference.preflight.preflight import run_preflight
+from spark_embed.inference.preflight.probe import ProbeOptions
+from spark_embed.inference.preflight.probe import probe as run_probe
+from spark_embed.models import Recipe
+from spark_embed.models.vision import image_embedder
+from spark_embed.models.vision.image_embedder import ImageEmbedder
+
+from support.small_models import save_model
+
+WANTED = ProbeOptions(n_images=4, min_cosine=0.99)
+
+
+@pytest.fixture
+def recipe(tmp_path) -> Recipe:
+    save_model("clip", tmp_path)
+    return Recipe(str(tmp_path), device="cpu")
+
+
+@pytest.fixture
+def fast_bfloat16(monkeypatch):
+    """A device on which dtype "auto" is bfloat16, on any machine."""
+    monkeypatch.setattr(
+        image_embedder, "resolve_dtype", lambda dtype, device: "bfloat16" if dtype == "auto" else dtype
+    )
+
+
+def probe(recipe: Recipe, images: list[bytes | None], wanted: ProbeOptions = WANTED) -> dict:
+    """Run the probe in this process."""
+    return run_probe([Reference(data) for data in images], recipe, FeedOptions(), wanted)
+
+
+def test_auto_keeps_the_fast_precision_that_agrees_with_float32(fast_bfloat16, recipe, photo_bytes):
+    answer = probe(recipe, photo_bytes)
+    assert answer["recipe"]["dtype"] == "bfloat16"
+    assert answer["parity"]["n_images"] == 4
+    assert answer["parity"]["rejected"] is None
+
+
+@pytest.mark.parametrize(
+    ("images", "unread"),
+    [([None] * 3, "null_bytes"), ([b"no image", None], "not_an_image"), ([], "None")],
+    ids=["null", "broken", "no rows"],
+)
+def test_auto_is_float32_where_nothing_could_be_measured(fast_bfloat16, recipe, images, unread):
+    answer = probe(recipe, images)
+    assert answer["recipe"]["dtype"] == "float32"
+    assert (answer["parity"]["n_images"], answer["parity"]["rejected"]) == (0, None)
+    assert str(answer["unread"]).partition(":")[0] == unread
+    chosen = probe(replace(recipe, dtype="bfloat16"), images)
+    assert chosen["recipe"]["dtype"] == "bfloat16"
+    unasked = probe(recipe, images, replace(WANTED, n_images=0))
+    assert unasked["recipe"]["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("cosine", [0.98, float("nan")])
+def test_auto_is_float32_where_the_fast_precision_falls_short(
+    fast_bfloat16, recipe, photo_bytes, monkeypatch, cosine
+):
+    def measure(model: ImageEmbedder, sample: list) -> Parity:
+        return Parity(len(sample), 1.0 if model.recipe.dtype == "float32" else cosine, 0.5)
+
+    monkeypatch.setattr("spark_embed.inference.preflight.parity.measure_parity", measure)
+    answer = probe(recipe, photo_bytes)
+    assert answer["recipe"]["dtype"] == "float32"
+    assert answer["parity"]["rejected"]["dtype"] == "bfloat16"
+    assert answer["parity"]["min_cosine"] == 1.0
+
+
+def test_broken_images_at_the_start_leave_others_to_compare(recipe, photo_bytes):
+    answer = probe(recipe, [None, b"", b"no image", photo_bytes[0][:300], *photo_bytes])
+    assert answer["parity"]["n_images"] == WANTED.n_images
+    assert answer["unread"] is None
+
+
+def test_an_image_of_many_bytes_is_not_compared(recipe, photo_bytes, monkeypatch):
+    monkeypatch.setattr(probe_module, "MAX_SAMPLE_BYTES", len(photo_bytes[0]) - 1)
+    assert probe(recipe, photo_bytes[:1])["parity"]["n_images"] == 0
+
+
+def test_versions_are_the_workers_and_unknown_without_metadata(recipe, monkeypatch):
+    def find(package: str) -> str:
+        if package == "spark_embed":
+            raise PackageNotFoundError(package)
+        return version(package)
+
+    versions = probe(recipe, [])["versions"]
+    assert versions["pyspark"] == pyspark.__version__
+    assert versions["spark_embed"] == version("spark-embed")
+    monkeypatch.setattr(probe_module, "version", find)
+    assert probe(recipe, [])["versions"]["spark_embed"] == "unknown"
+
+
+def test_a_model_that_cannot_run_is_one_answer_and_no_failed_task(spark, tmp_path):
+    save_model("clip", tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text("[]")
+    with pytest.raises(ModelError, match="image processor cannot be loaded"):
+        run_preflight(spark, [], Recipe(str(tmp_path)), FeedOptions(), WANTED)
+
+
+def test_the_pace_binds_the_run(recipe, photo_bytes):
+    answer = probe(recipe, photo_bytes)
+    assert answer["batch_size"] == 32
+    assert 0 < answer["row_s"] < 5
+    assert probe(recipe, photo_bytes, replace(WANTED, batch_size=None))["batch_size"] in (
+        8,
+        16,
+        32,
+        64,
+        128,
+        256,
+        512,
+    )
+    assert probe(recipe, [None])["row_s"] is None
+
+
+@pytest.mark.slow
+def test_what_compiling_took_and_gained_is_told(recipe, photo_bytes):
+    answer = probe(
+        replace(recipe, dtype="float32", compile_rows=8), photo_bytes, replace(WANTED, batch_size=4)
+    )
+    assert answer["recipe"]["compile_rows"] == 4  # the batch size of the run
+    assert answer["model"]["compiled"]["speedup"] > 0
+    assert answer["model"]["compiled"]["seconds"] > 0
+    assert answer["parity"]["min_cosine"] > 0.9999
+
+
+def test_a_worker_that_cannot_load_the_model_stops_the_run_in_one_line(embed, shards, tmp_path, monkeypatch):
+    """Preflight looks at one machine; another one's disk may be full, or its way to the model closed."""
+    gone = tmp_path / "gone"
+
+    def look_elsewhere(*args):
+        found = run_preflight(*args)
+        return replace(found, recipe=replace(found.recipe, source=str(gone)))
+
+    monkeypatch.setattr("spark_embed.run.binding.run_preflight", look_elsewhere)
+    with pytest.raises(ModelError, match=f"^--model_directory {gone}: there is no such folder .on a worker"):
+        embed(shards)

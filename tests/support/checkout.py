@@ -1,0 +1,6 @@
+"""Where things are beside the tests."""
+
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parent.parent.parent
+MATERIAL = REPOSITORY.parent / "shared" / "material"

@@ -1,0 +1,12 @@
+"""Waiting for what should happen at once."""
+
+import time
+
+PATIENCE_S = 20
+
+
+def wait_until(is_so, what: str) -> None:
+    """Wait for what should happen at once."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < deadline, what

@@ -1,0 +1,194 @@
+"""A store that is wrong, slow, away or gone, and runs that are killed: what is said, and nothing is lost."""
+
+import time
+
+import pytest
+
+from spark_embed.output.folder import Output
+from spark_embed.output.verify import verify
+
+from support.bad_s3 import FAULTS
+from support.crashes import Folder
+from support.s3_runs import assert_tidy, keys_below, upload_tree
+from support.s3_server import find_server
+
+SAID_WITHIN_S = 30
+AWAY_S = 30
+
+
+@pytest.fixture
+def run_on_s3(start, stamped, tiny_clip):
+    """Start the command from a bucket to the same bucket."""
+
+    def run(store, bucket, *options, **happening):
+        input_dir = upload_tree(store, stamped, bucket, "in")
+        out = f"s3://{bucket}/out"
+        return start(out, "--input_dir", input_dir, *options, **happening)
+
+    return run
+
+
+def fetch(store, bucket, tmp_path, name="fetched") -> Folder:
+    """Return a copy of the output on the disk."""
+    for key in keys_below(store, bucket, "out"):
+        path = tmp_path / name / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        store.client().download_file(bucket, key, str(path))
+    return Folder(tmp_path / name / "out")
+
+
+@pytest.fixture
+def own_server_and_bucket(tmp_path, monkeypatch):
+    """A server that the test may kill."""
+    with find_server(tmp_path / "s3") as server:
+        server.set_environment(monkeypatch)
+        yield server, server.make_bucket()
+
+
+@pytest.mark.slow
+def test_a_store_that_fails_every_fifth_time_costs_nothing(
+    run_on_s3, s3_server, bucket, bad_s3, uninterrupted, tmp_path
+):
+    run = run_on_s3(s3_server, bucket, wave_rows=300)
+    assert run.wait() == 0, run.said
+    fine_s = float(run.printed.split("total ")[1].split(" s")[0])
+    assert_tidy(s3_server, bucket, "out")
+    bad_s3.rate, bad_s3.faults, bad_s3.delay_s = 0.2, FAULTS, 1.0
+    run = run_on_s3(s3_server, bucket, "--overwrite", wave_rows=300)
+    assert run.wait() == 0, run.said
+    assert {fault for fault, _ in bad_s3.met} == set(FAULTS)
+    assert float(run.printed.split("total ")[1].split(" s")[0]) < 3 * fine_s
+    bad_s3.rate = 0
+    fetch(s3_server, bucket, tmp_path).assert_same(uninterrupted)
+    assert_tidy(s3_server, bucket, "out")
+
+
+@pytest.mark.slow
+def test_a_store_that_is_away_for_half_a_minute_is_waited_for(
+    run_on_s3, tmp_path, uninterrupted, own_server_and_bucket
+):
+    server, bucket = own_server_and_bucket
+    run = run_on_s3(server, bucket, row_s=0.02)
+    run.await_(lambda: run.images(), "images")
+    server.kill()
+    left = time.monotonic() + AWAY_S
+    while time.monotonic() < left:
+        run.wait_at_most(left - time.monotonic())
+        assert not run.has_ended, run.said
+    server.start()
+    assert run.wait() == 0, run.said
+    fetch(server, bucket, tmp_path).assert_same(uninterrupted)
+    assert_tidy(server, bucket, "out")
+
+
+@pytest.mark.slow
+def test_a_store_that_dies_ends_the_run_and_when_it_is_back_the_same_command_goes_on(
+    run_on_s3, tmp_path, uninterrupted, own_server_and_bucket
+):
+    server, bucket = own_server_and_bucket
+    run = run_on_s3(server, bucket, row_s=0.02, silent_s=20)
+    run.await_(lambda: keys_below(server, bucket, "out/_spark_embed/markers"), "a marker")
+    server.kill()
+    assert run.wait() == 4, run.said
+    assert "same command" in run.last_line
+    assert "it goes on" in run.last_line
+    assert "Traceback" not in run.said
+    server.start()
+    n_images = len(run.images())
+    run = run_on_s3(server, bucket)
+    assert run.wait() == 0, run.said
+    assert len(run.images()) < 12 * 50 - 60 < n_images + len(run.images())
+    fetch(server, bucket, tmp_path).assert_same(uninterrupted)
+
+
+@pytest.mark.slow
+def test_after_kills_on_s3_nothing_is_missing_or_left(run_on_s3, s3_server, bucket, uninterrupted, tmp_path):
+    run = run_on_s3(s3_server, bucket, row_s=0.01)
+    run.await_(lambda: keys_below(s3_server, bucket, "out/_spark_embed/markers"), "a marker")
+    run.kill()
+    run.await_silence()
+    run = run_on_s3(s3_server, bucket, hold="spark_embed.output.publish.publish publish_file embeddings 1")
+    run.await_hold()
+    uploads = s3_server.client().list_multipart_uploads(Bucket=bucket)["Uploads"]
+    assert [one for one in uploads if "embeddings" in one["Key"]]
+    run.kill()
+    run.await_silence()
+    run = run_on_s3(s3_server, bucket)
+    assert run.wait() == 0, run.said
+    verify(Output(f"s3a://{bucket}/out")).check()
+    assert_tidy(s3_server, bucket, "out")
+    assert not [key for key in keys_below(s3_server, bucket) if "__magic" in key]
+    fetch(s3_server, bucket, tmp_path).assert_same(uninterrupted)
+
+
+WRONG = {
+    "wrong secret": ("in", "credentials"),
+    "wrong key": ("in", "credentials"),
+    "no keys": ("in", "no AWS credentials"),
+    "missing bucket": ("in", "there is no bucket"),
+    "missing folder": ("in", "there is no such folder"),
+    "denied input": ("in", "access denied"),
+    "denied output": ("out", "access denied"),
+    "dead endpoint": ("in", "cannot be reached"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_is_wrong_is_one_line_that_names_the_place(
+    start, s3_server, bucket, monkeypatch, wrong, stamped, tmp_path
+):
+    place, text = WRONG[wrong]
+    input_dir = f"s3://{bucket}/in"
+    if wrong != "missing folder":
+        for path in sorted(stamped.glob("*"))[:1]:
+            s3_server.client().upload_file(str(path), bucket, f"in/{path.name}")
+    if wrong == "wrong secret":
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "MARKED-SECRET-BUT-WRONG")
+    elif wrong == "wrong key":
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "MARKEDKEYBUTWRONG")
+    elif wrong == "no keys":
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    elif wrong == "missing bucket":
+        input_dir = "s3://no-bucket-of-this-name/in"
+    elif wrong.startswith("denied"):
+        user = s3_server.make_user(f"user-{bucket}", "MARKED-SECRET-OF-A-USER")
+        if wrong == "denied output":
+            s3_server.allow(bucket, user.access_key, "in")
+            s3_server.allow(bucket, user.access_key, action="s3:ListBucket")
+        user.set_environment(monkeypatch)
+    elif wrong == "dead endpoint":
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    began = time.monotonic()
+    run = start(f"s3://{bucket}/out", "--input_dir", input_dir)
+    assert run.wait() in (2, 4), run.said
+    assert time.monotonic() - began < SAID_WITHIN_S
+    assert text in run.last_line, run.said
+    assert f"/{place}" in run.last_line
+    assert "Traceback" not in run.said
+    assert "MARKED" not in run.said
+    assert len(run.said.strip().splitlines()) <= 3
+
+
+@pytest.mark.slow
+def test_no_secret_is_written_anywhere(run_on_s3, s3_server, bucket, tmp_path, monkeypatch):
+    events = tmp_path / "events"
+    events.mkdir()
+    conf = tmp_path / "conf"
+    conf.mkdir()
+    (conf / "spark-defaults.conf").write_text(
+        f"spark.eventLog.enabled true\nspark.eventLog.dir file:{events}\nspark.log.level INFO\n"
+    )
+    monkeypatch.setenv("SPARK_CONF_DIR", str(conf))
+    run = run_on_s3(s3_server, bucket, "--max_image_bytes", "10KB")
+    assert run.wait() == 0, run.said
+    assert list(events.iterdir())
+    secret = s3_server.secret_key.encode()
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or secret not in path.read_bytes(), path
+    for key in keys_below(s3_server, bucket, "out"):
+        body = s3_server.client().get_object(Bucket=bucket, Key=key)["Body"].read()
+        assert secret not in body, key
