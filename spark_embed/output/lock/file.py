@@ -13,10 +13,8 @@ from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from spark_embed.storage import delete, is_s3
-from spark_embed.storage.s3 import store as s3
-from spark_embed.storage.s3.errors import S3ChangedError, S3UnsupportedError
 from spark_embed.storage.s3.file import read_object
-from spark_embed.storage.s3.writes import check_conditions, put_if
+from spark_embed.storage.s3.writes import check_conditions, delete_if, put_if
 
 # What a file system without flock, or without hard links (FUSE, FAT), answers.
 _UNSUPPORTED = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
@@ -165,12 +163,7 @@ class ObjectLockFile:
 
     def delete(self) -> None:
         """Delete it, but not another one that has taken its place since it was read."""
-        try:
-            s3.delete_file(self._path, IfMatch=f'"{self._etag}"')
-        except (S3ChangedError, FileNotFoundError):  # AWS says the latter of none, where there is a condition
-            return
-        except S3UnsupportedError:  # the store knows conditions of writes only, or none
-            s3.delete_file(self._path)
+        delete_if(self._path, self._etag)
 
     def _put(self, text: str, **condition: str) -> bool:
         etag = put_if(self._path, text.encode(), **condition)

@@ -1,4 +1,4 @@
-"""Writes small objects of S3: whole, and where it matters only over what is known to be there."""
+"""Writes and deletes small objects of S3: whole, and where it matters only what is known to be there."""
 
 from __future__ import annotations
 
@@ -69,6 +69,22 @@ def put_if(path: str, data: bytes, **condition: str) -> str | None:
             there, etag = read_object(path)
             return etag if there == data else None
     return None
+
+
+def delete_if(path: str, etag: str) -> None:
+    """Delete an object if it is the one of the ETag, or the store does not know this condition."""
+    with suppress(S3ChangedError, S3NotFoundError):  # AWS says the latter if there is none
+        try:
+            delete_object(path, IfMatch=f'"{etag}"')
+        except S3UnsupportedError:
+            delete_object(path)
+
+
+def delete_object(path: str, **condition: str) -> None:
+    """Delete an object, if there is one; IfMatch=ETag: only that one."""
+    bucket, key = split_s3(path)
+    with as_s3_error(path):
+        client_for(bucket).delete_object(Bucket=bucket, Key=key, **condition)
 
 
 def check_conditions(path: str, data: bytes) -> None:
