@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from spark_embed.errors import StorageError
 from spark_embed.storage.files import StoredFile, is_disk_full, no_space_error, write_error
 from spark_embed.storage.paths import is_s3
-from spark_embed.storage.s3 import store as s3
 from spark_embed.storage.s3.download import download_object
-from spark_embed.storage.store import store_of
-
-
-def open_binary(path: str) -> BinaryIO:
-    """Open a file for reading.
-
-    Raises:
-        OSError: it cannot be opened.
-    """
-    return store_of(path).open_binary(path)
+from spark_embed.storage.s3.file import S3File
+from spark_embed.storage.store import create, open_binary, read_bytes, replace_bytes, write_bytes
 
 
 def parquet_input(path: str, known: StoredFile | None = None) -> str | BinaryIO:
@@ -36,7 +26,7 @@ def parquet_input(path: str, known: StoredFile | None = None) -> str | BinaryIO:
     """
     if not is_s3(path):
         return path
-    return s3.open_binary(path, known)
+    return open_binary(path) if known is None else cast(BinaryIO, S3File(path, known.n_bytes, known.etag))
 
 
 def download(path: str, to: str, known: StoredFile) -> None:
@@ -59,17 +49,6 @@ def download(path: str, to: str, known: StoredFile) -> None:
         raise StorageError(f"{path}: cannot be copied to {to}: {detail}") from exc
 
 
-def replaced_file(path: str) -> AbstractContextManager[str]:
-    """Give the path of a new local file that takes the place of the one at `path` when the block ends.
-
-    It is stored for good by then; after an exception `path` is as it was.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
-    return store_of(path).replaced_file(path)
-
-
 def read_text(path: str) -> str | None:
     """Read the text file at `path`; None if there is no such file.
 
@@ -77,7 +56,7 @@ def read_text(path: str) -> str | None:
         StorageError: the file cannot be read, or is no UTF-8.
     """
     try:
-        return store_of(path).read_bytes(path).decode()
+        return read_bytes(path).decode()
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as exc:
@@ -105,7 +84,7 @@ def write_text(path: str, text: str) -> None:
     """
     data = text.encode()
     try:
-        store_of(path).write_bytes(path, data)
+        write_bytes(path, data)
     except OSError as exc:
         raise write_error(path, exc, len(data)) from exc
 
@@ -123,7 +102,7 @@ def create_text(path: str, text: str) -> None:
     """
     data = text.encode()
     try:
-        store_of(path).create(path, data)
+        create(path, data)
     except OSError as exc:
         raise write_error(path, exc, len(data)) from exc
 
@@ -144,6 +123,6 @@ def replace_text(path: str, text: str, may_replace: Callable[[bytes | None], boo
     """
     data = text.encode()
     try:
-        return store_of(path).replace_bytes(path, data, may_replace)
+        return replace_bytes(path, data, may_replace)
     except OSError as exc:
         raise write_error(path, exc, len(data)) from exc

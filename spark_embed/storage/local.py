@@ -43,11 +43,6 @@ def _walk(folder: str, prefix: str, seen: frozenset[str]) -> Iterator[StoredFile
             yield StoredFile(prefix + entry.name, status.st_size, status.st_mtime_ns, is_dead)
 
 
-def check_link(path: str) -> None:
-    """Raise what opening a dead link would raise."""
-    os.stat(path)
-
-
 def list_names(folder: str) -> list[str]:
     """Return the names in `folder`, sorted; none if it does not exist."""
     try:
@@ -164,18 +159,12 @@ def delete(path: str) -> None:
         os.unlink(path)
 
 
-def delete_empty(folder: str) -> None:
-    """Delete a folder if it is empty."""
-    with suppress(OSError):
-        os.rmdir(folder)
-
-
 def delete_uploads(path: str) -> int:
     """Do nothing: what is being written has the name of a file, which is deleted where it is known."""
     return 0
 
 
-def copy_tree(path: str, to: str) -> None:
+def copy_tree(path: str, to: str, /) -> None:
     """Make the file or folder at `path`, if there is one, appear at `to`, too, files linked if possible."""
     os.makedirs(os.path.dirname(to), exist_ok=True)
     if os.path.isdir(path):
@@ -202,8 +191,17 @@ def delete_file(path: str) -> None:
         os.unlink(path)
 
 
-def make_way(path: str, aside: str, *, for_folder: bool) -> None:
-    """See `spark_embed.storage.make_way`."""
+def make_way(path: str, aside: str, /, *, for_folder: bool) -> None:
+    """Let files appear at `path`, or in a folder there; what they would replace is at `aside` then.
+
+    A file that another one will replace stays as well, so that its name is never without one: where the file
+    system has no hard links it is not kept.
+
+    Args:
+        path: of a file, a folder or nothing.
+        aside: where nothing is yet.
+        for_folder: files will appear in it; False: one file will be at it.
+    """
     if not os.path.lexists(path) or (for_folder and os.path.isdir(path)):
         return
     os.makedirs(os.path.dirname(aside), exist_ok=True)
@@ -214,8 +212,8 @@ def make_way(path: str, aside: str, *, for_folder: bool) -> None:
             os.link(path, aside)
 
 
-def put_back(aside: str, path: str) -> None:
-    """See `spark_embed.storage.put_back`."""
+def put_back(aside: str, path: str, /) -> None:
+    """Undo `make_way`, and whatever has appeared at `path` since."""
     if os.path.isdir(path) or os.path.isdir(aside):
         delete(path)
     move(aside, path)

@@ -153,7 +153,7 @@ def test_a_failure_leaves_nothing(source, model_copies, bucket, s3_server):
 
 
 def test_a_copy_for_which_there_is_no_space_is_not_begun(source, monkeypatch):
-    monkeypatch.setattr("spark_embed.storage.local.free_bytes", lambda path: N_BYTES - 1)
+    monkeypatch.setattr("spark_embed.storage.free_bytes", lambda path: N_BYTES - 1)
     before = storage.traffic.n_bytes
     with pytest.raises(NoSpaceError, match="no space left on the disk"):
         make_copy(source)

@@ -5,31 +5,21 @@ from __future__ import annotations
 import errno
 import fcntl
 import glob
-import logging
 import os
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from spark_embed.storage import delete, is_s3
-from spark_embed.storage.s3 import store as s3
-from spark_embed.storage.s3.errors import S3ChangedError, S3UnsupportedError
 from spark_embed.storage.s3.file import read_object
-from spark_embed.storage.s3.writes import put
-
-logger = logging.getLogger(__name__)
+from spark_embed.storage.s3.writes import check_conditions, delete_if, put_if
 
 # What a file system without flock, or without hard links (FUSE, FAT), answers.
 _UNSUPPORTED = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 _NO_FLOCK = _UNSUPPORTED | {errno.ENOLCK}
 _NO_LINKS = _UNSUPPORTED | {errno.EPERM}
-
-_SETTLE_S = 2.0
-_NO_ETAG = f'"{"0" * 32}"'
-
 
 _STAGED = ".tmp"
 
@@ -136,16 +126,11 @@ class DiskLockFile:
 
 
 class ObjectLockFile:
-    """An object in S3, by conditional writes; a store that has none is asked twice instead, and it is said.
-
-    A write whose answer was lost is sent again and then meets itself: so what is refused is read.
-    """
+    """An object in S3, by conditional writes; a store that has none is warned of, and written to."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._etag = ""
-        self._is_conditional = True
-        self._seen = self._ours = ""  # what was read last, and what we have written last
         self._threads = threading.Lock()
 
     @contextmanager
@@ -156,35 +141,17 @@ class ObjectLockFile:
 
     def create(self, text: str) -> bool:
         """Make the object; False if there is one."""
-        found = self.read()  # a store that ignores conditions would write over it
+        found = self.read()  # a store without conditions would write over it
         if found is not None:
             return found == text
-        if self._is_conditional:
-            try:
-                self._put(text, IfNoneMatch="*")
-                self._check_conditions(text, IfNoneMatch="*")
-            except S3ChangedError:
-                return self.read() == text
-            except S3UnsupportedError:
-                self._lose_conditions()
-        return self._is_conditional or self._create_without(text)
+        is_made = self._put(text, IfNoneMatch="*")
+        if is_made:
+            check_conditions(self._path, text.encode())
+        return is_made
 
     def replace(self, text: str) -> bool:
         """Give the object another content; False if it is not the one any more that was seen last."""
-        takes_over = self._seen != self._ours
-        if self._is_conditional:
-            try:
-                self._put(text, IfMatch=f'"{self._etag}"')
-                if takes_over:
-                    self._check_conditions(text, IfMatch=_NO_ETAG)
-            except (S3ChangedError, FileNotFoundError):
-                return self.read() == text
-            except S3UnsupportedError:
-                self._lose_conditions()
-        if self._is_conditional:
-            return True
-        self._put(text)
-        return self._is_settled(text) if takes_over else True
+        return self._put(text, IfMatch=f'"{self._etag}"')
 
     def read(self) -> str | None:
         """Return its content; None if there is no such object."""
@@ -192,47 +159,13 @@ class ObjectLockFile:
             data, self._etag = read_object(self._path)
         except FileNotFoundError:
             return None
-        self._seen = data.decode(errors="replace")
-        return self._seen
+        return data.decode(errors="replace")
 
     def delete(self) -> None:
         """Delete it, but not another one that has taken its place since it was read."""
-        conditions = {"IfMatch": f'"{self._etag}"'} if self._is_conditional else {}
-        try:
-            s3.delete_file(self._path, **conditions)
-        except (S3ChangedError, FileNotFoundError):  # AWS says the latter of none, where there is a condition
-            return
-        except S3UnsupportedError:  # the store knows conditions of writes only
-            s3.delete_file(self._path)
+        delete_if(self._path, self._etag)
 
-    def _put(self, text: str, **conditions: str) -> None:
-        self._ours = text
-        self._etag = put(self._path, text.encode(), **conditions)
-
-    def _create_without(self, text: str) -> bool:
-        """Make the object in a store that knows no conditions."""
-        if self.read() not in (None, text):
-            return False
-        self._put(text)
-        return self._is_settled(text)
-
-    def _is_settled(self, text: str) -> bool:
-        """Say whether it is still ours when another one that saw the same as we did has written, too."""
-        time.sleep(_SETTLE_S)
-        return self.read() == text
-
-    def _check_conditions(self, text: str, **conditions: str) -> None:
-        """Ask for what must be refused: some stores ignore a condition without a word."""
-        try:
-            put(self._path, text.encode(), **conditions)
-        except S3ChangedError:
-            return
-        self._lose_conditions()
-
-    def _lose_conditions(self) -> None:
-        self._is_conditional = False
-        logger.warning(
-            "%s: this store knows no conditional writes (If-None-Match, If-Match): two runs that begin on "
-            "one --output_dir within seconds may not see each other; start one at a time",
-            self._path,
-        )
+    def _put(self, text: str, **condition: str) -> bool:
+        etag = put_if(self._path, text.encode(), **condition)
+        self._etag = etag or self._etag
+        return etag is not None

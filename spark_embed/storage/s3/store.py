@@ -17,16 +17,12 @@ from spark_embed.storage.files import StoredFile, is_disk_full, n_bytes_at, writ
 from spark_embed.storage.paths import spark_scheme, split_s3
 from spark_embed.storage.s3.client import client_for
 from spark_embed.storage.s3.deletion import abort_uploads, delete_keys
-from spark_embed.storage.s3.errors import (
-    S3Error,
-    S3NotFoundError,
-    as_s3_error,
-)
+from spark_embed.storage.s3.errors import S3Error, S3NotFoundError, as_s3_error, path_in_error
 from spark_embed.storage.s3.file import S3File, etag_of, read_object
 from spark_embed.storage.s3.listing import list_objects, list_top
 from spark_embed.storage.s3.upload import PART_BYTES, send_file
 from spark_embed.storage.s3.writes import create as create
-from spark_embed.storage.s3.writes import put
+from spark_embed.storage.s3.writes import delete_object, put
 from spark_embed.storage.s3.writes import replace_bytes as replace_bytes
 
 
@@ -55,10 +51,6 @@ def _stored_file(path: str, item: dict[str, Any]) -> StoredFile:
     )
 
 
-def check_link(path: str) -> None:
-    """Do nothing: S3 has no links."""
-
-
 def list_names(folder: str) -> list[str]:
     """Return the names in `folder`, sorted; none if there is nothing in it."""
     bucket, prefix = _bucket_and_prefix(folder)
@@ -79,6 +71,11 @@ def list_folder(folder: str) -> list[StoredFile]:
 
 def stat(path: str) -> StoredFile:
     """Return what there is to know of an object without reading it."""
+    with path_in_error(path):
+        return _head(path)
+
+
+def _head(path: str) -> StoredFile:
     bucket, key = split_s3(path)
     with as_s3_error(path):
         return _stored_file(path, client_for(bucket).head_object(Bucket=bucket, Key=key))
@@ -101,9 +98,9 @@ def make_folder(path: str) -> None:
     """Do nothing: a folder is there when something is in it."""
 
 
-def open_binary(path: str, known: StoredFile | None = None) -> BinaryIO:
-    """Open an object for reading; one that is known costs no request."""
-    return cast(BinaryIO, S3File(path, known.n_bytes, known.etag) if known else S3File(path))
+def open_binary(path: str) -> BinaryIO:
+    """Open an object for reading."""
+    return cast(BinaryIO, S3File(path))
 
 
 @contextmanager
@@ -160,28 +157,17 @@ def is_file(path: str) -> bool:
     if not split_s3(path)[1]:
         return False
     with suppress(S3NotFoundError):
-        stat(path)
+        _head(path)
         return True
     return False
 
 
-def delete_file(path: str, **conditions: str) -> None:
-    """Delete the object at `path`, if there is one, and nothing below it.
-
-    Args:
-        path: of the object.
-        conditions: IfMatch=ETag (only that content).
-
-    Raises:
-        S3ChangedError: it is another one.
-        S3UnsupportedError: the store knows no conditions.
-    """
-    bucket, key = split_s3(path)
-    with as_s3_error(path):
-        client_for(bucket).delete_object(Bucket=bucket, Key=key, **conditions)
+def delete_file(path: str) -> None:
+    """Delete the object at `path`, if there is one, and nothing below it."""
+    delete_object(path)
 
 
-def make_way(path: str, aside: str, *, for_folder: bool) -> None:
+def make_way(path: str, aside: str, /, *, for_folder: bool) -> None:
     """Copy what is at `path` aside; an object that another one will replace stays.
 
     An object and others below its name can be there together, but not in every store.
@@ -195,7 +181,7 @@ def make_way(path: str, aside: str, *, for_folder: bool) -> None:
         delete(path)
 
 
-def put_back(aside: str, path: str) -> None:
+def put_back(aside: str, path: str, /) -> None:
     """Copy it back, so that cut off anywhere it can be done again: nothing of which there is no copy goes."""
     if is_file(aside):
         delete_keys(split_s3(path)[0], (item["Key"] for item in list_objects(*_bucket_and_prefix(path))))
@@ -212,16 +198,12 @@ def _copy(path: str, to: str) -> None:
         client_for(bucket).copy({"Bucket": bucket, "Key": key}, to_bucket, to_key)
 
 
-def delete_empty(folder: str) -> None:
-    """Do nothing: an empty folder is no folder."""
-
-
 def delete_uploads(path: str) -> int:
     """Give up the multipart uploads to `path` and below that were never completed; returns how many."""
     return abort_uploads(*split_s3(path))
 
 
-def copy_tree(path: str, to: str) -> None:
+def copy_tree(path: str, to: str, /) -> None:
     """Make the object at `path` and all below it appear at `to` as well; the store copies them."""
     bucket, prefix = _bucket_and_prefix(path)
     if is_file(path):

@@ -1,14 +1,18 @@
-"""Writes small objects of S3: whole, and where it matters only over what is known to be there."""
+"""Writes and deletes small objects of S3: whole, and where it matters only what is known to be there."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 
 from spark_embed.storage.paths import split_s3
 from spark_embed.storage.s3.client import client_for
 from spark_embed.storage.s3.errors import S3ChangedError, S3NotFoundError, S3UnsupportedError, as_s3_error
 from spark_embed.storage.s3.file import etag_of, read_object
+
+logger = logging.getLogger(__name__)
 
 
 def put(path: str, data: bytes, **conditions: str) -> str:
@@ -34,7 +38,7 @@ def create(path: str, data: bytes) -> None:
     Raises:
         S3ChangedError: another one is there.
     """
-    if not _put_if(path, data, IfNoneMatch="*"):
+    if put_if(path, data, IfNoneMatch="*") is None:
         raise S3ChangedError("there is another one already")
 
 
@@ -44,29 +48,56 @@ def replace_bytes(path: str, data: bytes, may_replace: Callable[[bytes | None], 
     with suppress(FileNotFoundError):
         there, etag = read_object(path)
         condition = {"IfMatch": f'"{etag}"'}
-    if not may_replace(there):
-        return False
-    try:
-        return _put_if(path, data, **condition)
-    except S3NotFoundError:
-        if there is None:  # the bucket is gone
-            raise
-        return False
+    return may_replace(there) and put_if(path, data, **condition) is not None
 
 
-def _put_if(path: str, data: bytes, **condition: str) -> bool:
-    """Write an object; False if the condition does not hold, as far as the store knows of conditions."""
+def put_if(path: str, data: bytes, **condition: str) -> str | None:
+    """Write an object and return its ETag, None if the condition does not hold; see `put`.
+
+    A store that has no conditions is warned of, once, and written to without.
+    """
     try:
-        put(path, data, **condition)
+        return put(path, data, **condition)
     except S3UnsupportedError:
-        put(path, data)
-    except S3ChangedError:
-        return _is_there(path, data)
-    return True
+        _warn(split_s3(path)[0])
+        return put(path, data)
+    except S3NotFoundError:
+        if "IfMatch" not in condition:  # the bucket is gone
+            raise
+    except S3ChangedError:  # maybe by ourselves: a write whose answer was lost is sent again
+        with suppress(FileNotFoundError):
+            there, etag = read_object(path)
+            return etag if there == data else None
+    return None
 
 
-def _is_there(path: str, data: bytes) -> bool:
-    """Say whether an object is what was to be written: a write whose answer was lost is sent again."""
-    with suppress(FileNotFoundError):
-        return read_object(path)[0] == data
-    return False
+def delete_if(path: str, etag: str) -> None:
+    """Delete an object if it is the one of the ETag, or the store does not know this condition."""
+    with suppress(S3ChangedError, S3NotFoundError):  # AWS says the latter if there is none
+        try:
+            delete_object(path, IfMatch=f'"{etag}"')
+        except S3UnsupportedError:
+            delete_object(path)
+
+
+def delete_object(path: str, **condition: str) -> None:
+    """Delete an object, if there is one; IfMatch=ETag: only that one."""
+    bucket, key = split_s3(path)
+    with as_s3_error(path):
+        client_for(bucket).delete_object(Bucket=bucket, Key=key, **condition)
+
+
+def check_conditions(path: str, data: bytes) -> None:
+    """Write an object once more where it must be refused: some stores ignore a condition without a word."""
+    with suppress(S3ChangedError, S3UnsupportedError):
+        put(path, data, IfNoneMatch="*")
+        _warn(split_s3(path)[0])
+
+
+@cache
+def _warn(bucket: str) -> None:
+    logger.warning(
+        "bucket %s: this store has no conditional writes (If-None-Match, If-Match): see to it that only one "
+        "run works on --output_dir",
+        bucket,
+    )

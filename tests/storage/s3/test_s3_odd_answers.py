@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from spark_embed import storage
+from spark_embed.storage.s3.client import client_for
 from spark_embed.storage.s3.errors import S3UnsupportedError
 from spark_embed.storage.s3.file import S3File
 
@@ -73,7 +73,7 @@ RANGE = "206 Partial Content\r\nContent-Length: 10\r\nContent-Range: bytes 0-9/1
 
 def test_answers_that_stand_still_in_the_middle_are_asked_for_again(odd_server, monkeypatch):
     path = odd_server((RANGE, b"0123", None), (RANGE, b"0123456789"))
-    client = storage.s3.client_for("bucket")
+    client = client_for("bucket")
     monkeypatch.setattr(client._endpoint.http_session, "_timeout", 0.3)
     client._endpoint.http_session._manager.connection_pool_kw["timeout"] = 0.3
     assert S3File(path).read() == b"0123456789"
