@@ -30,8 +30,9 @@ import torch
 from spark_embed.inference.decode import open_image
 from spark_embed.inference.feed import FeedOptions, run_feed
 from spark_embed.inference.fetch.references import Reference
-from spark_embed.models import Recipe, load_model
+from spark_embed.models import Inputs, Recipe, load_model
 from spark_embed.models.vision.image_embedder import ImageEmbedder
+from spark_embed.schema import EMBEDDING
 
 import benchmarks.bare_package  # noqa: F401  before spark_embed
 from benchmarks.data import CACHE, FEED, VISION, make_model, make_shards
@@ -94,10 +95,10 @@ def rate(steps: Iterator[int], seconds: float) -> float:
 
 def feed_steps(model: ImageEmbedder, images: list[bytes], options: FeedOptions) -> Iterator[int]:
     """Run the feed over the images, again and again: one batch a step."""
-    outcomes = run_feed((Reference(data) for data in cycle(images)), model, options)
+    outcomes = run_feed(((Reference(data), None) for data in cycle(images)), model, options)
     try:
         for chunk in outcomes:
-            yield len(chunk.embedding)
+            yield len(chunk.columns[EMBEDDING])
     finally:
         outcomes.close()
 
@@ -105,7 +106,7 @@ def feed_steps(model: ImageEmbedder, images: list[bytes], options: FeedOptions) 
 def device_steps(model: ImageEmbedder, image: bytes, batch_size: int) -> Iterator[int]:
     """Run forward passes over one batch of model inputs that lies on the device."""
     device = torch.device(model.recipe.device)
-    prepared = model.prepare(open_image(image).decode())
+    prepared = model.prepare(Inputs(open_image(image).decode()))
     batch = torch.stack([prepared] * batch_size).to(device, memory_format=torch.channels_last)
     pixel_values = model.preprocessing.normalize(batch, getattr(torch, model.recipe.dtype))
     wait = waiter(device)
@@ -123,7 +124,7 @@ def cpu_steps(model: ImageEmbedder, images: list[bytes], options: FeedOptions) -
     with ThreadPoolExecutor(options.n_threads) as pool:
         while True:
             batch = list(islice(source, options.batch_size))
-            for _ in pool.map(lambda data: model.prepare(open_image(data).decode()), batch):
+            for _ in pool.map(lambda data: model.prepare(Inputs(open_image(data).decode())), batch):
                 pass
             yield len(batch)
 
@@ -136,8 +137,8 @@ def waiter(device: torch.device) -> Callable[[], None]:
 
 def embed(model: ImageEmbedder, images: list[bytes], options: FeedOptions) -> np.ndarray:
     """Return the feed's vectors of all images."""
-    chunks = run_feed((Reference(data) for data in images), model, options)
-    return np.concatenate([chunk.embedding for chunk in chunks])
+    chunks = run_feed(((Reference(data), None) for data in images), model, options)
+    return np.concatenate([chunk.columns[EMBEDDING] for chunk in chunks])
 
 
 def compare_with_float32(
@@ -145,8 +146,8 @@ def compare_with_float32(
 ) -> float:
     """Return the smallest cosine between the feed's vectors and those of float32 on the CPU."""
     reference = ImageEmbedder(Recipe(source=source, device="cpu", dtype="float32"))
-    prepared = [reference.prepare(open_image(data).decode()) for data in images]
-    expected = reference.predict(prepared).embedding
+    prepared = [reference.prepare(Inputs(open_image(data).decode())) for data in images]
+    expected = reference.predict(prepared).columns[EMBEDDING]
     return float(np.sum(embed(model, images, options) * expected, axis=1).min())
 
 

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
@@ -19,7 +20,8 @@ import pyarrow as pa
 from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
 
-from spark_embed.spark.types import IMAGE_TYPE, PACKED_RESULT_TYPE
+from spark_embed.schema import EMBEDDING, EMBEDDING_RESULTS
+from spark_embed.spark.types import IMAGE_TYPE, result_type
 
 from benchmarks.measure import Line, Spread, environment
 from benchmarks.report import describe_machine, markdown, warn_if_busy, write_result
@@ -51,7 +53,7 @@ def result_column(what: str, references: Column) -> Column:
 
         return answer_references(arrays, what)
 
-    return F.arrow_udf(embed, PACKED_RESULT_TYPE).asNondeterministic()(references)
+    return F.arrow_udf(embed, result_type(EMBEDDING_RESULTS, packed=True)).asNondeterministic()(references)
 
 
 def answer_references(arrays: Iterator[pa.Array], what: str) -> Iterator[pa.StructArray]:
@@ -61,10 +63,13 @@ def answer_references(arrays: Iterator[pa.Array], what: str) -> Iterator[pa.Stru
     from spark_embed.inference.fetch.references import Reference
     from spark_embed.models import Recipe
 
-    nowhere = Reference()
-    free = {"run_feed": free_feed, "load_worker_model": lambda recipe: (None, False)}
+    nowhere = Reference(), None
+    free = {
+        "run_feed": free_feed,
+        "load_worker_model": lambda recipe: (SimpleNamespace(gives=recipe.gives), False),
+    }
     if what == RESULTS:
-        free["iterate_references"] = lambda arrays: (nowhere for array in arrays for _ in range(len(array)))
+        free["iterate_rows"] = lambda arrays: (nowhere for array in arrays for _ in range(len(array)))
     with patch.multiple(udf, **free):
         yield from udf.embed_arrays(arrays, Recipe(), FeedOptions())
 
@@ -77,7 +82,7 @@ def free_feed(references: Iterable[object], *unused: object) -> Iterator[object]
     seconds = dict.fromkeys(STAGES, 0.1)
     rows = iter(references)
     while n_rows := sum(1 for _ in islice(rows, BATCH_SIZE)):
-        yield Outcomes(vectors[:n_rows], [None] * n_rows, seconds)
+        yield Outcomes({EMBEDDING: vectors[:n_rows]}, {EMBEDDING: [None] * n_rows}, seconds)
 
 
 def time_rows(spark: SparkSession, what: str, n_rows: int) -> float:

@@ -19,7 +19,9 @@ from pathlib import Path
 
 from spark_embed.inference.feed import FeedOptions, run_feed
 from spark_embed.inference.fetch.references import DownloadPolicy, FetchPolicy, Reference
-from spark_embed.models import EMBEDDED_MODEL, Model, Recipe, load_model
+from spark_embed.models import Model, Recipe, load_model
+from spark_embed.models.registry import EMBEDDED_MODEL
+from spark_embed.schema import EMBEDDING
 
 import benchmarks.bare_package  # noqa: F401  before spark_embed
 from benchmarks.data import CACHE, FEED, make_model
@@ -53,7 +55,8 @@ def measure(references: list[Reference], model: Model, n_threads: int) -> tuple[
     policy = FetchPolicy(download=DownloadPolicy(allow_private_addresses=True))
     options = FeedOptions(n_threads=n_threads, fetch=policy)
     started, cpu_started = time.perf_counter(), time.process_time()
-    n_good = sum(len(chunk.embedding) for chunk in run_feed(references, model, options))
+    chunks = run_feed(((reference, None) for reference in references), model, options)
+    n_good = sum(len(chunk.columns[EMBEDDING]) for chunk in chunks)
     if n_good < len(references):
         raise SystemExit(f"{n_good} vectors of {len(references)} images")
     return n_good / (time.perf_counter() - started), n_good / (time.process_time() - cpu_started)

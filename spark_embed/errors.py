@@ -1,4 +1,4 @@
-"""The two kinds of failure: a job that must stop, and an image that becomes an error row.
+"""The two kinds of failure: a job that must stop, and a row that becomes an error row.
 
 This room knows nothing of Spark, of images or of models: it only names what can go wrong.
 """
@@ -25,21 +25,32 @@ ERROR_CODES: frozenset[str] = frozenset(get_args(ErrorCode))
 ERROR_DETAIL_CHARS = 200
 
 
-class ImageError(Exception):
-    """One image cannot be used; it becomes a row of errors.parquet and the job goes on.
+class RowError(Exception):
+    """A row has no result, or lacks one of several; it says so in the output, and the job goes on.
 
     Args:
-        code: one of the closed set `ERROR_CODES`, so that counting by code stays bounded.
+        code: one of a closed set, so that counting by code stays bounded: `ERROR_CODES`, or a model's own.
         detail: what a person needs to know; cut at 200 characters when the row is made.
     """
 
-    def __init__(self, code: ErrorCode, detail: str = "") -> None:
+    def __init__(self, code: str, detail: str = "") -> None:
         super().__init__(f"{code}: {detail}" if detail else code)
-        self.code: ErrorCode = code
+        self.code = code
         self.detail = detail[:ERROR_DETAIL_CHARS]
 
-    def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type[RowError], tuple[str, str]]:
         return type(self), (self.code, self.detail)
+
+    def without_traceback(self) -> RowError:
+        """Return the same without what it was raised from, which may hold an image's bytes and pixels."""
+        return type(self)(self.code, self.detail)
+
+
+class ImageError(RowError):
+    """One image cannot be used; `code` is one of `ERROR_CODES`."""
+
+    def __init__(self, code: ErrorCode, detail: str = "") -> None:
+        super().__init__(code, detail)
 
 
 class SparkEmbedError(Exception):

@@ -1,6 +1,9 @@
-"""Column names, in and out; knows no type, so that what only reads the output needs no Spark."""
+"""Column names, in and out, and what a model's results are called; so reading the output needs no Spark."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
 
 # Output columns. (shard, shard_row) identifies a row; image_id is for people.
 IMAGE_ID = "image_id"
@@ -23,3 +26,75 @@ METADATA = "_metadata"  # Spark's hidden column: a real one of that name would t
 
 RESERVED = (IMAGE_ID, SHARD, SHARD_ROW, EMBEDDING, ERROR, ERROR_DETAIL, IMAGE, RESULT, METADATA)
 """Names that no own column may have, in any case: Spark's readers do not tell cases apart by default."""
+
+
+FieldType = Literal[
+    "vector", "string", "int", "bigint", "float", "double", "boolean", "array<string>", "array<float>"
+]
+"""Of a column that a model gives, in Spark's words. A vector is array<float> to readers, packed before."""
+
+
+class Field(NamedTuple):
+    """A column of the output that a model gives."""
+
+    name: str
+    type: FieldType
+
+
+class Result(NamedTuple):
+    """Columns that a model makes of a row together: all of them are there, or none and an error.
+
+    `name` is what the error is of: where a model gives several results, `<name>_error` holds its code.
+    """
+
+    name: str
+    fields: tuple[Field, ...]
+
+
+Results = tuple[Result, ...]
+
+EMBEDDING_RESULTS: Results = (Result(EMBEDDING, (Field(EMBEDDING, "vector"),)),)
+"""What an image embedder gives: one vector."""
+
+
+EMBEDDINGS_NAME = "embeddings.parquet"
+PREDICTIONS_NAME = "predictions.parquet"
+ERRORS_NAME = "errors.parquet"
+
+
+def table_name(results: Results) -> str:
+    """Return the name of the table that a run writes: the one for embeddings if its model gives one."""
+    columns = (field.name for result in results for field in result.fields)
+    return EMBEDDINGS_NAME if EMBEDDING in columns else PREDICTIONS_NAME
+
+
+def error_column(result: str) -> str:
+    """Return the name of the column with the code of a result that is missing where others are there."""
+    return f"{result}_error"
+
+
+def error_columns(results: Results) -> list[str]:
+    """Return the columns with errors of single results; none where there is one: it is then the row's."""
+    return [error_column(result.name) for result in results] if len(results) > 1 else []
+
+
+def result_columns(results: Results) -> list[str]:
+    """Return the columns of the output that are not the data set's own, without those of error rows."""
+    return [*(field.name for result in results for field in result.fields), *error_columns(results)]
+
+
+def vector_columns(results: Results) -> list[str]:
+    """Return the columns that hold vectors."""
+    return [field.name for result in results for field in result.fields if field.type == "vector"]
+
+
+def read_results(values: Iterable[Sequence[object]]) -> Results:
+    """Return results of their JSON values, lists instead of tuples.
+
+    Raises:
+        TypeError, ValueError: they are none.
+    """
+    return tuple(
+        Result(str(name), tuple(Field(str(field), kind) for field, kind in fields))  # type: ignore[attr-defined]
+        for name, fields in values
+    )

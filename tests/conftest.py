@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from support.bad_server import BadServer
-from support.checkout import MATERIAL
+from support.checkout import MATERIAL, TESTS
 from support.image_files import encode
 from support.waiting import PATIENCE_S
 
@@ -23,6 +23,8 @@ from support.waiting import PATIENCE_S
 os.environ["PYSPARK_PYTHON"] = sys.executable
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("SPARK_HOME", None)
+# So that they find what tests share.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
 
 
 def pytest_addoption(parser):

@@ -40,13 +40,17 @@ def table(cache):
 @pytest.fixture(scope="module")
 def feed_vectors(cache, table) -> np.ndarray:
     """What the job's feed makes of the images, in float32."""
-    from spark_embed.inference.feed import FeedOptions, run_feed
+    from spark_embed.inference.feed import FeedOptions
     from spark_embed.inference.fetch.references import Reference
     from spark_embed.models import Recipe, load_model
 
+    from support.feeds import run_feed
+
     model, _ = load_model(Recipe(str(data.make_model("tiny", cache)), dtype="float32", device="cpu"))
     references = [Reference(image) for image in table["jpg"].to_pylist()]
-    return np.concatenate([chunk.embedding for chunk in run_feed(references, model, FeedOptions())])
+    return np.concatenate(
+        [chunk.columns["embedding"] for chunk in run_feed(references, model, FeedOptions())]
+    )
 
 
 def run(*arguments) -> subprocess.CompletedProcess:

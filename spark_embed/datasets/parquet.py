@@ -21,11 +21,11 @@ from spark_embed.datasets.columns import HUGGING_FACE, URL_TABLE
 from spark_embed.datasets.detect import FOLDER, LISTS
 from spark_embed.datasets.index.image_folder import later_voids
 from spark_embed.datasets.index.rows import REFERENCE_TYPE
-from spark_embed.datasets.sample import sample_references
+from spark_embed.datasets.sample import sample_rows
 from spark_embed.datasets.shards import BadShard, Shard
 from spark_embed.datasets.units import Unit
-from spark_embed.inference.fetch.references import Reference
 from spark_embed.inference.fetch.rows import IMAGE_BYTES, IMAGE_PATH
+from spark_embed.inference.preflight.sample import SampleRow
 from spark_embed.schema import IMAGE, IMAGE_ID, INDEX_COLUMNS, INDEX_ROW, INDEX_SHARD, SHARD, SHARD_ROW
 from spark_embed.spark.types import IMAGE_TYPE, quoted, spark_type, without_nulls
 
@@ -128,9 +128,9 @@ class ParquetSource:
             tables.append(table)
         return reduce(DataFrame.unionByName, tables)
 
-    def sample(self, n_rows: int) -> list[Reference]:
-        """Return some `n_rows` references from all over the data set (`sample_references`)."""
-        return sample_references(self.folder, self.shards, self.image_column, self.transport, n_rows)
+    def sample(self, n_rows: int) -> list[SampleRow]:
+        """Return some `n_rows` rows from all over the data set (`sample_rows`)."""
+        return sample_rows(self.folder, self.shards, self.image_column, self.transport, n_rows)
 
     def _read_group(
         self, spark: SparkSession, schema: pa.Schema, shards: Sequence[Shard], part: Unit | None = None

@@ -1,4 +1,4 @@
-"""A few references out of a data set, found by the driver: preflight needs no Spark job to read them."""
+"""A few rows out of a data set, found by the driver: preflight needs no Spark job to read them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from spark_embed.datasets.shards import Shard
 from spark_embed.errors import StorageError
 from spark_embed.inference.fetch.references import Reference
 from spark_embed.inference.fetch.rows import RowReader
+from spark_embed.inference.preflight.sample import SampleRow
 from spark_embed.storage import file_version, parquet_input, spark_path, spark_uri, stat
 
 _SAMPLED_SHARDS = 4
 
 
-def sample_references(
+def sample_rows(
     folder: str, shards: Sequence[Shard], column: str, transport: str, n_rows: int
-) -> list[Reference]:
-    """Return some `n_rows` references, as `transport` has them: the first ones of a few shards.
+) -> list[SampleRow]:
+    """Return some `n_rows` rows, references as `transport` has them: the first ones of a few shards.
 
     The shards are spread over the data set and take turns, so that the first few rows come from all. One
     that cannot be read gives none: that is its wave's to say.
@@ -37,13 +38,14 @@ def sample_references(
         path = os.path.join(folder, shard.path)
         with suppress(OSError, StorageError):
             if transport == "index":
-                parts.append(_indexed(path, column, len(wanted)))
-                continue
-            status = stat(path)
-            version = file_version(status.n_bytes, status.modified_ns)
-            references = [Reference(file=spark_uri(path), row=row, version=version) for row in wanted]
-            parts.append([_resolved(reference, reader, transport) for reference in references])
-    return [reference for reference in chain.from_iterable(zip_longest(*parts)) if reference]
+                references = _indexed(path, column, len(wanted))
+            else:
+                status = stat(path)
+                version = file_version(status.n_bytes, status.modified_ns)
+                references = [Reference(file=spark_uri(path), row=row, version=version) for row in wanted]
+                references = [_resolved(reference, reader, transport) for reference in references]
+            parts.append([SampleRow(reference, path, row) for row, reference in enumerate(references)])
+    return [row for row in chain.from_iterable(zip_longest(*parts)) if row]
 
 
 def _indexed(path: str, column: str, n_rows: int) -> list[Reference]:

@@ -1,4 +1,4 @@
-"""Arrow arrays <-> what the feed takes and gives: references in, results out; knows no session and no task.
+"""Arrow arrays <-> what the feed takes and gives: rows in, results out; knows no session and no task.
 
 Also pandas frames of the same columns, for Spark before 4.1.
 """
@@ -10,15 +10,21 @@ from itertools import repeat
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 from pyspark.sql.pandas.types import to_arrow_type
 
-from spark_embed.errors import ConfigError
+from spark_embed.errors import ERROR_DETAIL_CHARS, ConfigError, RowError
 from spark_embed.inference.feed import Outcomes
+from spark_embed.inference.fetch.read_ahead import Columns
 from spark_embed.inference.fetch.references import Reference
-from spark_embed.schema import EMBEDDING
-from spark_embed.spark.types import BATCH_LIMIT, IMAGE_TYPE, RESULT_TYPE, STATS_TYPE, VECTOR_SPARK_TYPE
+from spark_embed.models import Values, join_values
+from spark_embed.schema import Results, vector_columns
+from spark_embed.spark.types import BATCH_LIMIT, IMAGE_TYPE, STATS_TYPE, VECTOR_SPARK_TYPE, result_type
+
+OWN_PREFIX = "column."
+"""Before the names of own columns in the UDF's input, so that none is taken for a field of `IMAGE_TYPE`."""
 
 _FLOAT_BYTES = 4
 _STATS_ARROW = to_arrow_type(STATS_TYPE)
@@ -32,8 +38,11 @@ VECTOR_TYPE = to_arrow_type(VECTOR_SPARK_TYPE)
 _MIN_ROWS_PER_RESULT = 256
 
 
-def iterate_references(arrays: Iterator[pa.Array]) -> Iterator[Reference]:
-    """Take the rows of `IMAGE_TYPE` arrays apart; inline bytes stay views into the Arrow buffers.
+def iterate_rows(arrays: Iterator[pa.Array]) -> Iterator[tuple[Reference, Columns]]:
+    """Take input arrays apart: references, each with the values of the columns that the model takes.
+
+    The fields are those of `IMAGE_TYPE`, inline bytes staying views into the Arrow buffers, and behind them
+    own columns, if the model takes any (`OWN_PREFIX`).
 
     Raises:
         ConfigError: the images are in a column that is not binary.
@@ -45,9 +54,19 @@ def iterate_references(arrays: Iterator[pa.Array]) -> Iterator[Reference]:
                 f"the image column holds {inline.type}; it must be binary, an encoded image a row"
             )
         others = (_values(array.field(name), pa.Array.to_pylist) for name in IMAGE_TYPE.names[2:])
-        yield from map(
+        references = map(
             Reference, _values(inline, _views), _values(array.field("uri"), _decoded_texts), *others
         )
+        yield from zip(references, _own_columns(array), strict=False)
+
+
+def _own_columns(array: pa.StructArray) -> Iterable[Columns]:
+    names = [field.name for field in array.type][len(IMAGE_TYPE.names) :]
+    if not names:
+        return repeat(None)
+    values = zip(*(array.field(name).to_pylist() for name in names), strict=True)
+    own = [name.removeprefix(OWN_PREFIX) for name in names]
+    return (dict(zip(own, row, strict=True)) for row in values)
 
 
 def _values(column: pa.Array, convert: Callable[[pa.Array], Iterable[Any]]) -> Iterable[Any]:
@@ -74,7 +93,7 @@ def join_outcomes(chunks: Iterable[Outcomes]) -> Iterator[Outcomes]:
     n_rows = 0
     for chunk in chunks:
         collected.append(chunk)
-        n_rows += len(chunk.errors)
+        n_rows += chunk.n_rows
         if n_rows >= _MIN_ROWS_PER_RESULT:
             yield _concatenated(collected)
             collected, n_rows = [], 0
@@ -83,45 +102,88 @@ def join_outcomes(chunks: Iterable[Outcomes]) -> Iterator[Outcomes]:
 
 
 def _concatenated(chunks: Sequence[Outcomes]) -> Outcomes:
+    first = chunks[0]
     limits = [chunk.batch_limit for chunk in chunks if chunk.batch_limit is not None]
+    columns = {
+        # A chunk without a good row does not say how long a vector is.
+        name: join_values([chunk.columns[name] for chunk in chunks if len(chunk.columns[name])] or [[]])
+        for name in first.columns
+    }
     return Outcomes(
-        np.concatenate([chunk.embedding for chunk in chunks]),
-        [error for chunk in chunks for error in chunk.errors],
-        {name: sum(chunk.seconds[name] for chunk in chunks) for name in chunks[0].seconds},
+        columns,
+        {name: [error for chunk in chunks for error in chunk.errors[name]] for name in first.errors},
+        {name: sum(chunk.seconds[name] for chunk in chunks) for name in first.seconds},
         min(limits, default=None),
     )
 
 
-def make_result_array(outcomes: Outcomes, stats: Mapping[str, float]) -> pa.StructArray:
-    """Build a `PACKED_RESULT_TYPE` array: one vector per good row, without a copy of the vectors.
+def make_result_array(outcomes: Outcomes, results: Results, stats: Mapping[str, float]) -> pa.StructArray:
+    """Build an array of `result_type(results, packed=True)`, without a copy of the vectors.
 
     What the rows cost goes on the first of them: the outcomes' seconds, and `stats` beside them; what neither
     names is 0.
     """
-    errors = outcomes.errors
-    n_rows = len(errors)
+    type_ = result_type(results, packed=True)
+    n_rows = outcomes.n_rows
+    columns, codes = [], []
+    for result in results:
+        errors = outcomes.errors[result.name]
+        is_good = np.fromiter((error is None for error in errors), dtype=bool, count=n_rows)
+        for field in result.fields:
+            values = outcomes.columns[field.name]
+            if field.type == "vector":
+                columns.append(_packed_vectors(values, is_good))
+            else:
+                columns.append(_spread(pa.array(values, to_arrow_type(type_[field.name].dataType)), is_good))
+        codes.append(pa.array([error.code if error else None for error in errors], pa.string()))
+    rows = _row_errors(outcomes)
     costs = {**_NO_STATS, **outcomes.seconds, BATCH_LIMIT: outcomes.batch_limit, **stats}
-    first_row_only = [costs, *[None] * (n_rows - 1)]
     return pa.StructArray.from_arrays(
         [
-            _packed_vectors(outcomes),
-            pa.array([error.code if error else None for error in errors], pa.string()),
-            pa.array([error.detail if error else None for error in errors], pa.string()),
-            pa.array(first_row_only, _STATS_ARROW),
+            *columns,
+            *(codes if len(results) > 1 else []),
+            codes[0] if len(results) == 1 else pa.array([error and error[0] for error in rows], pa.string()),
+            pa.array([error and error[1] for error in rows], pa.string()),
+            pa.array([costs, *[None] * (n_rows - 1)], _STATS_ARROW),
         ],
-        names=RESULT_TYPE.names,
+        names=type_.names,
     )
 
 
-def _packed_vectors(outcomes: Outcomes) -> pa.BinaryArray:
-    vectors = np.ascontiguousarray(outcomes.embedding, dtype="<f4")
-    n_rows, row_bytes = len(outcomes.errors), vectors.shape[1] * vectors.itemsize
-    is_good = np.fromiter((error is None for error in outcomes.errors), dtype=bool, count=n_rows)
-    offsets = np.concatenate([[0], np.cumsum(np.where(is_good, row_bytes, 0))]).astype(np.int32)
+def _row_errors(outcomes: Outcomes) -> list[tuple[str, str] | None]:
+    """Return (code, detail) of the rows that have no result at all; of several, the first one's code."""
+    if len(outcomes.errors) == 1:
+        (errors,) = outcomes.errors.values()
+        return [(error.code, error.detail) if error else None for error in errors]
+    return [_join_errors(row) for row in zip(*outcomes.errors.values(), strict=True)]
+
+
+def _join_errors(errors: Sequence[RowError | None]) -> tuple[str, str] | None:
+    found = [error for error in errors if error is not None]
+    if len(found) < len(errors):
+        return None
+    details = dict.fromkeys(str(error) for error in found)
+    return found[0].code, (found[0].detail if len(details) == 1 else "; ".join(details))[:ERROR_DETAIL_CHARS]
+
+
+def _packed_vectors(values: Values, is_good: npt.NDArray[np.bool_]) -> pa.BinaryArray:
+    """Return the vectors of the good rows as bytes, nulls between them for the others."""
+    if not len(values):
+        return pa.nulls(len(is_good), pa.binary())
+    vectors = np.ascontiguousarray(values, dtype="<f4")
+    offsets = np.concatenate([[0], np.cumsum(np.where(is_good, vectors[0].nbytes, 0))]).astype(np.int32)
     validity = pa.array(is_good).buffers()[1]
     return pa.Array.from_buffers(
-        pa.binary(), n_rows, [validity, pa.py_buffer(offsets), pa.py_buffer(vectors.reshape(-1))]
+        pa.binary(), len(is_good), [validity, pa.py_buffer(offsets), pa.py_buffer(vectors.reshape(-1))]
     )
+
+
+def _spread(values: pa.Array, is_good: npt.NDArray[np.bool_]) -> pa.Array:
+    """Return the values of the good rows, nulls between them for the others."""
+    if len(values) == len(is_good):
+        return values
+    positions = pa.array(np.cumsum(is_good) - 1, mask=~is_good)
+    return values.take(positions)
 
 
 def unpack_vectors(packed: pa.BinaryArray) -> pa.ListArray:
@@ -140,26 +202,27 @@ def unpack_vectors(packed: pa.BinaryArray) -> pa.ListArray:
     )
 
 
-def unpack_results(results: pa.StructArray) -> pa.StructArray:
-    """Return a `PACKED_RESULT_TYPE` array as one of `RESULT_TYPE`."""
-    columns = [results.field(name) for name in RESULT_TYPE.names]
-    columns[RESULT_TYPE.names.index(EMBEDDING)] = unpack_vectors(results.field(EMBEDDING))
-    return pa.StructArray.from_arrays(columns, names=RESULT_TYPE.names)
+def unpack_results(array: pa.StructArray, results: Results) -> pa.StructArray:
+    """Return results as readers know them, vectors as lists."""
+    names, vectors = [field.name for field in array.type], vector_columns(results)
+    columns = [unpack_vectors(array.field(name)) if name in vectors else array.field(name) for name in names]
+    return pa.StructArray.from_arrays(columns, names=names)
 
 
-def make_reference_array(frame: pd.DataFrame) -> pa.StructArray:
-    """Return the references of a frame; its nulls may be None or NaN, its integers floats beside a NaN.
+def make_input_array(frame: pd.DataFrame) -> pa.StructArray:
+    """Return the rows of a frame; its nulls may be None or NaN, its integers floats beside a NaN.
 
     The type of the images is left as it is found, so that text is seen to be text.
     """
     types = [None, *_IMAGE_ARROW_TYPES[1:]]
+    types += [None] * (len(frame.columns) - len(types))
     columns = [
         pa.array(frame[name], arrow_type, from_pandas=True)
-        for name, arrow_type in zip(IMAGE_TYPE.names, types, strict=True)
+        for name, arrow_type in zip(frame.columns, types, strict=True)
     ]
-    return pa.StructArray.from_arrays(columns, names=IMAGE_TYPE.names)
+    return pa.StructArray.from_arrays(columns, names=list(frame.columns))
 
 
-def make_result_frame(results: pa.StructArray) -> pd.DataFrame:
+def make_result_frame(array: pa.StructArray) -> pd.DataFrame:
     """Return results as a frame with a column for each field, as Spark takes them before 4.1."""
-    return pd.DataFrame({name: results.field(name).to_pandas() for name in RESULT_TYPE.names})
+    return pd.DataFrame({field.name: array.field(field.name).to_pandas() for field in array.type})

@@ -1,6 +1,6 @@
 """The loop inside one task: fetch, decode and prepare ahead on threads, batch, predict, time each part.
 
-Knows no Spark: references come in, outcomes go out, one for each, in order.
+Knows no Spark and no kind of model: references come in, outcomes go out, one for each, in order.
 """
 
 from __future__ import annotations
@@ -8,18 +8,17 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from spark_embed.errors import ImageError
+from spark_embed.errors import ERROR_CODES, ImageError, RowError
 from spark_embed.inference.decode import MAX_PIXELS, Decoder, InProcessDecoder
 from spark_embed.inference.decode.isolated import IsolatedDecoder
 from spark_embed.inference.decode.pool import ByteBudget, DecodePool, Job
-from spark_embed.inference.fetch.read_ahead import ReadAhead, Row
+from spark_embed.inference.fetch.read_ahead import Columns, ReadAhead, Row
 from spark_embed.inference.fetch.references import FetchPolicy, Reference, make_fetch, make_locate
-from spark_embed.models import Model, Prepared
+from spark_embed.models import Inputs, Model, Prepared, Values, take_values
 
 # So that a long run of bad rows neither piles up nor keeps the good rows before it waiting.
 MAX_ROWS_PER_CHUNK = 1024
@@ -60,50 +59,58 @@ class Outcomes:
     """The outcomes of consecutive rows.
 
     Attributes:
-        embedding: float32 (n_good, dim): the vectors of the rows without an error, in order.
-        errors: one entry per row: None, or why the row has no vector.
+        columns: by column that the model gives, the values of the rows that have its result, in order.
+        errors: by result, one entry per row: None, or why the row lacks it.
         seconds: what these rows cost, by stage; fetch_s and decode_s are thread time and downloads
             overlap, so they may exceed the clock.
         batch_limit: see `Prediction.batch_limit`.
     """
 
-    embedding: npt.NDArray[np.float32]
-    errors: list[ImageError | None]
+    columns: dict[str, Values]
+    errors: dict[str, list[RowError | None]]
     seconds: dict[str, float] = field(default_factory=dict)
     batch_limit: int | None = None
+
+    @property
+    def n_rows(self) -> int:
+        """Rows, good and bad."""
+        return len(next(iter(self.errors.values())))
 
 
 @dataclass
 class _Item:
-    """One image on its way: what `prepare` gave or why there is none, and what that took."""
+    """One row on its way: what `prepare` gave or why there is nothing, and what that took."""
 
     prepared: Prepared = None
-    error: ImageError | None = None
+    error: RowError | None = None
     download_s: float = 0.0
     fetch_s: float = 0.0
     decode_s: float = 0.0
 
 
-def run_feed(references: Iterable[Reference], model: Model, options: FeedOptions) -> Iterator[Outcomes]:
-    """Yield the outcome of every reference, in order, in chunks that hold at most one forward pass.
+def run_feed(
+    rows: Iterable[tuple[Reference, Columns]], model: Model, options: FeedOptions
+) -> Iterator[Outcomes]:
+    """Yield the outcome of every row, in order, in chunks that hold at most one forward pass.
 
-    `references` is read ahead of the forward pass by about two batches, and further where urls have to be
+    `rows` are read ahead of the forward pass by about two batches, and further where urls have to be
     downloaded; always by the calling thread.
-    Batches are `options.batch_size` good images, however the references arrive; smaller are the last
+    Batches are `options.batch_size` good rows, however they arrive; smaller are the last
     one, and one that `MAX_ROWS_PER_CHUNK` rows did not fill because nearly all of them were bad.
 
     Raises:
-        Exception: whatever the model raises. Only an `ImageError` from fetch, decode or `prepare`
+        Exception: whatever the model raises. Only a `RowError` from fetch, decode or `prepare`
             becomes an outcome; `predict` names the rows that failed.
     """
     decoder = make_decoder(options)
     # A child keeps the time itself, and no thread is lost with it.
     limit_s = None if options.isolated else options.decode_timeout_s
-    pool = DecodePool(_item_maker(model, options, decoder), _timed_out, options.n_threads, limit_s)
-    rows = ReadAhead(map(make_locate(options.fetch), references), options.fetch)
+    make_item = _item_maker(model, options, decoder)
+    pool = DecodePool(make_item, _timeout_maker(model), options.n_threads, limit_s)
+    ahead = ReadAhead(_located(rows, model, options.fetch), options.fetch)
     max_rows = max(MAX_ROWS_PER_CHUNK, options.batch_size)
     chunk = _Chunk()
-    items = _iterate_items(rows, pool, options, lambda stage: chunk.lap(stage))
+    items = _iterate_items(ahead, pool, options, lambda stage: chunk.lap(stage))
     try:
         for item in items:
             chunk.add(item)
@@ -114,8 +121,18 @@ def run_feed(references: Iterable[Reference], model: Model, options: FeedOptions
             yield _predict(chunk, model)
     finally:
         decoder.close()
-        rows.close()
+        ahead.close()
         pool.close()
+
+
+def _located(
+    rows: Iterable[tuple[Reference, Columns]], model: Model, policy: FetchPolicy
+) -> Iterator[tuple[Reference, Columns]]:
+    """Yield the rows with references as `make_locate` has them; for a model without images with none."""
+    if model.takes.image is None:
+        return ((Reference(), columns) for _, columns in rows)
+    locate = make_locate(policy)
+    return ((locate(reference), columns) for reference, columns in rows)
 
 
 def _iterate_items(
@@ -166,10 +183,6 @@ class _Chunk:
         self._lap_started = now
 
 
-def _timed_out(error: ImageError) -> _Item:
-    return _Item(error=error)
-
-
 def make_decoder(options: FeedOptions) -> Decoder:
     """Return what decodes a task's images; it must be closed."""
     if options.isolated:
@@ -178,26 +191,30 @@ def make_decoder(options: FeedOptions) -> Decoder:
 
 
 def _item_maker(model: Model, options: FeedOptions, decoder: Decoder) -> Callable[[Job[Row, _Item]], _Item]:
-    """Return what runs on a decode thread: row -> `_Item`; only an `ImageError` is caught."""
+    """Return what runs on a decode thread: row -> `_Item`; only a `RowError` is caught."""
     fetch = make_fetch(options.fetch)
-    budget = ByteBudget(options.decode_budget_bytes)
+    memory = ByteBudget(options.decode_budget_bytes)
 
     def make_item(job: Job[Row, _Item]) -> _Item:
         row = job.given
-        item = _Item(error=row.error, download_s=row.download_s)
-        if row.error is not None:
-            return item
+        item = _Item(download_s=row.download_s)
         started = fetched = time.perf_counter()
-        try:
-            data = fetch(row.reference)
-            fetched = time.perf_counter()
-            with job.decoding(budget, 0):  # only for the time limit: some headers take as long as pixels
-                image = decoder.open_image(data)
-            with job.decoding(budget, image.peak_bytes):
-                item.prepared = model.prepare(image.decode())
-        except ImageError as exc:
-            # Not `exc` itself: its traceback would keep the image's bytes and pixels in memory.
-            item.error = ImageError(exc.code, exc.detail)
+        image: Any = None
+        error = row.error
+        with ExitStack() as held:
+            if model.takes.image is not None and error is None:
+                try:
+                    image = fetch(row.reference)
+                    fetched = time.perf_counter()
+                    if model.takes.image == "pixels":
+                        # The first only for the time limit: some headers take as long as pixels.
+                        with job.decoding(memory, 0):
+                            opened = decoder.open_image(image)
+                        held.enter_context(job.decoding(memory, opened.peak_bytes))
+                        image = opened.decode()
+                except ImageError as exc:
+                    image, error = None, exc.without_traceback()
+            _prepare(model, Inputs(image, error, row.columns or {}), item)
         item.fetch_s = fetched - started
         item.decode_s = time.perf_counter() - fetched
         return item
@@ -205,22 +222,61 @@ def _item_maker(model: Model, options: FeedOptions, decoder: Decoder) -> Callabl
     return make_item
 
 
+def _prepare(model: Model, inputs: Inputs, item: _Item) -> None:
+    """Let the model prepare a row; one that takes nothing but an image is not asked where there is none."""
+    if inputs.error is not None and not model.takes.columns:
+        item.error = inputs.error
+        return
+    try:
+        item.prepared = model.prepare(inputs)
+    except RowError as exc:
+        item.error = exc.without_traceback()
+
+
+def _timeout_maker(model: Model) -> Callable[[Row, ImageError], _Item]:
+    """Return what makes the `_Item` of a row whose image took too long."""
+
+    def make_item(row: Row, error: ImageError) -> _Item:
+        item = _Item(download_s=row.download_s)
+        _prepare(model, Inputs(None, error, row.columns or {}), item)
+        return item
+
+    return make_item
+
+
 def _predict(chunk: _Chunk, model: Model) -> Outcomes:
-    """Run the good images of `chunk` through the model and put every row's outcome together."""
+    """Run the good rows of `chunk` through the model and put every row's outcome together."""
     errors = [item.error for item in chunk.items]
     good = [row for row, error in enumerate(errors) if error is None]
-    embedding = np.empty((0, model.embedding_dim), dtype=np.float32)
-    batch_limit = None
-    if good:
-        prediction = model.predict([chunk.items[row].prepared for row in good])
-        chunk.lap("predict_s")
-        batch_limit = prediction.batch_limit
-        embedding = prediction.embedding
-        if len(embedding) != len(good):
-            raise ValueError(f"predict gave {len(embedding)} vectors for a batch of {len(good)}")
-        for index, error in prediction.failures.items():
-            errors[good[index]] = error
-        if prediction.failures:
-            kept = [index for index in range(len(good)) if index not in prediction.failures]
-            embedding = embedding[kept]
-    return Outcomes(embedding, errors, chunk.seconds, batch_limit)
+    if not good:
+        columns: dict[str, Values] = {field.name: [] for result in model.gives for field in result.fields}
+        missing = _checked(errors, model)
+        return Outcomes(columns, {result.name: missing for result in model.gives}, chunk.seconds)
+    prediction = model.predict([chunk.items[row].prepared for row in good])
+    chunk.lap("predict_s")
+    columns, errors_by_result = {}, {}
+    for result in model.gives:
+        failures = prediction.failures.get(result.name, {})
+        missing = list(errors)
+        for index, error in failures.items():
+            missing[good[index]] = error
+        errors_by_result[result.name] = _checked(missing, model)
+        kept = [index for index in range(len(good)) if index not in failures] if failures else None
+        for field_ in result.fields:
+            values = prediction.columns[field_.name]
+            if len(values) != len(good):
+                raise ValueError(f"predict gave {len(values)} values of {field_.name} for {len(good)} rows")
+            columns[field_.name] = values if kept is None else take_values(values, kept)
+    return Outcomes(columns, errors_by_result, chunk.seconds, prediction.batch_limit)
+
+
+def _checked(errors: list[RowError | None], model: Model) -> list[RowError | None]:
+    """Return the errors, all of codes that are known: counting by code is bounded.
+
+    Raises:
+        ValueError: one is of a code that neither images nor the model have.
+    """
+    for error in errors:
+        if error is not None and error.code not in ERROR_CODES and error.code not in model.codes:
+            raise ValueError(f"{type(model).__name__} does not declare the error code {error.code!r}")
+    return errors

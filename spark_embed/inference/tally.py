@@ -1,4 +1,4 @@
-"""Rows by outcome, told to the driver by each task when it ends; knows nobody who asks for them."""
+"""Rows and errors, told to the driver by each task when it ends; knows nobody who asks for them."""
 
 from __future__ import annotations
 
@@ -10,33 +10,46 @@ import pyarrow.compute as pc
 from pyspark import Accumulator, AccumulatorParam
 from pyspark.sql import SparkSession
 
-from spark_embed.schema import ERROR
+from spark_embed.schema import ERROR, Results, error_column
 
-Tally = Accumulator[dict[str, int]]
-"""Rows by outcome, "" for a vector, of the tasks that have ended."""
+Tally = Accumulator[Counter[tuple[str, str]]]
+"""Errors by (result, code) of the tasks that have ended, and their rows as `ROWS`."""
 
-GOOD = ""
+ROWS = ("", "")
 
 
 def make_tally(spark: SparkSession) -> Tally:
     """Return an empty one; driver only."""
-    return spark.sparkContext.accumulator({}, _Counts())
+    return spark.sparkContext.accumulator(Counter(), _Counts())
 
 
-def tallied(results: Iterator[pa.StructArray], tally: Tally | None) -> Iterator[pa.StructArray]:
-    """Count the rows of results that pass through by outcome; runs on executors."""
+def tallied(
+    arrays: Iterator[pa.StructArray], results: Results, tally: Tally | None
+) -> Iterator[pa.StructArray]:
+    """Count the rows of results that pass through; runs on executors."""
     if tally is None:
-        yield from results
+        yield from arrays
         return
-    for array in results:
-        counts = pc.value_counts(array.field(ERROR)).to_pylist()
-        tally.add({row["values"] or GOOD: row["counts"] for row in counts})
+    for array in arrays:
+        tally.add(Counter({ROWS: len(array)}) + count_errors(array, results))
         yield array
 
 
-class _Counts(AccumulatorParam[dict[str, int]]):
-    def zero(self, value: dict[str, int]) -> dict[str, int]:
-        return {}
+def count_errors(array: pa.StructArray, results: Results) -> Counter[tuple[str, str]]:
+    """Return how many rows lack each result, by (result, code)."""
+    counts = Counter[tuple[str, str]]()
+    for result in results:
+        codes = array.field(ERROR if len(results) == 1 else error_column(result.name)).drop_null()
+        for one in pc.value_counts(codes).to_pylist():
+            counts[result.name, one["values"]] += one["counts"]
+    return counts
 
-    def addInPlace(self, value1: dict[str, int], value2: dict[str, int]) -> dict[str, int]:  # noqa: N802  pyspark's name
-        return dict(Counter(value1) + Counter(value2))
+
+class _Counts(AccumulatorParam[Counter[tuple[str, str]]]):
+    def zero(self, value: Counter[tuple[str, str]]) -> Counter[tuple[str, str]]:
+        return Counter()
+
+    def addInPlace(  # noqa: N802  pyspark's name
+        self, value1: Counter[tuple[str, str]], value2: Counter[tuple[str, str]]
+    ) -> Counter[tuple[str, str]]:
+        return value1 + value2

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 
@@ -22,9 +22,10 @@ from pyspark.sql.pandas.functions import pandas_udf
 
 from spark_embed.config import ModelOptions
 from spark_embed.inference.arrow import (
-    iterate_references,
+    OWN_PREFIX,
+    iterate_rows,
     join_outcomes,
-    make_reference_array,
+    make_input_array,
     make_result_array,
     make_result_frame,
     unpack_results,
@@ -34,9 +35,10 @@ from spark_embed.inference.fetch.references import FetchPolicy
 from spark_embed.inference.malloc import keep_freed_memory
 from spark_embed.inference.profile import profiled
 from spark_embed.inference.tally import Tally, tallied
-from spark_embed.models import EMBEDDED_MODEL, Model, Recipe, load_model
+from spark_embed.models import Model, Recipe, load_model
+from spark_embed.models.registry import EMBEDDED_MODEL, find_kind
 from spark_embed.schema import EMBEDDING
-from spark_embed.spark.types import IMAGE_TYPE, PACKED_RESULT_TYPE, RESULT_TYPE
+from spark_embed.spark.types import IMAGE_TYPE, quoted, result_type
 from spark_embed.storage import folder_path, is_s3, traffic
 
 
@@ -48,28 +50,37 @@ def make_embed_column(
     packed: bool = False,
     tally: Tally | None = None,
 ) -> Callable[[Column], Column]:
-    """Return the UDF: a column of references (`IMAGE_TYPE`) -> a column of results.
+    """Return the UDF: a column of rows (`make_input_column`) -> a column of results.
 
-    The results are of `RESULT_TYPE`, or of `PACKED_RESULT_TYPE` if `packed`.
+    They are of `result_type(recipe.gives, packed=packed)`.
 
     Exactly one such column belongs in a plan. It is marked nondeterministic, or a filter on its
     result would make Spark plan it, and load the model, twice. With `profile_dir` every task leaves a
     profile of its thread there; with `tally` it reports its rows by outcome.
     """
-    result_type = PACKED_RESULT_TYPE if packed else RESULT_TYPE
+    gives = recipe.gives
+    type_ = result_type(gives, packed=packed)
 
     def embed(arrays: Iterator[pa.Array]) -> Iterator[pa.Array]:
-        results = tallied(embed_arrays(arrays, recipe, options), tally)
-        return profiled(results if packed else map(unpack_results, results), profile_dir)
+        made = tallied(embed_arrays(arrays, recipe, options), gives, tally)
+        return profiled(made if packed else (unpack_results(array, gives) for array in made), profile_dir)
 
     if hasattr(F, "arrow_udf"):  # from Spark 4.1
-        return _as_column(F.arrow_udf(embed, result_type))
+        return _as_column(F.arrow_udf(embed, type_))
 
     def embed_pandas(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-        return map(make_result_frame, embed(map(make_reference_array, frames)))
+        return map(make_result_frame, embed(map(make_input_array, frames)))
 
     # The stubs know no iterator of DataFrames.
-    return _as_column(pandas_udf(embed_pandas, result_type))  # type: ignore[call-overload]
+    return _as_column(pandas_udf(embed_pandas, type_))  # type: ignore[call-overload]
+
+
+def make_input_column(reference: Column, columns: Sequence[str] = ()) -> Column:
+    """Return what the UDF takes: references (`IMAGE_TYPE`), and own columns of these names beside them."""
+    if not columns:
+        return reference
+    fields = [reference[name].alias(name) for name in IMAGE_TYPE.names]
+    return F.struct(*fields, *(F.col(quoted(name)).alias(OWN_PREFIX + name) for name in columns))
 
 
 def image_embedding(image: str | Column, *, model: str | None = None, **options: object) -> Column:
@@ -130,6 +141,7 @@ def make_recipe(options: ModelOptions) -> Recipe:
         allow_pickle_weights=options.allow_pickle_weights,
         trust_remote_code=options.trust_remote_code,
         compile_rows=_batch_size(options) if options.compile else None,
+        kind=find_kind(options.model_directory),
     )
 
 
@@ -152,14 +164,14 @@ def _batch_size(options: ModelOptions) -> int:
 def embed_arrays(
     arrays: Iterator[pa.Array], recipe: Recipe, options: FeedOptions
 ) -> Iterator[pa.StructArray]:
-    """Turn arrays of references into arrays of `PACKED_RESULT_TYPE`; runs on executors, once per task.
+    """Turn arrays of rows into arrays of packed results; runs on executors, once per task.
 
     The chunks that come out are some batches each, whatever the chunks that came in; the rows in all are
     as many and in the same order. The model is loaded at the first row, so an empty task loads none.
     """
     traffic.take()  # of the worker's task before
-    references = iterate_references(arrays)
-    first = next(references, None)
+    rows = iterate_rows(arrays)
+    first = next(rows, None)
     if first is None:
         return
     started = time.perf_counter()
@@ -168,9 +180,9 @@ def embed_arrays(
     stats: dict[str, float] = {"n_tasks": 1, "n_model_loads": int(loaded), "load_s": load_s}
     n_threads = task_cpus() or options.n_threads
     options = replace(options, n_threads=n_threads, isolated=options.isolated or has_failed_before())
-    for outcomes in join_outcomes(run_feed(chain([first], references), model, options)):
+    for outcomes in join_outcomes(run_feed(chain([first], rows), model, options)):
         started = time.perf_counter()
-        yield make_result_array(outcomes, stats | traffic.take())
+        yield make_result_array(outcomes, model.gives, stats | traffic.take())
         # While this generator stood still, Spark wrote the array to the JVM: the next chunk carries that.
         stats = {"encode_s": time.perf_counter() - started}
 

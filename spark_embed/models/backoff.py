@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-import numpy as np
 import torch
 
-from spark_embed.errors import ImageError
-from spark_embed.models import Prediction, Prepared
+from spark_embed.errors import ImageError, RowError
+from spark_embed.models import Prediction, Prepared, Values, join_values
 
 # What torch, cuDNN and cuBLAS say where the exception's type does not.
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "alloc_failed")
@@ -26,11 +25,16 @@ class Backoff:
         self._device = device
 
     def run(
-        self, batch: list[Prepared], predict: Callable[[list[Prepared]], Prediction], dim: int
+        self,
+        batch: list[Prepared],
+        predict: Callable[[list[Prepared]], Prediction],
+        nothing: Mapping[str, Values],
+        result: str,
     ) -> Prediction:
-        """Return what `predict` gives for `batch`: vectors of `dim` values.
+        """Return what `predict` gives for `batch`.
 
-        A row that does not fit even alone is a failure, `out_of_memory`.
+        A row that does not fit even alone lacks the `result`, `out_of_memory`, and has the values of
+        `nothing`, which are those of one row.
         """
         pieces: list[tuple[int, Prediction | None]] = []
         start = 0
@@ -42,7 +46,7 @@ class Backoff:
                 continue
             pieces.append((start, prediction))
             start += n_rows
-        joined = _joined(pieces, dim)
+        joined = _joined(pieces, nothing, result)
         joined.batch_limit = self.limit
         return joined
 
@@ -69,16 +73,19 @@ def is_out_of_memory(exc: BaseException) -> bool:
     return isinstance(exc, RuntimeError) and any(words in str(exc).lower() for words in _MEMORY_WORDS)
 
 
-def _joined(pieces: list[tuple[int, Prediction | None]], dim: int) -> Prediction:
+def _joined(
+    pieces: list[tuple[int, Prediction | None]], nothing: Mapping[str, Values], result: str
+) -> Prediction:
     """Put pieces together, each with the row at which it starts; None is one row that did not fit."""
     if len(pieces) == 1 and pieces[0][1] is not None:
         return pieces[0][1]
-    nothing = np.zeros((1, dim), dtype=np.float32)
-    failures: dict[int, ImageError] = {}
-    for start, prediction in pieces:
-        if prediction is None:
+    failures: dict[int, RowError] = {}
+    for start, piece in pieces:
+        if piece is None:
             failures[start] = ImageError("out_of_memory", "a batch of one does not fit into the device")
         else:
-            failures |= {start + row: error for row, error in prediction.failures.items()}
-    vectors = [nothing if piece is None else piece.embedding for _, piece in pieces]
-    return Prediction(np.concatenate(vectors), failures)
+            failures |= {start + row: error for row, error in piece.failures.get(result, {}).items()}
+    columns = [nothing if piece is None else piece.columns for _, piece in pieces]
+    return Prediction(
+        {name: join_values([part[name] for part in columns]) for name in nothing}, {result: failures}
+    )

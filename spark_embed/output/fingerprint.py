@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spark_embed.config import Config
-from spark_embed.errors import ResumeError
+from spark_embed.errors import ERROR_CODES, ResumeError
+from spark_embed.schema import EMBEDDING_RESULTS, Results, read_results
 
 EMBEDDING_VERSION = 1
 """Of this program's way from bytes to vector. Another one when the same image and model would give another
@@ -16,15 +17,8 @@ vector than before, beyond what a device's rounding does."""
 FINGERPRINT_KEY = "spark_embed"
 """The entry of a parquet file's key-value metadata that says what its vectors come from, as JSON."""
 
-_MODEL_FIELDS = (
-    "weights_sha256",
-    "revision",
-    "preprocessing",
-    "dtype",
-    "normalized",
-    "output",
-    "embedding_dim",
-)
+# Of what a model says of itself: the rest decides what its results are.
+_FOR_PEOPLE = frozenset(("name", "source", "device", "compiled"))
 _OPTIONS = (
     *("model_directory", "revision", "dtype", "normalize", "allow_truncated", "allow_pickle_weights"),
     *("trust_remote_code", "max_samples"),
@@ -41,16 +35,38 @@ def describe_rows(config: Config) -> str:
     return f"first {config.max_samples}" if config.max_samples else "all"
 
 
-def make_fingerprint(data: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
+def make_fingerprint(
+    data: Mapping[str, Any], model: Mapping[str, Any], results: Results, codes: Sequence[str]
+) -> dict[str, Any]:
     """Return all of it.
 
     Args:
         data: `data_fingerprint`.
         model: what preflight says of the model (metadata.json's "model").
+        results: what it gives; left out, like `codes`, where it is what an image embedder gives.
+        codes: that its errors may have.
     """
-    whole = {**{name: model[name] for name in _MODEL_FIELDS}, **data}
+    whole = {**{name: value for name, value in model.items() if name not in _FOR_PEOPLE}, **data}
+    if results != EMBEDDING_RESULTS:
+        whole["results"] = results
+    if set(codes) != ERROR_CODES:
+        whole["codes"] = sorted(codes)
     plain: dict[str, Any] = json.loads(json.dumps(whole))
     return plain
+
+
+def results_of(fingerprint: Mapping[str, Any]) -> Results:
+    """Return what the model of a fingerprint gives.
+
+    Raises:
+        TypeError, ValueError: it is broken.
+    """
+    return read_results(fingerprint["results"]) if "results" in fingerprint else EMBEDDING_RESULTS
+
+
+def codes_of(fingerprint: Mapping[str, Any]) -> frozenset[str]:
+    """Return the codes that its errors may have."""
+    return frozenset(map(str, fingerprint["codes"])) if "codes" in fingerprint else ERROR_CODES
 
 
 def check_fingerprint(root: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from spark_embed.config import Config
 from spark_embed.errors import ConfigError, StorageError
+from spark_embed.schema import EMBEDDINGS_NAME, ERRORS_NAME, PREDICTIONS_NAME
 from spark_embed.storage import (
     check_writable,
     exists,
@@ -21,11 +22,10 @@ from spark_embed.storage import (
     write_text,
 )
 
-EMBEDDINGS_NAME = "embeddings.parquet"
-ERRORS_NAME = "errors.parquet"
+TABLE_NAMES = (EMBEDDINGS_NAME, PREDICTIONS_NAME, ERRORS_NAME)
 METADATA_NAME = "metadata.json"
 STATE_NAME = "_spark_embed"
-OUR_NAMES = frozenset((EMBEDDINGS_NAME, ERRORS_NAME, METADATA_NAME, STATE_NAME))
+OUR_NAMES = frozenset((*TABLE_NAMES, METADATA_NAME, STATE_NAME))
 _STAGED = re.compile(r"\.\d+-\d+\.tmp$")  # by a process that was killed (storage/local.py)
 DRAFT_PREFIX = "draft-"
 _BEGUN = (
@@ -53,21 +53,15 @@ class Output:
     attempt: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
     draft: str | None = None
 
-    @property
-    def embeddings(self) -> str:
-        """Folder of the rows with a vector; the file of them, with --output_files 1."""
-        return os.path.join(self.root, EMBEDDINGS_NAME)
-
-    @property
-    def errors(self) -> str:
-        """Folder of the rows without one, or the file."""
-        return os.path.join(self.root, ERRORS_NAME)
+    def table(self, kind: str) -> str:
+        """Return the folder of a table, of `TABLE_NAMES`; the file of it, with --output_files 1."""
+        return os.path.join(self.root, kind)
 
     def data_path(self, kind: str, name: str) -> str:
         """Return where a file is that the ledger lists.
 
         Args:
-            kind: `EMBEDDINGS_NAME` or `ERRORS_NAME`.
+            kind: its table, of `TABLE_NAMES`.
             name: as it is listed: a file that is all there is of its kind has the kind's name.
         """
         return os.path.join(self.root, kind) if name == kind else os.path.join(self.root, kind, name)

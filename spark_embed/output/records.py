@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from spark_embed.schema import EMBEDDINGS_NAME, ERRORS_NAME
+
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
@@ -34,7 +36,7 @@ class Part(NamedTuple):
 class Record(BaseModel):
     """A file of the state: it says what wrote it, and in which format."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)
 
     product: Literal["spark_embed"] = "spark_embed"
     format: Literal[1] = 1
@@ -68,7 +70,8 @@ class Counted(BaseModel):
     """What a committed wave holds.
 
     Attributes:
-        n_errors_by_code: rows without a vector, by code.
+        n_errors_by_code: rows without any result, by code.
+        n_errors_by_result: rows that lack a result, by its name and by code; of several results only.
         n_tasks: tasks that had at least one row.
         n_model_loads: how often a worker process had to load the model.
         stage_s: seconds by stage, summed over threads and tasks.
@@ -84,13 +87,20 @@ class Counted(BaseModel):
     n_model_loads: Count
     stage_s: dict[str, float]
     batch_limit: int | None
+    n_errors_by_result: dict[str, dict[str, Count]] = {}
     s3_requests: Count = 0
     s3_bytes: Count = 0
 
     @property
     def n_errors(self) -> int:
-        """Rows without a vector."""
+        """Rows without any result."""
         return sum(self.n_errors_by_code.values())
+
+    @property
+    def errors(self) -> dict[tuple[str, str], int]:
+        """Rows that lack a result, by its name and code; "" for the one result of a model."""
+        by_result = self.n_errors_by_result or {"": self.n_errors_by_code}
+        return {(name, code): n for name, by_code in by_result.items() for code, n in by_code.items()}
 
 
 class Marker(Record):
@@ -115,7 +125,12 @@ class Marker(Record):
 
 
 class PublishedFile(BaseModel):
-    """A file of embeddings.parquet or errors.parquet; `n_errors_by_code` of the latter only."""
+    """A file of a table.
+
+    Attributes:
+        n_errors_by_code: rows without any result, by code; of errors.parquet only.
+        n_errors_by_result: rows that lack a result, by its name and by code; where there are several.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -123,6 +138,7 @@ class PublishedFile(BaseModel):
     n_rows: Count
     n_bytes: Count
     n_errors_by_code: dict[str, Count] = {}
+    n_errors_by_result: dict[str, dict[str, Count]] = {}
 
 
 class ShardState(NamedTuple):
@@ -137,6 +153,9 @@ class Ledger(Record):
 
     Attributes:
         generation: counts the states.
+        table: the name of the table with the results.
+        results: its files; their key in files.json is "embeddings", whatever the table.
+        errors: the files of errors.parquet.
         shards: what is published of each shard, by its name.
         waves: those that this state took in: their data may be left over.
         voided: lists of images whose older rows are gone (an image folder's; source/folder_index.py).
@@ -145,16 +164,17 @@ class Ledger(Record):
     run_id: str
     generation: Count
     updated_at: str
+    table: str = EMBEDDINGS_NAME
     shards: dict[str, ShardState]
-    embeddings: tuple[PublishedFile, ...]
+    results: Annotated[tuple[PublishedFile, ...], Field(alias="embeddings")]
     errors: tuple[PublishedFile, ...]
     waves: tuple[str, ...] = ()
     voided: tuple[str, ...] = ()
 
     @property
     def n_embedded(self) -> int:
-        """Rows with a vector."""
-        return sum(file.n_rows for file in self.embeddings)
+        """Rows with a result."""
+        return sum(file.n_rows for file in self.results)
 
     @property
     def n_errors(self) -> int:
@@ -168,6 +188,20 @@ class Ledger(Record):
         for file in self.errors:
             counts.update(file.n_errors_by_code)
         return dict(sorted(counts.items()))
+
+    @property
+    def n_errors_by_result(self) -> dict[str, dict[str, int]]:
+        """Rows that lack a result, by its name and by code, sorted; none where there is one result only."""
+        counts: dict[str, Counter[str]] = {}
+        for file in (*self.results, *self.errors):
+            for name, by_code in file.n_errors_by_result.items():
+                counts.setdefault(name, Counter()).update(by_code)
+        return {name: dict(sorted(by_code.items())) for name, by_code in sorted(counts.items())}
+
+    @property
+    def tables(self) -> tuple[tuple[str, tuple[PublishedFile, ...]], ...]:
+        """Both tables: name and files."""
+        return (self.table, self.results), (ERRORS_NAME, self.errors)
 
 
 class ProgressRecord(Record):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from spark_embed.config import Config
 from spark_embed.errors import ResumeError
 from spark_embed.output.fingerprint import describe_rows
-from spark_embed.output.folder import DRAFT_PREFIX, EMBEDDINGS_NAME, ERRORS_NAME, Output
+from spark_embed.output.folder import DRAFT_PREFIX, TABLE_NAMES, Output
 from spark_embed.output.records import Ledger, Marker, RunRecord
 from spark_embed.output.state import (
     delete_wave,
@@ -132,13 +132,17 @@ def tidy(output: Output, standing: Standing) -> None:
 
 
 def delete_unlisted(output: Output, ledger: Ledger | None) -> None:
-    """Delete the files of the two data sets that the ledger does not list: of a publishing that was cut off.
+    """Delete the files of the tables that the ledger does not list: of a publishing that was cut off.
 
     Raises:
         StorageError: one cannot be deleted.
     """
     if ledger is None:
         return
-    for kind, files in ((EMBEDDINGS_NAME, ledger.embeddings), (ERRORS_NAME, ledger.errors)):
-        for name in set(output.data_names(kind)) - {file.name for file in files}:
+    tables = dict(ledger.tables)
+    for kind in TABLE_NAMES:
+        if kind not in tables:  # of an older run, whose model gave something else
+            delete(output.table(kind))
+            continue
+        for name in set(output.data_names(kind)) - {file.name for file in tables[kind]}:
             (delete_file if name == kind else delete)(output.data_path(kind, name))

@@ -17,7 +17,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from spark_embed.errors import ResumeError, StorageError
-from spark_embed.output.folder import Output
+from spark_embed.output.folder import TABLE_NAMES, Output
 from spark_embed.output.records import Ledger, Marker, Part, ProgressRecord, Record, RunRecord, ShardState
 from spark_embed.output.summary import RunSummary
 from spark_embed.storage import (
@@ -84,7 +84,7 @@ def write_ledger(output: Output, ledger: Ledger, replaced: Ledger | None) -> Non
             return True
         return found is None or _state_of(found) == _state_of(replaced)
 
-    if not replace_text(output.ledger, ledger.model_dump_json() + "\n", may_replace):
+    if not replace_text(output.ledger, ledger.model_dump_json(by_alias=True) + "\n", may_replace):
         raise ResumeError(
             f"{output.ledger}: another run has published meanwhile; this run changes nothing more: "
             "start it again when no other is at work there"
@@ -166,7 +166,7 @@ def give_up_uploads(output: Output) -> None:
     Raises:
         StorageError: S3 does not do it.
     """
-    for place in (output.state, output.embeddings, output.errors):
+    for place in (output.state, *map(output.table, TABLE_NAMES)):
         delete_uploads(place)
 
 

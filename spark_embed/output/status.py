@@ -198,7 +198,7 @@ def _published(snapshot: Snapshot) -> Published | None:
     return Published(
         is_older=snapshot.is_older,
         generation=ledger.generation,
-        n_files=len(ledger.embeddings),
+        n_files=len(ledger.results),
         n_embedded=ledger.n_embedded,
         n_errors=ledger.n_errors,
         updated_at=ledger.updated_at,

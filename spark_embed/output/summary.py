@@ -10,12 +10,16 @@ _MAX_SHOWN_CHARS = 120
 
 @dataclass(frozen=True)
 class Counts:
-    """Rows of a run: `rows` is always `embedded` + `errors`."""
+    """Rows of a run: `rows` is always `embedded` + `errors`.
+
+    Of a model with several results, a row is embedded if it has any; `errors_by_result` has those missing.
+    """
 
     rows: int
     embedded: int
     errors: int
     errors_by_code: dict[str, int]
+    errors_by_result: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,11 @@ class RunSummary:
     traffic: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the summary as JSON values."""
-        return asdict(self)
+        """Return the summary as JSON values; what only models of several results have, only for those."""
+        values = asdict(self)
+        if not self.counts.errors_by_result:
+            del values["counts"]["errors_by_result"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> RunSummary:
@@ -60,7 +67,7 @@ class RunSummary:
     def text(self) -> str:
         """Return the summary for a person, a few lines."""
         counts = self.counts
-        by_code = ", ".join(f"{n:,} {code}" for code, n in self.counts.errors_by_code.items())
+        by_code = _list_codes(counts.errors_by_code)
         examples = [
             f"        {code}: {one_line(example['image_id'])}: {one_line(example['error_detail'] or '')}"
             for code, found in self.error_examples.items()
@@ -70,6 +77,10 @@ class RunSummary:
         lines = [
             f"{counts.rows:,} rows: {counts.embedded:,} embedded, {counts.errors:,} errors"
             + (f" ({by_code})" if by_code else ""),
+            *(
+                f"        without {name}: {_list_codes(found)}"
+                for name, found in counts.errors_by_result.items()
+            ),
             *examples,
             *([] if this_run["rows"] == counts.rows else [_describe_this_run(this_run)]),
             *(f"PENDING shard {name}: {one_line(why)}" for name, why in self.pending["bad_shards"].items()),
@@ -82,6 +93,10 @@ class RunSummary:
             f"output  {self.output['output_dir']}",
         ]
         return "\n".join(lines)
+
+
+def _list_codes(by_code: dict[str, int]) -> str:
+    return ", ".join(f"{n:,} {code}" for code, n in by_code.items())
 
 
 def _describe_this_run(this_run: dict[str, Any]) -> str:
@@ -106,7 +121,8 @@ def one_line(text: str) -> str:
 
 def describe_model(model: dict[str, Any]) -> str:
     """Return one line on the model: name, length of a vector, precision, device, gain of --compile."""
-    line = f"{model['name']}, {model['embedding_dim']} values, {model['dtype']} on {model['device']}"
+    dim = f"{model['embedding_dim']} values, " if "embedding_dim" in model else ""
+    line = f"{model['name']}, {dim}{model.get('dtype', 'no precision')} on {model['device']}"
     if compiled := model["compiled"]:
         line += f", compiled in {compiled['seconds']:.0f} s: {compiled['speedup']:.2f} times as fast"
     return line
@@ -115,7 +131,8 @@ def describe_model(model: dict[str, Any]) -> str:
 def describe_parity(parity: dict[str, Any]) -> str:
     """Return one line on how the run's vectors compare with plain transformers."""
     if not parity["n_images"]:
-        return "not measured"
+        why = parity.get("unmeasured")
+        return f"not measured: {why}" if why else "not measured"
     line = (
         f"smallest cosine {parity['min_cosine']:.6f} with plain transformers on {parity['n_images']} images"
     )

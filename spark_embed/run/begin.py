@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 from spark_embed.datasets.units import Unit
 from spark_embed.output.fingerprint import check_fingerprint, make_fingerprint, model_options
@@ -13,6 +14,7 @@ from spark_embed.run.binding import Plan, make_plan
 from spark_embed.run.context import RunContext
 from spark_embed.run.plan import Work, data_fingerprint
 from spark_embed.run.reach import check_reach
+from spark_embed.run.retry import files_with_errors
 from spark_embed.spark.settings import settings
 
 
@@ -49,13 +51,19 @@ def check_model(context: RunContext, work: Work, record: RunRecord, plan: Plan) 
     Raises:
         ResumeError: it is another; the text says in what.
     """
-    fingerprint = make_fingerprint(data_fingerprint(context.config, work.source), plan.preflight.model)
+    fingerprint = _fingerprint(context, work, plan)
     check_fingerprint(context.output.root, record.fingerprint, fingerprint)
+
+
+def _fingerprint(context: RunContext, work: Work, plan: Plan) -> dict[str, Any]:
+    preflight = plan.preflight
+    data = data_fingerprint(context.config, work.source)
+    return make_fingerprint(data, preflight.model, preflight.recipe.gives, preflight.codes)
 
 
 def _wants_retries(context: RunContext, work: Work) -> bool:
     ledger = work.standing.ledger
-    return context.config.retry_errors and ledger is not None and ledger.n_errors > 0
+    return context.config.retry_errors and ledger is not None and bool(files_with_errors(ledger))
 
 
 def _make_record(context: RunContext, work: Work, plan: Plan) -> RunRecord:
@@ -67,7 +75,7 @@ def _make_record(context: RunContext, work: Work, plan: Plan) -> RunRecord:
         run_id=old.run_id if old else uuid.uuid4().hex,
         started_at=old.started_at if old else context.clock.started_at,
         options=model_options(context.config),
-        fingerprint=make_fingerprint(data_fingerprint(context.config, work.source), preflight.model),
+        fingerprint=_fingerprint(context, work, plan),
         table_schema=old.table_schema if old else schema.jsonValue(),
         model=preflight.model,
         parity=preflight.parity,

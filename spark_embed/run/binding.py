@@ -159,7 +159,7 @@ def _bind(
 def report_preflight(config: Config, preflight: Preflight) -> None:
     """Say what preflight found, and refuse what --parity_action says to refuse."""
     parity = preflight.parity
-    if isinstance(preflight.model["preprocessing"], str):
+    if isinstance(preflight.model.get("preprocessing"), str):
         logger.warning(
             "no fast path for %s: images are prepared by transformers itself, which is slower",
             preflight.model["preprocessing"],
@@ -174,7 +174,9 @@ def report_preflight(config: Config, preflight: Preflight) -> None:
             rejected["dtype"],
         )
     logger.info("parity: %s", describe_parity(parity), extra={"parity": parity})
-    if not config.parity_samples or (parity["n_images"] and parity["min_cosine"] >= config.parity_min_cosine):
+    if parity.get("unmeasured") or not config.parity_samples:
+        return
+    if parity["n_images"] and parity["min_cosine"] >= config.parity_min_cosine:
         return
     text = (
         f"parity: smallest cosine with plain transformers is {parity['min_cosine']:.6f}, below "

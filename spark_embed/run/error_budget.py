@@ -13,7 +13,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from spark_embed.errors import ErrorBudgetExceeded
-from spark_embed.inference.tally import GOOD, Tally, make_tally
+from spark_embed.inference.tally import ROWS, Tally, make_tally
 from spark_embed.output.records import Counted
 from spark_embed.spark.jobs import JobGroups
 
@@ -23,7 +23,8 @@ _LOOK_EVERY_S = 0.5
 class ErrorBudget:
     """Watches Spark jobs inside a `with` block, and cancels them once too many of their rows are errors.
 
-    Tasks report when they end, so a run stops some time after its budget is spent.
+    Tasks report when they end, so a run stops some time after its budget is spent. Of a model with several
+    results, each has the budget for itself.
 
     Args:
         spark: the session.
@@ -37,7 +38,7 @@ class ErrorBudget:
     ) -> None:
         self._jobs = jobs
         self._lock = threading.Lock()
-        self._n_rows, self._by_code = 0, Counter[str]()
+        self._n_rows, self._errors = 0, Counter[tuple[str, str]]()
         self._max_fraction, self._min_count = max_fraction, min_count
         self._exceeded: str | None = None
         self._done = threading.Event()
@@ -68,32 +69,36 @@ class ErrorBudget:
         """
         with self._lock:
             self._n_rows += counted.n_rows
-            self._by_code.update(counted.n_errors_by_code)
-            if text := self._judge(self._by_code, self._n_rows):
+            self._errors.update(counted.errors)
+            if text := self._judge(self._errors, self._n_rows):
                 raise ErrorBudgetExceeded(text)
 
     def _watch(self) -> None:
         with contextlib.suppress(Py4JError, OSError):  # the JVM is gone, and the main thread says so
             while not self._exceeded and not self._done.wait(_LOOK_EVERY_S):
-                counts = dict(self.tally.value) if self.tally else {}
-                n_rows = sum(counts.values())
-                counts.pop(GOOD, None)
-                self._exceeded = self._judge(counts, n_rows)
+                errors = Counter(self.tally.value) if self.tally else Counter()
+                self._exceeded = self._judge(errors, errors.pop(ROWS, 0))
                 if self._exceeded:
                     self._jobs.cancel()
 
-    def _judge(self, rows_by_code: Mapping[str, int], n_rows: int) -> str | None:
-        """Return what is wrong, or None."""
-        n_errors = sum(rows_by_code.values())
-        if (
-            self._max_fraction is None
-            or n_errors < self._min_count
-            or n_errors <= self._max_fraction * n_rows
-        ):
-            return None
-        code, n_most = max(rows_by_code.items(), key=lambda item: item[1])
-        return (
-            f"{n_errors:,} of the first {n_rows:,} rows are errors ({n_errors / n_rows:.0%}, most of them "
-            f"{code}: {n_most:,}), more than --max_error_fraction {self._max_fraction:g}; "
-            "these rows stay pending, and complete waves complete"
-        )
+    def _judge(self, errors: Mapping[tuple[str, str], int], n_rows: int) -> str | None:
+        """Return what is wrong, or None.
+
+        Args:
+            errors: rows by (result, code).
+            n_rows: all of them.
+        """
+        for result in dict.fromkeys(result for result, _ in errors):
+            by_code = {code: number for (name, code), number in errors.items() if name == result}
+            n_errors = sum(by_code.values())
+            if self._max_fraction is None or n_errors < self._min_count:
+                continue
+            if n_errors > self._max_fraction * n_rows:
+                code, n_most = max(by_code.items(), key=lambda item: item[1])
+                what = "are errors" if len({name for name, _ in errors}) == 1 else f"have no {result}"
+                return (
+                    f"{n_errors:,} of the first {n_rows:,} rows {what} ({n_errors / n_rows:.0%}, most of "
+                    f"them {code}: {n_most:,}), more than --max_error_fraction {self._max_fraction:g}; "
+                    "these rows stay pending, and complete waves complete"
+                )
+        return None

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from spark_embed.datasets.index.image_folder import forget_unpublished
 from spark_embed.errors import ResumeError
-from spark_embed.output.folder import EMBEDDINGS_NAME
 from spark_embed.output.records import Ledger
 from spark_embed.run.context import RunContext
 from spark_embed.run.plan import Work
+from spark_embed.run.retry import files_with_errors
 
 
 def check_unchanged(context: RunContext, work: Work) -> None:
@@ -26,7 +26,7 @@ def check_unchanged(context: RunContext, work: Work) -> None:
         if work.source.is_folder:  # else the images stay in the index, were they taken away again
             forget_unpublished(output.index, ledger.shards, ledger.voided)
         raise ResumeError(
-            f"--output_dir {output.root}: {EMBEDDINGS_NAME} is one file (--output_files 1), which cannot be "
+            f"--output_dir {output.root}: {ledger.table} is one file (--output_files 1), which cannot be "
             f"added to or changed, but {changes}. --overwrite starts anew; without --output_files later runs "
             "can add to what that writes"
         )
@@ -42,7 +42,8 @@ def _changes(context: RunContext, work: Work, ledger: Ledger) -> Iterator[str]:
         yield "images have been replaced, or are gone"
     if config.prune and pending.gone:
         yield f"--prune takes away {len(pending.gone):,} shards"
-    if config.retry_errors and ledger.n_errors:
-        yield f"--retry_errors has {ledger.n_errors:,} rows to embed once more"
+    if config.retry_errors and (failed := files_with_errors(ledger)):
+        n_rows = sum(file.n_errors for file in failed)
+        yield f"--retry_errors has {n_rows:,} rows to embed once more"
     if work.standing.markers:
         yield f"{len(work.standing.markers):,} complete waves are not in it"

@@ -73,7 +73,7 @@ def write_summary(context: RunContext, result: RunResult) -> RunSummary:
     pending = _describe_pending(context, result)
     summary = RunSummary(
         status="incomplete" if pending["n_bad_shards"] else "complete",
-        counts=Counts(ledger.n_embedded + ledger.n_errors, ledger.n_embedded, ledger.n_errors, errors),
+        counts=_count(ledger),
         this_run={
             "rows": counted.n_rows,
             "embedded": counted.n_rows - counted.n_errors,
@@ -95,8 +95,8 @@ def write_summary(context: RunContext, result: RunResult) -> RunSummary:
         },
         output={
             "output_dir": output.root,
-            "n_files": len(ledger.embeddings),
-            "n_bytes": sum(file.n_bytes for file in ledger.embeddings),
+            "n_files": len(ledger.results),
+            "n_bytes": sum(file.n_bytes for file in ledger.results),
             "generation": ledger.generation,
             "run_id": record.run_id,
         },
@@ -116,6 +116,16 @@ def write_summary(context: RunContext, result: RunResult) -> RunSummary:
     )
     write_json(output.metadata, summary.to_dict())
     return summary
+
+
+def _count(ledger: Ledger) -> Counts:
+    return Counts(
+        rows=ledger.n_embedded + ledger.n_errors,
+        embedded=ledger.n_embedded,
+        errors=ledger.n_errors,
+        errors_by_code=ledger.n_errors_by_code,
+        errors_by_result=ledger.n_errors_by_result,
+    )
 
 
 def _judge(result: RunResult, counted: Counted, embed_s: float) -> dict[str, str]:

@@ -5,25 +5,36 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.types import BinaryType, StructType
 
-from spark_embed.errors import StorageError
+from spark_embed.errors import ConfigError, StorageError
 from spark_embed.inference.feed import FeedOptions
-from spark_embed.inference.tally import Tally
-from spark_embed.inference.udf import make_embed_column
+from spark_embed.inference.tally import Tally, count_errors
+from spark_embed.inference.udf import make_embed_column, make_input_column
 from spark_embed.models import Recipe
 from spark_embed.output.records import Counted
 from spark_embed.platforms import platform
-from spark_embed.schema import EMBEDDING, ERROR, IMAGE, RESULT, SHARD
+from spark_embed.schema import (
+    EMBEDDING_RESULTS,
+    ERROR,
+    IMAGE,
+    RESULT,
+    SHARD,
+    Results,
+    error_columns,
+    result_columns,
+)
 from spark_embed.spark.s3.s3a import committer_of
 from spark_embed.spark.settings import write_parquet
 from spark_embed.spark.types import BATCH_LIMIT, STAGE_SECONDS, STATS, STATS_TYPE, TRAFFIC
@@ -55,14 +66,31 @@ def embed_table(
     profile_dir: str | None = None,
     tally: Tally | None = None,
 ) -> DataFrame:
-    """Return `table` with the reference replaced by the result, vectors packed; nothing runs yet."""
-    result = make_embed_column(recipe, options, profile_dir, packed=True, tally=tally)(F.col(IMAGE))
-    return table.withColumn(RESULT, result).drop(IMAGE)
+    """Return `table` with the reference replaced by the results, vectors packed; nothing runs yet.
+
+    Raises:
+        ConfigError: the model takes a column that the data set does not have, or gives one that it has.
+    """
+    columns, given = recipe.takes.columns, {name.lower() for name in result_columns(recipe.gives)}
+    if taken := [name for name in table.columns if name.lower() in given]:
+        raise ConfigError(
+            f"the data set has a column {taken[0]!r}, which the model gives: leave it out with "
+            f"--drop_columns {taken[0]}"
+        )
+    if missing := [name for name in columns if name not in table.columns]:
+        raise ConfigError(
+            f"the model takes a column {missing[0]!r} of the data set, which has none of that name, or "
+            f"leaves it out (--columns, --drop_columns); there are {', '.join(table.columns)}"
+        )
+    embed = make_embed_column(recipe, options, profile_dir, packed=True, tally=tally)
+    return table.withColumn(RESULT, embed(make_input_column(F.col(IMAGE), columns))).drop(IMAGE)
 
 
 def run_wave(embedded: DataFrame, folder: str) -> None:
     """Run the job: write `embedded` below `folder`, result struct and all."""
-    write_parquet(embedded, folder, f"{RESULT}.{EMBEDDING}")
+    result = cast(StructType, embedded.schema[RESULT].dataType)
+    packed = [field.name for field in result.fields if isinstance(field.dataType, BinaryType)]
+    write_parquet(embedded, folder, [f"{RESULT}.{name}" for name in packed])
 
 
 def check_commit(folder: str) -> None:
@@ -83,7 +111,7 @@ def _warn_of_renames() -> None:
     )
 
 
-def count_wave(folder: str, *, by_shard: bool = False) -> WaveData:
+def count_wave(folder: str, results: Results = EMBEDDING_RESULTS, *, by_shard: bool = False) -> WaveData:
     """Count the rows of a wave by outcome, and by shard if told; add up what they cost. Reads no vector.
 
     Raises:
@@ -92,44 +120,66 @@ def count_wave(folder: str, *, by_shard: bool = False) -> WaveData:
     files = {file.path: file.n_bytes for file in list_files(folder, ".parquet")}
     try:
         with ThreadPoolExecutor(_READ_THREADS) as pool:
-            counts = list(pool.map(lambda name: _count_file(os.path.join(folder, name), by_shard), files))
+            paths = [os.path.join(folder, name) for name in files]
+            counts = list(pool.map(lambda path: _count_file(path, results, by_shard), paths))
     except (OSError, pa.ArrowException) as exc:
         raise StorageError(f"{folder}: the wave cannot be read: {exc}") from exc
-    by_code, shards, totals, limits = Counter[str | None](), Counter[str](), Counter[str](), list[int]()
-    for file_codes, file_shards, file_totals, file_limit in counts:
-        by_code.update(file_codes)
-        shards.update(file_shards)
-        totals.update(file_totals)
-        limits += file_limit
+    whole = _Counts()
+    for one in counts:
+        whole.add(one)
+    by_code, totals = whole.codes, whole.totals
     counted = Counted(
         n_rows=by_code.total(),
         n_errors_by_code={code: by_code[code] for code in sorted(filter(None, by_code))},
+        n_errors_by_result={
+            result.name: dict(sorted(whole.of_result(result.name))) for result in results if len(results) > 1
+        },
         n_tasks=int(totals["n_tasks"]),
         n_model_loads=int(totals["n_model_loads"]),
         stage_s={name: round(totals[name], 3) for name in STAGE_SECONDS},
-        batch_limit=min(limits, default=None),
+        batch_limit=min(whole.limits, default=None),
         **{name: int(totals[name]) for name in TRAFFIC},
     )
-    return WaveData(counted, files, shards)
+    return WaveData(counted, files, whole.shards)
 
 
-def _count_file(
-    path: str, by_shard: bool
-) -> tuple[Counter[str | None], Counter[str], Counter[str], list[int]]:
-    """Return a file's rows by code, by shard if told, its totals by name, and its smallest limit."""
-    columns = [f"{RESULT}.{ERROR}", f"{RESULT}.{STATS}", *([SHARD] if by_shard else [])]
-    by_code, shards, totals, limits = Counter[str | None](), Counter[str](), Counter[str](), list[int]()
+@dataclass
+class _Counts:
+    """Rows by code and by shard, errors by (result, code), totals by name, and limits of batches."""
+
+    codes: Counter[str | None] = field(default_factory=Counter)
+    shards: Counter[str] = field(default_factory=Counter)
+    errors: Counter[tuple[str, str]] = field(default_factory=Counter)
+    totals: Counter[str] = field(default_factory=Counter)
+    limits: list[int] = field(default_factory=list)
+
+    def add(self, other: _Counts) -> None:
+        for name in ("codes", "shards", "errors", "totals"):
+            getattr(self, name).update(getattr(other, name))
+        self.limits += other.limits
+
+    def of_result(self, result: str) -> Iterator[tuple[str, int]]:
+        return ((code, number) for (name, code), number in self.errors.items() if name == result)
+
+
+def _count_file(path: str, results: Results, by_shard: bool) -> _Counts:
+    """Count one file's rows."""
+    found = _Counts()
+    names = [*error_columns(results), ERROR, STATS]
+    columns = [*(f"{RESULT}.{name}" for name in names), *([SHARD] if by_shard else [])]
     with pq.ParquetFile(parquet_input(path)) as file:
         for batch in file.iter_batches(1 << 16, columns=columns):
             result = batch.column(RESULT)
-            by_code.update(_counts(result.field(ERROR)))
+            found.codes.update(_counts(result.field(ERROR)))
+            if len(results) > 1:
+                found.errors.update(count_errors(result, results))
             if by_shard:
-                shards.update(_counts(batch.column(SHARD)))
+                found.shards.update(_counts(batch.column(SHARD)))
             stats = result.field(STATS).drop_null().flatten()
             by_name = dict(zip(STATS_TYPE.names, stats, strict=True))
-            limits += by_name.pop(BATCH_LIMIT).drop_null().to_pylist()
-            totals.update({name: pc.sum(column, min_count=0).as_py() for name, column in by_name.items()})
-    return by_code, shards, totals, limits
+            found.limits += by_name.pop(BATCH_LIMIT).drop_null().to_pylist()
+            found.totals.update({name: pc.sum(one, min_count=0).as_py() for name, one in by_name.items()})
+    return found
 
 
 def _counts(column: pa.Array) -> dict[str, int]:

@@ -42,7 +42,7 @@ def explain_failure(exc: Exception, plan: Plan, root: str, units: Iterable[Unit]
     if told := _MODEL_ERROR.search(text):  # first: what a disk or a store said to it is in the text, too
         return ModelError(f"{told[1].strip()} (on a worker; what is complete stays so)")
     if "No space left on device" in text or "Disk quota exceeded" in text:
-        return _full_disk(root, n_rows * (plan.preflight.model["embedding_dim"] * 4 + _ROW_BYTES))
+        return _full_disk(root, n_rows * (plan.preflight.model.get("embedding_dim", 0) * 4 + _ROW_BYTES))
     if failure := explain_store_failure(exc):
         return failure
     bad = _shards_in(text, plan.source, units)

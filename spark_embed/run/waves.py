@@ -13,16 +13,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
 
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
 
 from spark_embed.datasets import BadShard
 from spark_embed.datasets.units import Unit, take_wave
 from spark_embed.errors import SparkEmbedError, StorageError
-from spark_embed.output.folder import ERRORS_NAME
 from spark_embed.output.records import Marker, Part, now
 from spark_embed.output.state import write_marker
 from spark_embed.run.binding import Plan
@@ -30,7 +30,7 @@ from spark_embed.run.context import RunContext
 from spark_embed.run.error_budget import ErrorBudget
 from spark_embed.run.wave import WaveData, check_commit, count_wave, run_wave
 from spark_embed.run.wave_failure import UnreadableShardsError, explain_failure
-from spark_embed.schema import SHARD, SHARD_ROW
+from spark_embed.schema import ERRORS_NAME, SHARD, SHARD_ROW, error_columns
 from spark_embed.spark.jobs import JobGroups
 from spark_embed.spark.types import quoted
 
@@ -64,7 +64,7 @@ class WaveContext:
 
 @dataclass(frozen=True)
 class Wave:
-    """What one job embeds: the units, or of them only the `n_retried` rows of files of errors.parquet."""
+    """What one job embeds: the units, or of them only the `n_retried` rows of files that lack a result."""
 
     units: tuple[Unit, ...]
     retried: tuple[str, ...] = ()
@@ -200,8 +200,8 @@ def _run_one(context: WaveContext, name: str, wave: Wave) -> Marker:
         plan, root = context.plan, context.run.output.root
         raise explain_failure(exc, plan, root, wave.units, wave.n_rows) from exc
     check_commit(folder)
-    data = count_wave(folder, by_shard=not context.one_shard_per_wave)
-    if not wave.retried:  # the rows of those are checked when they leave errors.parquet
+    data = count_wave(folder, context.plan.preflight.recipe.gives, by_shard=not context.one_shard_per_wave)
+    if not wave.retried:  # the rows of those are checked when they leave their table
         _check_rows(name, data, wave, by_shard=not context.one_shard_per_wave)
     context.budget.add(data.counted)
     context.run.check()
@@ -229,9 +229,21 @@ def _table(context: WaveContext, wave: Wave) -> DataFrame:
     if not wave.retried:
         return source.table(spark, wave.units)
     table = source.live_table(spark, wave.units)
-    failed = spark.read.parquet(*(context.run.output.data_path(ERRORS_NAME, name) for name in wave.retried))
-    keys = failed.select(SHARD, SHARD_ROW)
+    keys = _failed_keys(context, wave.retried)
     return table.join(keys, [SHARD, SHARD_ROW], "left_semi").select(*map(quoted, table.columns))
+
+
+def _failed_keys(context: WaveContext, paths: Sequence[str]) -> DataFrame:
+    """Return `shard` and `shard_row` of the rows in published files that lack a result."""
+    read = context.run.spark.read.parquet
+    folder = context.run.output.table(ERRORS_NAME)
+    errors = [path for path in paths if path.startswith(folder)]
+    tables = [read(*errors)] if errors else []
+    if others := [path for path in paths if path not in errors]:
+        columns = error_columns(context.plan.preflight.recipe.gives)
+        is_missing = reduce(Column.__or__, (F.col(quoted(name)).isNotNull() for name in columns))
+        tables.append(read(*others).where(is_missing))
+    return reduce(DataFrame.union, (table.select(SHARD, SHARD_ROW) for table in tables))
 
 
 def _check_rows(name: str, data: WaveData, wave: Wave, *, by_shard: bool) -> None:

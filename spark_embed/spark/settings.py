@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -110,10 +110,12 @@ def settings(spark: SparkSession, values: dict[str, str]) -> Iterator[None]:
                 spark.conf.set(name, old)
 
 
-def write_parquet(frame: DataFrame, folder: str, vector_column: str) -> None:
-    """Write a frame whose packed vectors are in `vector_column`.
+def write_parquet(frame: DataFrame, folder: str, vector_columns: Iterable[str]) -> None:
+    """Write a frame whose packed vectors are in `vector_columns`.
 
     A dictionary of vectors is wasted work: hardly two are equal.
     """
-    writer = frame.write.mode("overwrite").option(f"parquet.enable.dictionary#{vector_column}", "false")
+    writer = frame.write.mode("overwrite")
+    for column in vector_columns:
+        writer = writer.option(f"parquet.enable.dictionary#{column}", "false")
     writer.parquet(folder)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pyarrow as pa
 from pyspark.sql import types as T
 
-from spark_embed.schema import EMBEDDING, ERROR, ERROR_DETAIL
+from spark_embed.schema import ERROR, ERROR_DETAIL, FieldType, Results, error_columns
 
 STATS = "stats"
 STAGE_SECONDS = (
@@ -52,21 +54,43 @@ STATS_TYPE = T.StructType(
 
 VECTOR_SPARK_TYPE = T.ArrayType(T.FloatType(), containsNull=False)
 
-RESULT_TYPE = T.StructType(
-    [
-        T.StructField(EMBEDDING, VECTOR_SPARK_TYPE),
-        T.StructField(ERROR, T.StringType()),
-        T.StructField(ERROR_DETAIL, T.StringType()),
-        T.StructField(STATS, STATS_TYPE),
+_FIELD_TYPES: dict[FieldType, T.DataType] = {
+    "vector": VECTOR_SPARK_TYPE,
+    "string": T.StringType(),
+    "int": T.IntegerType(),
+    "bigint": T.LongType(),
+    "float": T.FloatType(),
+    "double": T.DoubleType(),
+    "boolean": T.BooleanType(),
+    "array<string>": T.ArrayType(T.StringType()),
+    "array<float>": T.ArrayType(T.FloatType()),
+}
+
+
+def field_type(kind: FieldType) -> T.DataType:
+    """Return the type of a column that a model gives, as readers see it."""
+    return _FIELD_TYPES[kind]
+
+
+@cache
+def result_type(results: Results, *, packed: bool = False) -> T.StructType:
+    """Return what the UDF returns for a model that gives these results.
+
+    First the model's columns, each null where its result is missing; where there are several results, their
+    `<name>_error`; then `error`, null unless the row has no result at all, its detail, and `STATS_TYPE`.
+
+    With `packed`, as a wave stores it, a vector is the bytes of its float32 values, little-endian: to Spark
+    that is one value a row instead of one for each dimension, a tenth of the work.
+    """
+    vector = T.BinaryType() if packed else field_type("vector")
+    given = [
+        T.StructField(field.name, vector if field.type == "vector" else field_type(field.type))
+        for result in results
+        for field in result.fields
     ]
-)
-"""What the UDF returns: `embedding` is null exactly when `error` is set."""
+    errors = [T.StructField(name, T.StringType()) for name in (*error_columns(results), ERROR, ERROR_DETAIL)]
+    return T.StructType([*given, *errors, T.StructField(STATS, STATS_TYPE)])
 
-PACKED_RESULT_TYPE = T.StructType([T.StructField(EMBEDDING, T.BinaryType()), *RESULT_TYPE.fields[1:]])
-"""The same with the vector as the bytes of its float32 values, little-endian: what a wave stores.
-
-To Spark that is one value a row instead of one for each dimension: a tenth of the work.
-"""
 
 _SPARK_TYPES: dict[pa.DataType, T.DataType] = {
     pa.null(): T.NullType(),  # without a single value: any type will do

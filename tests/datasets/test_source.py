@@ -57,9 +57,9 @@ def test_a_sample_takes_shards_from_all_over_the_data_set_in_turns(tmp_path):
         )
     source = find(tmp_path)
     images = [None] * 4 + [f"{shard}-1".encode() for shard in (0, 2, 4, 6)]
-    assert [reference.inline for reference in source.sample(8)] == images
+    assert [row.reference.inline for row in source.sample(8)] == images
     places = [(f"{shard}.parquet", row) for row in (0, 1) for shard in (0, 2, 4, 6)]
-    sample = replace(source, transport="reference").sample(8)
+    sample = [row.reference for row in replace(source, transport="reference").sample(8)]
     assert [(Path(reference.file).name, reference.row) for reference in sample] == places
     read = make_locate(FetchPolicy(column="jpg"))
     assert [reference.inline and bytes(reference.inline) for reference in map(read, sample)] == images

@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 
 from spark_embed.inference import feed
-from spark_embed.inference.feed import FeedOptions, run_feed
+from spark_embed.inference.feed import FeedOptions
 from spark_embed.inference.fetch.references import FetchPolicy, Reference
 
 from support.fakes import MeanColour
+from support.feeds import run_feed
 from support.image_files import encode
 
 PATIENCE_S = 20  # how long a test waits for what should happen at once
@@ -50,9 +51,12 @@ def rows_of(outcomes) -> list:
     """One entry per row: the colour that the vector holds, or the error's code."""
     rows = []
     for chunk in outcomes:
-        assert chunk.embedding.dtype == np.float32
-        vectors = iter(chunk.embedding)
-        rows += [error.code if error else tuple(next(vectors)[:3].astype(int)) for error in chunk.errors]
+        assert len(chunk.columns["embedding"]) == 0 or chunk.columns["embedding"].dtype == np.float32
+        vectors = iter(chunk.columns["embedding"])
+        rows += [
+            error.code if error else tuple(next(vectors)[:3].astype(int))
+            for error in chunk.errors["embedding"]
+        ]
         assert next(vectors, None) is None
     return rows
 
@@ -93,7 +97,7 @@ def test_batches_are_full_but_for_the_last(n_threads, errors_between):
 
     assert model.batch_sizes == [32, 32, 32, 4]
     for chunk in outcomes:  # the vectors were made in the batch that the model counted
-        assert (chunk.embedding[:, 3] == len(chunk.embedding)).all()
+        assert (chunk.columns["embedding"][:, 3] == len(chunk.columns["embedding"])).all()
 
 
 def test_a_batch_may_be_larger_than_a_chunk_of_errors(monkeypatch):
@@ -108,7 +112,7 @@ def test_a_long_run_of_errors_comes_out_piece_by_piece_without_the_model(monkeyp
     source = iter([NO_IMAGE] * 1000)
     model = MeanColour()
     outcomes = run_feed(source, model, FeedOptions(batch_size=8))
-    assert len(next(outcomes).errors) == 100
+    assert next(outcomes).n_rows == 100
     assert operator.length_hint(source) > 800
     assert rows_of(outcomes) == ["null_bytes"] * 900
     assert model.batch_sizes == []
@@ -208,7 +212,7 @@ def test_a_source_that_breaks_comes_through_and_leaves_no_thread():
 def test_a_model_that_loses_a_vector_is_not_believed():
     model = MeanColour()
     model.predict = lambda batch: MeanColour.predict(model, batch[1:])
-    with pytest.raises(ValueError, match="7 vectors for a batch of 8"):
+    with pytest.raises(ValueError, match="7 values of embedding for 8 rows"):
         list(run_feed(images(8), model, FeedOptions(batch_size=8)))
 
 
@@ -243,8 +247,8 @@ def test_an_error_does_not_hold_its_image_in_memory():
     del data
     (chunk,) = run_feed((references.pop() for _ in range(1)), MeanColour(), FeedOptions())
     gc.collect()
-    assert chunk.errors[0].code == "corrupt"
-    assert chunk.errors[0].detail
+    assert chunk.errors["embedding"][0].code == "corrupt"
+    assert chunk.errors["embedding"][0].detail
     assert alive() is None
 
 

@@ -18,17 +18,15 @@ from spark_embed.inference.feed import FeedOptions
 from spark_embed.inference.fetch.references import FetchPolicy, Reference
 from spark_embed.inference.udf import make_embed_column, make_recipe, task_device
 from spark_embed.models import Recipe, load_model
-from spark_embed.schema import IMAGE
-from spark_embed.spark.types import IMAGE_TYPE, RESULT_TYPE
+from spark_embed.schema import EMBEDDING_RESULTS, IMAGE
+from spark_embed.spark.types import IMAGE_TYPE, result_type
 
 from support.arrow_images import embed_arrays, references
 from support.sources import find_source, table_of
 
 
 def embed_frames(frames, recipe, options):
-    return map(
-        arrow.make_result_frame, embed_arrays(map(arrow.make_reference_array, frames), recipe, options)
-    )
+    return map(arrow.make_result_frame, embed_arrays(map(arrow.make_input_array, frames), recipe, options))
 
 
 @pytest.fixture
@@ -85,7 +83,7 @@ def test_the_two_kinds_of_udf_give_the_same_rows(recipe, photo_bytes):
     (arrow,) = embed_arrays(iter([references(images)]), recipe, FeedOptions())
     frame = pd.DataFrame(references(images).to_pylist(), columns=IMAGE_TYPE.names)
     (pandas,) = embed_frames(iter([frame]), recipe, FeedOptions())
-    assert list(pandas.columns) == RESULT_TYPE.names
+    assert list(pandas.columns) == result_type(EMBEDDING_RESULTS).names
     assert pandas["error"].tolist() == arrow.field("error").to_pylist()
     expected = arrow.field("embedding").to_pylist()
     assert pandas["embedding"][1] is None
@@ -108,7 +106,7 @@ def test_rows_and_uris_survive_pandas_beside_nulls(recipe, monkeypatch):
     frame = pd.DataFrame({name: array.field(name).to_pandas() for name in IMAGE_TYPE.names})
     assert frame["row"].dtype == float
     seen = []
-    monkeypatch.setattr(udf, "run_feed", lambda references, *_: seen.extend(references) or [])
+    monkeypatch.setattr(udf, "run_feed", lambda rows, *_: seen.extend(row for row, _ in rows) or [])
     list(embed_frames(iter([frame, frame[:0]]), recipe, FeedOptions()))
     assert seen[0] == Reference(file="f", row=2**40, version="1-2")
     assert bytes(seen[1].inline) == b"x"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from spark_embed.models import Recipe
+from spark_embed.models import Inputs, Recipe
 from spark_embed.models.vision.image_embedder import ImageEmbedder
 
 from support.small_models import save_model
@@ -36,7 +36,7 @@ def clip(tmp_path) -> ImageEmbedder:
 
 @pytest.fixture
 def batch(clip, photos) -> list:
-    return [clip.prepare(np.array(photo)) for photo in (*photos, *photos)][:11]
+    return [clip.prepare(Inputs(np.array(photo))) for photo in (*photos, *photos)][:11]
 
 
 @pytest.mark.parametrize("error", [CUDA, CUBLAS, HOST, MemoryError()], ids=repr)
@@ -47,8 +47,8 @@ def test_a_batch_that_does_not_fit_is_repeated_in_halves_that_stay(clip, batch, 
     pieces = clip.predict(batch)
     assert device.tried == [11, 5, 2, 2, 2, 2, 2, 1]
     assert pieces.batch_limit == 2
-    assert pieces.failures == {}
-    np.testing.assert_allclose(pieces.embedding, whole.embedding, atol=1e-6)
+    assert pieces.failures == {"embedding": {}}
+    np.testing.assert_allclose(pieces.columns["embedding"], whole.columns["embedding"], atol=1e-6)
     device.tried.clear()
     assert clip.predict(batch[:5]).batch_limit == 2
     assert device.tried == [2, 2, 1]  # what was too large is not tried again
@@ -66,14 +66,16 @@ def test_a_failure_keeps_its_row_when_the_batch_is_cut(clip, batch, monkeypatch)
     batch[7] = torch.zeros_like(batch[7])
     black = clip.preprocessing.normalize(batch[7][None])
     monkeypatch.setattr(clip, "forward", forward_with_nan)
-    assert {row: error.code for row, error in clip.predict(batch).failures.items()} == {7: "bad_vector"}
+    assert {row: error.code for row, error in clip.predict(batch).failures["embedding"].items()} == {
+        7: "bad_vector"
+    }
 
 
 def test_an_image_that_does_not_fit_alone_is_its_own_failure(clip, batch):
     SmallDevice(clip, 0)
     prediction = clip.predict(batch[:3])
-    assert [prediction.failures[row].code for row in range(3)] == ["out_of_memory"] * 3
-    assert prediction.embedding.shape == (3, 24)
+    assert [prediction.failures["embedding"][row].code for row in range(3)] == ["out_of_memory"] * 3
+    assert prediction.columns["embedding"].shape == (3, 24)
     assert prediction.batch_limit == 1
 
 

@@ -13,7 +13,7 @@ from spark_embed.config import ModelOptions
 from spark_embed.errors import ConfigError, ModelError
 from spark_embed.inference.udf import make_recipe
 from spark_embed.models.folder import find_folder
-from spark_embed.models.vision.image_embedder import ImageEmbedder, describe
+from spark_embed.models.vision.image_embedder import ImageEmbedder
 
 from support.commands import BIN, run_command
 from support.small_models import pickle_weights, prepare_all, recipe, save_model
@@ -49,8 +49,10 @@ def test_vectors_are_those_of_the_same_folder_here(clip_folder, upload, photos, 
     uri = upload(clip_folder)
     given = ModelOptions(model_directory=uri.replace("s3a", scheme, 1) + "/", dtype="float32")
     there, here = ImageEmbedder(make_recipe(given)), ImageEmbedder(recipe(clip_folder))
-    np.testing.assert_array_equal(*(m.predict(prepare_all(m, photos)).embedding for m in (there, here)))
-    about, expected = describe(there), describe(here)
+    np.testing.assert_array_equal(
+        *(m.predict(prepare_all(m, photos)).columns["embedding"] for m in (there, here))
+    )
+    about, expected = there.describe(), here.describe()
     assert (about.pop("name"), about.pop("source")) == (uri, uri)
     assert (expected.pop("name"), expected.pop("source")) == ("clip", str(clip_folder))
     assert about == expected

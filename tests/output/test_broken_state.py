@@ -42,7 +42,7 @@ def embed_stamped(tiny_clip, capsys):
     def embed(input_dir: Path, output_dir: Path):
         paths = ["--input_dir", input_dir, "--output_dir", output_dir, "--model_directory", tiny_clip]
         argv = [*map(str, paths), *(f"--{name}={value}" for name, value in OPTIONS.items())]
-        code = cli.main(argv)
+        code = cli(argv)
         return code, (capsys.readouterr().err.strip().splitlines() or [""])[-1]
 
     yield embed

@@ -125,7 +125,7 @@ def test_rows_that_publishing_loses_are_noticed_and_the_older_run_stays(embed, s
 
     def merge_and_lose_a_row(merge):
         answer = merge_files(merge)
-        answer["embeddings"][0]["n_rows"] -= 1
+        answer["results"][0]["n_rows"] -= 1
         return answer
 
     monkeypatch.setattr(staging, "merge_files", merge_and_lose_a_row)

@@ -36,7 +36,7 @@ def marker(name="00000-aa", **values):
 
 def ledger(generation, run_id="r"):
     """A list of no files."""
-    return Ledger(run_id=run_id, generation=generation, updated_at="now", shards={}, embeddings=(), errors=())
+    return Ledger(run_id=run_id, generation=generation, updated_at="now", shards={}, results=(), errors=())
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_a_list_that_is_broken_keeps_nobody_from_writing_another(output, tmp_pat
 
 
 def test_a_wave_without_its_data_is_not_whole(output, tmp_path):
-    folder = tmp_path / "out/_spark_embed/run/waves/00000-aa"
+    folder = tmp_path / "out/_spark_embed/waves/00000-aa"
     assert not is_whole(output, marker())
     folder.mkdir(parents=True)
     (folder / "x.parquet").write_bytes(b"12")

@@ -228,12 +228,10 @@ def test_while_a_run_publishes_no_row_is_lost_and_none_counts_twice(tmp_path):
             make_wave(output, f"w{number}", [Part("c.parquet", "1", number, 1)])
             n_done[0] += 1
             shards["c.parquet"] = ShardState("1", ((0, number + 1),))
-            one = ledger.embeddings[-1]
+            one = ledger.results[-1]
             more = one.model_copy(update={"n_rows": one.n_rows + 1})
-            files = (*ledger.embeddings[:-1], more)
-            ledger = ledger.model_copy(
-                update={"shards": shards, "embeddings": files, "waves": (f"w{number}",)}
-            )
+            files = (*ledger.results[:-1], more)
+            ledger = ledger.model_copy(update={"shards": shards, "results": files, "waves": (f"w{number}",)})
             write_ledger(output, ledger, base)
             delete_wave(output, f"w{number}")
 

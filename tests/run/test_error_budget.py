@@ -14,8 +14,9 @@ from spark_embed.inference.tally import tallied
 from spark_embed.output.records import Counted
 from spark_embed.run.error_budget import ErrorBudget
 from spark_embed.run.progress import Progress
+from spark_embed.schema import EMBEDDING_RESULTS
 from spark_embed.spark.jobs import JobGroups
-from spark_embed.spark.types import RESULT_TYPE
+from spark_embed.spark.types import result_type
 
 
 def write_shards(folder, images):
@@ -42,18 +43,18 @@ def test_a_run_of_mostly_errors_publishes_nothing(embed, tmp_path, photo_bytes):
 
 def run_until_cancelled(spark, jobs, budget, never):
     """Run ten tasks that only give errors; all but the first wait for a file that nobody makes."""
-    result_type, tally = to_arrow_type(RESULT_TYPE), budget.tally
+    arrow_type, tally = to_arrow_type(result_type(EMBEDDING_RESULTS)), budget.tally
 
     def run(arrays):
         for array in arrays:
             while array[0].as_py() > 0 and not never.exists():
                 time.sleep(0.05)
-            yield pa.array([{"error": "fetch_failed"}] * len(array), result_type)
+            yield pa.array([{"error": "fetch_failed"}] * len(array), arrow_type)
 
     def report(arrays: Iterator[pa.Array]) -> Iterator[pa.Array]:
-        return tallied(run(arrays), tally)
+        return tallied(run(arrays), EMBEDDING_RESULTS, tally)
 
-    column = F.arrow_udf(report, RESULT_TYPE)
+    column = F.arrow_udf(report, result_type(EMBEDDING_RESULTS))
     frame = spark.range(0, 100, 1, 10).select(column("id").alias("r"))
     with Progress(jobs, 100), budget, jobs.group("a wave", 100):
         frame.write.format("noop").mode("overwrite").save()

@@ -101,7 +101,7 @@ def test_each_kind_is_one_file_that_anybody_reads_even_elsewhere(place, tmp_path
     assert errors["error"].tolist() == ["null_bytes"] * 3
     ledger = read_ledger(Output(str(place.one)))
     assert ledger.generation == 0  # nothing of it was published early
-    assert [file.name for file in (*ledger.embeddings, *ledger.errors)] == list(KINDS)
+    assert [file.name for file in (*ledger.results, *ledger.errors)] == list(KINDS)
 
 
 def test_verify_sees_a_damaged_and_a_missing_file(place, capsys):

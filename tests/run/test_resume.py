@@ -303,5 +303,5 @@ def test_much_is_published_while_the_run_goes_on(embed, tmp_path, photo_bytes):
     assert ledger.generation >= 2
     assert set(count_places(embeddings, errors).values()) == {1}
     assert len(embeddings) == 120
-    assert len(files_of(embed.output_dir)) == len(ledger.embeddings) + len(ledger.errors)
+    assert len(files_of(embed.output_dir)) == len(ledger.results) + len(ledger.errors)
     assert {state.ranges for state in ledger.shards.values()} == {((0, 30),)}

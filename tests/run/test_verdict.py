@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from spark_embed.config import Config
-from spark_embed.inference.feed import STAGES, FeedOptions, run_feed
+from spark_embed.inference.feed import STAGES, FeedOptions
 from spark_embed.inference.fetch.references import DownloadPolicy, FetchPolicy, Reference
 from spark_embed.pipeline import run
 from spark_embed.run.verdict import Measured, judge
@@ -18,6 +18,7 @@ from spark_embed.spark.settings import settings
 
 from support.bad_server import BadServer
 from support.fakes import MeanColour
+from support.feeds import run_feed
 from support.image_files import encode
 
 
@@ -33,9 +34,9 @@ class Slow(MeanColour):
         super().__init__()
         self.prepare_s, self.predict_s = prepare_s, predict_s
 
-    def prepare(self, pixels):
+    def prepare(self, inputs):
         spend(self.prepare_s)
-        return super().prepare(pixels)
+        return super().prepare(inputs)
 
     def predict(self, batch):
         spend(self.predict_s)

@@ -14,4 +14,5 @@ def references(images) -> pa.StructArray:
 
 def embed_arrays(arrays, recipe, options):
     """The results of arrays of references, vectors as lists."""
-    return map(arrow.unpack_results, udf.embed_arrays(arrays, recipe, options))
+    made = udf.embed_arrays(arrays, recipe, options)
+    return (arrow.unpack_results(array, recipe.gives) for array in made)

@@ -2,5 +2,6 @@
 
 from pathlib import Path
 
+TESTS = Path(__file__).parent.parent
 REPOSITORY = Path(__file__).parent.parent.parent
 MATERIAL = REPOSITORY.parent / "shared" / "material"

@@ -19,7 +19,7 @@ from PIL import Image
 from spark_embed.output.folder import Output
 from spark_embed.output.verify import verify
 
-from support.checkout import REPOSITORY
+from support.checkout import REPOSITORY, TESTS
 from support.commands import BIN
 from support.image_files import encode
 from support.vectors import cosines
@@ -79,6 +79,7 @@ class Run:
         row_s: seconds by which each image is slower.
         silent_s: seconds without a heartbeat after which the lock counts as lost; None: as ever.
         wave_rows: rows of each wave.
+        kind: of model, module:class; None: image embedders.
     """
 
     def __init__(
@@ -89,17 +90,20 @@ class Run:
         row_s: float = 0.0,
         silent_s: float | None = None,
         wave_rows: int = WAVE_ROWS,
+        kind: str | None = None,
     ):
         self.log = log
         self.token = uuid.uuid4().hex
         log.mkdir(parents=True)
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("SPARK_EMBED_", "PYSPARK_"))}
         environment["PATH"] = f"{BIN}{os.pathsep}{environment['PATH']}"
-        environment["PYTHONPATH"] = f"{HOOKS}{os.pathsep}{REPOSITORY}"
+        environment["PYTHONPATH"] = os.pathsep.join(map(str, (HOOKS, REPOSITORY, TESTS)))
         environment |= {"CRASH_LOG": str(log), "CRASH_TOKEN": self.token}
         environment |= {"CRASH_ROW_S": str(row_s), "CRASH_WAVE_ROWS": str(wave_rows)}
         if silent_s is not None:
             environment["CRASH_SILENT_S"] = str(silent_s)
+        if kind:
+            environment["CRASH_KIND"] = kind
         if hold:
             environment["CRASH_HOLD"] = hold
         with open(log / "stderr", "w") as stderr, open(log / "stdout", "w") as stdout:

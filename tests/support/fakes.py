@@ -18,7 +18,9 @@ class MeanColour:
     """
 
     recipe = Recipe()
-    embedding_dim = 4
+    takes, gives = recipe.takes, recipe.gives
+    codes = frozenset()
+    reference = None
 
     def __init__(
         self,
@@ -31,7 +33,8 @@ class MeanColour:
         self._during_predict = during_predict
         self._unusable = unusable
 
-    def prepare(self, pixels):
+    def prepare(self, inputs):
+        pixels = inputs.image
         self._during_prepare(pixels)
         return pixels.mean(axis=(0, 1))
 
@@ -42,4 +45,4 @@ class MeanColour:
         failures = {
             row: ImageError("bad_vector") for row, colour in enumerate(batch) if self._unusable(colour)
         }
-        return Prediction(np.array(vectors, dtype=np.float32), failures)
+        return Prediction({"embedding": np.array(vectors, dtype=np.float32)}, {"embedding": failures})

@@ -127,7 +127,10 @@ def list_anew(output: Output, **changes: object) -> Ledger:
     old = read_ledger(output)
     files = {
         name: tuple(listed_file(path) for path in sorted(Path(folder).glob("*.parquet")))
-        for name, folder in (("embeddings", output.embeddings), ("errors", output.errors))
+        for name, folder in (
+            ("results", output.table("embeddings.parquet")),
+            ("errors", output.table("errors.parquet")),
+        )
     }
     ledger = old.model_copy(update={**files, **changes})
     write_ledger(output, ledger, old)
@@ -166,15 +169,17 @@ def publish(
     """Write a data set: a file for each part of the rows with vectors, one file of errors."""
     facts = {"fingerprint": made_by or fingerprint()}
     for number, keys in enumerate(embeddings):
-        write_table(vectors_table(keys), Path(output.embeddings, f"part-{number:05d}.parquet"), facts)
-    write_table(errors_table(errors), Path(output.errors, "part-00000.parquet"), facts)
+        write_table(
+            vectors_table(keys), Path(output.table("embeddings.parquet"), f"part-{number:05d}.parquet"), facts
+        )
+    write_table(errors_table(errors), Path(output.table("errors.parquet"), "part-00000.parquet"), facts)
     keys = [key for part in embeddings for key in part] + list(errors)
     ledger = Ledger(
         run_id=RUN_ID,
         generation=3,
         updated_at=now(),
         shards=states_of(keys) if shards is None else shards,
-        embeddings=(),
+        results=(),
         errors=(),
     )
     write_ledger(output, ledger, None)

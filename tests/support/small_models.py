@@ -13,7 +13,7 @@ import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from spark_embed.models import Recipe
+from spark_embed.models import Inputs, Recipe
 
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
@@ -251,4 +251,4 @@ def recipe(folder: Path | str, **options) -> Recipe:
 
 def prepare_all(model, images: list[Image.Image]) -> list:
     """Return what the model prepares of each image."""
-    return [model.prepare(np.array(image)) for image in images]
+    return [model.prepare(Inputs(np.array(image))) for image in images]

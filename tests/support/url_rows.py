@@ -1,10 +1,11 @@
 """Urls through the feed, and what becomes of their rows; downloads from this machine are allowed."""
 
 from spark_embed.errors import ImageError
-from spark_embed.inference.feed import FeedOptions, run_feed
+from spark_embed.inference.feed import FeedOptions
 from spark_embed.inference.fetch.references import DownloadPolicy, FetchPolicy, Reference
 
 from support.fakes import MeanColour
+from support.feeds import run_feed
 
 LOCAL = DownloadPolicy(allow_private_addresses=True)
 HASTY = DownloadPolicy(
@@ -18,8 +19,8 @@ def rows_of(urls, download=LOCAL, **policy) -> list:
     options = FeedOptions(batch_size=8, n_threads=2, fetch=FetchPolicy(download=download, **policy))
     rows = []
     for chunk in run_feed(references, MeanColour(), options):
-        vectors = iter(chunk.embedding)
-        rows += [error or tuple(next(vectors)[:3].astype(int)) for error in chunk.errors]
+        vectors = iter(chunk.columns["embedding"])
+        rows += [error or tuple(next(vectors)[:3].astype(int)) for error in chunk.errors["embedding"]]
     return rows
 
 

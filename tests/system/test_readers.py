@@ -47,7 +47,7 @@ class Reader(threading.Thread):
     def _read_listed(self):
         ledger = read_ledger(Output(str(self._out)))
         try:
-            rows = keys_in(self._out / "embeddings.parquet", [file.name for file in ledger.embeddings])
+            rows = keys_in(self._out / "embeddings.parquet", [file.name for file in ledger.results])
             rows += keys_in(self._out / "errors.parquet", [file.name for file in ledger.errors])
         except FileNotFoundError:
             if read_ledger(Output(str(self._out))).generation == ledger.generation:

@@ -120,14 +120,14 @@ class DecodePool(Generic[Given, Made]):
 
     Args:
         work: runs on the threads; enters `job.decoding` around what may take long.
-        on_timeout: what a job that exceeds `limit_s` gives instead; `Given` -> `Made`.
+        on_timeout: makes what a job that exceeds `limit_s` gives instead, of what it was given.
         limit_s: seconds that one decode may take; None for no limit.
     """
 
     def __init__(
         self,
         work: Callable[[Job[Given, Made]], Made],
-        on_timeout: Callable[[ImageError], Made],
+        on_timeout: Callable[[Given, ImageError], Made],
         n_threads: int,
         limit_s: float | None,
     ) -> None:
@@ -192,7 +192,7 @@ class DecodePool(Generic[Given, Made]):
             if job.running_s() < self._limit_s:
                 continue
             error = ImageError("timeout", f"decoding took longer than {self._limit_s:g} s")
-            if not job.finish(self._on_timeout(error)):
+            if not job.finish(self._on_timeout(job.given, error)):
                 continue
             self._n_abandoned += 1
             if self._n_abandoned > MAX_ABANDONED:

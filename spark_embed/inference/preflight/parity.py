@@ -1,24 +1,22 @@
-"""The run's own vectors against plain transformers; knows no Spark.
+"""The run's own vectors against those of the model's own library; knows no Spark and no kind of model.
 
-The reference for an image is: Pillow with the policy of decode.py, the model's own transformers
-processor (its PIL backend where there is one), the network in float32.
+The reference for an image is: Pillow with the policy of decode/, the model's own processor and its network in
+float32 (`spark_embed.models.ReferenceModel`).
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from PIL import Image
 
-from spark_embed.errors import ImageError
+from spark_embed.errors import RowError
 from spark_embed.inference.decode import Buffer, open_image, open_with_pillow
-from spark_embed.models import Prediction, Prepared
-from spark_embed.models.vision.image_embedder import ImageEmbedder
+from spark_embed.models import Inputs, Model, Prediction, Prepared
 
 Vectors = npt.NDArray[np.float32]
 
@@ -33,58 +31,69 @@ class Parity:
         min_cosine: smallest cosine between a vector of the run and its reference; None for no image.
         max_pixel_difference: largest difference of a prepared pixel, in grey levels (0 to 255); None
             where the model's own processor prepares the images, so that nothing can differ.
+        unmeasured: why nothing is compared, where the model has nothing to be compared with.
     """
 
-    n_images: int
-    min_cosine: float | None
-    max_pixel_difference: float | None
+    n_images: int = 0
+    min_cosine: float | None = None
+    max_pixel_difference: float | None = None
+    unmeasured: str | None = None
+
+
+NO_REFERENCE = Parity(unmeasured="this kind of model has no reference")
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """One image as the run prepares it and as plain transformers does; not the image itself.
+    """One row as the run prepares it and, of a model with a reference, as that does; not the image itself.
 
     Attributes:
-        pixel_difference: largest difference of a prepared pixel, in grey levels; None without a fast path.
+        pixel_difference: largest difference of a prepared pixel, in grey levels; None where there is none.
         prepare_s: seconds that the run takes to decode and prepare it, on one thread.
     """
 
     prepared: Prepared
-    reference: dict[str, torch.Tensor]
+    reference: Any
     pixel_difference: float | None
     prepare_s: float
 
 
 def prepare_sample(
-    model: ImageEmbedder, images: Iterable[Buffer], max_pixels: int, errors: list[ImageError] | None = None
+    model: Model, images: Iterable[Buffer], max_pixels: int, errors: list[RowError] | None = None
 ) -> Iterator[Sampled]:
     """Yield the encoded images that can be compared, prepared in both ways; decodes one at a time.
 
     Args:
-        model: the model.
+        model: one with a reference.
         images: encoded.
         max_pixels: of an image.
         errors: is given why images were left out.
     """
+    plain = model.reference
+    if plain is None:
+        return
     for data in images:
         try:
             started = time.perf_counter()
-            prepared = model.prepare(open_image(data, max_pixels).decode())
+            prepared = model.prepare(Inputs(open_image(data, max_pixels).decode()))
             prepare_s = time.perf_counter() - started
-            reference = model.process(Image.fromarray(open_with_pillow(data).decode()))
-            yield Sampled(prepared, reference, _pixel_difference(model, prepared, reference), prepare_s)
-        except ImageError as exc:  # it will be an error row; there is nothing to compare
+            reference = plain.prepare(open_with_pillow(data).decode())
+            yield Sampled(prepared, reference, plain.difference(prepared, reference), prepare_s)
+        except RowError as exc:  # it will be an error row; there is nothing to compare
             if errors is not None:
                 errors.append(exc)
 
 
-def measure_parity(model: ImageEmbedder, sample: Sequence[Sampled]) -> Parity:
+def measure_parity(model: Model, sample: Sequence[Sampled]) -> Parity:
     """Compare the vectors of `model` with the reference's. Takes a second copy of the network."""
+    if model.reference is None:
+        return NO_REFERENCE
     if not sample:
-        return Parity(0, None, None)
+        return Parity()
     differences = [item.pixel_difference for item in sample if item.pixel_difference is not None]
     prediction = model.predict([item.prepared for item in sample])
-    cosines = _cosines(prediction, _reference_vectors(model, [item.reference for item in sample]))
+    references = model.reference.predict([item.reference for item in sample])
+    cosines = _cosines(prediction, model.reference.column, references)
     return Parity(
         n_images=len(cosines),
         min_cosine=float(cosines.min()) if len(cosines) else None,
@@ -92,30 +101,14 @@ def measure_parity(model: ImageEmbedder, sample: Sequence[Sampled]) -> Parity:
     )
 
 
-def _pixel_difference(
-    model: ImageEmbedder, prepared: Prepared, reference: dict[str, torch.Tensor]
-) -> float | None:
-    if model.preprocessing is None:
-        return None
-    expected = model.preprocessing.grey_levels(reference["pixel_values"])[0]
-    return round(float((prepared.float() - expected).abs().max()), 3)
-
-
-def _reference_vectors(model: ImageEmbedder, inputs: Sequence[dict[str, torch.Tensor]]) -> Vectors:
-    reference = model
-    if model.recipe.dtype != "float32" or model.n_folded or model.recipe.compile_rows:
-        reference = ImageEmbedder(replace(model.recipe, dtype="float32", compile_rows=None), fold=False)
-    with torch.inference_mode():
-        return np.concatenate([reference.forward(item).cpu().numpy() for item in inputs])
-
-
-def _cosines(prediction: Prediction, references: Vectors) -> npt.NDArray[np.float64]:
+def _cosines(prediction: Prediction, column: str, references: Vectors) -> npt.NDArray[np.float64]:
     """Return the cosine of each image that has a reference vector: 0 where the run's own is unusable.
 
     So a precision that overflows where float32 does not is seen, and not taken for a bad image.
     """
-    vectors = prediction.embedding.astype(np.float64)
-    vectors[list(prediction.failures)] = 0
+    vectors = np.array(prediction.columns[column], dtype=np.float64)
+    for failures in prediction.failures.values():
+        vectors[list(failures)] = 0
     lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(references.astype(np.float64), axis=1)
     usable = np.isfinite(references).all(axis=1) & references.any(axis=1)
     cosines: npt.NDArray[np.float64] = np.sum(vectors * references, axis=1) / np.where(

@@ -12,8 +12,8 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from spark_embed.inference.feed import FeedOptions
-from spark_embed.inference.fetch.references import Reference
 from spark_embed.inference.preflight.probe import ProbeOptions, UnreachableError, probe
+from spark_embed.inference.preflight.sample import SampleRow
 from spark_embed.models import Recipe
 from spark_embed.spark.tasks import run_tasks
 
@@ -23,7 +23,9 @@ class Preflight:
     """What the executors said.
 
     Attributes:
-        recipe: the run's recipe with device, dtype, commit and the weights' hash resolved.
+        recipe: the run's recipe with device, dtype, commit and the weights' hash resolved, and with what the
+            model takes and gives.
+        codes: all that errors of its rows may have.
         model: what metadata.json says of the model.
         parity: see `spark_embed.inference.preflight.parity.Parity`, as a dict; `rejected` says which
             precision was tried first and fell below the limit, None for none. With n_images 0 nothing
@@ -36,6 +38,7 @@ class Preflight:
     """
 
     recipe: Recipe
+    codes: tuple[str, ...]
     model: dict[str, Any]
     parity: dict[str, Any]
     batch_size: int
@@ -46,12 +49,12 @@ class Preflight:
 
 def run_preflight(
     spark: SparkSession,
-    sample: Sequence[Reference],
+    sample: Sequence[SampleRow],
     recipe: Recipe,
     options: FeedOptions,
     wanted: ProbeOptions,
 ) -> Preflight:
-    """Load the model in one task and compare it with plain transformers on `sample`.
+    """Load the model in one task and, if it has a reference, compare it with that on `sample`.
 
     dtype "auto" takes the fast precision of the device, unless that brings a vector of the sample below
     the smallest cosine that is wanted, or no image of the sample can be compared: then float32.
@@ -63,4 +66,5 @@ def run_preflight(
     (answer,) = run_tasks(spark, lambda part: probe(part, recipe, options, wanted), [sample])
     if "unreachable" in answer:
         raise UnreachableError(answer["unreachable"])
-    return Preflight(Recipe(**answer.pop("recipe")), **answer)
+    recipe, codes = Recipe.from_dict(answer.pop("recipe")), tuple(answer.pop("codes"))
+    return Preflight(recipe, codes, **answer)

@@ -9,23 +9,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from itertools import islice
-from typing import TYPE_CHECKING, Any, cast
+from itertools import islice, repeat
+from typing import Any
 
 import numpy as np
 
-from spark_embed.errors import ImageError, StorageError
+from spark_embed.errors import ERROR_CODES, ImageError, RowError, StorageError
 from spark_embed.inference.decode.isolated import keep_decodable
 from spark_embed.inference.feed import DEFAULT_BATCH_SIZE, FeedOptions, make_decoder
-from spark_embed.inference.fetch.read_ahead import ReadAhead
+from spark_embed.inference.fetch.read_ahead import Columns, ReadAhead
 from spark_embed.inference.fetch.references import Buffer, Reference, make_fetch, make_locate
+from spark_embed.inference.preflight.parity import Parity, Sampled, measure_parity, prepare_sample
+from spark_embed.inference.preflight.sample import SampleRow, read_own_columns
 from spark_embed.inference.preflight.timing import Pace, estimate_pace, find_batch_size, measure_pace
 from spark_embed.inference.udf import has_failed_before, load_worker_model, task_cpus
-from spark_embed.models import Prepared, Recipe
-
-if TYPE_CHECKING:
-    from spark_embed.inference.preflight.parity import Parity, Sampled
-    from spark_embed.models.vision.image_embedder import ImageEmbedder
+from spark_embed.models import Inputs, Model, Prepared, Recipe, resolved
 
 MAX_SAMPLE_BYTES = 64 << 20
 """Encoded size beyond which an image is not taken to compare precisions with."""
@@ -65,60 +63,105 @@ class UnreachableError(Exception):
 
 
 def probe(
-    references: Sequence[Reference], recipe: Recipe, options: FeedOptions, wanted: ProbeOptions
+    rows: Sequence[SampleRow], recipe: Recipe, options: FeedOptions, wanted: ProbeOptions
 ) -> dict[str, Any]:
     """Load, compare, time, describe; returns the fields of a `Preflight` as JSON values, or "unreachable".
 
     Raises:
         ModelError: the model cannot be used.
     """
-    from spark_embed.inference.preflight.parity import measure_parity, prepare_sample
-    from spark_embed.models.vision.image_embedder import describe
-
     recipe, compile_wanted = replace(recipe, compile_rows=None), recipe.compile_rows is not None
-    errors: list[ImageError] = []
-    images = _fetched(references, options, errors)
-    if has_failed_before():
-        images = keep_decodable(images, make_decoder(replace(options, isolated=True)))
+    errors: list[RowError] = []
     try:
-        model = _load(recipe)
+        model, _ = load_worker_model(recipe)
         # At least one, if only to see that it can be fetched.
-        comparable = prepare_sample(model, images, options.max_pixels, errors)
-        sample = list(islice(comparable, max(1, wanted.n_images)))
+        sample = list(islice(_sampled(model, rows, options, errors), max(1, wanted.n_images)))
         compared = sample[: wanted.n_images]
         model, parity, rejected = _choose_dtype(recipe, model, compared, wanted)
-        grey = np.full((64, 64, 3), 128, dtype=np.uint8)
-        prepared = [item.prepared for item in sample] or [model.prepare(grey)]
-        pace = _measure_pace(model, prepared, wanted.batch_size)
+        prepared = [item.prepared for item in sample] or _prepared_without_sample(model)
+        pace = _measure_pace(model, prepared, wanted.batch_size) if prepared else None
         compiled = None
-        if compile_wanted:
+        if compile_wanted and pace:
             model, pace, compiled = _compile(model, prepared, pace.batch_size)
             parity = measure_parity(model, compared)
     except UnreachableError as exc:
         return {"unreachable": str(exc)}
+    device = model.recipe.device.partition(":")[0]  # every task finds its own GPU's number
     return {
-        # Every task finds its own GPU's number.
-        "recipe": asdict(replace(model.recipe, device=model.recipe.device.partition(":")[0])),
-        "model": {**describe(model), "compiled": compiled},
-        "parity": {**asdict(parity), "rejected": rejected},
-        "batch_size": pace.batch_size,
-        "row_s": _row_s(pace, sample, model.recipe.device),
+        "recipe": asdict(replace(resolved(model), device=device)),
+        "codes": sorted(model.codes | (ERROR_CODES if model.takes.image else frozenset())),
+        "model": {**model.describe(), "compiled": compiled},
+        "parity": {**_told(parity), "rejected": rejected},
+        "batch_size": pace.batch_size if pace else wanted.batch_size or options.batch_size,
+        "row_s": _row_s(pace, sample, model.recipe.device) if pace else None,
         "unread": str(errors[0]) if errors and not sample else None,
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
     }
 
 
-def _choose_dtype(
-    recipe: Recipe, model: ImageEmbedder, compared: Sequence[Sampled], wanted: ProbeOptions
-) -> tuple[ImageEmbedder, Parity, dict[str, Any] | None]:
-    """Return the model in the precision that runs, its parity, and what was rejected if "auto" was."""
-    from spark_embed.inference.preflight.parity import measure_parity
+def _told(parity: Parity) -> dict[str, Any]:
+    values = asdict(parity)
+    if parity.unmeasured is None:
+        del values["unmeasured"]
+    return values
 
+
+def _sampled(
+    model: Model, sample: Sequence[SampleRow], options: FeedOptions, errors: list[RowError]
+) -> Iterator[Sampled]:
+    """Yield rows as the model prepares them, and its reference if it has one; `errors` is given the rest."""
+    rows = _with_columns(sample, model.takes.columns)
+    if model.reference is not None:
+        images: Iterator[Buffer] = (data for data, _ in _fetched(rows, options, errors))
+        if has_failed_before():
+            images = keep_decodable(images, make_decoder(replace(options, isolated=True)))
+        yield from prepare_sample(model, images, options.max_pixels, errors)
+        return
+    decoder = make_decoder(replace(options, isolated=options.isolated or has_failed_before()))
+    try:
+        inputs: Iterable[tuple[Any, Columns]] = _fetched(rows, options, errors) if model.takes.image else rows
+        for data, columns in inputs:
+            started = time.perf_counter()
+            try:
+                image = decoder.open_image(data).decode() if model.takes.image == "pixels" else data
+                prepared = model.prepare(Inputs(image, None, columns or {}))
+                yield Sampled(prepared, None, None, time.perf_counter() - started)
+            except RowError as exc:
+                errors.append(exc)
+    finally:
+        decoder.close()
+
+
+def _with_columns(sample: Sequence[SampleRow], names: Sequence[str]) -> Iterator[tuple[Reference, Columns]]:
+    """Yield the sample's references with the values of own columns.
+
+    Raises:
+        UnreachableError: this worker cannot read them.
+    """
+    try:
+        columns = list(read_own_columns(sample, names)) if names else repeat(None)
+        yield from zip((row.reference for row in sample), columns, strict=False)
+    except OSError as exc:
+        raise UnreachableError(str(exc)) from exc
+
+
+def _prepared_without_sample(model: Model) -> list[Prepared]:
+    """Return what can be timed where no row of the sample can be used: a grey image, for pixels."""
+    if model.takes.image != "pixels" or model.takes.columns:
+        return []
+    return [model.prepare(Inputs(np.full((64, 64, 3), 128, dtype=np.uint8)))]
+
+
+def _choose_dtype(
+    recipe: Recipe, model: Model, compared: Sequence[Sampled], wanted: ProbeOptions
+) -> tuple[Model, Parity, dict[str, Any] | None]:
+    """Return the model in the precision that runs, its parity, and what was rejected if "auto" was."""
     parity = measure_parity(model, compared)
-    if recipe.dtype != "auto" or model.recipe.dtype == "float32" or not _is_in_doubt(parity, wanted):
+    is_chosen = recipe.dtype != "auto" or model.recipe.dtype == "float32" or model.reference is None
+    if is_chosen or not _is_in_doubt(parity, wanted):
         return model, parity, None
     rejected = {"dtype": model.recipe.dtype, "min_cosine": parity.min_cosine}
-    model = _load(replace(recipe, dtype="float32"))
+    model, _ = load_worker_model(replace(recipe, dtype="float32"))
     return model, measure_parity(model, compared), rejected if parity.min_cosine is not None else None
 
 
@@ -129,7 +172,7 @@ def _is_in_doubt(parity: Parity, wanted: ProbeOptions) -> bool:
     return parity.min_cosine is None or not parity.min_cosine >= wanted.min_cosine  # NaN falls short, too
 
 
-def _measure_pace(model: ImageEmbedder, prepared: Sequence[Prepared], batch_size: int | None) -> Pace:
+def _measure_pace(model: Model, prepared: Sequence[Prepared], batch_size: int | None) -> Pace:
     """Time the model, with a batch size that is found if none is wanted."""
     if batch_size is None:
         return find_batch_size(model, prepared)
@@ -137,12 +180,12 @@ def _measure_pace(model: ImageEmbedder, prepared: Sequence[Prepared], batch_size
 
 
 def _compile(
-    model: ImageEmbedder, prepared: Sequence[Prepared], batch_size: int
-) -> tuple[ImageEmbedder, Pace, dict[str, float]]:
+    model: Model, prepared: Sequence[Prepared], batch_size: int
+) -> tuple[Model, Pace, dict[str, float]]:
     """Load the model again, compiled for its batch size; return it, its pace, what that took and gained."""
     before = measure_pace(model, prepared, batch_size)
     started = time.perf_counter()
-    compiled = _load(replace(model.recipe, compile_rows=batch_size))
+    compiled, _ = load_worker_model(replace(model.recipe, compile_rows=batch_size))
     seconds = time.perf_counter() - started
     pace = measure_pace(compiled, prepared, batch_size)
     gained = {"seconds": round(seconds, 1), "speedup": round(before.predict_s / pace.predict_s, 2)}
@@ -164,34 +207,31 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-def _load(recipe: Recipe) -> ImageEmbedder:
-    model, _ = load_worker_model(recipe)
-    return cast("ImageEmbedder", model)  # parity needs its processor, which is not in the seam
-
-
-def _located(references: Iterable[Reference], options: FeedOptions) -> Iterator[Reference]:
+def _located(
+    rows: Iterable[tuple[Reference, Columns]], options: FeedOptions
+) -> Iterator[tuple[Reference, Columns]]:
     """Yield the references as `make_locate` has them; those of unreadable shards are left to their waves."""
     locate = make_locate(options.fetch)
-    for reference in references:
+    for reference, columns in rows:
         with suppress(StorageError):
-            yield locate(reference)
+            yield locate(reference), columns
 
 
 def _fetched(
-    references: Iterable[Reference], options: FeedOptions, errors: list[ImageError]
-) -> Iterator[Buffer]:
-    """Yield the bytes of the references that can be fetched; `errors` is given why others cannot."""
+    rows: Iterable[tuple[Reference, Columns]], options: FeedOptions, errors: list[RowError]
+) -> Iterator[tuple[Buffer, Columns]]:
+    """Yield the bytes of the rows that can be fetched; `errors` is given why others cannot."""
     fetch = make_fetch(options.fetch)
-    rows = ReadAhead(_located(references, options), options.fetch)
+    ahead = ReadAhead(_located(rows, options), options.fetch)
     try:
-        for row in rows:
+        for row in ahead:
             try:
                 data = fetch(row.reference)
                 if len(data) <= MAX_SAMPLE_BYTES:
-                    yield data
+                    yield data, row.columns
             except ImageError as exc:
                 errors.append(exc)
     except OSError as exc:
         raise UnreachableError(str(exc)) from exc
     finally:
-        rows.close()
+        ahead.close()

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch._inductor import config as inductor
 
-Inputs = Mapping[str, torch.Tensor]
-Embed = Callable[[Inputs], torch.Tensor]
+Tensors = Mapping[str, torch.Tensor]
+Embed = Callable[[Tensors], torch.Tensor]
 """Model inputs, each (n, ...) -> vectors (n, dim)."""
 
 
@@ -22,7 +22,7 @@ def compile_embed(embed: Embed, n_rows: int) -> Embed:
     inductor.freezing = True  # for the whole process, which has one model
     compiled = torch.compile(embed, dynamic=False)
 
-    def embed_filled(inputs: Inputs) -> torch.Tensor:
+    def embed_filled(inputs: Tensors) -> torch.Tensor:
         n_given = len(next(iter(inputs.values())))
         if n_given > n_rows:
             return embed(inputs)

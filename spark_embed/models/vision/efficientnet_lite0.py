@@ -18,8 +18,8 @@ from transformers import TimmWrapperConfig, TimmWrapperModel
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
 from spark_embed.errors import ModelError
-from spark_embed.models import EMBEDDED_MODEL
 from spark_embed.models.folder import hash_files
+from spark_embed.models.registry import EMBEDDED_MODEL
 from spark_embed.models.vision.checkpoint import Checkpoint
 from spark_embed.models.vision.families import FAMILIES
 

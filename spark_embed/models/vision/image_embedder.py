@@ -1,7 +1,8 @@
-"""Image -> embedding, for every family of transformers vision models: the one `Model` so far."""
+"""Image -> embedding, for every family of transformers vision models."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,17 +11,18 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from spark_embed.errors import ImageError, ModelError
-from spark_embed.models import Prediction, Prepared, Recipe
+from spark_embed.errors import ImageError, ModelError, RowError
+from spark_embed.models import Inputs, Prediction, Prepared, Recipe, Takes
 from spark_embed.models.backoff import Backoff, is_out_of_memory
 from spark_embed.models.device import resolve_device, resolve_dtype
 from spark_embed.models.folder import one_line
 from spark_embed.models.vision.checkpoint import LIBRARY_ERRORS, Checkpoint, open_checkpoint
-from spark_embed.models.vision.compiled import Embed, Inputs, compile_embed
+from spark_embed.models.vision.compiled import Embed, Tensors, compile_embed
 from spark_embed.models.vision.families import FAMILIES
 from spark_embed.models.vision.fold import fold_batch_norms
 from spark_embed.models.vision.preprocess import Preprocessing
 from spark_embed.models.vision.processor import read_preprocessing
+from spark_embed.schema import EMBEDDING, EMBEDDING_RESULTS
 
 # transformers 4 guesses where the channels are, wrongly for an image 1 or 3 pixels high.
 _CHANNELS_LAST = {"input_data_format": "channels_last"}
@@ -41,6 +43,10 @@ class ImageEmbedder:
         embedding_dim: length of a vector.
         n_folded: batch norms that were folded; 0 means that the network is as transformers has it.
     """
+
+    takes = Takes(image="pixels")
+    gives = EMBEDDING_RESULTS
+    codes: frozenset[str] = frozenset()  # those of images say all
 
     def __init__(self, recipe: Recipe, *, fold: bool = True) -> None:
         """Load the model (slow; runs once per worker process).
@@ -81,12 +87,19 @@ class ImageEmbedder:
         except _START_ERRORS as exc:
             raise ModelError(_why_it_does_not_run(self.recipe, exc)) from exc
 
-    def prepare(self, pixels: npt.NDArray[np.uint8]) -> Prepared:
+    @property
+    def reference(self) -> PlainTransformers:
+        """The same network by transformers alone."""
+        return PlainTransformers(self)
+
+    def prepare(self, inputs: Inputs) -> Prepared:
         """See `Model.prepare`; where there is no fast path, the dict of the model's own processor.
 
         Raises:
+            RowError: there is no image.
             ImageError: as `process`; `out_of_memory` on the fast path.
         """
+        pixels = inputs.image
         if self.preprocessing is None:
             return {name: values[0] for name, values in self.process(Image.fromarray(pixels)).items()}
         try:
@@ -98,7 +111,26 @@ class ImageEmbedder:
 
     def predict(self, batch: list[Prepared]) -> Prediction:
         """See `Model.predict`. The vectors are float32, and of length 1 if the recipe normalises."""
-        return self._backoff.run(batch, self._predict, self.embedding_dim)
+        nothing = {EMBEDDING: np.zeros((1, self.embedding_dim), dtype=np.float32)}
+        return self._backoff.run(batch, self._predict, nothing, EMBEDDING)
+
+    def describe(self) -> dict[str, Any]:
+        """See `Model.describe`."""
+        recipe = self.recipe
+        return {
+            "name": self.name,
+            "source": recipe.source,
+            "revision": recipe.revision,
+            "weights_sha256": recipe.weights_sha256,
+            "dtype": recipe.dtype,
+            "device": recipe.device,
+            "embedding_dim": self.embedding_dim,
+            "normalized": recipe.normalize,
+            "output": self.family.output,
+            "preprocessing": self.preprocessing.to_dict()
+            if self.preprocessing
+            else type(self.processor).__name__,
+        }
 
     def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Run the network on model inputs; returns float32 (n, dim), not normalised."""
@@ -142,12 +174,12 @@ class ImageEmbedder:
         # Channels last suits the convolutions (EfficientNet-Lite0 in float32 on a CPU: 41 ms an image
         # instead of 64) and is how the pixels arrive; transformers hardly notice.
         self._network = checkpoint.network.to(self._device, self._dtype).to(memory_format=torch.channels_last)
-        prepared = self.prepare(np.full((64, 64, 3), 128, dtype=np.uint8))
-        self.embedding_dim = int(self._predict([prepared]).embedding.shape[1])
+        prepared = self.prepare(Inputs(np.full((64, 64, 3), 128, dtype=np.uint8)))
+        self.embedding_dim = np.shape(self._predict([prepared]).columns[EMBEDDING])[1]
         if self.recipe.compile_rows:
             self._compile(self.recipe.compile_rows, prepared)
 
-    def _embed(self, inputs: Inputs) -> torch.Tensor:
+    def _embed(self, inputs: Tensors) -> torch.Tensor:
         vectors: torch.Tensor = self.family.embedding(self._network(**inputs))
         return vectors
 
@@ -215,27 +247,36 @@ def _checked(vectors: torch.Tensor, *, normalize: bool) -> Prediction:
     bad = ~torch.isfinite(lengths) | (lengths == 0)
     if normalize:
         vectors = vectors / lengths.unsqueeze(1)
-    failures: dict[int, ImageError] = {}
+    failures: dict[int, RowError] = {}
     for row in torch.nonzero(bad).flatten().tolist():
         what = "only zeros" if lengths[row] == 0 else "NaN or infinity"
         failures[row] = ImageError("bad_vector", f"the model returned {what}")
-    return Prediction(vectors.numpy(), failures)
+    return Prediction({EMBEDDING: vectors.numpy()}, {EMBEDDING: failures})
 
 
-def describe(model: ImageEmbedder) -> dict[str, Any]:
-    """Return what metadata.json says of the model."""
-    recipe = model.recipe
-    return {
-        "name": model.name,
-        "source": recipe.source,
-        "revision": recipe.revision,
-        "weights_sha256": recipe.weights_sha256,
-        "dtype": recipe.dtype,
-        "device": recipe.device,
-        "embedding_dim": model.embedding_dim,
-        "normalized": recipe.normalize,
-        "output": model.family.output,
-        "preprocessing": model.preprocessing.to_dict()
-        if model.preprocessing
-        else type(model.processor).__name__,
-    }
+class PlainTransformers:
+    """The network of an `ImageEmbedder` by transformers alone: its own processor, float32, nothing folded."""
+
+    column = EMBEDDING
+
+    def __init__(self, model: ImageEmbedder) -> None:
+        self._model = model
+
+    def prepare(self, pixels: npt.NDArray[np.uint8]) -> dict[str, torch.Tensor]:
+        """See `ReferenceModel.prepare`; by the processor's PIL backend where there is one."""
+        return self._model.process(Image.fromarray(pixels))
+
+    def difference(self, prepared: Prepared, reference: dict[str, torch.Tensor]) -> float | None:
+        """See `ReferenceModel.difference`; None where the processor prepares the run's own images, too."""
+        if self._model.preprocessing is None:
+            return None
+        expected = self._model.preprocessing.grey_levels(reference["pixel_values"])[0]
+        return round(float((prepared.float() - expected).abs().max()), 3)
+
+    def predict(self, batch: Sequence[dict[str, torch.Tensor]]) -> npt.NDArray[np.float32]:
+        """See `ReferenceModel.predict`."""
+        model, recipe = self._model, self._model.recipe
+        if recipe.dtype != "float32" or model.n_folded or recipe.compile_rows:
+            model = ImageEmbedder(replace(recipe, dtype="float32", compile_rows=None), fold=False)
+        with torch.inference_mode():
+            return np.concatenate([model.forward(item).cpu().numpy() for item in batch])

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from pyspark.sql import types as T
 
-from spark_embed.output.fingerprint import file_metadata
+from spark_embed.output.fingerprint import file_metadata, results_of
 from spark_embed.output.records import Marker, Part, RunRecord
-from spark_embed.schema import EMBEDDING, ERROR, ERROR_DETAIL, RESULT
-from spark_embed.spark.types import VECTOR_SPARK_TYPE
+from spark_embed.schema import ERROR, ERROR_DETAIL, ERRORS_NAME, RESULT, error_columns
+from spark_embed.spark.types import field_type
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,20 @@ class Change:
         ]
 
 
-def make_metadata(spark_version: str, record: RunRecord) -> tuple[dict[str, str], dict[str, str]]:
-    """Return what the footers of the two data sets say: what made them, and their types for Spark.
+def make_metadata(spark_version: str, record: RunRecord, kind: str) -> dict[str, str]:
+    """Return what the footers of a table's files say: what made them, and their types for Spark.
 
     Without its version Spark would not know by which calendar old dates are stored.
     """
+    results = results_of(record.fingerprint)
     schema = T.StructType.fromJson(record.table_schema)
     own = [field for field in schema if field.name != RESULT]
-    good = [*own, T.StructField(EMBEDDING, VECTOR_SPARK_TYPE)]
-    bad = [*own, T.StructField(ERROR, T.StringType()), T.StructField(ERROR_DETAIL, T.StringType())]
-    both = {"org.apache.spark.version": spark_version, **file_metadata(record.fingerprint, record.model)}
-    return (
-        {**both, "org.apache.spark.sql.parquet.row.metadata": T.StructType(good).json()},
-        {**both, "org.apache.spark.sql.parquet.row.metadata": T.StructType(bad).json()},
-    )
+    given = [T.StructField(name, field_type(type_)) for result in results for name, type_ in result.fields]
+    errors = [T.StructField(name, T.StringType()) for name in error_columns(results)]
+    if kind == ERRORS_NAME:
+        given = [T.StructField(ERROR, T.StringType()), T.StructField(ERROR_DETAIL, T.StringType())]
+    return {
+        "org.apache.spark.version": spark_version,
+        **file_metadata(record.fingerprint, record.model),
+        "org.apache.spark.sql.parquet.row.metadata": T.StructType([*own, *given, *errors]).json(),
+    }

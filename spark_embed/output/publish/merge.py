@@ -1,4 +1,4 @@
-"""Files of a wave -> files of the output: good rows with their vectors, bad ones with their errors.
+"""Files of a wave -> files of the output: good rows with their results, bad ones with their errors.
 
 Runs on executors, with pyarrow: Spark would take every vector apart and put it together again. Knows no
 session and no folder's meaning.
@@ -17,7 +17,15 @@ import pyarrow.parquet as pq
 from spark_embed.inference.arrow import unpack_vectors
 from spark_embed.output.publish.output_files import OutputFiles, Target
 from spark_embed.output.publish.removal import NOTHING, KeptRows, Removal, batch_rows
-from spark_embed.schema import EMBEDDING, ERROR, ERROR_DETAIL, RESULT
+from spark_embed.schema import (
+    ERROR,
+    ERROR_DETAIL,
+    RESULT,
+    Results,
+    error_columns,
+    result_columns,
+    vector_columns,
+)
 from spark_embed.storage import parquet_input
 
 
@@ -27,13 +35,13 @@ class Merge:
 
     Attributes:
         sources: the files, in order.
-        embeddings: for the files with good rows.
-        errors: for the files with bad rows.
+        results: for the files with rows that have a result.
+        errors: for the files with rows that have none.
         removals: rows that are left out of some of the files.
     """
 
     sources: tuple[str, ...]
-    embeddings: Target
+    results: Target
     errors: Target
     removals: Mapping[str, Removal] = field(default_factory=dict)
 
@@ -44,25 +52,24 @@ def merge_files(merge: Merge) -> dict[str, Any]:
     A file appears under its name when it is whole; a second attempt writes the same files again.
 
     Returns:
-        `embeddings` and `errors`: the files as `OutputFiles.written` has them; `n_removed`: rows left out.
+        `results` and `errors`: the files as `OutputFiles.written` has them; `n_removed`: rows left out.
 
     Raises:
         StorageError: the disk is full.
         OSError, pa.ArrowException: a file cannot be read or written.
     """
-    n_removed = 0
-    with OutputFiles(merge.embeddings) as good, OutputFiles(merge.errors) as bad:
+    n_removed, given = 0, merge.results.given
+    with OutputFiles(merge.results) as good, OutputFiles(merge.errors) as bad:
         for path in merge.sources:
             kept = KeptRows(path, merge.removals.get(path, NOTHING))
             n_removed += kept.n_removed
             for batch in map(kept.of_next, _read(path)):
                 result = batch.column(RESULT)
                 is_bad = pc.is_valid(result.field(ERROR))
-                good.write(
-                    _with_vectors(batch.filter(pc.invert(is_bad)) if pc.any(is_bad).as_py() else batch)
-                )
-                bad.write(_with_errors(batch.filter(is_bad)))
-    return {"embeddings": good.written, "errors": bad.written, "n_removed": n_removed}
+                is_any_bad = pc.any(is_bad).as_py()
+                good.write(_with_results(batch.filter(pc.invert(is_bad)) if is_any_bad else batch, given))
+                bad.write(_with_errors(batch.filter(is_bad), given))
+    return {"results": good.written, "errors": bad.written, "n_removed": n_removed}
 
 
 def _read(path: str) -> Iterator[pa.RecordBatch]:
@@ -72,13 +79,16 @@ def _read(path: str) -> Iterator[pa.RecordBatch]:
         yield from file.iter_batches(batch_rows(file))
 
 
-def _with_vectors(batch: pa.RecordBatch) -> pa.RecordBatch:
-    return _replaced(batch, {EMBEDDING: unpack_vectors(batch.column(RESULT).field(EMBEDDING))})
+def _with_results(batch: pa.RecordBatch, given: Results) -> pa.RecordBatch:
+    result, vectors = batch.column(RESULT), vector_columns(given)
+    columns = {name: result.field(name) for name in result_columns(given)}
+    return _replaced(batch, columns | {name: unpack_vectors(columns[name]) for name in vectors})
 
 
-def _with_errors(batch: pa.RecordBatch) -> pa.RecordBatch:
+def _with_errors(batch: pa.RecordBatch, given: Results) -> pa.RecordBatch:
     result = batch.column(RESULT)
-    return _replaced(batch, {name: result.field(name) for name in (ERROR, ERROR_DETAIL)})
+    names = (ERROR, ERROR_DETAIL, *error_columns(given))
+    return _replaced(batch, {name: result.field(name) for name in names})
 
 
 def _replaced(batch: pa.RecordBatch, columns: dict[str, pa.Array]) -> pa.RecordBatch:

@@ -1,4 +1,4 @@
-"""Writes the files of embeddings.parquet or of errors.parquet, one after the other, each of a wanted size.
+"""Writes the files of a table, one after the other, each of a wanted size.
 
 Runs on executors, with pyarrow; knows no wave and no session.
 """
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from spark_embed.schema import EMBEDDING, ERROR
+from spark_embed.schema import EMBEDDING_RESULTS, ERROR, Results, error_column, vector_columns
 from spark_embed.storage import is_disk_full, make_folder, no_space_error
 from spark_embed.storage.staged import StagedFile, stage_file
 
@@ -34,6 +34,7 @@ class Target:
         name: what their names begin with; no other task's do.
         rows_per_file: after which a new file is begun; None: never, and `name` is the one file's.
         metadata: entries of the files' key-value metadata.
+        given: what the model gives.
     """
 
     folder: str
@@ -41,6 +42,7 @@ class Target:
     name: str
     rows_per_file: int | None
     metadata: dict[str, str]
+    given: Results = EMBEDDING_RESULTS
 
 
 def _leaf_paths(schema: pa.Schema) -> list[str]:
@@ -55,8 +57,10 @@ class OutputFiles:
     """The files of one kind that a task writes, one after the other, as a context.
 
     Attributes:
-        written: what there is once the context has ended: for each file `name`, `n_rows`, `n_bytes`, and
-            where it holds errors `n_errors_by_code`; of no rows at all one file, for its columns.
+        written: what there is once the context has ended: for each file `name`, `n_rows`, `n_bytes`,
+            `n_errors_by_code` and, of several results, `n_errors_by_result`; of no rows at all one file, for
+            its columns.
+            its columns.
     """
 
     def __init__(self, target: Target) -> None:
@@ -66,7 +70,7 @@ class OutputFiles:
         self._writer: pq.ParquetWriter | None = None
         self._staged: StagedFile | None = None
         self._n_rows = 0
-        self._codes: Counter[str] = Counter()
+        self._codes = Counter[tuple[str, str]]()
 
     def __enter__(self) -> OutputFiles:
         make_folder(self._target.folder)
@@ -117,7 +121,8 @@ class OutputFiles:
                 self._staged = stage_file(*paths)
             if self._writer is None:
                 schema = self._schema.with_metadata(self._target.metadata)
-                others = [path for path in _leaf_paths(schema) if path.split(".")[0] != EMBEDDING]
+                vectors = vector_columns(self._target.given)
+                others = [path for path in _leaf_paths(schema) if path.split(".")[0] not in vectors]
                 # A dictionary of floats is wasted work: hardly two are equal. So are their extremes.
                 self._writer = pq.ParquetWriter(
                     self._staged.sink,
@@ -144,14 +149,22 @@ class OutputFiles:
         except OSError as exc:
             raise self._failed(exc) from exc
         record = {"name": self._name, "n_rows": self._n_rows, "n_bytes": n_bytes}
-        self.written.append({**record, "n_errors_by_code": dict(self._codes)})
+        by_column: dict[str, dict[str, int]] = {}
+        for (column, code), number in self._codes.items():
+            by_column.setdefault(column, {})[code] = number
+        by_code = by_column.pop(ERROR, {})
+        self.written.append({**record, "n_errors_by_code": by_code})
+        if by_column:
+            self.written[-1]["n_errors_by_result"] = by_column
         self._writer, self._staged, self._n_rows = None, None, 0
         self._codes.clear()
 
     def _count_codes(self, table: pa.Table) -> None:
-        if ERROR in table.column_names:
-            for row in pc.value_counts(table[ERROR]).to_pylist():
-                self._codes[row["values"]] += row["counts"]
+        names = {ERROR: ERROR, **{error_column(one.name): one.name for one in self._target.given}}
+        for column, called in names.items():
+            if column in table.column_names:
+                for row in pc.value_counts(table[column].combine_chunks().drop_null()).to_pylist():
+                    self._codes[called, row["values"]] += row["counts"]
 
     def _failed(self, exc: OSError) -> Exception:
         """Return what to raise: a full disk is told, and not tried again and again."""

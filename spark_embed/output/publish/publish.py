@@ -1,4 +1,4 @@
-"""Complete waves -> right-sized embeddings.parquet and errors.parquet, and the list of their files.
+"""Complete waves -> right-sized files of the two tables, results and errors, and the list of them.
 
 Needs no model. A publishing makes its files aside, moves them into their places, writes the list
 (files.json), and then deletes what the list has no more. Cut off before the list is there, it never
@@ -16,12 +16,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from spark_embed.errors import NoSpaceError, ResumeError, StorageError
-from spark_embed.output.folder import EMBEDDINGS_NAME, ERRORS_NAME, Output
+from spark_embed.output.folder import TABLE_NAMES, Output
 from spark_embed.output.publish.staging import Staging
 from spark_embed.output.records import Ledger, PublishedFile
 from spark_embed.output.resume import delete_unlisted
 from spark_embed.output.state import delete_wave, write_ledger
-from spark_embed.schema import ERROR, ERROR_DETAIL, IMAGE_ID
+from spark_embed.schema import ERROR, ERROR_DETAIL, ERRORS_NAME, IMAGE_ID
 from spark_embed.storage import (
     delete,
     delete_uploads,
@@ -56,7 +56,7 @@ def publish(staging: Staging, older: Ledger | None, check: Callable[[], None]) -
     try:
         ledger = staging.stage()
         check()
-        for kind in (EMBEDDINGS_NAME, ERRORS_NAME):
+        for kind, _ in ledger.tables:
             _move_files(output, kind, older)
         check()
         write_ledger(output, ledger, staging.base or older)
@@ -79,8 +79,8 @@ def publish(staging: Staging, older: Ledger | None, check: Callable[[], None]) -
 def _clear(output: Output) -> None:
     """Delete what was staged, and give up the uploads of tasks that failed."""
     delete(output.staged)
-    for path in (output.embeddings, output.errors):
-        delete_uploads(path)
+    for kind in TABLE_NAMES:
+        delete_uploads(output.table(kind))
 
 
 def _move_files(output: Output, kind: str, older: Ledger | None) -> None:
@@ -117,7 +117,7 @@ def read_error_examples(
                     if all(len(examples) == _N_EXAMPLES for examples in found.values()):
                         return found
     except (OSError, pa.ArrowException) as exc:
-        raise StorageError(f"{output.errors}: cannot be read back: {exc}") from exc
+        raise StorageError(f"{output.table(ERRORS_NAME)}: cannot be read back: {exc}") from exc
     return found
 
 

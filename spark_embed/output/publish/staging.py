@@ -13,28 +13,30 @@ from pyspark.sql import SparkSession
 
 from spark_embed.datasets.index.image_folder import later_voids
 from spark_embed.errors import StorageError
-from spark_embed.output.folder import EMBEDDINGS_NAME, ERRORS_NAME, Output
+from spark_embed.output.fingerprint import results_of
+from spark_embed.output.folder import Output
 from spark_embed.output.publish.change import Change, make_metadata
 from spark_embed.output.publish.merge import Merge, merge_files
 from spark_embed.output.publish.output_files import Target
 from spark_embed.output.publish.removal import NOTHING, Removal, Rewrite, rewrite_file
 from spark_embed.output.records import Ledger, Marker, PublishedFile, RunRecord, now
 from spark_embed.output.state import with_parts
+from spark_embed.schema import ERRORS_NAME, Results, table_name
 from spark_embed.spark.tasks import run_tasks
 from spark_embed.storage import delete, parquet_input
 
 
 @dataclass
 class _Files:
-    """Files of the two kinds, and the rows that were left out of them."""
+    """Files of the two tables, and the rows that were left out of them."""
 
-    embeddings: list[PublishedFile] = field(default_factory=list)
+    results: list[PublishedFile] = field(default_factory=list)
     errors: list[PublishedFile] = field(default_factory=list)
     n_removed: int = 0
 
     @property
     def n_rows(self) -> int:
-        return sum(file.n_rows for file in (*self.embeddings, *self.errors))
+        return sum(file.n_rows for file in (*self.results, *self.errors))
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,11 @@ class Staging:
     base: Ledger | None
     change: Change
     file_bytes: int
+
+    @property
+    def given(self) -> Results:
+        """What the run's model gives."""
+        return results_of(self.record.fingerprint)
 
     @property
     def generation(self) -> int:
@@ -84,7 +91,8 @@ class Staging:
             generation=self.generation,
             updated_at=now(),
             shards=with_parts(shards, parts),
-            embeddings=self._filled(kept.embeddings + added.embeddings, EMBEDDINGS_NAME),
+            table=table_name(self.given),
+            results=self._filled(kept.results + added.results, table_name(self.given)),
             errors=self._filled(kept.errors + added.errors, ERRORS_NAME),
             waves=tuple(marker.wave for marker in self.change.markers),
             voided=self.change.voided,
@@ -102,7 +110,7 @@ class Staging:
             merges += self._merges(markers, len(merges))
         added = _Files()
         for answer in run_tasks(self.spark, merge_files, merges) if merges else ():
-            added.embeddings += _records(answer["embeddings"])
+            added.results += _records(answer["results"])
             added.errors += _records(answer["errors"])
             added.n_removed += answer["n_removed"]
         return added
@@ -133,7 +141,7 @@ class Staging:
         return [
             Merge(
                 tuple(group),
-                self._target(EMBEDDINGS_NAME, f"{number:05d}", rows_per_file),
+                self._target(table_name(self.given), f"{number:05d}", rows_per_file),
                 self._target(ERRORS_NAME, f"{number:05d}", rows_per_file),
                 {path: removals[path] for path in group if path in removals},
             )
@@ -141,12 +149,13 @@ class Staging:
         ]
 
     def _target(self, kind: str, name: str, rows_per_file: int) -> Target:
-        metadata = make_metadata(self.spark.version, self.record)[0 if kind == EMBEDDINGS_NAME else 1]
+        metadata = make_metadata(self.spark.version, self.record, kind)
         folder = os.path.join(self.output.staged, kind)
         if self.record.output_files:
-            return Target(folder, self.output.root, kind, None, metadata)
+            return Target(folder, self.output.root, kind, None, metadata, self.given)
         name = f"part-{self.generation:05d}-{name}-{self.output.attempt}"
-        return Target(folder, os.path.join(self.output.root, kind), name, rows_per_file, metadata)
+        place = os.path.join(self.output.root, kind)
+        return Target(folder, place, name, rows_per_file, metadata, self.given)
 
     def _rewrite(self) -> tuple[_Files, _Files]:
         """Make the published files anew that hold rows which go; returns what there is, and what went."""
@@ -161,9 +170,12 @@ class Staging:
         )
         lists = self._index_paths(self._new_voids)
         removal = Removal(tuple(sorted(self.change.removed)), lists)
+        retried_too = Removal(removal.shards, lists, retried)
+        # Rows that lack one of several results are tried again, too.
+        of_results = retried_too if len(self.given) > 1 else removal
         kinds = (
-            (EMBEDDINGS_NAME, self.base.embeddings, removal, kept.embeddings),
-            (ERRORS_NAME, self.base.errors, Removal(removal.shards, lists, retried), kept.errors),
+            (self.base.table, self.base.results, of_results, kept.results),
+            (ERRORS_NAME, self.base.errors, retried_too, kept.errors),
         )
         for kind, files, kind_removal, found in kinds:
             if not kind_removal:

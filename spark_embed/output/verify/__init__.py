@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from spark_embed.errors import ResumeError, VerifyError
-from spark_embed.output.folder import EMBEDDINGS_NAME, ERRORS_NAME, Output
+from spark_embed.output.folder import Output
 from spark_embed.output.records import Ledger
 from spark_embed.output.snapshot import Snapshot, read_snapshot
 from spark_embed.output.state import read_ledger
@@ -125,7 +125,7 @@ def _notes(snapshot: Snapshot) -> Iterator[str]:
 def _data_files(output: Output, ledger: Ledger) -> list[DataFile]:
     return [
         DataFile(output.data_path(kind, listed.name), listed, kind)
-        for kind, published in ((EMBEDDINGS_NAME, ledger.embeddings), (ERRORS_NAME, ledger.errors))
+        for kind, published in ledger.tables
         for listed in published
     ]
 

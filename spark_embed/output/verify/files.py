@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from spark_embed.output.verify.contents import Contents, DataFile
+from spark_embed.errors import ERROR_CODES
+from spark_embed.output.fingerprint import codes_of, results_of
+from spark_embed.output.verify.contents import Contents, DataFile, Wanted
 from spark_embed.output.verify.reading import UNREADABLE, first_line, iter_batches, open_parquet
 from spark_embed.output.verify.report import Finding
-from spark_embed.schema import EMBEDDING
+from spark_embed.schema import EMBEDDING_RESULTS, Results
 from spark_embed.storage import stat
 
 FACTS = b"spark_embed"
@@ -27,6 +30,20 @@ class Expected:
     """What all files of a data set have in common: what decides what a vector is; None where nobody knows."""
 
     fingerprint: dict[str, Any] | None
+
+    @property
+    def results(self) -> Results:
+        """What the model gives."""
+        with suppress(TypeError, ValueError):  # a damaged file's, which is told where it is compared
+            return results_of(self.fingerprint or {})
+        return EMBEDDING_RESULTS
+
+    @property
+    def codes(self) -> frozenset[str]:
+        """The codes that its errors may have."""
+        with suppress(TypeError):
+            return codes_of(self.fingerprint or {})
+        return ERROR_CODES
 
     @property
     def embedding_dim(self) -> int | None:
@@ -67,15 +84,15 @@ def check_file(file: DataFile, expected: Expected, account: RowAccount) -> Check
     if n_bytes != file.listed.n_bytes:
         text = f"{file.name}: has {n_bytes:,} bytes, in files.json {file.listed.n_bytes:,}"
         found.append(Finding("files", text))
-    contents, has_keys = Contents(file, expected.embedding_dim), False
+    wanted = Wanted(expected.results, expected.codes, expected.embedding_dim)
+    contents, has_keys = Contents(file, wanted), False
     try:
         with open_parquet(file.path) as opened:
             found += _check_footer(file, opened.metadata, expected)
             if odd := contents.odd_column(opened.schema_arrow):
                 return CheckedFile([*found, Finding("files", f"{file.name}: {odd}")], False)
             has_keys = True
-            if not file.has_vectors and EMBEDDING in opened.schema_arrow.names:
-                found.append(Finding("errors", f"{file.name}: has a column {EMBEDDING}"))
+            found += contents.find_strangers(opened.schema_arrow)
             for batch in iter_batches(opened):
                 account.add(contents.keyed(batch))
                 contents.add(batch)

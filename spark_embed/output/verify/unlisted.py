@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from spark_embed.errors import StorageError
-from spark_embed.output.folder import EMBEDDINGS_NAME, ERRORS_NAME, METADATA_NAME, Output
+from spark_embed.output.folder import METADATA_NAME, Output
 from spark_embed.output.records import Ledger
 from spark_embed.output.verify.report import Finding
 from spark_embed.storage import list_files, read_json
@@ -14,15 +14,12 @@ from spark_embed.storage import list_files, read_json
 
 def find_unlisted(output: Output, ledger: Ledger) -> Iterator[Finding]:
     """Say which files a reader of the two folders would take for the data set's, and are not."""
-    for name, folder, published in (
-        (EMBEDDINGS_NAME, output.embeddings, ledger.embeddings),
-        (ERRORS_NAME, output.errors, ledger.errors),
-    ):
+    for name, published in ledger.tables:
         listed = {file.name for file in published}
         if listed == {name}:  # one file, which is checked as such
             continue
         try:
-            unlisted = [file.path for file in list_files(folder, "") if file.path not in listed]
+            unlisted = [file.path for file in list_files(output.table(name), "") if file.path not in listed]
         except StorageError as exc:
             yield Finding("files", str(exc))
             continue
@@ -54,9 +51,10 @@ def check_summary(output: Output, ledger: Ledger) -> Iterator[Finding]:
             "embedded": ledger.n_embedded,
             "errors": ledger.n_errors,
             "errors_by_code": ledger.n_errors_by_code,
+            "errors_by_result": ledger.n_errors_by_result,
         }
         for name, value in wanted.items():
-            if counts.get(name) != value:
+            if counts.get(name, {}) != value:
                 text = f"{METADATA_NAME}: counts.{name} is {counts.get(name)}, by files.json {value}"
                 yield Finding("metadata", text)
 

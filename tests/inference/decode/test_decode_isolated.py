@@ -19,11 +19,12 @@ from PIL import Image
 from spark_embed.errors import ImageError
 from spark_embed.inference.decode import decode
 from spark_embed.inference.decode.isolated import IsolatedDecoder, keep_decodable
-from spark_embed.inference.feed import FeedOptions, run_feed
+from spark_embed.inference.feed import FeedOptions
 from spark_embed.inference.fetch.references import Reference
 
 from support.checkout import REPOSITORY
 from support.fakes import MeanColour
+from support.feeds import run_feed
 from support.image_files import encode, with_segment
 
 CRASHING = REPOSITORY / "tests/support/crashing_decoder"
@@ -156,7 +157,11 @@ def test_a_feed_decodes_in_one_child_per_thread_and_leaves_none(crashing, monkey
     at_once = []
     model = MeanColour(during_predict=lambda batch: at_once.append(n_living_children()))
     options = FeedOptions(batch_size=10, n_threads=2, isolated=True, decode_timeout_s=1)
-    codes = [error and error.code for chunk in run_feed(references, model, options) for error in chunk.errors]
+    codes = [
+        error and error.code
+        for chunk in run_feed(references, model, options)
+        for error in chunk.errors["embedding"]
+    ]
     assert {row: code for row, code in enumerate(codes) if code} == {
         7: "corrupt",
         20: "corrupt",

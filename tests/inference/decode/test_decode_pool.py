@@ -63,7 +63,7 @@ def make_pool(stuck):
         return job.given
 
     def make_pool(n_threads, limit_s=0.2):
-        pools.append(DecodePool(work, lambda error: error.code, n_threads, limit_s))
+        pools.append(DecodePool(work, lambda given, error: error.code, n_threads, limit_s))
         return pools[-1]
 
     yield make_pool

@@ -10,11 +10,12 @@ from spark_embed.config import ModelOptions
 from spark_embed.errors import ImageError
 from spark_embed.inference.decode import decode
 from spark_embed.inference.decode.truncated import truncated_images
-from spark_embed.inference.feed import FeedOptions, run_feed
+from spark_embed.inference.feed import FeedOptions
 from spark_embed.inference.fetch.references import Reference
 from spark_embed.inference.udf import make_feed_options
 
 from support.fakes import MeanColour
+from support.feeds import run_feed
 from support.image_files import encode
 
 # How Pillow reads the others: whole or not at all.
@@ -105,4 +106,6 @@ def test_the_option_reaches_every_way_of_decoding(photo, allowed, isolated):
     )
     options = FeedOptions(allow_truncated=allowed, isolated=isolated)
     (chunk,) = run_feed(map(Reference, halves), MeanColour(), options)
-    assert [error and error.code for error in chunk.errors] == [None if allowed else "corrupt"] * 2
+    assert [error and error.code for error in chunk.errors["embedding"]] == [
+        None if allowed else "corrupt"
+    ] * 2

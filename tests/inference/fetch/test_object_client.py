@@ -14,11 +14,11 @@ from typing import ClassVar
 import pytest
 
 from spark_embed.errors import ERROR_DETAIL_CHARS, ImageError, StorageError
-from spark_embed.inference.fetch.read_ahead import ReadAhead
 from spark_embed.inference.fetch.references import DownloadPolicy, FetchPolicy, Reference
 from spark_embed.storage.s3.requests import ObjectRequests
 
 from support.bad_server import colour_of, image_bytes
+from support.feeds import ReadAhead
 from support.url_rows import rows_of
 from support.waiting import wait_until
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from spark_embed.inference.decode import MAX_PIXELS
 from spark_embed.inference.preflight.parity import Parity, measure_parity, prepare_sample
-from spark_embed.models import Recipe
+from spark_embed.models import Inputs, Recipe
 from spark_embed.models.vision.image_embedder import ImageEmbedder
 from spark_embed.models.vision.preprocess import Preprocessing
 
@@ -80,7 +80,7 @@ def test_a_precision_that_overflows_has_cosine_0(clip, photo_bytes):
     state = clip._network.state_dict()
     half = ImageEmbedder(replace(clip.recipe, dtype="float16"))
     half._network.load_state_dict(state)
-    assert len(half.predict([half.prepare(np.zeros((9, 9, 3), np.uint8))]).failures) == 1
+    assert len(half.predict([half.prepare(Inputs(np.zeros((9, 9, 3), np.uint8)))]).failures["embedding"]) == 1
     assert compare(half, photo_bytes).min_cosine == 0
 
 
@@ -88,10 +88,10 @@ def test_one_image_at_a_time_is_kept_in_memory(clip, photo_bytes, monkeypatch):
     pixels: list[weakref.ref] = []
     prepare = clip.prepare
 
-    def watched(array):
+    def watched(inputs):
         assert all(reference() is None for reference in pixels)
-        pixels.append(weakref.ref(array))
-        return prepare(array)
+        pixels.append(weakref.ref(inputs.image))
+        return prepare(inputs)
 
     monkeypatch.setattr(clip, "prepare", watched)
     taken = []

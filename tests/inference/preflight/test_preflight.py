@@ -14,6 +14,7 @@ from spark_embed.inference.preflight.parity import Parity
 from spark_embed.inference.preflight.preflight import run_preflight
 from spark_embed.inference.preflight.probe import ProbeOptions
 from spark_embed.inference.preflight.probe import probe as run_probe
+from spark_embed.inference.preflight.sample import SampleRow
 from spark_embed.models import Recipe
 from spark_embed.models.vision import image_embedder
 from spark_embed.models.vision.image_embedder import ImageEmbedder
@@ -39,7 +40,8 @@ def fast_bfloat16(monkeypatch):
 
 def probe(recipe: Recipe, images: list[bytes | None], wanted: ProbeOptions = WANTED) -> dict:
     """Run the probe in this process."""
-    return run_probe([Reference(data) for data in images], recipe, FeedOptions(), wanted)
+    sample = [SampleRow(Reference(data), "a.parquet", row) for row, data in enumerate(images)]
+    return run_probe(sample, recipe, FeedOptions(), wanted)
 
 
 def test_auto_keeps_the_fast_precision_that_agrees_with_float32(fast_bfloat16, recipe, photo_bytes):
@@ -72,7 +74,7 @@ def test_auto_is_float32_where_the_fast_precision_falls_short(
     def measure(model: ImageEmbedder, sample: list) -> Parity:
         return Parity(len(sample), 1.0 if model.recipe.dtype == "float32" else cosine, 0.5)
 
-    monkeypatch.setattr("spark_embed.inference.preflight.parity.measure_parity", measure)
+    monkeypatch.setattr("spark_embed.inference.preflight.probe.measure_parity", measure)
     answer = probe(recipe, photo_bytes)
     assert answer["recipe"]["dtype"] == "float32"
     assert answer["parity"]["rejected"]["dtype"] == "bfloat16"

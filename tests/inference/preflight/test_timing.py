@@ -25,7 +25,7 @@ class Timed(MeanColour):
         self.now += self.seconds(len(batch))
         prediction = super().predict(batch)
         fits = self.room is None or len(batch) <= self.room
-        return Prediction(prediction.embedding, batch_limit=None if fits else self.room)
+        return Prediction(prediction.columns, batch_limit=None if fits else self.room)
 
 
 def test_the_forward_pass_is_timed_with_a_full_batch(monkeypatch):

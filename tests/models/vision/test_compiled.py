@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from spark_embed.errors import ModelError
-from spark_embed.models import Recipe
+from spark_embed.models import Inputs, Recipe
 from spark_embed.models.vision import image_embedder
 from spark_embed.models.vision.image_embedder import ImageEmbedder
 
@@ -34,10 +34,10 @@ def test_compiled_vectors_are_those_of_the_network_as_it_is(recipe, photos):
     n_before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     compiled = ImageEmbedder(recipe)
     plain = ImageEmbedder(Recipe(recipe.source, device="cpu", dtype="float32"))
-    batch = [plain.prepare(np.array(photo)) for photo in photos]
+    batch = [plain.prepare(Inputs(np.array(photo))) for photo in photos]
     for n_rows in (1, 4, 6):
-        expected = plain.predict(batch[:n_rows]).embedding
-        np.testing.assert_allclose(compiled.predict(batch[:n_rows]).embedding, expected, atol=1e-5)
+        expected = plain.predict(batch[:n_rows]).columns["embedding"]
+        np.testing.assert_allclose(compiled.predict(batch[:n_rows]).columns["embedding"], expected, atol=1e-5)
     counters = torch._dynamo.utils.counters["stats"]
     assert counters["unique_graphs"] == n_before + 1
 
@@ -45,19 +45,19 @@ def test_compiled_vectors_are_those_of_the_network_as_it_is(recipe, photos):
 def test_smaller_batches_are_filled_up_and_larger_ones_run_as_they_did(recipe, photos, monkeypatch):
     sizes = without_compiler(monkeypatch)
     model = ImageEmbedder(recipe)
-    batch = [model.prepare(np.array(photo)) for photo in photos]
+    batch = [model.prepare(Inputs(np.array(photo))) for photo in photos]
     sizes.clear()
-    assert [len(model.predict(batch[:n_rows]).embedding) for n_rows in (1, 4, 6)] == [1, 4, 6]
+    assert [len(model.predict(batch[:n_rows]).columns["embedding"]) for n_rows in (1, 4, 6)] == [1, 4, 6]
     assert sizes == [4, 4]
 
 
 def test_a_batch_that_did_not_fit_is_not_filled_up_again(recipe, photos, monkeypatch):
     sizes = without_compiler(monkeypatch)
     model = ImageEmbedder(recipe)
-    batch = [model.prepare(np.array(photo)) for photo in photos[:4]]
+    batch = [model.prepare(Inputs(np.array(photo))) for photo in photos[:4]]
     model._backoff.limit = 2
     sizes.clear()
-    assert len(model.predict(batch).embedding) == 4
+    assert len(model.predict(batch).columns["embedding"]) == 4
     assert sizes == []
 
 

@@ -1,6 +1,5 @@
 """Folding gives the same vectors with fewer layers, and is put back where it would not."""
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,7 +10,7 @@ from spark_embed.models import EMBEDDED_MODEL, Recipe
 from spark_embed.models.vision.fold import fold_batch_norms
 from spark_embed.models.vision.image_embedder import ImageEmbedder
 
-from support.small_models import change_weights, save_model
+from support.small_models import change_weights, prepare_all, save_model
 from support.vectors import cosines
 
 
@@ -44,7 +43,8 @@ def test_folded_vectors_are_those_of_the_plain_network(recipe, photos):
     left = n_batch_norms(folded._network)
     assert folded.n_folded + left == n_batch_norms(plain._network)
     assert left <= 1  # timm's deep stem has one that is not beside its convolution
-    vectors = [m.predict([m.prepare(np.array(photo)) for photo in photos]).embedding for m in (plain, folded)]
+    predictions = [model.predict(prepare_all(model, photos)) for model in (plain, folded)]
+    vectors = [prediction.columns["embedding"] for prediction in predictions]
     assert cosines(*vectors).min() > 0.999999
 
 

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from spark_embed.errors import ImageError
+from spark_embed.models import Inputs
 from spark_embed.models.vision.image_embedder import ImageEmbedder
 
 from support.small_models import NAMES, Reference, change_weights, prepare_all, recipe, save_model
@@ -70,10 +71,10 @@ def test_vectors_are_those_of_plain_transformers(case, images):
     with torch.inference_mode():
         expected = case.reference.vector(batch)
     prediction = case.model.predict(prepare_all(case.model, images))
-    assert prediction.failures == {}
-    assert prediction.embedding.dtype == np.float32
-    assert prediction.embedding.shape == expected.shape == (len(images), case.model.embedding_dim)
-    assert cosines(prediction.embedding, expected.numpy()).min() >= 0.9999
+    assert prediction.failures == {"embedding": {}}
+    assert prediction.columns["embedding"].dtype == np.float32
+    assert prediction.columns["embedding"].shape == expected.shape == (len(images), case.model.embedding_dim)
+    assert cosines(prediction.columns["embedding"], expected.numpy()).min() >= 0.9999
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read as Linux has it")
@@ -85,7 +86,7 @@ def test_an_extremely_narrow_image_gives_its_centre_in_bounded_memory(clip, phot
     expected = clip.process(middle)["pixel_values"]
     pixels = np.array(image)
     before = peak_memory_bytes(reset=True)
-    prepared = clip.prepare(pixels)
+    prepared = clip.prepare(Inputs(pixels))
     assert peak_memory_bytes() - before < 50e6  # the whole resize would take 600 MB
     assert (prepared - clip.preprocessing.grey_levels(expected)[0]).abs().max() < 2.01
 
@@ -95,9 +96,9 @@ def test_an_image_that_the_models_own_processor_would_blow_up_is_refused(clip_fo
     put_processor(folder, resample=0)  # nearest neighbour: not on the fast path
     model = ImageEmbedder(recipe(folder))
     assert model.preprocessing is None
-    assert model.prepare(np.zeros((10, 200, 3), np.uint8))["pixel_values"].shape == (3, 224, 224)
+    assert model.prepare(Inputs(np.zeros((10, 200, 3), np.uint8)))["pixel_values"].shape == (3, 224, 224)
     with pytest.raises(ImageError, match=r"^too_many_pixels: 100000 x 1: .*more than 20 times"):
-        model.prepare(np.zeros((1, 100_000, 3), np.uint8))
+        model.prepare(Inputs(np.zeros((1, 100_000, 3), np.uint8)))
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_what_the_models_own_processor_raises_is_about_its_image(tmp_path, monke
 
     monkeypatch.setattr(model, "processor", fail)
     with pytest.raises(ImageError) as caught:
-        model.prepare(np.zeros((9, 9, 3), np.uint8))
+        model.prepare(Inputs(np.zeros((9, 9, 3), np.uint8)))
     assert caught.value.code == code
     assert "\n" not in caught.value.detail
 
@@ -143,14 +144,16 @@ def test_bfloat16_gives_nearly_the_vectors_of_float32(name, photos, request, cli
     for dtype in ("float32", "bfloat16"):
         model = ImageEmbedder(recipe(folder, dtype=dtype))
         assert model.recipe.dtype == dtype
-        vectors.append(model.predict(prepare_all(model, photos)).embedding)
+        vectors.append(model.predict(prepare_all(model, photos)).columns["embedding"])
     assert cosines(*vectors).min() >= 0.999
     assert not np.array_equal(*vectors)
 
 
 def test_vectors_have_length_1_only_with_normalize(clip, clip_folder, photos):
     plain = ImageEmbedder(recipe(clip_folder, normalize=False))
-    normalised, raw = (model.predict(prepare_all(model, photos)).embedding for model in (clip, plain))
+    normalised, raw = (
+        model.predict(prepare_all(model, photos)).columns["embedding"] for model in (clip, plain)
+    )
     lengths = np.linalg.norm(raw, axis=1, keepdims=True)
     assert abs(lengths - 1).min() > 0.01
     np.testing.assert_allclose(normalised, raw / lengths, atol=1e-6)
@@ -160,11 +163,13 @@ def test_a_vector_with_nan_fails_its_own_row_only(tmp_path, photos):
     save_model("siglip2-naflex", tmp_path)  # whose prepared images are floats
     model = ImageEmbedder(recipe(tmp_path))
     prepared = prepare_all(model, photos)
-    expected = model.predict(prepared).embedding
+    expected = model.predict(prepared).columns["embedding"]
     prepared[2]["pixel_values"][0] = torch.nan
     prediction = model.predict(prepared)
-    assert {row: error.code for row, error in prediction.failures.items()} == {2: "bad_vector"}
-    np.testing.assert_allclose(np.delete(prediction.embedding, 2, 0), np.delete(expected, 2, 0), atol=1e-6)
+    assert {row: error.code for row, error in prediction.failures["embedding"].items()} == {2: "bad_vector"}
+    np.testing.assert_allclose(
+        np.delete(prediction.columns["embedding"], 2, 0), np.delete(expected, 2, 0), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(("weight", "detail"), [(0.0, "only zeros"), (float("inf"), "NaN or infinity")])
@@ -172,6 +177,6 @@ def test_a_network_that_gives_no_vectors_fails_every_row(clip_folder, tmp_path, 
     folder = shutil.copytree(clip_folder, tmp_path / "clip")
     change_weights(folder, lambda weights: weights["visual_projection.weight"].fill_(weight))
     model = ImageEmbedder(recipe(folder))
-    failures = model.predict(prepare_all(model, photos)).failures
+    failures = model.predict(prepare_all(model, photos)).failures["embedding"]
     assert [failures[row].code for row in range(len(photos))] == ["bad_vector"] * len(photos)
     assert all(detail in failure.detail for failure in failures.values())

@@ -38,7 +38,7 @@ def test_pickled_weights_are_accepted_with_the_flag_and_give_the_same_vectors(
     pickle_weights(folder)
     pickled = ImageEmbedder(recipe(folder, allow_pickle_weights=True))
     assert pickled.recipe.weights_sha256 != clip.recipe.weights_sha256
-    vectors = [model.predict(prepare_all(model, photos)).embedding for model in (clip, pickled)]
+    vectors = [model.predict(prepare_all(model, photos)).columns["embedding"] for model in (clip, pickled)]
     np.testing.assert_array_equal(*vectors)
 
 
@@ -50,7 +50,7 @@ def test_weights_in_several_files_are_loaded_and_hashed_together(clip, clip_fold
     assert len(files) > 1
     several = ImageEmbedder(recipe(folder))
     assert several.recipe.weights_sha256 == sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-    vectors = [model.predict(prepare_all(model, photos)).embedding for model in (clip, several)]
+    vectors = [model.predict(prepare_all(model, photos)).columns["embedding"] for model in (clip, several)]
     np.testing.assert_array_equal(*vectors)
 
 
@@ -65,7 +65,7 @@ def test_the_embedded_model_is_the_packages_network(photos):
     assert all(torch.equal(a, b) for a, b in zip(loaded.values(), packaged.values(), strict=True))
 
     # The package's classifier on top of the vectors names what the photos show (ImageNet's classes).
-    cat, coffee = (model.predict(prepare_all(model, [photos[i]])).embedding for i in (1, 2))
+    cat, coffee = (model.predict(prepare_all(model, [photos[i]])).columns["embedding"] for i in (1, 2))
     classes = [int(torch.nn.functional.linear(torch.tensor(v), **classifier).argmax()) for v in (cat, coffee)]
     assert classes[0] in range(281, 286)  # tabby, tiger cat, Persian, Siamese, Egyptian cat
     assert classes[1] in (504, 967, 968)  # coffee mug, espresso, cup

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.usefixtures("short_s3_pauses")
 
 @pytest.fixture
 def path(bucket) -> str:
-    return f"s3a://{bucket}/out/_spark_embed/output/lock/lock.json"
+    return f"s3a://{bucket}/out/_spark_embed/lock.json"
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ def no_heart_beats_on():
 
 @pytest.fixture
 def path(bucket) -> str:
-    return f"s3a://{bucket}/out/_spark_embed/output/lock/lock.json"
+    return f"s3a://{bucket}/out/_spark_embed/lock.json"
 
 
 @pytest.fixture
@@ -320,7 +320,7 @@ def test_who_may_not_write_is_told(s3_server, bucket, path, monkeypatch):
 
 
 def test_a_run_in_a_folder_with_odd_names_is_locked_too(bucket):
-    path = f"s3a://{bucket}/a b+%20ü/_spark_embed/output/lock/lock.json"
+    path = f"s3a://{bucket}/a b+%20ü/_spark_embed/lock.json"
     with take(path) as lock:
         lock.check()
         assert json.dumps(read_json(path))

@@ -16,11 +16,11 @@ from spark_embed.output.publish import output_files
 from spark_embed.output.publish.merge import Merge, merge_files
 from spark_embed.output.publish.output_files import Target
 from spark_embed.output.publish.removal import Removal
-from spark_embed.schema import RESULT
-from spark_embed.spark.types import PACKED_RESULT_TYPE
+from spark_embed.schema import EMBEDDING_RESULTS, RESULT
+from spark_embed.spark.types import result_type
 
 DIM = 3
-RESULT_ARROW = to_arrow_type(PACKED_RESULT_TYPE)
+RESULT_ARROW = to_arrow_type(result_type(EMBEDDING_RESULTS, packed=True))
 
 
 def write_wave(path, first, codes):
@@ -52,7 +52,7 @@ def merge(tmp_path):
 def with_rows_per_file(merge, n_rows):
     return replace(
         merge,
-        embeddings=replace(merge.embeddings, rows_per_file=n_rows),
+        results=replace(merge.results, rows_per_file=n_rows),
         errors=replace(merge.errors, rows_per_file=n_rows),
     )
 
@@ -98,8 +98,8 @@ def test_what_was_written_is_told_file_by_file(merge, tmp_path, rows_per_file):
     answer = merge_files(merge)
     codes = [file.pop("n_errors_by_code") for file in answer["errors"]]
     assert answer["errors"] == found(tmp_path / "bad")
-    assert [file.pop("n_errors_by_code") for file in answer["embeddings"]] == [{}] * len(answer["embeddings"])
-    assert answer["embeddings"] == found(tmp_path / "good")
+    assert [file.pop("n_errors_by_code") for file in answer["results"]] == [{}] * len(answer["results"])
+    assert answer["results"] == found(tmp_path / "good")
     assert (
         codes
         == {
@@ -118,17 +118,17 @@ def test_a_kind_without_rows_has_one_file_that_says_its_columns(merge, tmp_path)
     assert pq.read_table(tmp_path / "bad").schema.names == ["own", "error", "error_detail"]
     assert [(file["n_rows"], file["n_errors_by_code"]) for file in answer["errors"]] == [(0, {})]
     answer = merge_files(replace(merge, sources=(write_wave(tmp_path / "no.parquet", 0, []),)))
-    assert [file["n_rows"] for file in answer["embeddings"]] == [0]
+    assert [file["n_rows"] for file in answer["results"]] == [0]
     assert pq.read_table(tmp_path / "good").schema.names == ["own", "embedding"]
     assert pq.read_table(tmp_path / "good").num_rows == 0
 
 
 def test_without_a_limit_there_is_one_file_of_exactly_that_name(merge, tmp_path):
-    good, bad = replace(merge.embeddings, name="a.parquet"), replace(merge.errors, name="b.parquet")
-    merge = with_rows_per_file(replace(merge, embeddings=good, errors=bad), None)
+    good, bad = replace(merge.results, name="a.parquet"), replace(merge.errors, name="b.parquet")
+    merge = with_rows_per_file(replace(merge, results=good, errors=bad), None)
     answer = merge_files(merge)
     assert (names(tmp_path / "good"), names(tmp_path / "bad")) == (["a.parquet"], ["b.parquet"])
-    assert [file["name"] for file in answer["embeddings"]] == ["a.parquet"]
+    assert [file["name"] for file in answer["results"]] == ["a.parquet"]
     assert pq.read_table(tmp_path / "good/a.parquet").num_rows == 6
 
 

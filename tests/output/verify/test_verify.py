@@ -236,7 +236,9 @@ def make_many(root: Path, n_rows: int) -> Output:
                 ),
             }
         )
-        write_table(table, Path(output.embeddings, f"{start:09d}.parquet"), {"fingerprint": made_by})
+        write_table(
+            table, Path(output.table("embeddings.parquet"), f"{start:09d}.parquet"), {"fingerprint": made_by}
+        )
     shards = {str(number): ShardState("1", ((0, 20_000),)) for number in range(n_rows // 20_000)}
     write_summary(output, list_anew(output, shards=shards))
     return output

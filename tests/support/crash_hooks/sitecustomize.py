@@ -7,6 +7,7 @@ Environment variables say what it does:
 - CRASH_ROW_S: seconds by which the model is slower for each image.
 - CRASH_WAVE_ROWS: the rows of each wave, however fast this machine is.
 - CRASH_SILENT_S: after so many seconds without a heartbeat, instead of minutes, the lock counts as lost.
+- CRASH_KIND: the kind of model that runs, module:class, instead of image embedders.
 - CRASH_HOLD: "module function text number": the process stops in front of that call, the number-th one that
   has the text in its arguments, says so by a file in CRASH_LOG, and goes on when that file is gone.
 """
@@ -73,6 +74,10 @@ def _fix_waves(waves):
     waves._Loop._wave_rows = lambda loop: int(os.environ["CRASH_WAVE_ROWS"])
 
 
+def _choose_kind(udf):
+    udf.find_kind = lambda model_directory: os.environ["CRASH_KIND"]
+
+
 def _hurry(lock):
     lock.SILENT_S = float(os.environ["CRASH_SILENT_S"])
     lock.OutputLock.__init__.__defaults__ = (lock.SILENT_S / 5,)
@@ -103,6 +108,9 @@ if "CRASH_LOG" in os.environ:
         "spark_embed.models.vision.image_embedder": [_slow_down],
         "spark_embed.run.waves": [_fix_waves],
     }
+    if "CRASH_KIND" in os.environ:
+        del patches["spark_embed.inference.feed"]  # it knows what an image embedder prepares
+        patches["spark_embed.inference.udf"] = [_choose_kind]
     if "CRASH_SILENT_S" in os.environ:
         patches["spark_embed.output.lock.lock"] = [_hurry]
     if "CRASH_HOLD" in os.environ:
