@@ -26,7 +26,7 @@ from spark_embed.run.plan import Work, find_work, report_work
 from spark_embed.run.progress import Progress
 from spark_embed.run.progress_file import ProgressFile
 from spark_embed.run.publisher import Publisher
-from spark_embed.run.report import Outcome, read_summary, write_summary
+from spark_embed.run.report import RunResult, read_summary, write_summary
 from spark_embed.run.retry import find_retries
 from spark_embed.run.wave_failure import explain_store_failure
 from spark_embed.run.waves import WaveContext, run_waves
@@ -89,7 +89,7 @@ def run(spark: SparkSession | Session, config: Config, clock: Clock | None = Non
         with clock.measure("publish"):
             progress.publishing()
             ledger = publisher.finish(unreadable)
-        summary = summarize(context, Outcome(work, record, ledger, publisher.of_this_run, bad, plan))
+        summary = summarize(context, RunResult(work, record, ledger, publisher.of_this_run, bad, plan))
         progress.done()
     check_bad_shards(config, bad)
     return summary
@@ -120,17 +120,17 @@ def embed(
     return unreadable
 
 
-def summarize(context: RunContext, outcome: Outcome) -> RunSummary:
+def summarize(context: RunContext, result: RunResult) -> RunSummary:
     """Write metadata.json, where it does not stand already as it would be; say how it went.
 
     Raises:
         StorageError: it cannot be written.
     """
-    summary = None if outcome.markers else read_summary(context, outcome)
+    summary = None if result.markers else read_summary(context, result)
     if summary:
-        logger.info("%s", _nothing_done(outcome))
+        logger.info("%s", _nothing_done(result))
     else:
-        summary = write_summary(context, outcome)
+        summary = write_summary(context, result)
         logger.info("done", extra={"counts": summary.to_dict()["counts"], "timings_s": summary.timings_s})
     return summary
 
@@ -148,13 +148,13 @@ def check_bad_shards(config: Config, bad: Sequence[BadShard]) -> None:
         )
 
 
-def _nothing_done(outcome: Outcome) -> str:
-    pending = outcome.work.pending
-    if not outcome.bad:
+def _nothing_done(result: RunResult) -> str:
+    pending = result.work.pending
+    if not result.bad:
         return f"nothing to do: all {pending.n_shards:,} shards are complete"
     return (
         f"nothing more could be done: {pending.n_complete_shards:,} of {pending.n_shards:,} shards are "
-        f"complete, {len(outcome.bad):,} cannot be read"
+        f"complete, {len(result.bad):,} cannot be read"
     )
 
 

@@ -25,7 +25,7 @@ _NOTHING_RUN = {"kind": "nothing", "text": "Nothing was left to embed"}
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunResult:
     """All that a summary is made from.
 
     Attributes:
@@ -42,7 +42,7 @@ class Outcome:
     plan: Plan | None
 
 
-def read_summary(context: RunContext, outcome: Outcome) -> RunSummary | None:
+def read_summary(context: RunContext, result: RunResult) -> RunSummary | None:
     """Return what metadata.json says, if that is still so; None if it must be written anew.
 
     Raises:
@@ -51,26 +51,26 @@ def read_summary(context: RunContext, outcome: Outcome) -> RunSummary | None:
     summary = read_metadata(context.output)
     same = (
         summary is not None
-        and summary.output.get("generation") == outcome.ledger.generation
-        and summary.output.get("run_id") == outcome.record.run_id
-        and summary.pending == _describe_pending(context, outcome)
+        and summary.output.get("generation") == result.ledger.generation
+        and summary.output.get("run_id") == result.record.run_id
+        and summary.pending == _describe_pending(context, result)
     )
     return summary if same else None
 
 
-def write_summary(context: RunContext, outcome: Outcome) -> RunSummary:
+def write_summary(context: RunContext, result: RunResult) -> RunSummary:
     """Write metadata.json; returns what it says.
 
     Raises:
         StorageError: it cannot be written.
     """
     config, output, clock = context.config, context.output, context.clock
-    source, record, ledger = outcome.work.source, outcome.record, outcome.ledger
-    counted = add_up([marker.counted for marker in outcome.markers])
+    source, record, ledger = result.work.source, result.record, result.ledger
+    counted = add_up([marker.counted for marker in result.markers])
     errors = ledger.n_errors_by_code
     embed_s = max(clock.timings_s.get("embed", 0.0), 1e-3)
-    options = outcome.plan.options.batch_size if outcome.plan else 0
-    pending = _describe_pending(context, outcome)
+    options = result.plan.options.batch_size if result.plan else 0
+    pending = _describe_pending(context, result)
     summary = RunSummary(
         status="incomplete" if pending["n_bad_shards"] else "complete",
         counts=_count(ledger),
@@ -79,7 +79,7 @@ def write_summary(context: RunContext, outcome: Outcome) -> RunSummary:
             "embedded": counted.n_rows - counted.n_errors,
             "errors": counted.n_errors,
             "errors_by_code": counted.n_errors_by_code,
-            "n_waves": len(outcome.markers),
+            "n_waves": len(result.markers),
         },
         pending=pending,
         error_examples=read_error_examples(output, ledger.errors, errors),
@@ -91,7 +91,7 @@ def write_summary(context: RunContext, outcome: Outcome) -> RunSummary:
             "n_rows": source.n_rows - source.n_voided,
             "n_bytes": source.image_bytes,
             "image_column": source.image_column,
-            "transport": outcome.plan.source.transport if outcome.plan else source.transport,
+            "transport": result.plan.source.transport if result.plan else source.transport,
         },
         output={
             "output_dir": output.root,
@@ -104,7 +104,7 @@ def write_summary(context: RunContext, outcome: Outcome) -> RunSummary:
         stage_s=counted.stage_s,
         throughput={"images_per_s": round(counted.n_rows / embed_s, 1)},
         parity=record.parity,
-        verdict=_judge(outcome, counted, embed_s),
+        verdict=_judge(result, counted, embed_s),
         n_tasks=counted.n_tasks,
         batch_size=min(options, counted.batch_limit or options),
         n_model_loads=counted.n_model_loads,
@@ -128,11 +128,11 @@ def _count(ledger: Ledger) -> Counts:
     )
 
 
-def _judge(outcome: Outcome, counted: Counted, embed_s: float) -> dict[str, str]:
-    plan = outcome.plan
-    if plan is None or not outcome.markers:
+def _judge(result: RunResult, counted: Counted, embed_s: float) -> dict[str, str]:
+    plan = result.plan
+    if plan is None or not result.markers:
         return _NOTHING_RUN
-    device = outcome.record.model["device"]
+    device = result.record.model["device"]
     measured = Measured(counted.stage_s, counted.n_tasks, plan.n_slots, embed_s, device, plan.task_cpus)
     return asdict(judge(measured))
 
@@ -153,11 +153,11 @@ def _describe_traffic(counted: Counted, embed_s: float) -> dict[str, float]:
     }
 
 
-def _describe_pending(context: RunContext, outcome: Outcome) -> dict[str, Any]:
-    work = outcome.work
-    shown = {shard.name: shard.reason for shard in outcome.bad[:_MAX_BAD_SHARDS]}
+def _describe_pending(context: RunContext, result: RunResult) -> dict[str, Any]:
+    work = result.work
+    shown = {shard.name: shard.reason for shard in result.bad[:_MAX_BAD_SHARDS]}
     return {
-        "n_bad_shards": len(outcome.bad),
+        "n_bad_shards": len(result.bad),
         "bad_shards": shown,
         "n_gone_shards": 0 if context.config.prune else len(work.pending.gone) + work.source.n_gone,
     }
