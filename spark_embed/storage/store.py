@@ -62,7 +62,7 @@ stat = _either(local.stat, s3.stat)
 free_bytes = _either(local.free_bytes, s3.free_bytes)
 check_writable = _either(local.check_writable, s3.check_writable)
 
-# What is in a file. What writes one says itself what is wrong: maybe there is no space.
+# What is in a file. contents.py says what a write that fails lacked: maybe space.
 open_binary = _either(local.open_binary, s3.open_binary)
 read_bytes = _either(local.read_bytes, s3.read_bytes)
 write_bytes = _either(local.write_bytes, s3.write_bytes)

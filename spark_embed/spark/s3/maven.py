@@ -1,7 +1,8 @@
 """Jars from Maven, fetched once and kept; driver only.
 
-Spark's own way, spark.jars.packages, asks Ivy at every start: 4 s, and pages on the terminal. Here the same
-Ivy runs once, in a Spark that does nothing else and whose output is read here.
+Spark's own way, spark.jars.packages, asks Ivy at every start: 3 s more (9.6 instead of 6.8 to a session, jars
+cached, medians of six, pyspark 4.1.4 on two cores), and a hundred lines on the terminal. Here the same Ivy
+runs once, in a Spark that does nothing else and whose output is read here.
 """
 
 from __future__ import annotations
