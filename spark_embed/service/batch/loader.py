@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from spark_embed.config import Config
 from spark_embed.datasets.detect import PARQUET, detect
-from spark_embed.errors import ConfigError, StorageError
+from spark_embed.errors import ConfigError, StorageError, one_line
 from spark_embed.service.batch.paths import Folder, check_name
 from spark_embed.spark.s3.s3a import export_region
 from spark_embed.storage import folder_path, is_folder, parquet_input, stat
@@ -95,8 +95,7 @@ class UnifiedDataLoader:
             with pq.ParquetFile(source, buffer_size=_STREAM_BUFFER_BYTES, pre_buffer=False) as file:
                 yield file
         except (OSError, pa.ArrowException) as exc:
-            reason = " ".join(str(exc).split())  # some are of several lines
-            raise StorageError(f"{path}: cannot be read as parquet: {reason}") from exc
+            raise StorageError(f"{path}: cannot be read as parquet: {one_line(exc, None)}") from exc
 
 
 def _batch_rows(metadata: pq.FileMetaData) -> int:
