@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from spark_embed.errors import VerifyError, one_line
+from spark_embed.errors import VerifyError
 
 MAX_LINES = 20
 """Findings of one kind that are told one by one."""
@@ -58,7 +58,7 @@ class Report:
                 lines.append((kind, f"... and {n_more:,} more like these"))
         verdict = f"{self.n_findings:,} findings" if self.n_findings else "nothing is wrong"
         lines.append(("checked", f"{self.checked}: {verdict}"))
-        return "\n".join(f"{name:<9}{one_line(text, None)}" for name, text in lines)
+        return "\n".join(f"{name:<9}{_printable(text)}" for name, text in lines)
 
     def check(self) -> None:
         """Do nothing if nothing is wrong.
@@ -71,3 +71,8 @@ class Report:
                 f"{self.root}: {self.n_findings:,} findings; where they do not say what helps, put a copy of "
                 "the files back, or embed anew with --overwrite"
             )
+
+
+def _printable(text: str) -> str:
+    """Return a text with names of a data set in it as a terminal can bear it."""
+    return "".join(character if character.isprintable() else "?" for character in text)
