@@ -44,7 +44,7 @@ format: $(READY)  ## put the code in its one format
 lines: $(READY)  ## lines by room of spark_embed and of its tests
 	@$(BIN)/python tools/count_lines.py
 
-readme: $(READY)  ## write the README's tables anew from the code
+readme: $(READY)  ## write the tables of README.md and CONTRIBUTING.md anew from the code
 	$(BIN)/python tools/write_readme.py
 
 bench: $(READY)  ## how fast the job is against bare loops and the shapes people publish (docs/speed.md)
