@@ -23,6 +23,7 @@ ErrorCode = Literal[
 ERROR_CODES: frozenset[str] = frozenset(get_args(ErrorCode))
 
 ERROR_DETAIL_CHARS = 200
+_LINE_CHARS = 300
 
 
 class RowError(Exception):
@@ -117,6 +118,18 @@ EXIT_CODES: dict[int, str] = {
     VerifyError.exit_code: "spark-embed verify found something wrong",
     130: "interrupted (Ctrl-C or SIGTERM); the same command goes on",
 }
+
+
+def one_line(said: object, max_chars: int | None = _LINE_CHARS) -> str:
+    """Return what a library or a data set says, often many lines, as one that a terminal can bear.
+
+    Of an exception that says nothing, its type.
+    """
+    text = "".join(character if character.isprintable() else " " for character in str(said))
+    line = " ".join(text.split())
+    if not line and isinstance(said, BaseException):
+        line = type(said).__name__
+    return line[:max_chars]
 
 
 def fatal_error_named(name: str) -> type[SparkEmbedError]:

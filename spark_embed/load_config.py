@@ -26,7 +26,7 @@ from spark_embed.config import (
     group_of,
     sorted_options,
 )
-from spark_embed.errors import EXIT_CODES, ConfigError
+from spark_embed.errors import EXIT_CODES, ConfigError, one_line
 
 ENVIRONMENT_PREFIX = "SPARK_EMBED_"
 MAX_YAML_BYTES = 1_000_000
@@ -152,7 +152,7 @@ def read_yaml(path: str, called: str, *, refused: Sequence[str]) -> dict[str, An
     try:
         values = yaml.safe_load(_read_text(path, called))
     except (yaml.YAMLError, ValueError, RecursionError) as exc:  # ValueError: a date such as 2026-02-31
-        raise ConfigError(f"{called}: not YAML: {' '.join(str(exc).split())}") from exc
+        raise ConfigError(f"{called}: not YAML: {one_line(exc, None)}") from exc
     if values is None:
         return {}
     if not isinstance(values, dict):

@@ -1,4 +1,4 @@
-"""The README says what the code does, and its commands work as they stand."""
+"""README and CONTRIBUTING say what the code does, and the README's commands work as they stand."""
 
 import os
 import re
@@ -18,8 +18,9 @@ def blocks(language: str, text: str = README) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
-def test_the_tables_are_those_of_the_code():
-    assert write_readme.render(README) == README, "run `make readme`"
+@pytest.mark.parametrize("document", write_readme.DOCUMENTS, ids=lambda path: path.name)
+def test_the_tables_are_those_of_the_code(document):
+    assert write_readme.render(document) == document.read_text(), "run `make readme`"
 
 
 def test_the_error_codes_are_all_explained():

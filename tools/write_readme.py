@@ -1,15 +1,18 @@
-"""Write the README's tables anew from the code that they describe.
+"""Write the tables of README.md and CONTRIBUTING.md anew from the code that they describe.
 
 Usage: write_readme.py
 """
 
+import ast
+import re
+import tomllib
 from pathlib import Path
 
 from spark_embed.config import options_table
 from spark_embed.errors import EXIT_CODES
 from spark_embed.models.vision.families import models_table
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
 
 
 def exit_codes_table() -> str:
@@ -17,18 +20,44 @@ def exit_codes_table() -> str:
     return "\n".join(["| exit code | meaning |", "|---|---|", *rows])
 
 
-def render(text: str) -> str:
-    """Return the README's text with every table between its markers renewed."""
-    tables = {"models": models_table(), "options": options_table(), "exit_codes": exit_codes_table()}
-    for name, table in tables.items():
+def rooms_table() -> str:
+    """Return a row for each room and each top file, in the order in which they may import one another."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    rows = []
+    for name in " | ".join(layers).split(" | "):
+        path = ROOT / "spark_embed" / name
+        inner = ", ".join(f"`{found.parent.name}`" for found in sorted(path.glob("*/__init__.py")))
+        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        title = f"`{name}/`" if path.is_dir() else f"`{file.name}`"
+        rows.append(f"| {title} | {_first_sentence(file)} | {inner} |")
+    return "\n".join(["| room | what it is for | rooms in it |", "|---|---|---|", *rows])
+
+
+def _first_sentence(file: Path) -> str:
+    text = " ".join((ast.get_docstring(ast.parse(file.read_text())) or "").split())
+    return re.split(r"\.(?: |$)", text, maxsplit=1)[0]
+
+
+DOCUMENTS = {
+    ROOT / "README.md": {"models": models_table, "options": options_table, "exit_codes": exit_codes_table},
+    ROOT / "CONTRIBUTING.md": {"rooms": rooms_table},
+}
+
+
+def render(document: Path) -> str:
+    """Return a document's text with every table between its markers renewed."""
+    text = document.read_text()
+    for name, make_table in DOCUMENTS[document].items():
         before, start, rest = text.partition(f"<!-- {name} -->")
         _, end, after = rest.partition(f"<!-- /{name} -->")
-        text = f"{before}{start}\n{table}\n{end}{after}"
+        text = f"{before}{start}\n{make_table()}\n{end}{after}"
     return text
 
 
 def main() -> None:
-    README.write_text(render(README.read_text()))
+    for document in DOCUMENTS:
+        document.write_text(render(document))
 
 
 if __name__ == "__main__":

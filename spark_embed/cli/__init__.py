@@ -1,1 +1,1 @@
-"""The command: embed, status, verify; signals and logs. Knows what people type, not how it is done."""
+"""The command: embed, status, verify; signals and logs; knows what people type, not how it is done."""

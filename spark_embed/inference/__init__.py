@@ -1,1 +1,1 @@
-"""Inside one Spark task: references -> results, a row out for each row in. Knows no run and no output."""
+"""Inside one Spark task: references -> results, a row out for each row in; knows no run and no output."""

@@ -1,4 +1,4 @@
-"""The model seam: what a model takes and gives, and the recipe that builds one. Knows no kind of model.
+"""The model seam: what a model takes and gives, and the recipe that builds one; knows no kind of model.
 
 A recipe travels to the executors, never the weights. Importing this room imports no torch: the
 driver only writes recipes.

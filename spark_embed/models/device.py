@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from spark_embed.errors import ModelError
+from spark_embed.errors import ModelError, one_line
 
 
 def resolve_device(wanted: str) -> str:
@@ -17,8 +17,7 @@ def resolve_device(wanted: str) -> str:
         try:
             torch.empty(0, device=wanted)
         except (RuntimeError, AssertionError) as exc:  # AssertionError: a torch built without CUDA
-            reason = " ".join(str(exc).split())[:200]
-            raise ModelError(f"device {wanted}: cannot be used on this machine: {reason}") from exc
+            raise ModelError(f"device {wanted}: cannot be used on this machine: {one_line(exc)}") from exc
         return wanted
     if torch.cuda.is_available():
         return "cuda"

@@ -16,7 +16,7 @@ import huggingface_hub
 import huggingface_hub.errors
 
 from spark_embed import storage
-from spark_embed.errors import ModelError, StorageError
+from spark_embed.errors import ModelError, StorageError, one_line
 from spark_embed.models import Recipe
 from spark_embed.models.local_copy import copy_folder
 
@@ -160,8 +160,3 @@ def hash_files(paths: Sequence[str]) -> str:
             while block := file.read(_HASH_CHUNK_BYTES):
                 digest.update(block)
     return digest.hexdigest()
-
-
-def one_line(exc: BaseException) -> str:
-    """Return a library's message, often many lines, as one; its type where it says nothing else."""
-    return " ".join(str(exc).split())[:300] or type(exc).__name__

@@ -12,8 +12,8 @@ from datetime import datetime
 
 from spark_embed.errors import ConfigError
 from spark_embed.output.folder import STATE_NAME, Output
-from spark_embed.output.lock.lock import read_holder
-from spark_embed.output.lock.owner import Holder
+from spark_embed.output.lock.lock import read_owner
+from spark_embed.output.lock.owner import Owner
 from spark_embed.output.records import Ledger, Marker, ProgressRecord, RunRecord
 from spark_embed.output.state import read_ledger, read_markers, read_progress, read_run
 from spark_embed.storage import exists, is_folder, list_names
@@ -33,7 +33,7 @@ class Snapshot:
         progress: of the last run at work; None also if it does not belong to `run`.
     """
 
-    holder: Holder | None
+    holder: Owner | None
     run: RunRecord | None
     waves: tuple[Marker, ...]
     ledger: Ledger | None
@@ -102,7 +102,7 @@ def read_snapshot(output: Output) -> Snapshot:
 def _read_once(output: Output) -> Snapshot:
     # The order matters: a run that ends meanwhile would look interrupted if its lock were read after its
     # progress, and waves that are published meanwhile would be in neither if the ledger came first.
-    holder = read_holder(output.lock)
+    owner = read_owner(output.lock)
     run = read_run(output)
     markers = read_markers(output)
     ledger = read_ledger(output)
@@ -111,7 +111,7 @@ def _read_once(output: Output) -> Snapshot:
         progress = None
     published = ledger.waves if ledger else ()
     return Snapshot(
-        holder=holder if holder and holder.is_alive else None,
+        holder=owner if owner and owner.is_alive else None,
         run=run,
         waves=tuple(one for one in markers if run and one.run_id == run.run_id and one.wave not in published),
         ledger=ledger,

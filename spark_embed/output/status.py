@@ -143,14 +143,14 @@ def read_status(output: Output) -> Status:
         StorageError: one cannot be read.
     """
     snapshot = read_snapshot(output)
-    holder, progress = snapshot.holder, snapshot.progress
-    said = progress if snapshot.is_progress_live or holder is None else None  # else it is of the run before
+    owner, progress = snapshot.holder, snapshot.progress
+    said = progress if snapshot.is_progress_live or owner is None else None  # else it is of the run before
     return Status(
         output_dir=output.root,
         state=_state(snapshot),
-        host=holder.host if holder else None,
-        pid=holder.pid if holder else None,
-        since=holder.since if holder else None,
+        host=owner.host if owner else None,
+        pid=owner.pid if owner else None,
+        since=owner.since if owner else None,
         phase=said.phase if said else None,
         n_rows=(progress.n_rows or None) if progress else None,
         n_complete=snapshot.n_complete,
@@ -159,7 +159,7 @@ def read_status(output: Output) -> Status:
         n_complete_shards=progress.n_complete_shards if progress else None,
         n_done=said.n_done_now if said else None,
         images_per_s=round(said.n_done_now / said.embed_s, 1) if said and said.embed_s else None,
-        left_s=said.left_s if said and holder else None,
+        left_s=said.left_s if said and owner else None,
         errors_by_code=snapshot.n_errors_by_code,
         updated_at=_iso(progress.updated_s) if progress else None,
         model=str(snapshot.run.model.get("name")) if snapshot.run else None,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-_MAX_SHOWN_CHARS = 120
+from spark_embed.errors import one_line as one_line
+
+_SHOWN_CHARS = 120
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class RunSummary:
         counts = self.counts
         by_code = _list_codes(counts.errors_by_code)
         examples = [
-            f"        {code}: {one_line(example['image_id'])}: {one_line(example['error_detail'] or '')}"
+            f"        {code}: {_shown(example['image_id'])}: {_shown(example['error_detail'] or '')}"
             for code, found in self.error_examples.items()
             for example in found
         ]
@@ -83,7 +85,7 @@ class RunSummary:
             ),
             *examples,
             *([] if this_run["rows"] == counts.rows else [_describe_this_run(this_run)]),
-            *(f"PENDING shard {name}: {one_line(why)}" for name, why in self.pending["bad_shards"].items()),
+            *(f"PENDING shard {name}: {_shown(why)}" for name, why in self.pending["bad_shards"].items()),
             f"model   {describe_model(self.model)}",
             f"parity  {describe_parity(self.parity)}",
             f"speed   {self.throughput['images_per_s']:,.1f} images/s while embedding; "
@@ -93,6 +95,10 @@ class RunSummary:
             f"output  {self.output['output_dir']}",
         ]
         return "\n".join(lines)
+
+
+def _shown(text: str) -> str:
+    return one_line(text, _SHOWN_CHARS)
 
 
 def _list_codes(by_code: dict[str, int]) -> str:
@@ -112,11 +118,6 @@ def _describe_traffic(traffic: dict[str, float]) -> str:
         f"{traffic['task_requests']:,} to look ahead, index and publish, "
         f"{traffic['driver_requests']:,} by the driver"
     )
-
-
-def one_line(text: str) -> str:
-    """Return a text of a data set as a terminal can bear it."""
-    return "".join(character if character.isprintable() else " " for character in text)[:_MAX_SHOWN_CHARS]
 
 
 def describe_model(model: dict[str, Any]) -> str:

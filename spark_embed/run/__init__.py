@@ -1,1 +1,1 @@
-"""The driver's run: what is left, binding, waves, retry, error budget, progress. Knows no image, no model."""
+"""The driver's run: what is left, binding, waves, retry, error budget, progress; knows no image, no model."""

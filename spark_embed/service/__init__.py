@@ -1,1 +1,1 @@
-"""Doors for programs instead of people: they decide nothing of what the rooms below do."""
+"""Doors for programs instead of people; they decide nothing of what the rooms below do."""

@@ -1,1 +1,1 @@
-"""Where Spark runs: session, settings, types, tasks, jobs, daemon. Knows no image and no data set."""
+"""Where Spark runs: session, settings, types, tasks, jobs, daemon; knows no image and no data set."""

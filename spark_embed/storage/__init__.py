@@ -1,4 +1,4 @@
-"""Files on this machine or in S3, for driver and workers, by one set of functions.
+"""Files on this machine or in S3, by one set of functions; knows neither data sets nor models nor Spark.
 
 A path is what paths.py makes of an option; below it paths are joined with '/'. Who has one in hand calls
 these functions: store.py has what can be done to one, contents.py what a file holds. local.py and
@@ -18,6 +18,7 @@ from spark_embed.storage.files import file_version as file_version
 from spark_embed.storage.files import is_disk_full as is_disk_full
 from spark_embed.storage.files import no_space_error as no_space_error
 from spark_embed.storage.files import write_error as write_error
+from spark_embed.storage.parquet import rows_per_batch as rows_per_batch
 from spark_embed.storage.paths import folder_path as folder_path
 from spark_embed.storage.paths import is_below as is_below
 from spark_embed.storage.paths import is_inside as is_inside

@@ -11,7 +11,7 @@ from spark_embed.output.lock.owner import make_record
 ROOT = "/data/out"
 
 # For each path that it reads: takes the lock and says how that went; lets go of it at the next line.
-HOLDER = """
+OWNER = """
 import logging, sys, time
 from spark_embed.errors import ResumeError
 from spark_embed.output.lock.lock import OutputLock
@@ -36,7 +36,7 @@ class Run:
     """A process that takes locks."""
 
     def __init__(self):
-        command = [sys.executable, "-c", HOLDER]
+        command = [sys.executable, "-c", OWNER]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.pid = self.process.pid
 

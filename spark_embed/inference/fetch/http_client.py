@@ -28,7 +28,7 @@ from spark_embed.inference.fetch.http_answers import (
     next_url,
     parse_url,
 )
-from spark_embed.inference.fetch.http_turns import Clock, Turns, now
+from spark_embed.inference.fetch.http_turns import TimeLeft, Turns, loop_time
 from spark_embed.inference.fetch.references import DownloadPolicy
 
 # The pause after the first failure; it doubles with each. Jitter takes away up to half of it, so that what
@@ -118,7 +118,7 @@ class HttpClient:
         url = parse_url(uri)
         try:
             async with asyncio.timeout(self._policy.timeout_s) as limit:
-                return await self._try(_Request(url, transfer, Clock(limit)))
+                return await self._try(_Request(url, transfer, TimeLeft(limit)))
         except TimeoutError:
             text = f"not there within {self._policy.timeout_s:g} s (--fetch_timeout_s): {describe_url(url)}"
             raise ImageError("timeout", text) from None
@@ -132,7 +132,7 @@ class HttpClient:
             except PassingError as exc:
                 n_failed += 1
                 pause_s = max(exc.wait_s, _pause_s(n_failed))
-                if n_failed >= self._policy.attempts or pause_s > request.clock.left_s:
+                if n_failed >= self._policy.attempts or pause_s > request.time_left.seconds:
                     raise exc.error from exc
             await asyncio.sleep(pause_s)
 
@@ -140,12 +140,12 @@ class HttpClient:
         """Ask once, and follow redirects: each is asked for as if it were the first."""
         url = request.url
         for _ in range(self._policy.redirects + 1):
-            async with self._turns.turn(url, request.clock):
-                started = now()
+            async with self._turns.turn(url, request.time_left):
+                started = loop_time()
                 try:
                     answer = await self._ask(url, request.transfer)
                 finally:
-                    request.transfer.seconds += now() - started
+                    request.transfer.seconds += loop_time() - started
             if not isinstance(answer, URL):
                 return answer
             url = answer
@@ -183,7 +183,7 @@ class _Request:
 
     url: URL
     transfer: Transfer
-    clock: Clock
+    time_left: TimeLeft
 
 
 def _pause_s(n_failed: int) -> float:

@@ -14,7 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spark_embed.errors import StorageError
-from spark_embed.storage import StoredFile, file_version, is_s3, parquet_input, spark_path, stat
+from spark_embed.storage import (
+    StoredFile,
+    file_version,
+    is_s3,
+    parquet_input,
+    rows_per_batch,
+    spark_path,
+    stat,
+)
 
 _BATCH_BYTES = 8 << 20
 _MAX_BATCH_ROWS = 64
@@ -75,21 +83,15 @@ class RowReader:
         if group != self._group or row < self._start:
             if not is_s3(self._path):  # there, every request says which content it wants
                 self._check_version()
+            ours = (self._column, f"{self._column}.{IMAGE_BYTES}")
+            n_rows = rows_per_batch(self._file, _BATCH_BYTES, _MAX_BATCH_ROWS, group=group, columns=ours)
             self._batches = self._file.iter_batches(
-                self._batch_rows(group), row_groups=[group], columns=[self._column], use_threads=False
+                n_rows, row_groups=[group], columns=[self._column], use_threads=False
             )
             self._group, self._start, self._rows = group, self._first_rows[group], self._rows[:0]
         while row >= self._start + len(self._rows):
             self._start += len(self._rows)
             self._rows = next(self._batches).column(0)
-
-    def _batch_rows(self, group: int) -> int:
-        metadata = self._file.metadata.row_group(group)
-        columns = (metadata.column(index) for index in range(metadata.num_columns))
-        ours = (self._column, f"{self._column}.{IMAGE_BYTES}")
-        n_bytes = sum(c.total_uncompressed_size for c in columns if c.path_in_schema in ours)
-        rows_in_budget: int = _BATCH_BYTES * metadata.num_rows // max(n_bytes, 1)
-        return max(1, min(rows_in_budget, _MAX_BATCH_ROWS))
 
     def _check_version(self) -> StoredFile:
         found = stat(self._path)

@@ -1,1 +1,1 @@
-"""Images -> embeddings, by transformers and timm: a network and its preprocessing. Knows no Spark."""
+"""Images -> embeddings, by transformers and timm: a network and its preprocessing; knows no Spark."""

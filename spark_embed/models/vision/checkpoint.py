@@ -18,9 +18,9 @@ import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from spark_embed.errors import ModelError
+from spark_embed.errors import ModelError, one_line
 from spark_embed.models import Recipe
-from spark_embed.models.folder import HUB_ERRORS, find_folder, find_weights, hash_files, one_line, read_config
+from spark_embed.models.folder import HUB_ERRORS, find_folder, find_weights, hash_files, read_config
 from spark_embed.models.registry import EMBEDDED_MODEL
 from spark_embed.models.vision.families import FAMILIES, Family, find_family
 from spark_embed.storage import is_s3

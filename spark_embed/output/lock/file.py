@@ -1,4 +1,4 @@
-"""The file of a lock, on a disk or in S3: made by one of many, replaced by its holder; knows no holder."""
+"""The file of a lock, on a disk or in S3: made by one of many, replaced by its owner; knows no owner."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """One run at a time on an output folder: the lock of a run, taken, kept and let go; knows no Spark.
 
-The lock is a small file that names its holder. On one machine the holder's process says whether it is alive;
+The lock is a small file that names its owner. On one machine the owner's process says whether it is alive;
 from another machine its heartbeat does, by clocks that agree to well within `SILENT_S`.
 """
 
@@ -17,7 +17,7 @@ from types import TracebackType
 
 from spark_embed.errors import ResumeError, SparkEmbedError, StorageError
 from spark_embed.output.lock.file import LockFile, make_lock_file
-from spark_embed.output.lock.owner import SILENT_S, Holder, judge, make_record, not_a_lock, read_record
+from spark_embed.output.lock.owner import SILENT_S, Owner, judge, make_record, not_a_lock, read_record
 from spark_embed.storage import impatient, make_folder, write_error
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ _MAX_TRIES = 10
 class OutputLock:
     """The lock of one run on its output folder, held during a `with` block, once. Lives on the driver.
 
-    A daemon thread renews the heartbeat. A holder that was not heard of for `SILENT_S` (a laptop that slept)
+    A daemon thread renews the heartbeat. An owner that was not heard of for `SILENT_S` (a laptop that slept)
     may lose the lock to another machine: so a run calls `check` before whatever it makes final.
 
     Args:
@@ -85,11 +85,11 @@ class OutputLock:
         while self._renew():
             if time.monotonic() - self._renewed < SILENT_S / 2:
                 return  # else it was old when the storage took it
-        holder = read_holder(self._path)
-        if holder is None:
+        owner = read_owner(self._path)
+        if owner is None:
             reason = f"{self._path} is gone, and another run may have begun"
         else:
-            reason = f"another run has taken it over: {holder}"
+            reason = f"another run has taken it over: {owner}"
         raise ResumeError(
             f"--output_dir {self._root}: {reason}; this run changes nothing more: "
             "start it again when no other is at work there"
@@ -119,21 +119,21 @@ class OutputLock:
                     self._renewed = time.monotonic()
                     if self._file.create(self._text()):
                         return
-                    holder = read_holder(self._path, self._file)  # None if it was let go just now
-                    if holder is not None and self._take_over(holder):
+                    owner = read_owner(self._path, self._file)  # None if it was let go just now
+                    if owner is not None and self._take_over(owner):
                         return
                 raise not_a_lock(self._path)  # a link to nothing, say
         except OSError as exc:
             raise write_error(self._path, exc, 0) from exc
 
-    def _take_over(self, holder: Holder) -> bool:
-        _check_dead(holder, self._root)
+    def _take_over(self, owner: Owner) -> bool:
+        _check_dead(owner, self._root)
         if not self._file.replace(self._text()):
             return False
         logger.warning(
             "--output_dir %s: taken over from a run that ended without letting go of it: %s",
             self._root,
-            holder,
+            owner,
         )
         return True
 
@@ -176,13 +176,13 @@ class OutputLock:
                 self._file.delete()
 
 
-def _check_dead(holder: Holder, root: str) -> None:
-    if holder.is_alive:
-        hint = "" if holder.silent_s is None else f" (it counts as ended after {SILENT_S:.0f} s of silence)"
-        raise ResumeError(f"--output_dir {root}: another run holds it: {holder}; wait for it or end it{hint}")
+def _check_dead(owner: Owner, root: str) -> None:
+    if owner.is_alive:
+        hint = "" if owner.silent_s is None else f" (it counts as ended after {SILENT_S:.0f} s of silence)"
+        raise ResumeError(f"--output_dir {root}: another run holds it: {owner}; wait for it or end it{hint}")
 
 
-def read_holder(path: str, file: LockFile | None = None) -> Holder | None:
+def read_owner(path: str, file: LockFile | None = None) -> Owner | None:
     """Return who holds the lock at `path`, as far as this machine can tell; None if nobody has taken it.
 
     Raises:

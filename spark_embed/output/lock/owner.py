@@ -16,7 +16,7 @@ from spark_embed.errors import ResumeError, StorageError
 from spark_embed.output.records import now
 
 SILENT_S = 120.0
-"""A holder on another machine that was not heard of for so long counts as ended."""
+"""An owner on another machine that was not heard of for so long counts as ended."""
 
 
 class LockRecord(BaseModel):
@@ -28,7 +28,7 @@ class LockRecord(BaseModel):
         pid_namespace: within which `pid` is meant (a container's own, mostly); "" where there are none.
         pid_started: in clock ticks since the boot: a number of a process is given again; "" if unknown.
         since: ISO 8601, UTC.
-        heartbeat: when the holder last wrote this, in Unix seconds of its clock.
+        heartbeat: when the owner last wrote this, in Unix seconds of its clock.
     """
 
     model_config = ConfigDict(frozen=True, strict=True)
@@ -44,7 +44,7 @@ class LockRecord(BaseModel):
 
 
 @dataclass(frozen=True)
-class Holder:
+class Owner:
     """The run that a lock names, as text: host H, pid P, since T.
 
     Attributes:
@@ -106,17 +106,17 @@ def make_record(token: str) -> LockRecord:
     )
 
 
-def judge(record: LockRecord) -> Holder:
-    """Say whether the holder is alive: by its process if this machine can tell, else by its heartbeat."""
+def judge(record: LockRecord) -> Owner:
+    """Say whether the owner is alive: by its process if this machine can tell, else by its heartbeat."""
     place = (record.host, record.boot_id, record.pid_namespace)
     if all(place) and place == _machine():
         started = _process_start(record.pid)
         if started is None:
-            return Holder(record.host, record.pid, record.since, is_alive=False)
+            return Owner(record.host, record.pid, record.since, is_alive=False)
         if started and record.pid_started:
-            return Holder(record.host, record.pid, record.since, is_alive=started == record.pid_started)
+            return Owner(record.host, record.pid, record.since, is_alive=started == record.pid_started)
     silent_s = max(0.0, time.time() - record.heartbeat)
-    return Holder(record.host, record.pid, record.since, silent_s <= SILENT_S, silent_s)
+    return Owner(record.host, record.pid, record.since, silent_s <= SILENT_S, silent_s)
 
 
 def _machine() -> tuple[str, str, str]:

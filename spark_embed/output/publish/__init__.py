@@ -1,1 +1,1 @@
-"""Complete waves -> the published files, and the list of them, written last. Needs no model."""
+"""Complete waves -> the published files, and the list of them, written last; needs no model."""

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from spark_embed.inference.arrow import unpack_vectors
 from spark_embed.output.publish.output_files import OutputFiles, Target
-from spark_embed.output.publish.removal import NOTHING, KeptRows, Removal, batch_rows
+from spark_embed.output.publish.removal import BATCH_BYTES, NOTHING, KeptRows, Removal
 from spark_embed.schema import (
     ERROR,
     ERROR_DETAIL,
@@ -26,7 +26,7 @@ from spark_embed.schema import (
     result_columns,
     vector_columns,
 )
-from spark_embed.storage import parquet_input
+from spark_embed.storage import parquet_input, rows_per_batch
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def _read(path: str) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a file in batches; an empty one at least, for its columns."""
     with pq.ParquetFile(parquet_input(path)) as file:
         yield pa.RecordBatch.from_pylist([], schema=file.schema_arrow)
-        yield from file.iter_batches(batch_rows(file))
+        yield from file.iter_batches(rows_per_batch(file, BATCH_BYTES))
 
 
 def _with_results(batch: pa.RecordBatch, given: Results) -> pa.RecordBatch:

@@ -16,9 +16,11 @@ import pyarrow.parquet as pq
 
 from spark_embed.output.publish.output_files import OutputFiles, Target
 from spark_embed.schema import SHARD, SHARD_ROW
-from spark_embed.storage import parquet_input
+from spark_embed.storage import parquet_input, rows_per_batch
 
-_BATCH_BYTES = 16 << 20
+BATCH_BYTES = 16 << 20
+"""Of a file of a wave or of the output, read at once."""
+
 _NUMBER = "__number__"
 
 
@@ -98,14 +100,6 @@ def rewrite_file(rewrite: Rewrite) -> dict[str, Any] | None:
         return None
     with pq.ParquetFile(parquet_input(rewrite.path)) as file, OutputFiles(rewrite.target) as files:
         files.write(pa.RecordBatch.from_pylist([], schema=file.schema_arrow.remove_metadata()))
-        for batch in file.iter_batches(batch_rows(file)):
+        for batch in file.iter_batches(rows_per_batch(file, BATCH_BYTES)):
             files.write(kept.of_next(batch).replace_schema_metadata(None))
     return {"written": files.written, "n_removed": kept.n_removed}
-
-
-def batch_rows(file: pq.ParquetFile) -> int:
-    """Return how many rows of a file to read at once."""
-    footer = file.metadata
-    n_bytes = sum(footer.row_group(index).total_byte_size for index in range(footer.num_row_groups))
-    row_bytes = max(1, n_bytes // max(footer.num_rows, 1))
-    return int(max(1, _BATCH_BYTES // row_bytes))

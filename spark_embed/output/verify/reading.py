@@ -8,10 +8,10 @@ from contextlib import suppress
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from spark_embed.storage import parquet_input
+from spark_embed.storage import parquet_input, rows_per_batch
 
 _BATCH_BYTES = 16 << 20
-_BATCH_ROWS = 1 << 16  # a column of few values takes hardly a byte a row until it is read
+_BATCH_ROWS = 1 << 16
 _BUFFER_BYTES = 1 << 20  # else a column of a row group is read at once
 
 UNREADABLE = (OSError, pa.ArrowException, UnicodeDecodeError)
@@ -35,10 +35,7 @@ def iter_batches(file: pq.ParquetFile, columns: Sequence[str] | None = None) -> 
     Raises:
         OSError, pa.ArrowException, UnicodeDecodeError: it cannot be read.
     """
-    footer = file.metadata
-    n_bytes = sum(footer.row_group(index).total_byte_size for index in range(footer.num_row_groups))
-    row_bytes = max(1, n_bytes // max(footer.num_rows, 1))
-    n_rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES // row_bytes))
+    n_rows = rows_per_batch(file, _BATCH_BYTES, _BATCH_ROWS)
     for batch in file.iter_batches(n_rows, columns=columns, use_threads=False):  # each file has a thread
         batch.validate(full=True)  # text that is no UTF-8 would be seen too late
         yield batch

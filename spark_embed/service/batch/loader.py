@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 
 from spark_embed.config import Config
 from spark_embed.datasets.detect import PARQUET, detect
-from spark_embed.errors import ConfigError, StorageError
+from spark_embed.errors import ConfigError, StorageError, one_line
 from spark_embed.service.batch.paths import Folder, check_name
 from spark_embed.spark.s3.s3a import export_region
-from spark_embed.storage import folder_path, is_folder, parquet_input, stat
+from spark_embed.storage import folder_path, is_folder, parquet_input, rows_per_batch, stat
 
 _BATCH_BYTES = 8 << 20
 _MAX_BATCH_ROWS = 64
@@ -80,7 +80,8 @@ class UnifiedDataLoader:
         """
         for shard in self.list_shards():
             with self._opened(shard) as file:
-                for batch in file.iter_batches(_batch_rows(file.metadata), use_threads=False):
+                n_rows = rows_per_batch(file, _BATCH_BYTES, _MAX_BATCH_ROWS)
+                for batch in file.iter_batches(n_rows, use_threads=False):
                     yield from batch.to_pylist()
 
     @contextmanager
@@ -95,13 +96,4 @@ class UnifiedDataLoader:
             with pq.ParquetFile(source, buffer_size=_STREAM_BUFFER_BYTES, pre_buffer=False) as file:
                 yield file
         except (OSError, pa.ArrowException) as exc:
-            reason = " ".join(str(exc).split())  # some are of several lines
-            raise StorageError(f"{path}: cannot be read as parquet: {reason}") from exc
-
-
-def _batch_rows(metadata: pq.FileMetaData) -> int:
-    """Return how many rows to read at once."""
-    groups = (metadata.row_group(index) for index in range(metadata.num_row_groups))
-    n_bytes = sum(group.total_byte_size for group in groups)
-    rows_in_budget: int = _BATCH_BYTES * metadata.num_rows // max(n_bytes, 1)
-    return max(1, min(rows_in_budget, _MAX_BATCH_ROWS))
+            raise StorageError(f"{path}: cannot be read as parquet: {one_line(exc, None)}") from exc

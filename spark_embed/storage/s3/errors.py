@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from spark_embed.errors import one_line
 from spark_embed.storage.s3.patience import is_busy, is_passing
 
 
@@ -71,7 +72,7 @@ def as_s3_error(path: str) -> Iterator[None]:
         # Not `from exc`: its text, which a traceback shows, may hold a token or the password of an address.
         raise _explain_local(exc, path) from None
     except (HTTPError, ResponseParserError) as exc:  # what the SDK lets through while it reads an answer
-        raise S3BrokenOffError(f"the answer broke off: {one_line(exc)}") from exc
+        raise S3BrokenOffError(f"the answer broke off: {without_password(exc)}") from exc
 
 
 @contextmanager
@@ -137,9 +138,7 @@ def explain(response: dict[str, Any], path: str) -> S3Error:
             "(s3:ListBucket, s3:GetObject; for the output s3:PutObject, s3:DeleteObject, too)"
         )
     kind = S3PassingError if is_busy(int(status or 0), code) else S3Error
-    return kind(
-        f"the store answered {code or status}: {' '.join(str(error.get('Message', '')).split())[:200]}"
-    )
+    return kind(f"the store answered {code or status}: {one_line(error.get('Message', ''), 200)}")
 
 
 def _explain_local(exc: Exception, path: str) -> S3Error:
@@ -160,19 +159,21 @@ def _explain_local(exc: Exception, path: str) -> S3Error:
         | exceptions.SSOError
         | exceptions.ConfigParseError,
     ):
-        return S3CredentialsError(f"no AWS credentials: {one_line(exc)}")
+        return S3CredentialsError(f"no AWS credentials: {without_password(exc)}")
     if isinstance(exc, exceptions.NoRegionError):
         return S3Error("which region? give --aws_region, or set AWS_REGION")
     if isinstance(exc, exceptions.ParamValidationError):
-        return S3Error(f"{bucket} is no name of a bucket, or the key is not one: {one_line(exc)[:100]}")
+        return S3Error(
+            f"{bucket} is no name of a bucket, or the key is not one: {without_password(exc)[:100]}"
+        )
     if is_passing(exc):
         return S3PassingError(
-            f"the store cannot be reached: {one_line(exc)}; check network and endpoint; "
+            f"the store cannot be reached: {without_password(exc)}; check network and endpoint; "
             "when it is back, the same command goes on"
         )
     if isinstance(exc, exceptions.HTTPClientError):  # its text has the header, and so the key or the token
         return unsendable()
-    return S3Error(one_line(exc))
+    return S3Error(without_password(exc))
 
 
 # What org.apache.hadoop.fs.s3a calls a store that is away or busy, or does not know us any more.
@@ -197,7 +198,7 @@ def store_failure(text: str) -> str | None:
     """Return the line of a Spark job's failure that says that the store failed; None if it did not."""
     for line in text.splitlines():
         if (found := _OURS.search(line)) or _OF_S3A.search(line):
-            return " ".join(line[found.end() if found else 0 :].split())[:300]
+            return one_line(line[found.end() if found else 0 :])
     return None
 
 
@@ -209,6 +210,6 @@ def unsendable() -> S3Error:
     )
 
 
-def one_line(exc: BaseException) -> str:
-    """Return an error's text for a line of ours, without the password of an address."""
-    return re.sub(r"//[^/@\s]*@", "//", " ".join(str(exc).split()))[:300]
+def without_password(exc: BaseException) -> str:
+    """Return an error's text as one line, without the password of an address."""
+    return one_line(re.sub(r"//[^/@\s]*@", "//", str(exc)) or type(exc).__name__)

@@ -19,8 +19,8 @@ from spark_embed.storage.s3.errors import (
     S3BrokenOffError,
     S3UnsupportedError,
     as_s3_error,
-    one_line,
     path_in_error,
+    without_password,
 )
 from spark_embed.storage.s3.patience import Tries
 
@@ -210,7 +210,7 @@ def _read_into(data: bytearray, path: str, **options: str) -> dict[str, Any]:
             data += part
     # A time-out and a reset of the SDK's are HTTPClientErrors; an OSError is the system's own.
     except (HTTPClientError, IncompleteReadError, OSError) as exc:
-        raise S3BrokenOffError(f"the answer broke off: {one_line(exc)}") from exc
+        raise S3BrokenOffError(f"the answer broke off: {without_password(exc)}") from exc
     finally:
         body.close()
         traffic.add(0, len(data) - before)

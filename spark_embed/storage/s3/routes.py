@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from spark_embed.storage.s3.errors import S3Error, as_s3_error, one_line
+from spark_embed.storage.s3.errors import S3Error, as_s3_error, without_password
 
 DEFAULT_REGION = "us-east-1"
 
@@ -76,4 +76,6 @@ def _trusting(bundle: str) -> ssl.SSLContext:
             return ssl.create_default_context(capath=bundle)
         return ssl.create_default_context(cafile=bundle)
     except OSError as exc:
-        raise S3Error(f"{bundle}: no certificates that can be read (AWS_CA_BUNDLE): {one_line(exc)}") from exc
+        raise S3Error(
+            f"{bundle}: no certificates that can be read (AWS_CA_BUNDLE): {without_password(exc)}"
+        ) from exc

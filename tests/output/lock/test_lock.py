@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from spark_embed.errors import ResumeError
-from spark_embed.output.lock.lock import read_holder
+from spark_embed.output.lock.lock import read_owner
 from spark_embed.output.lock.owner import SILENT_S
 
 from support.locks import ROOT, Run, content, take, write_lock
@@ -36,15 +36,15 @@ def path(tmp_path) -> str:
 
 
 def test_a_lock_says_who_holds_it_and_is_gone_afterwards(path):
-    assert read_holder(path) is None
+    assert read_owner(path) is None
     with take(path) as lock:
         lock.check()
         found = content(path)
         assert (found["host"], found["pid"]) == (socket.gethostname(), os.getpid())
-        holder = read_holder(path)
-        assert holder.is_alive
-        assert str(holder) == f"host {socket.gethostname()}, pid {os.getpid()}, since {found['since']}"
-    assert read_holder(path) is None
+        owner = read_owner(path)
+        assert owner.is_alive
+        assert str(owner) == f"host {socket.gethostname()}, pid {os.getpid()}, since {found['since']}"
+    assert read_owner(path) is None
     assert os.listdir(os.path.dirname(path)) == ["lock.json.guard"]
     with take(path) as lock:
         lock.check()
@@ -64,7 +64,7 @@ def test_a_second_run_is_refused_until_the_first_lets_go(path, start_run):
         f"--output_dir {ROOT}: another run holds it: host {socket.gethostname()}, pid {first.pid}, "
         f"since {since}; wait for it or end it"
     )
-    assert read_holder(path).is_alive
+    assert read_owner(path).is_alive
     first.say("let go")
     assert first.hear() == "let go"
     second.say("again")
@@ -87,7 +87,7 @@ def test_the_lock_of_a_killed_run_is_taken_over_at_once(path, start_run, log, is
     if is_reaped:
         dead.process.wait()
     left = content(path)
-    assert not read_holder(path).is_alive
+    assert not read_owner(path).is_alive
     assert content(path) == left
     with take(path) as lock:
         lock.check()
@@ -127,7 +127,7 @@ ELSEWHERE = [
 
 
 @pytest.mark.parametrize("place", ELSEWHERE, ids=lambda place: ",".join(place))
-def test_a_holder_elsewhere_is_refused_while_its_heart_beats(path, place):
+def test_an_owner_elsewhere_is_refused_while_its_heart_beats(path, place):
     record = write_lock(path, **place, heartbeat=time.time() - SILENT_S + 60)
     with pytest.raises(ResumeError) as refused, take(path):
         pass
@@ -139,9 +139,9 @@ def test_a_holder_elsewhere_is_refused_while_its_heart_beats(path, place):
 
 
 @pytest.mark.parametrize("place", ELSEWHERE, ids=lambda place: ",".join(place))
-def test_a_holder_elsewhere_that_fell_silent_is_taken_over(path, place, log):
+def test_an_owner_elsewhere_that_fell_silent_is_taken_over(path, place, log):
     write_lock(path, **place, heartbeat=time.time() - SILENT_S - 5)
-    assert not read_holder(path).is_alive
+    assert not read_owner(path).is_alive
     with take(path) as lock:
         lock.check()
     assert "last heard of 125 s ago" in log.text

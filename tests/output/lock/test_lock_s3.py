@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from spark_embed.errors import ResumeError, StorageError
-from spark_embed.output.lock.lock import OutputLock, read_holder
+from spark_embed.output.lock.lock import OutputLock, read_owner
 from spark_embed.output.lock.owner import SILENT_S, make_record
 from spark_embed.storage import delete, exists, read_json, write_json, write_text
 
@@ -67,7 +67,7 @@ def let_go(lock: OutputLock) -> None:
 
 
 def test_a_lock_says_who_holds_it_and_is_gone_afterwards(path, bad_s3):
-    assert read_holder(path) is None
+    assert read_owner(path) is None
     bad_s3.asked.clear()
     with take(path):
         pass
@@ -79,7 +79,7 @@ def test_a_lock_says_who_holds_it_and_is_gone_afterwards(path, bad_s3):
         lock.watch()
         found = read_json(path)
         assert (found["host"], found["pid"]) == (socket.gethostname(), os.getpid())
-        assert read_holder(path).is_alive
+        assert read_owner(path).is_alive
         with pytest.raises(ResumeError, match=f"another run holds it: host .*pid {os.getpid()}, "):
             take(path).__enter__()
         lock.check()
@@ -124,7 +124,7 @@ class TestOfManyThatWantItAtOnce:
                 run.process.communicate()
 
 
-class TestHolderElsewhere:
+class TestOwnerElsewhere:
     def test_is_refused_while_its_heart_beats(self, path):
         record = write_lock(path, silent_s=SILENT_S - 60, **ELSEWHERE)
         with pytest.raises(
@@ -179,7 +179,7 @@ def test_threads_of_a_run_that_renew_it_at_one_moment_do_not_lose_it(path):
 def test_who_looks_while_it_is_renewed_sees_it(path):
     with take(path, heartbeat_s=0.0):
         for _ in range(100):
-            assert read_holder(path).is_alive
+            assert read_owner(path).is_alive
 
 
 class TestBadStore:

@@ -37,7 +37,7 @@ def path(tmp_path) -> str:
     ],
     ids=str,
 )
-def test_a_file_that_names_no_holder_is_left_as_it_is(path, text):
+def test_a_file_that_names_no_owner_is_left_as_it_is(path, text):
     write_lock(path, **(text if isinstance(text, dict) else {}))
     if isinstance(text, str):
         with open(path, "w", encoding="latin-1") as file:
