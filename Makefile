@@ -24,7 +24,7 @@ run-local: $(READY) $(DEMO)/photos/.ready  ## embed a small set of real photos a
 test: $(READY) lint types s3-server  ## everything that CI runs
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-test-fast: $(READY)  ## what needs no process of its own: for the edit loop
+test-fast: $(READY)  ## without whole runs and processes of their own: for the edit loop
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow and not crash"
 
 test-crash: $(READY) s3-server  ## series of kills, full disks and dying stores, which make test skips

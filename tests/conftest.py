@@ -31,8 +31,14 @@ def pytest_addoption(parser):
     parser.addoption("--crash", action="store_true", help="run what is marked `crash` (make test-crash)")
 
 
+WHOLE_RUNS = {"embed", "process", "s3_spark", "start", "uninterrupted"}  # fixtures that tests of them use
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the markers
 def pytest_collection_modifyitems(config, items):
     for item in items:
+        if not WHOLE_RUNS.isdisjoint(item.fixturenames):
+            item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("crash") and not config.getoption("crash"):
             item.add_marker(pytest.mark.skip(reason="takes many minutes: make test-crash"))
 
