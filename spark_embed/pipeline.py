@@ -17,12 +17,12 @@ from spark_embed.output.folder import Output, check_output
 from spark_embed.output.lock.lock import OutputLock
 from spark_embed.output.summary import RunSummary
 from spark_embed.run.begin import bind_run
-from spark_embed.run.binding import Plan
+from spark_embed.run.binding import Binding
 from spark_embed.run.clock import Clock
 from spark_embed.run.context import RunContext
 from spark_embed.run.error_budget import ErrorBudget
 from spark_embed.run.one_file import check_unchanged
-from spark_embed.run.plan import Work, find_work, report_work
+from spark_embed.run.plan import Plan, find_plan, report_plan
 from spark_embed.run.progress import Progress
 from spark_embed.run.progress_file import ProgressFile
 from spark_embed.run.publisher import Publisher
@@ -73,30 +73,30 @@ def run(spark: SparkSession | Session, config: Config, clock: Clock | None = Non
     ):
         context = RunContext(as_session(spark, config), config, clock, output, lock.check, lock.watch)
         with clock.measure("plan"):
-            work = find_work(context, layout)
-            report_work(work, prune=config.prune)
-            check_unchanged(context, work)
+            plan = find_plan(context, layout)
+            report_plan(plan, prune=config.prune)
+            check_unchanged(context, plan)
         with clock.measure("preflight"):
-            record, plan = bind_run(context, work)
-        publisher = Publisher(context, work, record)
+            record, binding = bind_run(context, plan)
+        publisher = Publisher(context, plan, record)
         publisher.settle()
-        progress = ProgressFile(context, work, publisher)
+        progress = ProgressFile(context, plan, publisher)
         with clock.measure("embed"):
-            unreadable = embed(context, work, plan, publisher, progress) if plan else []
-        bad = (*work.source.bad, *unreadable)
+            unreadable = embed(context, plan, binding, publisher, progress) if binding else []
+        bad = (*plan.source.bad, *unreadable)
         if config.output_files:
             check_bad_shards(config, bad)  # while they can still be added
         with clock.measure("publish"):
             progress.publishing()
             ledger = publisher.finish(unreadable)
-        summary = summarize(context, RunResult(work, record, ledger, publisher.of_this_run, bad, plan))
+        summary = summarize(context, RunResult(plan, record, ledger, publisher.of_this_run, bad, binding))
         progress.done()
     check_bad_shards(config, bad)
     return summary
 
 
 def embed(
-    context: RunContext, work: Work, plan: Plan, publisher: Publisher, progress: ProgressFile
+    context: RunContext, plan: Plan, binding: Binding, publisher: Publisher, progress: ProgressFile
 ) -> list[BadShard]:
     """Embed what is pending, in waves; returns the shards that turned out to be unreadable.
 
@@ -106,14 +106,14 @@ def embed(
     spark, config = context.spark, context.config
     jobs = JobGroups(spark)
     budget = ErrorBudget(spark, jobs, config.max_error_fraction, config.min_error_count)
-    waves = WaveContext(context, plan, publisher.record.run_id, jobs, budget, publisher.add)
-    retries = find_retries(context.output, publisher.ledger, plan) if config.retry_errors else []
-    n_rows = sum(unit.n_rows for unit in work.units)
-    values = {**plan.settings, **committer_settings(spark, config)}
+    waves = WaveContext(context, binding, publisher.record.run_id, jobs, budget, publisher.add)
+    retries = find_retries(context.output, publisher.ledger, binding) if config.retry_errors else []
+    n_rows = sum(unit.n_rows for unit in plan.units)
+    values = {**binding.settings, **committer_settings(spark, config)}
     with settings(spark, values), Progress(jobs, n_rows, progress.embedding), budget:
-        unreadable = run_waves(waves, work.units, publisher.next_wave, retries)
+        unreadable = run_waves(waves, plan.units, publisher.next_wave, retries)
     if unreadable and not publisher.has_rows:
-        bad = (*work.source.bad, *unreadable)
+        bad = (*plan.source.bad, *unreadable)
         raise StorageError(
             f"none of {len(bad):,} shards can be read; the first, {bad[0].name}: {bad[0].reason}"
         )
@@ -149,7 +149,7 @@ def check_bad_shards(config: Config, bad: Sequence[BadShard]) -> None:
 
 
 def _nothing_done(result: RunResult) -> str:
-    pending = result.work.pending
+    pending = result.plan.pending
     if not result.bad:
         return f"nothing to do: all {pending.n_shards:,} shards are complete"
     return (

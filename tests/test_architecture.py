@@ -56,3 +56,13 @@ def test_functions_stay_short_and_take_few_parameters():
                         f"{path.name}:{node.lineno} {node.name}: {n_lines} lines, {n_parameters} parameters"
                     )
     assert too_big == []
+
+
+def test_one_file_reaches_for_the_spark_context_and_its_jvm():
+    words = ("sparkContext", "SparkContext", "._jvm", "._jsc")
+    files = {
+        path.relative_to(REPOSITORY / "spark_embed").as_posix()
+        for path in (REPOSITORY / "spark_embed").rglob("*.py")
+        if any(word in path.read_text() for word in words)
+    }
+    assert files == {"spark/context.py"}

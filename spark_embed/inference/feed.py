@@ -15,7 +15,7 @@ from typing import Any
 from spark_embed.errors import ERROR_CODES, ImageError, RowError
 from spark_embed.inference.decode import MAX_PIXELS, Decoder, InProcessDecoder
 from spark_embed.inference.decode.isolated import IsolatedDecoder
-from spark_embed.inference.decode.pool import ByteBudget, DecodePool, Job
+from spark_embed.inference.decode.pool import DecodeMemory, DecodePool, Job
 from spark_embed.inference.fetch.read_ahead import Columns, ReadAhead, Row
 from spark_embed.inference.fetch.references import FetchPolicy, Reference, make_fetch, make_locate
 from spark_embed.models import Inputs, Model, Prepared, Values, take_values
@@ -38,7 +38,7 @@ class FeedOptions:
     Attributes:
         batch_size: images in one forward pass.
         n_threads: threads that fetch, decode and prepare beside the forward pass.
-        decode_budget_bytes: memory that images being decoded at once may take together.
+        decode_memory_bytes: memory that images being decoded at once may take together.
         decode_timeout_s: seconds after which an image is given up; None for no limit.
         allow_truncated: decode truncated images as far as they go.
         isolated: decode in child processes, one for each thread, because a decoder may crash.
@@ -47,7 +47,7 @@ class FeedOptions:
     batch_size: int = DEFAULT_BATCH_SIZE
     n_threads: int = 1
     max_pixels: int = MAX_PIXELS
-    decode_budget_bytes: int = 512 << 20
+    decode_memory_bytes: int = 512 << 20
     decode_timeout_s: float | None = None
     allow_truncated: bool = False
     isolated: bool = False
@@ -193,7 +193,7 @@ def make_decoder(options: FeedOptions) -> Decoder:
 def _item_maker(model: Model, options: FeedOptions, decoder: Decoder) -> Callable[[Job[Row, _Item]], _Item]:
     """Return what runs on a decode thread: row -> `_Item`; only a `RowError` is caught."""
     fetch = make_fetch(options.fetch)
-    memory = ByteBudget(options.decode_budget_bytes)
+    memory = DecodeMemory(options.decode_memory_bytes)
 
     def make_item(job: Job[Row, _Item]) -> _Item:
         row = job.given

@@ -11,6 +11,7 @@ from pyspark import Accumulator, AccumulatorParam
 from pyspark.sql import SparkSession
 
 from spark_embed.schema import ERROR, Results, error_column
+from spark_embed.spark.context import make_accumulator
 
 Tally = Accumulator[Counter[tuple[str, str]]]
 """Errors by (result, code) of the tasks that have ended, and their rows as `ROWS`."""
@@ -20,7 +21,7 @@ ROWS = ("", "")
 
 def make_tally(spark: SparkSession) -> Tally:
     """Return an empty one; driver only."""
-    return spark.sparkContext.accumulator(Counter(), _Counts())
+    return make_accumulator(spark, Counter(), _Counts())
 
 
 def tallied(

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Standing:
+class RunState:
     """What stands in the output folder.
 
     Attributes:
@@ -43,7 +43,7 @@ class Standing:
     older: Ledger | None
 
 
-def find_standing(output: Output, config: Config) -> Standing:
+def find_run_state(output: Output, config: Config) -> RunState:
     """Read the state. Writes nothing.
 
     Raises:
@@ -51,7 +51,7 @@ def find_standing(output: Output, config: Config) -> Standing:
     """
     record = read_run(output)
     if config.overwrite or record is None:
-        return Standing(None, None, (), _read_older(output))
+        return RunState(None, None, (), _read_older(output))
     ledger = read_ledger(output)
     for read in (read_progress, read_metadata):  # a run writes these anew: not over what is not ours
         read(output)
@@ -68,7 +68,7 @@ def find_standing(output: Output, config: Config) -> Standing:
             whole.append(marker)
         else:
             logger.warning("wave %s: its data is not what its marker says; it is done again", marker.wave)
-    return Standing(record, ledger, tuple(whole), older)
+    return RunState(record, ledger, tuple(whole), older)
 
 
 def _check_options(output: Output, record: RunRecord, config: Config) -> None:
@@ -101,7 +101,7 @@ def _read_older(output: Output) -> Ledger | None:
         return None
 
 
-def tidy(output: Output, standing: Standing) -> None:
+def tidy(output: Output, run_state: RunState) -> None:
     """Delete what interrupted runs have left: half-written files, data of waves that never completed.
 
     Only while nobody else is at work in the folder.
@@ -109,7 +109,7 @@ def tidy(output: Output, standing: Standing) -> None:
     Raises:
         StorageError: something cannot be deleted.
     """
-    kept = {marker.wave for marker in standing.markers}
+    kept = {marker.wave for marker in run_state.markers}
     names = {*list_names(output.waves), *(name.removesuffix(".json") for name in list_names(output.markers))}
     for name in names - kept:
         delete_wave(output, name)
@@ -122,7 +122,7 @@ def tidy(output: Output, standing: Standing) -> None:
             if name.endswith(".tmp") and not name.startswith("lock."):  # the lock's are its own business
                 delete(os.path.join(folder, name))
     give_up_uploads(output)
-    ledger = standing.ledger or standing.older
+    ledger = run_state.ledger or run_state.older
     if ledger:
         replaced = output.replaced_of(ledger.run_id)
         for kind in list_names(replaced):

@@ -5,80 +5,115 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
+from pyspark.sql import SparkSession
+
 from spark_embed.datasets.units import Unit
+from spark_embed.errors import StorageError
 from spark_embed.output.fingerprint import check_fingerprint, make_fingerprint, model_options
 from spark_embed.output.records import RunRecord
 from spark_embed.output.resume import tidy
 from spark_embed.output.state import write_run
-from spark_embed.run.binding import Plan, make_plan
+from spark_embed.run.binding import Binding, make_binding
 from spark_embed.run.context import RunContext
-from spark_embed.run.plan import Work, data_fingerprint
-from spark_embed.run.reach import check_reach
+from spark_embed.run.plan import Plan, data_fingerprint
 from spark_embed.run.retry import files_with_errors
+from spark_embed.spark.context import is_local
 from spark_embed.spark.settings import settings
+from spark_embed.spark.tasks import run_tasks
+from spark_embed.storage import impatient, is_s3, list_names
 
 
-def bind_run(context: RunContext, work: Work) -> tuple[RunRecord, Plan | None]:
+def bind_run(context: RunContext, plan: Plan) -> tuple[RunRecord, Binding | None]:
     """Run the preflight where a model is needed, and write run.json; what earlier runs left over is deleted.
 
-    No plan comes back if nothing is left to embed, and the options are those that the run was begun with.
+    No binding comes back if nothing is left to embed, and the options are those that the run was begun with.
 
     Raises:
         ModelError: the model cannot be used.
         ResumeError: it is not that of the run to go on with, or another run is at work by now.
         StorageError: run.json cannot be written, or the workers do not reach the output.
     """
-    old = work.standing.record
+    old = plan.run_state.record
     config = context.config
-    if old and old.options == model_options(config) and not work.units and not _wants_retries(context, work):
+    if old and old.options == model_options(config) and not plan.units and not _wants_retries(context, plan):
         context.check()
-        tidy(context.output, work.standing)
+        tidy(context.output, plan.run_state)
         return old, None
-    plan = make_plan(context.spark, config, work.source, work.pending.n_left, work.dtype)
+    binding = make_binding(context.spark, config, plan.source, plan.pending.n_left, plan.dtype)
     if old:
-        check_model(context, work, old, plan)
-    check_reach(context.spark, context.output.root)
-    record = _make_record(context, work, plan)
+        check_model(context, plan, old, binding)
+    check_workers_reach_output(context.spark, context.output.root)
+    record = _make_record(context, plan, binding)
     context.check()  # the preflight may have taken long: what another run has made since is not a leftover
     write_run(context.output, record)
-    tidy(context.output, work.standing)
-    return record, plan
+    tidy(context.output, plan.run_state)
+    return record, binding
 
 
-def check_model(context: RunContext, work: Work, record: RunRecord, plan: Plan) -> None:
-    """Compare the model of a plan with that of a run.
+def check_model(context: RunContext, plan: Plan, record: RunRecord, binding: Binding) -> None:
+    """Compare the model of a binding with that of a run.
 
     Raises:
         ResumeError: it is another; the text says in what.
     """
-    fingerprint = _fingerprint(context, work, plan)
+    fingerprint = _fingerprint(context, plan, binding)
     check_fingerprint(context.output.root, record.fingerprint, fingerprint)
 
 
-def _fingerprint(context: RunContext, work: Work, plan: Plan) -> dict[str, Any]:
-    preflight = plan.preflight
-    data = data_fingerprint(context.config, work.source)
+def _fingerprint(context: RunContext, plan: Plan, binding: Binding) -> dict[str, Any]:
+    preflight = binding.preflight
+    data = data_fingerprint(context.config, plan.source)
     return make_fingerprint(data, preflight.model, preflight.recipe.gives, preflight.codes)
 
 
-def _wants_retries(context: RunContext, work: Work) -> bool:
-    ledger = work.standing.ledger
+def _wants_retries(context: RunContext, plan: Plan) -> bool:
+    ledger = plan.run_state.ledger
     return context.config.retry_errors and ledger is not None and bool(files_with_errors(ledger))
 
 
-def _make_record(context: RunContext, work: Work, plan: Plan) -> RunRecord:
-    preflight, old = plan.preflight, work.standing.record
-    with settings(context.spark, plan.settings):
-        no_row = work.source.table(context.spark, [Unit(work.source.shards[0], 0, 0)])
-        schema = plan.embedded(no_row).schema
+def _make_record(context: RunContext, plan: Plan, binding: Binding) -> RunRecord:
+    preflight, old = binding.preflight, plan.run_state.record
+    with settings(context.spark, binding.settings):
+        no_row = plan.source.table(context.spark, [Unit(plan.source.shards[0], 0, 0)])
+        schema = binding.embedded(no_row).schema
     return RunRecord(
         run_id=old.run_id if old else uuid.uuid4().hex,
         started_at=old.started_at if old else context.clock.started_at,
         options=model_options(context.config),
-        fingerprint=_fingerprint(context, work, plan),
+        fingerprint=_fingerprint(context, plan, binding),
         table_schema=old.table_schema if old else schema.jsonValue(),
         model=preflight.model,
         parity=preflight.parity,
         versions=preflight.versions,
         output_files=context.config.output_files,
     )
+
+
+def check_workers_reach_output(spark: SparkSession, root: str) -> None:
+    """Let a worker look into an output folder on S3; on this machine workers have the driver's own means.
+
+    Raises:
+        StorageError: it cannot, be it for want of credentials.
+    """
+    if is_s3(root) and not is_local(spark):
+        look_from_worker(spark, root)
+
+
+def look_from_worker(spark: SparkSession, root: str) -> None:
+    """Let a worker list a folder.
+
+    Raises:
+        StorageError: it cannot.
+    """
+    try:
+        run_tasks(spark, _look, [root])
+    except StorageError as exc:
+        raise StorageError(
+            f"--output_dir {root}: the driver reaches it, but not the workers, who publish the files: {exc}; "
+            "give their machines a role, or credentials in their environment"
+        ) from exc
+
+
+def _look(root: str) -> None:
+    with impatient():
+        list_names(root)

@@ -38,7 +38,7 @@ _URL_WAVE_ROWS = 2_000
 
 
 @dataclass(frozen=True)
-class Plan:
+class Binding:
     """All that a run is bound to before its first wave.
 
     Attributes:
@@ -64,9 +64,9 @@ class Plan:
         return embed_table(table, self.preflight.recipe, self.options, self.profile_dir, tally)
 
 
-def make_plan(
+def make_binding(
     spark: SparkSession, config: Config, source: ParquetSource, n_rows: int, dtype: str | None = None
-) -> Plan:
+) -> Binding:
     """Run the preflight with the best transport that works, and bind the run to its answers.
 
     Args:
@@ -130,7 +130,7 @@ def _bind(
     preflight: Preflight,
     options: FeedOptions,
     n_rows: int,
-) -> Plan:
+) -> Binding:
     n_slots, task_cpus = count_slots(spark)
     row_bytes = source.image_bytes / max(source.n_rows, 1)
     wave_rows = round(_BLIND_WAVE_BYTES * n_slots / max(row_bytes, 1))
@@ -144,7 +144,7 @@ def _bind(
         share = wave_rows / max(source.n_rows, 1)
         n_bytes, n_files = round(source.n_bytes * share), math.ceil(len(source.shards) * share)
         sizes = task_settings(n_bytes, wave_rows, n_files, Rate(preflight.row_s, n_slots))
-    return Plan(
+    return Binding(
         source,
         preflight,
         replace(options, batch_size=preflight.batch_size),

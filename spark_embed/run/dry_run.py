@@ -13,11 +13,11 @@ from spark_embed.datasets.units import take_wave
 from spark_embed.output.folder import check_output
 from spark_embed.output.summary import describe_model, describe_parity
 from spark_embed.run.begin import check_model
-from spark_embed.run.binding import make_plan
+from spark_embed.run.binding import make_binding
 from spark_embed.run.clock import Clock
 from spark_embed.run.context import RunContext
 from spark_embed.run.one_file import check_unchanged
-from spark_embed.run.plan import find_work, report_work
+from spark_embed.run.plan import find_plan, report_plan
 from spark_embed.spark.s3.s3a import export_s3_environment
 from spark_embed.spark.session import Session, as_session
 from spark_embed.spark.settings import settings
@@ -32,26 +32,28 @@ def describe_run(spark: SparkSession | Session, config: Config) -> str:
     """
     export_s3_environment(config)
     with impatient():
-        layout, standing = find_layout(config), check_output(config)
-    output = standing.as_draft()
+        layout, run_state = find_layout(config), check_output(config)
+    output = run_state.as_draft()
     context = RunContext(as_session(spark, config), config, Clock(), output, check=lambda: None)
     # Another run may begin meanwhile: what is not empty is its.
     with undone_if_empty(output.root), undone_if_empty(output.state), undone(output.draft or ""):
-        copy_tree(standing.index, output.index)
-        copy_tree(standing.catalogue, output.catalogue)
-        work = find_work(context, layout)
-        report_work(work, prune=config.prune)
-        check_unchanged(context, work)
-        source, n_rows = work.source, work.pending.n_left
-        plan = make_plan(context.spark, config, source, n_rows, work.dtype)
-        if work.standing.record:
-            check_model(context, work, work.standing.record, plan)
-        with settings(context.spark, plan.settings):
-            units = take_wave(deque(work.units), plan.wave_rows)
-            n_tasks = plan.embedded(source.table(context.spark, units)).rdd.getNumPartitions() if units else 0
-    source, model = plan.source, plan.preflight.model
+        copy_tree(run_state.index, output.index)
+        copy_tree(run_state.catalogue, output.catalogue)
+        plan = find_plan(context, layout)
+        report_plan(plan, prune=config.prune)
+        check_unchanged(context, plan)
+        source, n_rows = plan.source, plan.pending.n_left
+        binding = make_binding(context.spark, config, source, n_rows, plan.dtype)
+        if plan.run_state.record:
+            check_model(context, plan, plan.run_state.record, binding)
+        with settings(context.spark, binding.settings):
+            units = take_wave(deque(plan.units), binding.wave_rows)
+            n_tasks = (
+                binding.embedded(source.table(context.spark, units)).rdd.getNumPartitions() if units else 0
+            )
+    source, model = binding.source, binding.preflight.model
     own = ", ".join(f"{field.name}: {field.dataType.simpleString()}" for field in source.own_columns)
-    n_waves = math.ceil(n_rows / plan.wave_rows)
+    n_waves = math.ceil(n_rows / binding.wave_rows)
     return "\n".join(
         [
             f"layout   {source.layout}, images in column {source.image_column!r}, by {source.transport}",
@@ -59,8 +61,8 @@ def describe_run(spark: SparkSession | Session, config: Config) -> str:
             f"rows     {source.n_rows:,}, of which {n_rows:,} would be embedded",
             f"columns  {own or 'none'}; image_id from {source.id.name if source.id else 'shard#row'}",
             f"model    {describe_model(model)}",
-            f"parity   {describe_parity(plan.preflight.parity)}",
-            f"plan     {n_waves:,} waves, the first of {n_tasks} tasks, {plan.n_slots} at once",
+            f"parity   {describe_parity(binding.preflight.parity)}",
+            f"plan     {n_waves:,} waves, the first of {n_tasks} tasks, {binding.n_slots} at once",
             f"output   {output.root}",
         ]
     )

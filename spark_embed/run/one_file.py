@@ -7,20 +7,20 @@ from collections.abc import Iterator
 from spark_embed.errors import ResumeError
 from spark_embed.output.records import Ledger
 from spark_embed.run.context import RunContext
-from spark_embed.run.plan import Work
+from spark_embed.run.plan import Plan
 from spark_embed.run.retry import files_with_errors
 
 
-def check_unchanged(context: RunContext, work: Work) -> None:
+def check_unchanged(context: RunContext, plan: Plan) -> None:
     """Refuse to change the file of a data set, once it is published; to be called before any work.
 
     Raises:
         ResumeError: there is something to add to it, or to take away.
     """
-    ledger = work.standing.ledger
+    ledger = plan.run_state.ledger
     if ledger is None or not context.config.output_files:
         return
-    if changes := "; ".join(_changes(context, work, ledger)):
+    if changes := "; ".join(_changes(context, plan, ledger)):
         output = context.output
         raise ResumeError(
             f"--output_dir {output.root}: {ledger.table} is one file (--output_files 1), which cannot be "
@@ -29,8 +29,8 @@ def check_unchanged(context: RunContext, work: Work) -> None:
         )
 
 
-def _changes(context: RunContext, work: Work, ledger: Ledger) -> Iterator[str]:
-    config, pending = context.config, work.pending
+def _changes(context: RunContext, plan: Plan, ledger: Ledger) -> Iterator[str]:
+    config, pending = context.config, plan.pending
     if pending.n_left:
         yield f"{pending.n_left:,} rows of the input are not in it"
     if pending.replaced:
@@ -40,5 +40,5 @@ def _changes(context: RunContext, work: Work, ledger: Ledger) -> Iterator[str]:
     if config.retry_errors and (failed := files_with_errors(ledger)):
         n_rows = sum(file.n_errors for file in failed)
         yield f"--retry_errors has {n_rows:,} rows to embed once more"
-    if work.standing.markers:
-        yield f"{len(work.standing.markers):,} complete waves are not in it"
+    if plan.run_state.markers:
+        yield f"{len(plan.run_state.markers):,} complete waves are not in it"

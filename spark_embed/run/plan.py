@@ -25,7 +25,7 @@ from spark_embed.output.fingerprint import (
     is_ungrouped_folder,
 )
 from spark_embed.output.records import RunRecord
-from spark_embed.output.resume import Standing, find_standing
+from spark_embed.output.resume import RunState, find_run_state
 from spark_embed.output.state import joined
 from spark_embed.run.context import RunContext
 from spark_embed.schema import IMAGE_ID, RESULT, SHARD, SHARD_ROW
@@ -62,24 +62,24 @@ class Pending:
 
 
 @dataclass(frozen=True)
-class Work:
+class Plan:
     """A data set, and what is left to do of it."""
 
     source: ParquetSource
-    standing: Standing
+    run_state: RunState
     pending: Pending
 
     @property
     def units(self) -> tuple[Unit, ...]:
         """The rows to embed. Of a data set without any row none, but as a unit: its output has columns."""
-        if self.pending.units or self.standing.ledger or self.standing.markers:
+        if self.pending.units or self.run_state.ledger or self.run_state.markers:
             return self.pending.units
         return (Unit(self.source.shards[0], 0, 0),)
 
     @property
     def dtype(self) -> str | None:
         """The precision of the run to go on with."""
-        record = self.standing.record
+        record = self.run_state.record
         return str(record.fingerprint["dtype"]) if record and "dtype" in record.fingerprint else None
 
 
@@ -98,7 +98,7 @@ def data_fingerprint(config: Config, source: ParquetSource) -> dict[str, Any]:
     }
 
 
-def find_work(context: RunContext, layout: Layout) -> Work:
+def find_plan(context: RunContext, layout: Layout) -> Plan:
     """Read the state, open the data set and compare the two. Nothing but index and catalogue is written.
 
     Raises:
@@ -106,20 +106,20 @@ def find_work(context: RunContext, layout: Layout) -> Work:
         ResumeError: the state is broken, or of another data set.
     """
     config, output = context.config, context.output
-    standing = find_standing(output, config)
-    if standing.record is None and layout.is_folder:
+    run_state = find_run_state(output, config)
+    if run_state.record is None and layout.is_folder:
         delete(output.index)
-    elif standing.record:
-        _refuse_ungrouped(output.root, standing.record)
+    elif run_state.record:
+        _refuse_ungrouped(output.root, run_state.record)
     source = open_source(
         context.session, config, layout, index_folder=output.index, catalogue_path=output.catalogue
     )
-    if record := standing.record:
+    if record := run_state.record:
         schema = T.StructType.fromJson(record.table_schema)
         ours = (IMAGE_ID, SHARD, SHARD_ROW, RESULT)
         source = with_columns(source, {f.name: f.dataType for f in schema if f.name not in ours})
         check_fingerprint(output.root, record.fingerprint, data_fingerprint(config, source))
-    return Work(source, standing, find_pending(source, standing, config.max_samples))
+    return Plan(source, run_state, find_pending(source, run_state, config.max_samples))
 
 
 def _refuse_ungrouped(root: str, record: RunRecord) -> None:
@@ -127,7 +127,7 @@ def _refuse_ungrouped(root: str, record: RunRecord) -> None:
         raise ResumeError(f"--output_dir {root}: {UNGROUPED}; start anew with --overwrite, or choose another")
 
 
-def find_pending(source: ParquetSource, standing: Standing, max_rows: int | None) -> Pending:
+def find_pending(source: ParquetSource, run_state: RunState, max_rows: int | None) -> Pending:
     """Compare the input with what is complete.
 
     Raises:
@@ -135,12 +135,12 @@ def find_pending(source: ParquetSource, standing: Standing, max_rows: int | None
     """
     versions = {shard.name: shard.version for shard in source.shards}
     published = (
-        {name: state.version for name, state in standing.ledger.shards.items()} if standing.ledger else {}
+        {name: state.version for name, state in run_state.ledger.shards.items()} if run_state.ledger else {}
     )
-    complete = complete_ranges(standing, versions)
+    complete = complete_ranges(run_state, versions)
     wanted = units_of(source.shards, max_rows)
     units = tuple(subtract(wanted, complete))
-    known = {*published, *(part.shard for marker in standing.markers for part in marker.units)}
+    known = {*published, *(part.shard for marker in run_state.markers for part in marker.units)}
     gone = known - {*versions, *(shard.name for shard in source.bad)}
     replaced = {name for name, version in published.items() if versions.get(name, version) != version}
     n_rows = sum(unit.n_rows for unit in wanted)
@@ -166,15 +166,15 @@ def find_pending(source: ParquetSource, standing: Standing, max_rows: int | None
 
 
 def complete_ranges(
-    standing: Standing, versions: Mapping[str, str]
+    run_state: RunState, versions: Mapping[str, str]
 ) -> dict[str, tuple[tuple[int, int], ...]]:
     """Return which rows of each shard are complete, as (first, number), of the content that it has now."""
     ranges: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    if standing.ledger:
-        for name, state in standing.ledger.shards.items():
+    if run_state.ledger:
+        for name, state in run_state.ledger.shards.items():
             if versions.get(name) == state.version:
                 ranges[name] += state.ranges
-    for marker in standing.markers:
+    for marker in run_state.markers:
         for part in marker.units:
             if versions.get(part.shard) == part.version:
                 ranges[part.shard].append((part.first, part.n_rows))
@@ -190,9 +190,9 @@ def _shown(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def report_work(work: Work, *, prune: bool) -> None:
+def report_plan(plan: Plan, *, prune: bool) -> None:
     """Say what was found, what of it is complete, and what is not as it was."""
-    source, pending = work.source, work.pending
+    source, pending = plan.source, plan.pending
     logger.info(
         "found %s %s shards, %s rows",
         f"{source.n_shards:,}",

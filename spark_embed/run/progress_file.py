@@ -11,7 +11,7 @@ from spark_embed.errors import StorageError
 from spark_embed.output.records import ProgressRecord
 from spark_embed.output.state import write_progress
 from spark_embed.run.context import RunContext
-from spark_embed.run.plan import Work
+from spark_embed.run.plan import Plan
 from spark_embed.run.publisher import Publisher
 from spark_embed.storage import impatient
 
@@ -21,8 +21,8 @@ Phase = Literal["embed", "publish", "done"]
 class ProgressFile:
     """The file, rewritten as the run goes on. Where it cannot be written the run goes on all the same."""
 
-    def __init__(self, context: RunContext, work: Work, publisher: Publisher) -> None:
-        self._context, self._work, self._publisher = context, work, publisher
+    def __init__(self, context: RunContext, plan: Plan, publisher: Publisher) -> None:
+        self._context, self._plan, self._publisher = context, plan, publisher
         self._started = time.monotonic()
 
     def embedding(self, n_done: int) -> None:
@@ -38,7 +38,7 @@ class ProgressFile:
         self._write("done", self._publisher.n_rows)
 
     def _write(self, phase: Phase, n_done: int) -> None:
-        publisher, pending = self._publisher, self._work.pending
+        publisher, pending = self._publisher, self._plan.pending
         codes = Counter(publisher.ledger.n_errors_by_code if publisher.ledger else {})
         for marker in publisher.markers:
             codes.update(marker.counted.n_errors_by_code)

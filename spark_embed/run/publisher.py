@@ -11,7 +11,7 @@ from spark_embed.output.publish.staging import Staging
 from spark_embed.output.records import Ledger, Marker, RunRecord
 from spark_embed.output.state import give_up_uploads
 from spark_embed.run.context import RunContext
-from spark_embed.run.plan import Work, names_of
+from spark_embed.run.plan import Plan, names_of
 
 # Data of waves beyond which it is published while the run goes on, in files of --output_file_bytes: enough
 # for a publishing to be worth its while, little enough for no disk to fill up with what is there twice.
@@ -29,14 +29,14 @@ class Publisher:
         n_completed_shards: shards that these have completed.
     """
 
-    def __init__(self, context: RunContext, work: Work, record: RunRecord) -> None:
+    def __init__(self, context: RunContext, plan: Plan, record: RunRecord) -> None:
         self.record = record
-        self.ledger: Ledger | None = work.standing.ledger
-        self.markers: list[Marker] = list(work.standing.markers)
+        self.ledger: Ledger | None = plan.run_state.ledger
+        self.markers: list[Marker] = list(plan.run_state.markers)
         self.of_this_run: list[Marker] = []
-        self._context, self._work = context, work
+        self._context, self._plan = context, plan
         self._left = Counter[str]()
-        for unit in work.units:
+        for unit in plan.units:
             self._left[unit.shard.name] += unit.n_rows
         self.n_completed_shards = 0
 
@@ -105,14 +105,14 @@ class Publisher:
         n_bytes = sum(sum(marker.files.values()) for marker in self.markers)
         return (
             n_bytes > _PUBLISH_FILES * self._context.config.output_file_bytes
-            and not (self._work.pending.replaced or self._work.standing.older)
+            and not (self._plan.pending.replaced or self._plan.run_state.older)
             and not self._context.config.retry_errors
             and not self.record.output_files
         )
 
     def _change(self, unreadable: list[BadShard]) -> Change:
         """Return what the unpublished waves change, and what is gone from the input."""
-        source, pending = self._work.source, self._work.pending
+        source, pending = self._plan.source, self._plan.pending
         names = {shard.name for shard in unreadable}
         incomplete = names_of(unit for unit in pending.units if unit.shard.name in names)
         withheld = pending.replaced & incomplete
@@ -129,6 +129,6 @@ class Publisher:
         file_bytes = self._context.config.output_file_bytes
         spark, output = self._context.spark, self._context.output
         staging = Staging(spark, output, self.record, self.ledger, change, file_bytes)
-        self.ledger = publish(staging, self._work.standing.older, self._context.check)
+        self.ledger = publish(staging, self._plan.run_state.older, self._context.check)
         self.markers = []
         return self.ledger

@@ -12,9 +12,9 @@ from spark_embed.output.publish.publish import read_error_examples
 from spark_embed.output.records import Counted, Ledger, Marker, RunRecord, now
 from spark_embed.output.state import read_metadata
 from spark_embed.output.summary import Counts, RunSummary
-from spark_embed.run.binding import Plan
+from spark_embed.run.binding import Binding
 from spark_embed.run.context import RunContext
-from spark_embed.run.plan import Work
+from spark_embed.run.plan import Plan
 from spark_embed.run.verdict import Measured, judge
 from spark_embed.spark.tasks import traffic_of_tasks
 from spark_embed.storage import traffic, write_json
@@ -34,12 +34,12 @@ class RunResult:
         plan: of this run; None if it had nothing to embed.
     """
 
-    work: Work
+    plan: Plan
     record: RunRecord
     ledger: Ledger
     markers: Sequence[Marker]
     bad: Sequence[BadShard]
-    plan: Plan | None
+    binding: Binding | None
 
 
 def read_summary(context: RunContext, result: RunResult) -> RunSummary | None:
@@ -65,11 +65,11 @@ def write_summary(context: RunContext, result: RunResult) -> RunSummary:
         StorageError: it cannot be written.
     """
     config, output, clock = context.config, context.output, context.clock
-    source, record, ledger = result.work.source, result.record, result.ledger
+    source, record, ledger = result.plan.source, result.record, result.ledger
     counted = add_up([marker.counted for marker in result.markers])
     errors = ledger.n_errors_by_code
     embed_s = max(clock.timings_s.get("embed", 0.0), 1e-3)
-    options = result.plan.options.batch_size if result.plan else 0
+    options = result.binding.options.batch_size if result.binding else 0
     pending = _describe_pending(context, result)
     summary = RunSummary(
         status="incomplete" if pending["n_bad_shards"] else "complete",
@@ -91,7 +91,7 @@ def write_summary(context: RunContext, result: RunResult) -> RunSummary:
             "n_rows": source.n_rows,
             "n_bytes": source.image_bytes,
             "image_column": source.image_column,
-            "transport": result.plan.source.transport if result.plan else source.transport,
+            "transport": result.binding.source.transport if result.binding else source.transport,
         },
         output={
             "output_dir": output.root,
@@ -129,11 +129,11 @@ def _count(ledger: Ledger) -> Counts:
 
 
 def _judge(result: RunResult, counted: Counted, embed_s: float) -> dict[str, str]:
-    plan = result.plan
-    if plan is None or not result.markers:
+    binding = result.binding
+    if binding is None or not result.markers:
         return _NOTHING_RUN
     device = result.record.model["device"]
-    measured = Measured(counted.stage_s, counted.n_tasks, plan.n_slots, embed_s, device, plan.task_cpus)
+    measured = Measured(counted.stage_s, counted.n_tasks, binding.n_slots, embed_s, device, binding.task_cpus)
     return asdict(judge(measured))
 
 
@@ -154,12 +154,12 @@ def _describe_traffic(counted: Counted, embed_s: float) -> dict[str, float]:
 
 
 def _describe_pending(context: RunContext, result: RunResult) -> dict[str, Any]:
-    work = result.work
+    plan = result.plan
     shown = {shard.name: shard.reason for shard in result.bad[:_MAX_BAD_SHARDS]}
     return {
         "n_bad_shards": len(result.bad),
         "bad_shards": shown,
-        "n_gone_shards": 0 if context.config.prune else len(work.pending.gone),
+        "n_gone_shards": 0 if context.config.prune else len(plan.pending.gone),
     }
 
 

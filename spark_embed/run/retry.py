@@ -12,13 +12,13 @@ from spark_embed.datasets.units import units_of
 from spark_embed.errors import StorageError
 from spark_embed.output.folder import Output
 from spark_embed.output.records import Ledger
-from spark_embed.run.binding import Plan
+from spark_embed.run.binding import Binding
 from spark_embed.run.waves import Wave
 from spark_embed.schema import ERRORS_NAME, SHARD
 from spark_embed.storage import parquet_input
 
 
-def find_retries(output: Output, ledger: Ledger | None, plan: Plan) -> list[Wave]:
+def find_retries(output: Output, ledger: Ledger | None, binding: Binding) -> list[Wave]:
     """Return waves over the published rows that lack a result.
 
     Each is of as many as a wave has, or a whole file more.
@@ -30,14 +30,14 @@ def find_retries(output: Output, ledger: Ledger | None, plan: Plan) -> list[Wave
     """
     if ledger is None:
         return []
-    source = plan.source
+    source = binding.source
     shards = {
         shard.name: shard
         for shard in source.shards
         if (state := ledger.shards.get(shard.name)) and state.version == shard.version
     }
     waves = []
-    for files in _grouped(files_with_errors(ledger), plan.wave_rows):
+    for files in _grouped(files_with_errors(ledger), binding.wave_rows):
         paths = [output.data_path(file.table, file.name) for file in files]
         wanted = _shards_in(paths)
         units = units_of(shard for name, shard in shards.items() if name in wanted)

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from spark_embed.datasets import BadShard, ParquetSource
 from spark_embed.datasets.units import Unit
 from spark_embed.errors import ModelError, StorageError
-from spark_embed.run.binding import Plan
+from spark_embed.run.binding import Binding
 from spark_embed.storage import free_bytes, no_space_error, store_failure
 
 _ROW_BYTES = 300  # of a row's other columns, about
@@ -28,12 +28,14 @@ class UnreadableShardsError(Exception):
         self.bad = bad
 
 
-def explain_failure(exc: Exception, plan: Plan, root: str, units: Iterable[Unit], n_rows: int) -> Exception:
+def explain_failure(
+    exc: Exception, binding: Binding, root: str, units: Iterable[Unit], n_rows: int
+) -> Exception:
     """Return what a failed Spark job means: no model, a full disk, no store, bad shards, or what it was.
 
     Args:
         exc: Spark's error.
-        plan: of the run.
+        binding: of the run.
         root: the output folder.
         units: that the wave embedded.
         n_rows: of the wave.
@@ -42,10 +44,10 @@ def explain_failure(exc: Exception, plan: Plan, root: str, units: Iterable[Unit]
     if told := _MODEL_ERROR.search(text):  # first: what a disk or a store said to it is in the text, too
         return ModelError(f"{told[1].strip()} (on a worker; what is complete stays so)")
     if "No space left on device" in text or "Disk quota exceeded" in text:
-        return _full_disk(root, n_rows * (plan.preflight.model.get("embedding_dim", 0) * 4 + _ROW_BYTES))
+        return _full_disk(root, n_rows * (binding.preflight.model.get("embedding_dim", 0) * 4 + _ROW_BYTES))
     if failure := explain_store_failure(exc):
         return failure
-    bad = _shards_in(text, plan.source, units)
+    bad = _shards_in(text, binding.source, units)
     return UnreadableShardsError(bad) if bad else exc
 
 

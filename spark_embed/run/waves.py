@@ -25,7 +25,7 @@ from spark_embed.datasets.units import Unit, take_wave
 from spark_embed.errors import SparkEmbedError, StorageError
 from spark_embed.output.records import Marker, Part, now
 from spark_embed.output.state import write_marker
-from spark_embed.run.binding import Plan
+from spark_embed.run.binding import Binding
 from spark_embed.run.context import RunContext
 from spark_embed.run.error_budget import ErrorBudget
 from spark_embed.run.wave import WaveData, check_commit, count_wave, run_wave
@@ -50,7 +50,7 @@ class WaveContext:
     """
 
     run: RunContext
-    plan: Plan
+    binding: Binding
     run_id: str
     jobs: JobGroups
     budget: ErrorBudget
@@ -129,7 +129,7 @@ class _Loop:
     def _wave_rows(self) -> int:
         """Return the rows that a wave should have, by the speed so far."""
         if not self._n_done:
-            return self._context.plan.wave_rows
+            return self._context.binding.wave_rows
         return round(self._context.run.config.wave_s * self._n_done / (time.monotonic() - self._started))
 
     def _end(self, future: Future[Marker]) -> Exception | None:
@@ -189,12 +189,12 @@ def _run_one(context: WaveContext, name: str, wave: Wave) -> Marker:
     try:
         with context.jobs.group(f"wave {name}", wave.n_rows):
             table = _table(context, wave)
-            run_wave(context.plan.embedded(table, context.budget.tally), folder)
+            run_wave(context.binding.embedded(table, context.budget.tally), folder)
     except (PySparkException, Py4JError) as exc:
-        plan, root = context.plan, context.run.output.root
-        raise explain_failure(exc, plan, root, wave.units, wave.n_rows) from exc
+        binding, root = context.binding, context.run.output.root
+        raise explain_failure(exc, binding, root, wave.units, wave.n_rows) from exc
     check_commit(folder)
-    data = count_wave(folder, context.plan.preflight.recipe.gives)
+    data = count_wave(folder, context.binding.preflight.recipe.gives)
     if not wave.retried:  # the rows of those are checked when they leave their table
         _check_rows(name, data, wave)
     context.budget.add(data.counted)
@@ -219,7 +219,7 @@ def _part(unit: Unit) -> Part:
 
 def _table(context: WaveContext, wave: Wave) -> DataFrame:
     """Return the table of references of a wave."""
-    spark, source = context.run.spark, context.plan.source
+    spark, source = context.run.spark, context.binding.source
     table = source.table(spark, wave.units)
     if not wave.retried:
         return table
@@ -234,7 +234,7 @@ def _failed_keys(context: WaveContext, paths: Sequence[str]) -> DataFrame:
     errors = [path for path in paths if path.startswith(folder)]
     tables = [read(*errors)] if errors else []
     if others := [path for path in paths if path not in errors]:
-        columns = error_columns(context.plan.preflight.recipe.gives)
+        columns = error_columns(context.binding.preflight.recipe.gives)
         is_missing = reduce(Column.__or__, (F.col(quoted(name)).isNotNull() for name in columns))
         tables.append(read(*others).where(is_missing))
     return reduce(DataFrame.union, (table.select(SHARD, SHARD_ROW) for table in tables))

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from py4j.protocol import Py4JError
 from pyspark.sql import SparkSession
 
+from spark_embed.spark.context import context_of
+
 _PROPERTIES = ("spark.jobGroup.id", "spark.job.description", "spark.job.interruptOnCancel")
 
 
@@ -17,7 +19,7 @@ class JobGroups:
     """Groups of Spark jobs that are under way, each with the rows that it works on."""
 
     def __init__(self, spark: SparkSession) -> None:
-        self._context = spark.sparkContext
+        self._context = context_of(spark)
         self._lock = threading.Lock()
         self._rows: dict[str, int] = {}
         self._n_ended = 0

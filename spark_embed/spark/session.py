@@ -15,13 +15,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 from py4j.protocol import Py4JError
-from pyspark import SparkConf, SparkContext
+from pyspark import SparkConf
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from spark_embed.config import Config
 from spark_embed.errors import ConfigError
 from spark_embed.load_config import conf_folder, read_properties
+from spark_embed.spark.context import context_of, is_local, reach_jvm, start_context, stop_jvm_context
 from spark_embed.spark.early_daemon import ADDRESS, is_spark_configured, start_early_daemon
 from spark_embed.spark.s3.jars import on_class_path
 from spark_embed.spark.s3.session import adopt_session, bring_jars, send_to_executors, use_s3
@@ -61,13 +62,13 @@ def make_session(config: Config, started: Callable[[], None] = lambda: None) -> 
     jars = bring_jars(config)
     try:
         with on_class_path(jars):
-            SparkContext.getOrCreate(_make_conf(config, jars))
+            start_context(_make_conf(config, jars))
         started()
         spark = SparkSession.builder.getOrCreate()
     except (PySparkException, Py4JError, RuntimeError, OSError) as exc:
         raise ConfigError(f"Spark does not start: {str(exc).splitlines()[0]}") from exc
     check_workers(spark, config.num_workers)
-    if str(spark.sparkContext.master).startswith("local["):
+    if is_local(spark):
         start_worker_daemon(spark)
     try:
         use_s3(spark, config)
@@ -110,7 +111,7 @@ def start_worker_daemon(spark: SparkSession) -> threading.Thread:
 
     def run() -> None:
         with contextlib.suppress(*_STOPPED_MEANWHILE):
-            spark.sparkContext.parallelize([0], 1).foreachPartition(_do_nothing)
+            context_of(spark).parallelize([0], 1).foreachPartition(_do_nothing)
 
     thread = threading.Thread(target=run, name="worker daemon", daemon=True)
     thread.start()
@@ -125,13 +126,13 @@ def stop_session(spark: SparkSession) -> None:
     """
     silence(spark)
     with contextlib.suppress(*_STOPPED_MEANWHILE):  # the JVM may be gone; the exit ends it anyway
-        spark.sparkContext._jsc.stop()
+        stop_jvm_context(spark)
 
 
 def silence(spark: SparkSession) -> None:
     """Stop the JVM's log."""
     with contextlib.suppress(*_STOPPED_MEANWHILE):
-        spark.sparkContext.setLogLevel("OFF")
+        context_of(spark).setLogLevel("OFF")
 
 
 def _do_nothing(rows: Iterable[int]) -> None:
@@ -142,7 +143,7 @@ def _make_conf(config: Config, jars: list[str]) -> SparkConf:
     """Return what spark-submit was given, and what is missing; `jars` are on this JVM's class path."""
     jvm_runs = is_spark_configured()
     if jvm_runs:
-        SparkContext._ensure_initialized()  # only then does SparkConf show what spark-submit was given
+        reach_jvm()
     conf = SparkConf()
     conf.setAppName("spark_embed").setIfMissing("spark.log.level", "WARN")
     master = conf.get("spark.master", None) or "local[*]"

@@ -12,6 +12,8 @@ from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
+from spark_embed.spark.context import context_of
+
 _TASK_BYTES, _TASK_BYTES_DEFAULT = "spark.sql.files.maxPartitionBytes", "134217728b"
 _MIN_TASKS_PER_SLOT = 4
 _MIN_TASK_S, _MAX_TASK_S = 2.0, 60.0
@@ -59,7 +61,7 @@ def table_settings(bytes_per_row: float) -> dict[str, str]:
 def count_slots(spark: SparkSession) -> tuple[int, int]:
     """Return how many tasks the session runs at once, and the cores of each."""
     task_cpus = int(spark.conf.get("spark.task.cpus", "1") or 1)
-    return max(1, spark.sparkContext.defaultParallelism // task_cpus), task_cpus
+    return max(1, context_of(spark).defaultParallelism // task_cpus), task_cpus
 
 
 def is_task_size_set(spark: SparkSession) -> bool:

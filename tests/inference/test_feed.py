@@ -178,7 +178,7 @@ def test_with_room_for_one_image_one_is_decoded_at_a_time():
         zlib.crc32(bytes(1 << 20))  # gives the GIL away, so that others could meet it
         at_work.release()
 
-    options = FeedOptions(n_threads=4, decode_budget_bytes=1)
+    options = FeedOptions(n_threads=4, decode_memory_bytes=1)
     rows = rows_of(run_feed(images(100), MeanColour(during_prepare=note), options))
     assert rows == [colour_of(number) for number in range(100)]
     assert all(met_nobody)

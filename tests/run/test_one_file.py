@@ -13,7 +13,7 @@ from spark_embed.config import Config
 from spark_embed.errors import ConfigError, ResumeError, StorageError
 from spark_embed.load_config import load_config
 from spark_embed.output.folder import Output
-from spark_embed.output.resume import find_standing, tidy
+from spark_embed.output.resume import find_run_state, tidy
 from spark_embed.output.state import read_ledger
 from spark_embed.output.verify import verify
 from spark_embed.pipeline import run
@@ -285,7 +285,7 @@ def test_a_run_that_starts_anew_may_die_at_any_moment_of_its_publishing(
             assert all(pq.read_table(left / kind).num_rows in (24, 3) for kind in KINDS), moment
 
         looked = Output(str(shutil.copytree(left, tmp_path / "looked" / str(number))))
-        tidy(looked, find_standing(looked, place.config(looked.root, normalize=False, **after)))
+        tidy(looked, find_run_state(looked, place.config(looked.root, normalize=False, **after)))
         found = verify(looked).text() if is_old else ""
         assert "files " not in found, f"{moment}: {found}"
         if is_old:

@@ -12,9 +12,7 @@ import pytest
 from spark_embed.errors import ResumeError, StorageError
 from spark_embed.output.folder import Output
 from spark_embed.output.state import read_ledger
-from spark_embed.run import begin as binding
-from spark_embed.run import binding as plan
-from spark_embed.run import waves
+from spark_embed.run import begin, binding, waves
 
 from support.output_files import count_places
 
@@ -36,7 +34,7 @@ def files_of(out):
 
 def test_a_finished_run_ends_at_once_without_a_model(embed, shards, embedded_rows, monkeypatch, caplog):
     first, _, _ = embed(shards)
-    monkeypatch.setattr(binding, "make_plan", None)  # nobody may ask for a model
+    monkeypatch.setattr(begin, "make_binding", None)  # nobody may ask for a model
     logging.getLogger("spark_embed").propagate = True
     with caplog.at_level("INFO", "spark_embed"):
         second, _, _ = embed(shards)
@@ -175,7 +173,7 @@ def test_the_first_waves_of_urls_are_small_because_nobody_knows_what_downloads_t
     for number in range(20):
         (folder / f"{number}.jpg").write_bytes(photo_bytes[0])
     (folder / "list.csv").write_text("url\n" + "".join(f"{number}.jpg\n" for number in range(20)))
-    monkeypatch.setattr(plan, "_URL_WAVE_ROWS", 4)
+    monkeypatch.setattr(binding, "_URL_WAVE_ROWS", 4)
     metadata, embeddings, _ = embed(folder, layout="url_list", parity_samples=0)
     assert (metadata["this_run"]["n_waves"], len(embeddings)) == (3, 20)  # two of eight, for two slots
 
@@ -278,7 +276,7 @@ def test_a_shard_that_cannot_be_read_stays_pending_and_the_others_are_done(embed
 def test_a_lost_record_is_written_again_without_a_model(embed, shards, monkeypatch):
     metadata, _, _ = embed(shards)
     (embed.output_dir / "metadata.json").unlink()
-    monkeypatch.setattr(binding, "make_plan", None)
+    monkeypatch.setattr(begin, "make_binding", None)
     again, _, _ = embed(shards)
     same = ("status", "counts", "model", "parity", "output", "error_examples")
     assert {name: again[name] for name in same} == {name: metadata[name] for name in same}

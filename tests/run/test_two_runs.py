@@ -10,9 +10,8 @@ from spark_embed.errors import ResumeError
 from spark_embed.output.folder import Output
 from spark_embed.output.publish import publish
 from spark_embed.output.state import read_ledger, write_ledger
-from spark_embed.run import begin as binding
-from spark_embed.run import dry_run
-from spark_embed.run.binding import make_plan
+from spark_embed.run import begin, dry_run
+from spark_embed.run.binding import make_binding
 
 from support.crashes import Folder
 from support.locks import write_lock
@@ -67,14 +66,14 @@ def test_a_run_that_was_taken_over_in_its_preflight_deletes_nothing(embed, shard
     before = (state / "run.json").read_text()
 
     def taken_over(*args):
-        plan = make_plan(*args)
+        binding = make_binding(*args)
         write_lock(str(state / "lock.json"), host="node-7", pid=4711)
         for path in of_the_other:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"rows")
-        return plan
+        return binding
 
-    monkeypatch.setattr(binding, "make_plan", taken_over)
+    monkeypatch.setattr(begin, "make_binding", taken_over)
     with pytest.raises(ResumeError, match="another run has taken it over: host node-7, pid 4711"):
         embed(tmp_path / "in")
     assert all(path.exists() for path in of_the_other)
@@ -125,9 +124,9 @@ def test_a_dry_run_leaves_a_run_alone_that_begins_meanwhile(spark, stamped, tiny
 
     def while_it_plans(*args):
         summaries.append(pipeline.run(spark, config))
-        return make_plan(*args)
+        return make_binding(*args)
 
-    monkeypatch.setattr(dry_run, "make_plan", while_it_plans)
+    monkeypatch.setattr(dry_run, "make_binding", while_it_plans)
     dry_run.describe_run(spark, config)
     assert summaries[0].counts.rows == 600
     assert pipeline.run(spark, config).counts == summaries[0].counts

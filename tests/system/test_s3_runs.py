@@ -14,7 +14,7 @@ from spark_embed.errors import ResumeError, StorageError
 from spark_embed.output.folder import Output
 from spark_embed.output.verify import verify
 from spark_embed.pipeline import run
-from spark_embed.run.reach import look_from_worker
+from spark_embed.run.begin import look_from_worker
 from spark_embed.spark.settings import settings
 
 from support.s3_runs import assert_tidy, keys_below, read_parquet, upload_tree

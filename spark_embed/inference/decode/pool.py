@@ -1,4 +1,4 @@
-"""Threads that decode ahead, within a memory budget and a time limit per image; knows no Spark and no model.
+"""Threads that decode ahead, within a memory limit and a time limit per image; knows no Spark and no model.
 
 A decode runs in C and cannot be stopped. One that takes too long is abandoned: its image is an error row, its
 thread is replaced and its memory counts as free, so the images behind it go on.
@@ -23,7 +23,7 @@ _LOOK_EVERY_S = 0.5
 _CLOSE_WITHIN_S = 2.0
 
 
-class ByteBudget:
+class DecodeMemory:
     """Memory shared by threads: reserved from the header's size before the pixels exist."""
 
     def __init__(self, total_bytes: int) -> None:
@@ -33,7 +33,7 @@ class ByteBudget:
 
     @contextmanager
     def reserve(self, n_bytes: int) -> Iterator[None]:
-        """Wait until `n_bytes` are free; one image larger than the whole budget goes alone."""
+        """Wait until `n_bytes` are free; one image larger than the whole memory goes alone."""
         self.take(n_bytes)
         try:
             yield
@@ -65,16 +65,16 @@ class Job(Generic[Given, Made]):
         self._done = threading.Lock()  # held until it is done: an Event costs ten times as much
         self._done.acquire()
         self._lock = threading.Lock()
-        self._budget: ByteBudget | None = None
+        self._memory: DecodeMemory | None = None
         self._reserved = 0
         self._limit_from: float | None = None
 
     @contextmanager
-    def decoding(self, budget: ByteBudget, n_bytes: int) -> Iterator[None]:
-        """Hold `n_bytes` of the budget; the time limit counts from here on."""
-        budget.take(n_bytes)
+    def decoding(self, memory: DecodeMemory, n_bytes: int) -> Iterator[None]:
+        """Hold `n_bytes` of the memory; the time limit counts from here on."""
+        memory.take(n_bytes)
         with self._lock:
-            self._budget, self._reserved, self._limit_from = budget, n_bytes, time.monotonic()
+            self._memory, self._reserved, self._limit_from = memory, n_bytes, time.monotonic()
         try:
             yield
         finally:
@@ -110,9 +110,9 @@ class Job(Generic[Given, Made]):
 
     def _release(self) -> None:
         with self._lock:
-            budget, self._budget, self._limit_from = self._budget, None, None
-        if budget is not None:
-            budget.give(self._reserved)
+            memory, self._memory, self._limit_from = self._memory, None, None
+        if memory is not None:
+            memory.give(self._reserved)
 
 
 class DecodePool(Generic[Given, Made]):

@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from spark_embed.inference.fetch.memory import NoRoomError, Room
+from spark_embed.inference.fetch.memory import DownloadMemory, MemoryFullError
 from spark_embed.inference.fetch.references import FetchPolicy
 from spark_embed.storage import is_s3
 
@@ -58,7 +58,7 @@ class Downloads:
         self._policy = policy
         # Twice as many as may be in flight: some will wait for their host while others can go on.
         self._max_begun = 2 * policy.download.concurrency
-        self._room = Room(policy.download.memory_bytes, self._max_begun)
+        self._memory = DownloadMemory(policy.download.memory_bytes, self._max_begun)
         self._n_added = 0
         self._thread: threading.Thread | None = None
         self._cause: BaseException | None = None
@@ -103,7 +103,7 @@ class Downloads:
 
     def give_back(self, n_bytes: int) -> None:
         """Say that so many bytes of finished downloads are not held any more."""
-        if self._room.give_back(n_bytes):
+        if self._memory.give_back(n_bytes):
             self._call(self._begin_next)
 
     def close(self) -> None:
@@ -165,10 +165,10 @@ class Downloads:
 
     def _begin_next(self) -> None:
         """Begin as many downloads as may be under way."""
-        self._room.wake()
-        while self._queue and len(self._tasks) < self._max_begun and not self._room.is_full:
+        self._memory.wake()
+        while self._queue and len(self._tasks) < self._max_begun and not self._memory.is_full:
             download = self._queue.popleft()
-            self._room.begin(download.number)
+            self._memory.begin(download.number)
             task = self._loop.create_task(self._run(download))
             self._tasks.add(task)
             task.add_done_callback(self._end)
@@ -186,20 +186,20 @@ class Downloads:
             while data is None:
                 try:
                     data = await self._get(client, download)
-                except NoRoomError as exc:
-                    self._room.claim(download.number, 0, None)
-                    await self._room.wait_for(download.number, exc.n_bytes)
+                except MemoryFullError as exc:
+                    self._memory.claim(download.number, 0, None)
+                    await self._memory.wait_for(download.number, exc.n_bytes)
         except BaseException as exc:  # noqa: BLE001  raised again where its bytes are asked for
-            self._room.end(download.number, keep=False)
+            self._memory.end(download.number, keep=False)
             download.future.set_exception(exc)
         else:
-            self._room.end(download.number, keep=True)
+            self._memory.end(download.number, keep=True)
             download.future.set_result(data)
 
     async def _get(self, client: HttpClient | ObjectClient, download: Download) -> bytearray:
         from spark_embed.inference.fetch.http_client import Transfer
 
-        transfer = Transfer(partial(self._room.claim, download.number))
+        transfer = Transfer(partial(self._memory.claim, download.number))
         try:
             return await client.get(download.uri, transfer)
         finally:

@@ -6,7 +6,7 @@ import asyncio
 import threading
 
 
-class NoRoomError(Exception):
+class MemoryFullError(Exception):
     """There is no memory for so large an image now: its download must end, and begin anew when there is."""
 
     def __init__(self, n_bytes: int) -> None:
@@ -14,7 +14,7 @@ class NoRoomError(Exception):
         self.n_bytes = n_bytes
 
 
-class Room:
+class DownloadMemory:
     """Bytes that have arrived and are not decoded yet; kept by the event loop, given back from any thread.
 
     Small images (`total_bytes` over `n_downloads`) always find room, so those that have begun take as much
@@ -48,13 +48,13 @@ class Room:
         """Note how much of a download has arrived.
 
         Raises:
-            NoRoomError: it is large, not the oldest, and what it has or announces does not fit.
+            MemoryFullError: it is large, not the oldest, and what it has or announces does not fit.
         """
         self._add(n_bytes - self._arrived[number])
         self._arrived[number] = n_bytes
         size = max(n_bytes, announced or 0)
         if size > self._small and self._used - n_bytes + size > self._total and not self._is_oldest(number):
-            raise NoRoomError(size)
+            raise MemoryFullError(size)
 
     async def wait_for(self, number: int, n_bytes: int) -> None:
         """Wait until so many bytes are free, or the download is the oldest."""

@@ -7,13 +7,14 @@ import os
 from typing import Any
 
 from py4j.protocol import Py4JError, Py4JJavaError
-from pyspark import SparkConf, SparkContext
+from pyspark import SparkConf
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from spark_embed.config import Config
 from spark_embed.errors import ConfigError
 from spark_embed.platforms import platform
+from spark_embed.spark import context
 from spark_embed.spark.s3.jars import are_jars_there, find_packages, spark_home
 from spark_embed.spark.s3.maven import fetch_jars
 from spark_embed.spark.s3.s3a import (
@@ -63,7 +64,7 @@ def bring_jars(config: Config) -> list[str]:
 
 def is_jvm_there() -> bool:
     """Say whether Spark's JVM runs already, with the class path that it was started with."""
-    return SparkContext._gateway is not None or "PYSPARK_GATEWAY_PORT" in os.environ
+    return context.is_jvm_there() or "PYSPARK_GATEWAY_PORT" in os.environ
 
 
 def send_to_executors(conf: SparkConf, config: Config, jars: list[str]) -> None:
@@ -84,11 +85,11 @@ def adopt_session(spark: SparkSession, config: Config) -> None:
     Raises:
         ConfigError: as `use_s3`.
     """
-    environment = spark.sparkContext.environment
-    is_here = str(spark.sparkContext.master).startswith("local[")
+    environment = context.context_of(spark).environment
+    jvm = context.jvm_of(spark) if context.is_local(spark) else None
     for name, value in carried_environment(store_environment(config)).items():
         # Workers here inherit the JVM's. Another environment is another daemon: no needless change.
-        inherited = spark._jvm.System.getenv(name) if is_here and spark._jvm else None
+        inherited = jvm.System.getenv(name) if jvm else None
         if environment.get(name, inherited) != value:
             environment[name] = value
     use_s3(spark, config)
@@ -103,8 +104,7 @@ def use_s3(spark: SparkSession, config: Config) -> None:
     bucket = s3_bucket(config)
     if bucket is None or platform():
         return
-    jvm: Any = spark._jvm
-    hadoop = spark.sparkContext._jsc.hadoopConfiguration()
+    jvm, hadoop = context.jvm_of(spark), context.hadoop_settings(spark)
     version = jvm.org.apache.hadoop.util.VersionInfo.getVersion()
     for name, value in s3a_settings(config, version, store_environment(config)).items():
         if is_missing(hadoop, name):
@@ -135,7 +135,7 @@ def committer_settings(spark: SparkSession, config: Config) -> dict[str, str]:
     if not is_s3(config.output_dir) or platform() or any(spark.conf.get(name, None) for name in values):
         return {}
     try:
-        loader = spark._jvm.Thread.currentThread().getContextClassLoader()  # type: ignore[union-attr]
+        loader = context.jvm_of(spark).Thread.currentThread().getContextClassLoader()
         for value in values.values():
             loader.loadClass(value)
     except Py4JError:

@@ -7,18 +7,18 @@ import zlib
 import pytest
 
 from spark_embed.errors import ImageError
-from spark_embed.inference.decode.pool import MAX_ABANDONED, ByteBudget, DecodePool
+from spark_embed.inference.decode.pool import MAX_ABANDONED, DecodeMemory, DecodePool
 
 PATIENCE_S = 20
 
 
 def test_reservations_never_exceed_the_budget_and_a_larger_image_goes_alone():
-    budget = ByteBudget(100)
+    memory = DecodeMemory(100)
     lock, inside, seen = threading.Lock(), [], []
 
     def work(seed):
         for size in random.Random(seed).choices([1, 30, 60, 100, 500], k=200):
-            with budget.reserve(size):
+            with memory.reserve(size):
                 with lock:
                     inside.append(size)
                     seen.append(list(inside))
@@ -37,9 +37,9 @@ def test_reservations_never_exceed_the_budget_and_a_larger_image_goes_alone():
 
 
 def test_an_error_gives_its_reservation_back():
-    budget = ByteBudget(100)
+    memory = DecodeMemory(100)
     for _ in range(3):
-        with pytest.raises(ImageError), budget.reserve(100):
+        with pytest.raises(ImageError), memory.reserve(100):
             raise ImageError("corrupt")
 
 
@@ -52,10 +52,10 @@ def stuck():
 @pytest.fixture
 def make_pool(stuck):
     """Make pools whose threads end with the test."""
-    budget, pools = ByteBudget(100), []
+    memory, pools = DecodeMemory(100), []
 
     def work(job):
-        with job.decoding(budget, 100):
+        with job.decoding(memory, 100):
             if job.given == "stuck":
                 assert stuck.wait(PATIENCE_S)
             if job.given == "dies":
@@ -75,7 +75,7 @@ def make_pool(stuck):
 
 @pytest.mark.parametrize("n_threads", [1, 3])
 def test_a_stuck_decode_is_given_up_and_the_images_behind_it_go_on(make_pool, n_threads):
-    """It held the whole memory budget, and with one thread also the only thread."""
+    """It held the whole memory memory, and with one thread also the only thread."""
     pool = make_pool(n_threads)
     jobs = [pool.submit(given) for given in ("a", "stuck", "b", "stuck", "c")]
     assert [pool.result(job) for job in jobs] == ["a", "timeout", "b", "timeout", "c"]

@@ -213,8 +213,8 @@ def test_a_row_holds_its_bytes_until_it_is_released(server):
     first = rows.next()
     assert isinstance(first, Row)
     assert first.n_bytes == len(image_bytes(1))
-    assert rows._downloads._room.is_full
+    assert rows._downloads._memory.is_full
     rows.release(first)
     assert [row.error for row in rows] == [None, None]
-    assert not rows._downloads._room.is_full
+    assert not rows._downloads._memory.is_full
     rows.close()

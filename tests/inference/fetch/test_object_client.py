@@ -115,7 +115,7 @@ class TestMany:
         with closing(ahead):
             ahead.wait()
             time.sleep(0.3)
-            assert ahead._downloads._room._used <= 600_000
+            assert ahead._downloads._memory._used <= 600_000
             assert [row.n_bytes for row in ahead] == [100_000] * 12
 
 

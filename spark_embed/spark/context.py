@@ -1,0 +1,60 @@
+"""A session's SparkContext and its JVM: the one file that reaches for them, as Spark Connect has neither."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from pyspark import Accumulator, AccumulatorParam, SparkConf, SparkContext
+from pyspark.sql import SparkSession
+
+Value = TypeVar("Value")
+
+
+def context_of(spark: SparkSession) -> SparkContext:
+    """Return the session's context."""
+    return spark.sparkContext
+
+
+def start_context(conf: SparkConf) -> None:
+    """Start the JVM, if it does not run, and a context with these settings."""
+    SparkContext.getOrCreate(conf)
+
+
+def is_context_there() -> bool:
+    """Say whether somebody has started a context in this process."""
+    return SparkContext._active_spark_context is not None
+
+
+def is_jvm_there() -> bool:
+    """Say whether this process has started its JVM, or reached for that of spark-submit."""
+    return SparkContext._gateway is not None
+
+
+def reach_jvm() -> None:
+    """Connect to spark-submit's JVM: only then does SparkConf show what that was given."""
+    SparkContext._ensure_initialized()
+
+
+def is_local(spark: SparkSession) -> bool:
+    """Say whether tasks run in this machine's one JVM."""
+    return str(context_of(spark).master).startswith("local[")
+
+
+def jvm_of(spark: SparkSession) -> Any:
+    """Return the gateway to the driver's JVM."""
+    return spark._jvm
+
+
+def hadoop_settings(spark: SparkSession) -> Any:
+    """Return the JVM's Hadoop configuration."""
+    return context_of(spark)._jsc.hadoopConfiguration()
+
+
+def stop_jvm_context(spark: SparkSession) -> None:
+    """Stop the JVM's half of the context."""
+    context_of(spark)._jsc.stop()
+
+
+def make_accumulator(spark: SparkSession, value: Value, param: AccumulatorParam[Value]) -> Accumulator[Value]:
+    """Return an accumulator, which tasks add to and the driver reads."""
+    return context_of(spark).accumulator(value, param)
