@@ -12,7 +12,7 @@ DEMO := demo
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYSPARK_PYTHON := $(CURDIR)/$(BIN)/python
 
-.PHONY: help run-local test test-crash s3-server lint format types lines readme bench bench-peers clean
+.PHONY: help run-local test test-fast test-crash s3-server lint format types lines readme bench bench-peers clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -24,8 +24,11 @@ run-local: $(READY) $(DEMO)/photos/.ready  ## embed a small set of real photos a
 test: $(READY) lint types s3-server  ## everything that CI runs
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-test-crash: $(READY) s3-server  ## kill -9 at twenty moments of a run instead of six, and go on from every state of the disk
-	$(BIN)/python -m pytest tests/system/test_crash.py tests/system/test_every_moment.py --kills 20
+test-fast: $(READY)  ## without whole runs and processes of their own: for the edit loop
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow and not crash"
+
+test-crash: $(READY) s3-server  ## series of kills, full disks and dying stores, which make test skips
+	$(BIN)/python -m pytest -m crash --crash
 
 s3-server: $(READY)  ## build the S3 server that the tests run against: over a minute, once
 	@$(BIN)/python tools/make_s3_server.py

@@ -28,9 +28,19 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS), os.environ.
 
 
 def pytest_addoption(parser):
-    parser.addoption(
-        "--kills", type=int, default=6, help="how often test_crash.py kills a run (make test-crash: 20)"
-    )
+    parser.addoption("--crash", action="store_true", help="run what is marked `crash` (make test-crash)")
+
+
+WHOLE_RUNS = {"embed", "process", "s3_spark", "start", "uninterrupted"}  # fixtures that tests of them use
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the markers
+def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if not WHOLE_RUNS.isdisjoint(item.fixturenames):
+            item.add_marker(pytest.mark.slow)
+        if item.get_closest_marker("crash") and not config.getoption("crash"):
+            item.add_marker(pytest.mark.skip(reason="takes many minutes: make test-crash"))
 
 
 @pytest.fixture(scope="session")

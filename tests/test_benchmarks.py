@@ -98,6 +98,7 @@ def test_the_loops_and_the_feed_give_the_same_vectors(name, cache, table, feed_v
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_loop_as_a_whole_process_embeds_every_image_once(cache, table, feed_vectors, tmp_path):
     folders = (data.make_shards(FEED, N_IMAGES, cache), tmp_path / "out", data.make_model("tiny", cache))
     done = run("benchmarks.loops", "tuned", *folders, "--dtype", "float32", "--workers", "2")
@@ -109,6 +110,7 @@ def test_a_loop_as_a_whole_process_embeds_every_image_once(cache, table, feed_ve
     assert cosines(np.stack(written["embedding"].to_numpy()), feed_vectors).min() > 0.9999
 
 
+@pytest.mark.slow
 def test_the_feed_runs_alone_on_the_cpu_without_pyspark(cache, tmp_path):
     done = run(
         *("benchmarks.feed_device", "--device", "cpu", "--models", "tiny", "--cache", cache),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 from pyspark.sql import types as T
@@ -100,7 +100,12 @@ def find_index_columns(config: Config, schemas: Mapping[pa.Schema, str]) -> Colu
         for schema, path in schemas.items()
     }
     known = _Known(own, ())
-    return _find_others(config, known, "", IMAGE, _own_names(config, known.names))
+    # An image folder's own index names its images; --id_column may name them otherwise.
+    names = [name for name in _own_names(config, known.names) if name != IMAGE_ID]
+    columns = _find_others(config, known, "", IMAGE, names)
+    if columns.id is None and IMAGE_ID in known.names:
+        return replace(columns, id=T.StructField(IMAGE_ID, T.StringType()))
+    return columns
 
 
 def _find_others(config: Config, known: _Known, layout: str, image: str, names: list[str]) -> Columns:

@@ -51,7 +51,7 @@ class Layout:
 
     @property
     def is_folder(self) -> bool:
-        """Whether every image is a shard of its own."""
+        """Whether the images are files of a folder, without a table that names them."""
         return self.name == FOLDER
 
 

@@ -11,7 +11,7 @@ from spark_embed.config import Config
 from spark_embed.datasets.catalogue import Catalogue, hash_shards, read_catalogue, write_catalogue
 from spark_embed.datasets.columns import URL_TABLE, find_columns, find_index_columns
 from spark_embed.datasets.detect import FOLDER, PARQUET, TARS, Layout, detect
-from spark_embed.datasets.index.image_folder import FolderIndex, make_folder_index
+from spark_embed.datasets.index.image_folder import make_folder_index
 from spark_embed.datasets.index.make import Index, make_index
 from spark_embed.datasets.parquet import ParquetSource
 from spark_embed.datasets.shards import BadShard, Shard, hive_columns, open_shards
@@ -68,8 +68,8 @@ def open_source(
         StorageError: no file can be read.
     """
     if layout.name == FOLDER:
-        found = make_folder_index(session(), layout, index_folder, config.max_samples, prune=config.prune)
-        return index_source(config, layout, found.index, found)
+        index = make_folder_index(session(), layout, index_folder, config.max_samples)
+        return index_source(config, layout, index)
     catalogue = read_catalogue(catalogue_path)
     layout = identified(session, layout, catalogue, verify=config.verify_shards)
     if needs_index(layout):
@@ -125,9 +125,7 @@ def shard_source(config: Config, layout: Layout, catalogue: Catalogue) -> Parque
     )
 
 
-def index_source(
-    config: Config, layout: Layout, index: Index, folder: FolderIndex | None = None
-) -> ParquetSource:
+def index_source(config: Config, layout: Layout, index: Index) -> ParquetSource:
     """Return the source of a data set that has been indexed.
 
     Raises:
@@ -137,23 +135,20 @@ def index_source(
     _check_some(index.shards, index.bad)
     columns = find_index_columns(config, _schemas(index.shards))
     is_img2dataset = layout.name == TARS and bool(layout.sidecars)
-    n_rows = sum(shard.n_rows for shard in index.shards)
     return ParquetSource(
         layout="img2dataset_webdataset" if is_img2dataset else layout.name,
         root=layout.root,
         folder=index.folder,
         shards=index.shards,
         bad=index.bad,
-        n_shards=n_rows - folder.n_voided if folder else len(layout.files),
+        n_shards=len(layout.files)
+        or len(index.shards),  # tars, not the files of their index; groups of images
         image_bytes=index.image_bytes,
         own_columns=columns.own,
         image_column=IMAGE,
         id=columns.id,
         hive=(),
         transport="index",
-        voided=folder.voided if folder else (),
-        n_voided=folder.n_voided if folder else 0,
-        n_gone=folder.n_gone if folder else 0,
     )
 
 

@@ -18,8 +18,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from spark_embed.datasets.columns import HUGGING_FACE, URL_TABLE
-from spark_embed.datasets.detect import FOLDER, LISTS
-from spark_embed.datasets.index.image_folder import later_voids
+from spark_embed.datasets.detect import LISTS
 from spark_embed.datasets.index.rows import REFERENCE_TYPE
 from spark_embed.datasets.sample import sample_rows
 from spark_embed.datasets.shards import BadShard, Shard
@@ -40,9 +39,6 @@ class ParquetSource:
         folder: where the parquet files are: `root`, or the index's folder.
         shards: the parquet files, in the order of --max_samples.
         bad: shards that cannot be read, which are not among `shards`.
-        voided: of an image folder, the lists of images whose older rows are void.
-        n_voided: rows of `shards` that are void.
-        n_gone: of an image folder, images that were there once.
         n_shards: what the data set's own shards number: tars, not the files of their index.
         image_bytes: bytes of the data set, as far as known.
         own_columns: the data set's own columns that go to the output, with their Spark types.
@@ -66,9 +62,6 @@ class ParquetSource:
     hive: tuple[str, ...]
     transport: str = "bytes"
     bad: tuple[BadShard, ...] = ()
-    voided: tuple[str, ...] = ()
-    n_voided: int = 0
-    n_gone: int = 0
 
     def transports(self, wanted: str) -> list[str]:
         """Return the transports to try, best first, for --image_transport `wanted`."""
@@ -80,11 +73,6 @@ class ParquetSource:
     def has_urls(self) -> bool:
         """Whether the images have to be downloaded, which takes a time that nobody knows."""
         return self.layout in (URL_TABLE, LISTS)
-
-    @property
-    def is_folder(self) -> bool:
-        """Whether every image is a shard of its own, and `shards` are only lists of them."""
-        return self.layout == FOLDER
 
     @property
     def n_rows(self) -> int:
@@ -111,21 +99,6 @@ class ParquetSource:
             else:
                 tables.append(self._read_group(spark, unit.shard.schema, [unit.shard], unit))
         tables += [self._read_group(spark, schema, group) for schema, group in whole.items()]
-        return reduce(DataFrame.unionByName, tables)
-
-    def live_table(self, spark: SparkSession, units: Sequence[Unit]) -> DataFrame:
-        """Return the table of references of whole shards, without rows of an image folder that are void."""
-        if not self.voided:
-            return self.table(spark, units)
-        tables = []
-        for unit in units:
-            table = self.table(spark, [unit])
-            if later := later_voids(self.voided, unit.shard.path):
-                void = spark.read.parquet(*(os.path.join(self.folder, name) for name in later))
-                table = table.join(void.select(F.col(INDEX_SHARD).alias(SHARD)), [SHARD], "left_anti").select(
-                    *map(quoted, table.columns)
-                )
-            tables.append(table)
         return reduce(DataFrame.unionByName, tables)
 
     def sample(self, n_rows: int) -> list[SampleRow]:
@@ -165,8 +138,7 @@ class ParquetSource:
             return F.col(quoted(name)) if name in names else F.lit(None)
 
         own = [column(field.name).cast(field.dataType).alias(field.name) for field in self.own_columns]
-        # Each image of a folder is a shard of its own: the path alone says which.
-        place = shard if self.is_folder else F.concat(shard, F.lit("#"), row.cast("string"))
+        place = F.concat(shard, F.lit("#"), row.cast("string"))
         image_id = place
         if self.id:
             image_id = F.coalesce(column(self.id.name).cast(self.id.dataType).cast("string"), place)

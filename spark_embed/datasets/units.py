@@ -55,18 +55,14 @@ def subtract(units: Iterable[Unit], done: Mapping[str, Sequence[tuple[int, int]]
     return [unit for unit in left if unit.n_rows > 0]
 
 
-def take_wave(queue: deque[Unit], n_rows: int, *, of_one_shard: bool = False) -> list[Unit]:
+def take_wave(queue: deque[Unit], n_rows: int) -> list[Unit]:
     """Take the units of a wave of about `n_rows` rows from the queue; at least one row if there is one.
 
     A shard that is larger than what is left of the wave is cut.
     """
     taken: list[Unit] = []
     left = max(n_rows, 1)
-    while (
-        queue
-        and (left > 0 or not taken)
-        and not (of_one_shard and taken and queue[0].shard != taken[0].shard)
-    ):
+    while queue and (left > 0 or not taken):
         unit = queue.popleft()
         n_taken = min(unit.n_rows, _aligned_end(unit, left) - unit.first)
         if unit.n_rows - n_taken <= _SMALL_REST * n_rows:

@@ -55,6 +55,14 @@ def make_fingerprint(
     return plain
 
 
+UNGROUPED = "holds an image folder of an earlier version, which kept account of images otherwise"
+
+
+def is_ungrouped_folder(fingerprint: Mapping[str, Any]) -> bool:
+    """Say whether a run is over an image folder by an earlier version: each image was a shard of its own."""
+    return fingerprint.get("layout") == "image_folder" and "images_per_group" not in fingerprint
+
+
 def results_of(fingerprint: Mapping[str, Any]) -> Results:
     """Return what the model of a fingerprint gives.
 

@@ -24,7 +24,7 @@ def now() -> str:
 class Part(NamedTuple):
     """Rows that are complete together: `n_rows` of a shard's content `version`, from row `first` on.
 
-    `shard` is its name in the data set; in an image folder, that of the index file that lists the images.
+    `shard` is its name in the data set; of an image folder, a group's.
     """
 
     shard: str
@@ -158,7 +158,7 @@ class Ledger(Record):
         errors: the files of errors.parquet.
         shards: what is published of each shard, by its name.
         waves: those that this state took in: their data may be left over.
-        voided: lists of images whose older rows are gone (an image folder's; source/folder_index.py).
+        voided: of an image folder, by an earlier version only.
     """
 
     run_id: str

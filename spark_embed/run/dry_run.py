@@ -56,7 +56,7 @@ def describe_run(spark: SparkSession | Session, config: Config) -> str:
         [
             f"layout   {source.layout}, images in column {source.image_column!r}, by {source.transport}",
             f"shards   {source.n_shards:,} in {source.root}, {source.image_bytes:,} bytes",
-            f"rows     {source.n_rows - source.n_voided:,}, of which {n_rows:,} would be embedded",
+            f"rows     {source.n_rows:,}, of which {n_rows:,} would be embedded",
             f"columns  {own or 'none'}; image_id from {source.id.name if source.id else 'shard#row'}",
             f"model    {describe_model(model)}",
             f"parity   {describe_parity(plan.preflight.parity)}",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from spark_embed.datasets.index.image_folder import forget_unpublished
 from spark_embed.errors import ResumeError
 from spark_embed.output.records import Ledger
 from spark_embed.run.context import RunContext
@@ -23,8 +22,6 @@ def check_unchanged(context: RunContext, work: Work) -> None:
         return
     if changes := "; ".join(_changes(context, work, ledger)):
         output = context.output
-        if work.source.is_folder:  # else the images stay in the index, were they taken away again
-            forget_unpublished(output.index, ledger.shards, ledger.voided)
         raise ResumeError(
             f"--output_dir {output.root}: {ledger.table} is one file (--output_files 1), which cannot be "
             f"added to or changed, but {changes}. --overwrite starts anew; without --output_files later runs "
@@ -38,8 +35,6 @@ def _changes(context: RunContext, work: Work, ledger: Ledger) -> Iterator[str]:
         yield f"{pending.n_left:,} rows of the input are not in it"
     if pending.replaced:
         yield f"{len(pending.replaced):,} shards have been replaced"
-    elif set(work.source.voided) != set(ledger.voided):
-        yield "images have been replaced, or are gone"
     if config.prune and pending.gone:
         yield f"--prune takes away {len(pending.gone):,} shards"
     if config.retry_errors and (failed := files_with_errors(ledger)):

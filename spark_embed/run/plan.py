@@ -12,10 +12,19 @@ from pyspark.sql import types as T
 
 from spark_embed.config import Config
 from spark_embed.datasets import Layout, ParquetSource, open_source
+from spark_embed.datasets.detect import FOLDER
+from spark_embed.datasets.index.image_folder import IMAGES_PER_GROUP
 from spark_embed.datasets.schema_evolution import with_columns
 from spark_embed.datasets.units import Unit, subtract, units_of
 from spark_embed.errors import ResumeError
-from spark_embed.output.fingerprint import EMBEDDING_VERSION, check_fingerprint, describe_rows
+from spark_embed.output.fingerprint import (
+    EMBEDDING_VERSION,
+    UNGROUPED,
+    check_fingerprint,
+    describe_rows,
+    is_ungrouped_folder,
+)
+from spark_embed.output.records import RunRecord
 from spark_embed.output.resume import Standing, find_standing
 from spark_embed.output.state import joined
 from spark_embed.run.context import RunContext
@@ -35,7 +44,7 @@ class Pending:
         gone: shards that are published, or complete, and not in the input any more.
         n_rows: rows of the input.
         n_complete: of them complete.
-        n_shards, n_complete_shards: shards of the input, and of them complete; images, of an image folder.
+        n_shards, n_complete_shards: shards of the input, and of them complete; of an image folder, groups.
     """
 
     units: tuple[Unit, ...]
@@ -71,12 +80,14 @@ class Work:
     def dtype(self) -> str | None:
         """The precision of the run to go on with."""
         record = self.standing.record
-        return str(record.fingerprint["dtype"]) if record else None
+        return str(record.fingerprint["dtype"]) if record and "dtype" in record.fingerprint else None
 
 
 def data_fingerprint(config: Config, source: ParquetSource) -> dict[str, Any]:
     """Return what is known without a model: which rows there are, and which columns go with them."""
+    grouped = {"images_per_group": IMAGES_PER_GROUP} if source.layout == FOLDER else {}
     return {
+        **grouped,
         "embedding_version": EMBEDDING_VERSION,
         "layout": source.layout,
         "image_column": source.image_column,
@@ -98,6 +109,8 @@ def find_work(context: RunContext, layout: Layout) -> Work:
     standing = find_standing(output, config)
     if standing.record is None and layout.is_folder:
         delete(output.index)
+    elif standing.record:
+        _refuse_ungrouped(output.root, standing.record)
     source = open_source(
         context.session, config, layout, index_folder=output.index, catalogue_path=output.catalogue
     )
@@ -107,6 +120,11 @@ def find_work(context: RunContext, layout: Layout) -> Work:
         source = with_columns(source, {f.name: f.dataType for f in schema if f.name not in ours})
         check_fingerprint(output.root, record.fingerprint, data_fingerprint(config, source))
     return Work(source, standing, find_pending(source, standing, config.max_samples))
+
+
+def _refuse_ungrouped(root: str, record: RunRecord) -> None:
+    if is_ungrouped_folder(record.fingerprint):
+        raise ResumeError(f"--output_dir {root}: {UNGROUPED}; start anew with --overwrite, or choose another")
 
 
 def find_pending(source: ParquetSource, standing: Standing, max_rows: int | None) -> Pending:
@@ -136,9 +154,6 @@ def find_pending(source: ParquetSource, standing: Standing, max_rows: int | None
         )
     n_shards = len(source.shards) if max_rows is None else len(names_of(wanted))
     n_pending_shards = len(names_of(units))
-    n_rows = max(n_rows - source.n_voided, n_left)
-    if source.is_folder:
-        n_shards, n_pending_shards = n_rows, n_left
     return Pending(
         units,
         frozenset(replaced),
@@ -182,7 +197,7 @@ def report_work(work: Work, *, prune: bool) -> None:
         "found %s %s shards, %s rows",
         f"{source.n_shards:,}",
         source.layout.replace("_", " "),
-        f"{source.n_rows - source.n_voided:,}",
+        f"{source.n_rows:,}",
         extra={"n_shards": source.n_shards, "n_rows": source.n_rows, "n_bytes": source.image_bytes},
     )
     for shard in source.bad:
@@ -201,10 +216,10 @@ def report_work(work: Work, *, prune: bool) -> None:
             f"{len(pending.replaced):,}",
             _shown(sorted(pending.replaced)),
         )
-    if n_gone := len(pending.gone) + source.n_gone:
+    if pending.gone:
         logger.warning(
             "%s shards are no longer in the input%s; their rows are %s",
-            f"{n_gone:,}",
-            f": {_shown(pending.gone)}" if pending.gone else "",
+            f"{len(pending.gone):,}",
+            f": {_shown(pending.gone)}",
             "deleted (--prune)" if prune else "kept; --prune deletes them",
         )

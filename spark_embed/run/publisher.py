@@ -26,7 +26,7 @@ class Publisher:
         ledger: of the published files; None while there are none of this run.
         markers: of complete waves that are not published.
         of_this_run: markers of the waves that were run by this process.
-        n_completed_shards: shards that these have completed; images, of an image folder.
+        n_completed_shards: shards that these have completed.
     """
 
     def __init__(self, context: RunContext, work: Work, record: RunRecord) -> None:
@@ -66,7 +66,7 @@ class Publisher:
         retried = [marker for marker in self.markers if marker.kind == "retry"]
         if retried and self.ledger is not None:
             others = [marker for marker in self.markers if marker.kind != "retry"]
-            self._publish(Change(tuple(retried), {}, voided=self.ledger.voided))
+            self._publish(Change(tuple(retried), {}))
             self.markers = others
 
     def add(self, marker: Marker) -> None:
@@ -80,8 +80,7 @@ class Publisher:
         self.of_this_run.append(marker)
         for part in marker.units:
             self._left[part.shard] -= part.n_rows
-            is_folder = self._work.source.is_folder
-            self.n_completed_shards += part.n_rows if is_folder else not self._left[part.shard]
+            self.n_completed_shards += not self._left[part.shard]
         if self._may_publish_early():
             self._publish(self._change([]))
 
@@ -95,22 +94,18 @@ class Publisher:
             StorageError, ResumeError: as `add`.
         """
         change = self._change(unreadable)
-        if self.ledger is None or self.markers or change.removed or self._has_new_voids:
+        if self.ledger is None or self.markers or change.removed:
             ledger = self._publish(change)
             give_up_uploads(self._context.output)  # of tasks that were lost
             return ledger
         return self.ledger
-
-    @property
-    def _has_new_voids(self) -> bool:
-        return set(self._work.source.voided) != set(self.ledger.voided if self.ledger else ())
 
     def _may_publish_early(self) -> bool:
         """Say whether enough is unpublished, and publishing it takes nothing from readers or later waves."""
         n_bytes = sum(sum(marker.files.values()) for marker in self.markers)
         return (
             n_bytes > _PUBLISH_FILES * self._context.config.output_file_bytes
-            and not (self._work.pending.replaced or self._has_new_voids or self._work.standing.older)
+            and not (self._work.pending.replaced or self._work.standing.older)
             and not self._context.config.retry_errors
             and not self.record.output_files
         )
@@ -127,7 +122,6 @@ class Publisher:
             {shard.name: shard.version for shard in source.shards},
             withheld,
             (pending.replaced - withheld) | gone,
-            source.voided,
         )
 
     def _publish(self, change: Change) -> Ledger:

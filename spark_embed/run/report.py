@@ -97,7 +97,7 @@ def write_summary(context: RunContext, result: RunResult) -> RunSummary:
             input_dir=config.input_dir,
             layout=source.layout,
             n_shards=source.n_shards,
-            n_rows=source.n_rows - source.n_voided,
+            n_rows=source.n_rows,
             n_bytes=source.image_bytes,
             image_column=source.image_column,
             transport=result.plan.source.transport if result.plan else source.transport,
@@ -168,7 +168,7 @@ def _describe_pending(context: RunContext, result: RunResult) -> Pending:
     return Pending(
         n_bad_shards=len(result.bad),
         bad_shards=shown,
-        n_gone_shards=0 if context.config.prune else len(work.pending.gone) + work.source.n_gone,
+        n_gone_shards=0 if context.config.prune else len(work.pending.gone),
     )
 
 

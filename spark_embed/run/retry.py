@@ -39,8 +39,7 @@ def find_retries(output: Output, ledger: Ledger | None, plan: Plan) -> list[Wave
     waves = []
     for files in _grouped(files_with_errors(ledger), plan.wave_rows):
         paths = [output.data_path(file.table, file.name) for file in files]
-        # The images of a folder are shards of their own: any index file may name them.
-        wanted = shards if source.is_folder else _shards_in(paths) & shards.keys()
+        wanted = _shards_in(paths)
         units = units_of(shard for name, shard in shards.items() if name in wanted)
         if units:
             waves.append(Wave(tuple(units), tuple(paths), sum(file.n_errors for file in files)))

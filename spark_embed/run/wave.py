@@ -51,7 +51,7 @@ class WaveData:
 
     Attributes:
         files: bytes by name.
-        n_rows_by_shard: rows of each of the shards that were to be counted.
+        n_rows_by_shard: rows of each shard.
     """
 
     counted: Counted
@@ -111,8 +111,8 @@ def _warn_of_renames() -> None:
     )
 
 
-def count_wave(folder: str, results: Results = EMBEDDING_RESULTS, *, by_shard: bool = False) -> WaveData:
-    """Count the rows of a wave by outcome, and by shard if told; add up what they cost. Reads no vector.
+def count_wave(folder: str, results: Results = EMBEDDING_RESULTS) -> WaveData:
+    """Count the rows of a wave by outcome and by shard; add up what they cost. Reads no vector.
 
     Raises:
         StorageError: the wave cannot be read.
@@ -121,7 +121,7 @@ def count_wave(folder: str, results: Results = EMBEDDING_RESULTS, *, by_shard: b
     try:
         with ThreadPoolExecutor(_READ_THREADS) as pool:
             paths = [os.path.join(folder, name) for name in files]
-            counts = list(pool.map(lambda path: _count_file(path, results, by_shard), paths))
+            counts = list(pool.map(lambda path: _count_file(path, results), paths))
     except (OSError, pa.ArrowException) as exc:
         raise StorageError(f"{folder}: the wave cannot be read: {exc}") from exc
     whole = _Counts()
@@ -162,19 +162,18 @@ class _Counts:
         return ((code, number) for (name, code), number in self.errors.items() if name == result)
 
 
-def _count_file(path: str, results: Results, by_shard: bool) -> _Counts:
+def _count_file(path: str, results: Results) -> _Counts:
     """Count one file's rows."""
     found = _Counts()
     names = [*error_columns(results), ERROR, STATS]
-    columns = [*(f"{RESULT}.{name}" for name in names), *([SHARD] if by_shard else [])]
+    columns = [SHARD, *(f"{RESULT}.{name}" for name in names)]
     with pq.ParquetFile(parquet_input(path)) as file:
         for batch in file.iter_batches(1 << 16, columns=columns):
             result = batch.column(RESULT)
             found.codes.update(_counts(result.field(ERROR)))
             if len(results) > 1:
                 found.errors.update(count_errors(result, results))
-            if by_shard:
-                found.shards.update(_counts(batch.column(SHARD)))
+            found.shards.update(_counts(batch.column(SHARD)))
             stats = result.field(STATS).drop_null().flatten()
             by_name = dict(zip(STATS_TYPE.names, stats, strict=True))
             found.limits += by_name.pop(BATCH_LIMIT).drop_null().to_pylist()

@@ -56,11 +56,6 @@ class WaveContext:
     budget: ErrorBudget
     done: Callable[[Marker], None]
 
-    @property
-    def one_shard_per_wave(self) -> bool:
-        """Whether units of different shards go into different waves: one may list what is void in another."""
-        return self.plan.source.is_folder
-
 
 @dataclass(frozen=True)
 class Wave:
@@ -129,8 +124,7 @@ class _Loop:
         self._running[_in_thread(partial(_run_one, self._context, name, wave))] = wave
 
     def _take(self) -> Wave:
-        of_one_shard = self._context.one_shard_per_wave
-        return Wave(tuple(take_wave(self._queue, self._wave_rows(), of_one_shard=of_one_shard)))
+        return Wave(tuple(take_wave(self._queue, self._wave_rows())))
 
     def _wave_rows(self) -> int:
         """Return the rows that a wave should have, by the speed so far."""
@@ -200,9 +194,9 @@ def _run_one(context: WaveContext, name: str, wave: Wave) -> Marker:
         plan, root = context.plan, context.run.output.root
         raise explain_failure(exc, plan, root, wave.units, wave.n_rows) from exc
     check_commit(folder)
-    data = count_wave(folder, context.plan.preflight.recipe.gives, by_shard=not context.one_shard_per_wave)
+    data = count_wave(folder, context.plan.preflight.recipe.gives)
     if not wave.retried:  # the rows of those are checked when they leave their table
-        _check_rows(name, data, wave, by_shard=not context.one_shard_per_wave)
+        _check_rows(name, data, wave)
     context.budget.add(data.counted)
     context.run.check()
     marker = Marker(
@@ -226,9 +220,9 @@ def _part(unit: Unit) -> Part:
 def _table(context: WaveContext, wave: Wave) -> DataFrame:
     """Return the table of references of a wave."""
     spark, source = context.run.spark, context.plan.source
+    table = source.table(spark, wave.units)
     if not wave.retried:
-        return source.table(spark, wave.units)
-    table = source.live_table(spark, wave.units)
+        return table
     keys = _failed_keys(context, wave.retried)
     return table.join(keys, [SHARD, SHARD_ROW], "left_semi").select(*map(quoted, table.columns))
 
@@ -246,9 +240,8 @@ def _failed_keys(context: WaveContext, paths: Sequence[str]) -> DataFrame:
     return reduce(DataFrame.union, (table.select(SHARD, SHARD_ROW) for table in tables))
 
 
-def _check_rows(name: str, data: WaveData, wave: Wave, *, by_shard: bool) -> None:
-    if by_shard:
-        _check_shards(data, wave.units)
+def _check_rows(name: str, data: WaveData, wave: Wave) -> None:
+    _check_shards(data, wave.units)
     if data.counted.n_rows != wave.n_rows:
         raise StorageError(
             f"wave {name}: {wave.n_rows} rows in, {data.counted.n_rows} out: the input changed in the run, "

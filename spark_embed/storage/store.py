@@ -82,16 +82,17 @@ put_back = _either(local.put_back, s3.put_back, "moved to {}")
 _walk = _either(local.walk, s3.walk)
 
 
-def walk_files(folder: str) -> Iterator[StoredFile]:
+def walk_files(folder: str, *, in_order: bool = False) -> Iterator[StoredFile]:
     """Yield the files below `folder`, those and folders whose name begins with a dot left out.
 
-    The order is that of the names, but for a local folder of very many: nothing holds them all.
+    In S3 the order is that of the keys. Here it is that of the names, folder by folder; unless `in_order`
+    not in a folder of very many, so that nothing holds them all.
 
     Raises:
         StorageError: a folder cannot be listed.
     """
     with _as_storage_error(folder, "listed"):
-        yield from _walk(folder)
+        yield from _walk(folder, in_order)
 
 
 def list_files(folder: str, suffix: str) -> list[StoredFile]:

@@ -50,32 +50,6 @@ def test_spark_submit_decides_where_it_runs(shards, tiny_clip, tmp_path):
 
 
 @pytest.mark.slow
-def test_after_a_kill_the_same_command_goes_on_and_another_is_refused(shards, tiny_clip, tmp_path):
-    paths = ["--input_dir", shards, "--output_dir", tmp_path / "out", "--model_directory", tiny_clip]
-    command = [BIN / "spark-embed", *paths]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    for line in process.stderr:
-        if "parity:" in line:
-            break
-    process.kill()
-    process.wait()
-    process.stderr.close()
-    done = run_command(*command)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "taken over from a run that ended without letting go of it" in done.stderr
-    assert "27 rows: 24 embedded, 3 errors" in done.stdout
-    again = run_command(*command)
-    assert again.returncode == 0, again.stderr[-2000:]
-    assert "nothing to do: all 3 shards are complete" in again.stderr
-    assert again.stdout == done.stdout
-    other = run_command(*command, "--max_samples", 3)
-    assert other.returncode == 6
-    assert "(--max_samples): all -> first 3. Start anew with --overwrite, or" in last_line(other)
-    assert "Traceback" not in other.stderr
-    assert other.stdout == ""
-
-
-@pytest.mark.slow
 def test_a_shard_that_cannot_be_read_is_a_warning_or_an_exit_code(shards, tiny_clip, tmp_path):
     shutil.copytree(shards, tmp_path / "in")
     (tmp_path / "in/00001.parquet").write_bytes(b"no shard")
@@ -122,6 +96,7 @@ def test_prod_logs_json_lines_and_a_failed_job_has_its_exit_code(shards, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argv", "environ", "code", "words"),
     [

@@ -24,13 +24,22 @@ MOMENTS = {
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_run_at_once_and_the_same_command_goes_on(start, tmp_path, uninterrupted, number):
+@pytest.mark.parametrize(
+    ("number", "moments"),
+    [
+        (signal.SIGTERM, ["waves"]),
+        pytest.param(signal.SIGTERM, list(MOMENTS), marks=pytest.mark.crash),
+        pytest.param(signal.SIGINT, list(MOMENTS), marks=pytest.mark.crash),
+    ],
+)
+def test_a_signal_ends_the_run_at_once_and_the_same_command_goes_on(
+    start, tmp_path, uninterrupted, number, moments
+):
     out = Folder(tmp_path / "out")
-    for moment, await_moment in MOMENTS.items():
+    for moment in moments:
         complete = out.complete()
         run = start(out.root, hold=IN_PUBLISH if moment == "publish" else None, row_s=0.01)
-        await_moment(run)
+        MOMENTS[moment](run)
         run.process.send_signal(number)
         assert run.wait(10) == 130, (moment, run.said)
         assert "interrupted" in run.last_line

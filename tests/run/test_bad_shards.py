@@ -88,7 +88,7 @@ def test_a_shard_that_vanishes_during_the_run_is_left_out(embed, folder, before_
     assert (metadata["status"], metadata["this_run"]["rows"], len(embeddings)) == ("complete", 0, 16)
 
 
-@pytest.mark.parametrize("transport", ["auto", "reference", "bytes"])
+@pytest.mark.parametrize("transport", ["auto", "bytes"])
 @pytest.mark.parametrize("name", [NAMES[0], NAMES[2]])
 def test_a_shard_with_a_footer_and_broken_data_is_left_out(embed, folder, name, transport):
     """Preflight may meet it, too: it reads some images of some shards."""

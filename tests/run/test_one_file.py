@@ -181,14 +181,18 @@ def test_an_image_that_was_refused_and_taken_away_again_is_in_nobodys_way(embed,
     given = {"parity_samples": 0, **ONE}
     embed(folder, **given)
     (folder / "new.jpg").write_bytes(photo_bytes[0])
-    with pytest.raises(ResumeError, match="but 1 rows of the input are not in it"):
+    with pytest.raises(
+        ResumeError, match="but 5 rows of the input are not in it; 1 shards have been replaced"
+    ):
         embed(folder, **given)
     (folder / "new.jpg").unlink()
     _, embeddings, _ = embed(folder, **given)
-    assert sorted(embeddings["shard"]) == [f"{number}.jpg" for number in range(4)]
+    assert sorted(embeddings["image_id"]) == [f"{number}.jpg" for number in range(4)]
     (folder / "0.jpg").unlink()
-    with pytest.raises(ResumeError, match="but images have been replaced, or are gone"):
-        embed(folder, prune=True, **given)
+    with pytest.raises(
+        ResumeError, match="but 3 rows of the input are not in it; 1 shards have been replaced"
+    ):
+        embed(folder, **given)
 
 
 def test_an_interrupted_run_goes_on_and_publishes_at_its_end(place, spark, tmp_path, monkeypatch):

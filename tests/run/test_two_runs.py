@@ -19,7 +19,9 @@ from support.locks import write_lock
 
 
 @pytest.mark.slow
-def test_a_second_run_stops_and_one_after_a_kill_takes_over(start, tmp_path, uninterrupted):
+def test_a_second_run_stops_and_after_a_kill_the_same_command_goes_on_and_another_is_refused(
+    start, tmp_path, uninterrupted
+):
     out = Folder(tmp_path / "out")
     first = start(out.root, row_s=0.02)
     first.await_(lambda: len(first.images()) > 50, "50 images")
@@ -30,13 +32,28 @@ def test_a_second_run_stops_and_one_after_a_kill_takes_over(start, tmp_path, uni
     assert "found" not in second.said  # it has not even looked at the input
     assert not second.images()
     first.await_(out.markers, "a complete wave")  # the first has not noticed
+    complete = out.complete()
     first.kill()
+    assert complete
+    assert out.plant_strays()  # at once, as the JVM that is still dying might
     third = start(out.root)
     assert third.wait() == 0, third.said
     assert "taken over from a run that ended without letting go of it: host " in third.said
     assert f"pid {first.process.pid}, " in third.said
     out.assert_same(uninterrupted)
     out.assert_tidy()
+    images = third.images()
+    assert len(set(images)) == len(images)
+    assert not complete & set(images)
+    again = start(out.root)
+    assert again.wait() == 0, again.said
+    assert "nothing to do: all 12 shards are complete" in again.said
+    assert again.printed == third.printed
+    other = start(out.root, "--max_samples", 3)
+    assert other.wait() == 6, other.said
+    assert "(--max_samples): all -> first 3. Start anew with --overwrite, or" in other.last_line
+    assert "Traceback" not in other.said
+    assert other.printed == ""
 
 
 def test_a_run_that_was_taken_over_in_its_preflight_deletes_nothing(embed, shards, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from support.crashes import Folder, Run
 # Places to die at: when a marker is written but has not its name yet, and when one of two data sets is new.
 IN_A_MARKER = "spark_embed.storage.local sync markers/ 2"
 IN_PUBLISH = "spark_embed.output.publish.publish _move_files errors.parquet 1"
+N_KILLS = 20
 AT_RANDOM = ["start", "found", "parity", "images 60", "images 180", "images 360", "publish"]
 
 
@@ -35,14 +36,14 @@ def await_moment(run: Run, out: Folder, moment: str) -> None:
     run.await_(lambda: run.has_ended or is_there(), moment)
 
 
-@pytest.mark.slow
+@pytest.mark.crash
 @pytest.mark.timeout(1800)
 def test_after_kills_at_any_moment_nothing_is_missing_or_there_twice_or_done_again(
-    start, tmp_path, uninterrupted, pytestconfig
+    start, tmp_path, uninterrupted
 ):
-    n_kills = pytestconfig.getoption("kills")
-    chance = random.Random(n_kills)
-    moments = [IN_PUBLISH, *(chance.choice(AT_RANDOM) for _ in range(n_kills - 2)), IN_A_MARKER]
+    """One kill is also in make test: test_two_runs.py."""
+    chance = random.Random(N_KILLS)
+    moments = [IN_PUBLISH, *(chance.choice(AT_RANDOM) for _ in range(N_KILLS - 2)), IN_A_MARKER]
     runs, outs, n_strays = [], [Folder(tmp_path / "out-0")], 0
     while True:
         out, complete = outs[-1], outs[-1].complete()
@@ -86,7 +87,7 @@ def test_a_worker_that_is_killed_costs_nothing(start, out, uninterrupted):
     out.assert_tidy()
 
 
-@pytest.mark.slow
+@pytest.mark.crash
 def test_an_executor_that_is_killed_costs_nothing(start, out, uninterrupted):
     submit = (BIN / "spark-submit", "--master", "local-cluster[2,1,1024]", REPOSITORY / "jobs/embed.py")
     run = start(out.root, program=submit, row_s=0.02)

@@ -71,9 +71,14 @@ def assert_one_line(run, exit_code: int, text: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_full_disk_is_told_and_with_space_the_same_command_goes_on(start, disk, uninterrupted):
+@pytest.mark.parametrize(
+    "moments",
+    [MOMENTS[2:3], pytest.param(MOMENTS[:2] + MOMENTS[3:], marks=pytest.mark.crash)],
+    ids=["publish", "others"],
+)
+def test_a_full_disk_is_told_and_with_space_the_same_command_goes_on(start, disk, uninterrupted, moments):
     out = Folder(disk.path / "out")
-    for hold, path in MOMENTS:
+    for hold, path in moments:
         complete = out.complete()
         run = start(out.root, hold=hold)
         run.await_hold()
@@ -91,6 +96,7 @@ def test_a_full_disk_is_told_and_with_space_the_same_command_goes_on(start, disk
     out.assert_tidy()
 
 
+@pytest.mark.slow
 def test_a_read_only_folder_is_told_at_once(start, disk):
     assert disk.mount("-o", "remount,ro")
     run = start(disk.path / "out")
@@ -100,7 +106,7 @@ def test_a_read_only_folder_is_told_at_once(start, disk):
     assert "found" not in run.said  # before Spark
 
 
-@pytest.mark.slow
+@pytest.mark.crash
 def test_a_disk_that_turns_read_only_is_told(start, disk, uninterrupted):
     out = Folder(disk.path / "out")
     run = start(out.root, row_s=0.02)
@@ -116,7 +122,7 @@ def test_a_disk_that_turns_read_only_is_told(start, disk, uninterrupted):
     out.assert_tidy()
 
 
-@pytest.mark.slow
+@pytest.mark.crash
 @pytest.mark.parametrize("how", ["unmounted", "deleted"])
 def test_a_folder_that_vanishes_ends_the_run(start, disk, how):
     out = Folder(disk.path / "out")

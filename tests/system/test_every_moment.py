@@ -17,7 +17,7 @@ from spark_embed.storage import local
 from support.crashes import Folder
 from support.moments import Moments
 
-MANY = 20  # --kills from which on moments of one kind are all tried, not two of each
+N_OF_A_KIND = 99  # moments that differ only in numbers: all of them
 
 
 def parquet_shards(stamped: Path, folder: Path):
@@ -50,14 +50,12 @@ def image_files(stamped: Path, folder: Path):
     yield
 
 
-@pytest.mark.slow
+@pytest.mark.crash
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("changes", [parquet_shards, image_files])
 def test_a_run_goes_on_from_every_state_of_the_disk(
-    spark, stamped, tiny_clip, tmp_path, monkeypatch, pytestconfig, changes
+    spark, stamped, tiny_clip, tmp_path, monkeypatch, changes
 ):
-    every = pytestconfig.getoption("kills") >= MANY
-    if changes is image_files and not every:
-        pytest.skip("takes its time: make test-crash")
     folder, out, copies = tmp_path / "in", tmp_path / "out", tmp_path / "copies"
     folder.mkdir()
     steps = changes(stamped, folder)
@@ -75,7 +73,7 @@ def test_a_run_goes_on_from_every_state_of_the_disk(
     expected = Folder(tmp_path / "expected")
 
     moments: list[str] = []
-    watch = (moments, out, copies, 99 if every else 2)
+    watch = (moments, out, copies, N_OF_A_KIND)
     with monkeypatch.context() as patch:
         patch.setattr(waves, "_WAVES_AT_ONCE", 1)
         patch.setattr(local, "os", Moments(local.os, ("replace", "rename", "unlink"), *watch))

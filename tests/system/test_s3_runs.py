@@ -167,17 +167,17 @@ def test_an_image_folder_on_s3_is_brought_up_to_date(s3_spark, s3_server, bucket
     for name in ("a/1.jpg", "a/2.jpg", "b/3.jpg"):
         put(name, 0)
     options = {"output_dir": f"s3://{bucket}/out", "model_directory": str(tiny_clip), "parity_samples": 0}
-    config = Config(input_dir=f"s3://{bucket}/in", **options, prune=True)
+    config = Config(input_dir=f"s3://{bucket}/in", **options)
     assert run(s3_spark, config).this_run.rows == 3
     put("b/3.jpg", 1)
     put("b/4.jpg", 1)
     s3_server.client().delete_object(Bucket=bucket, Key="in/a/2.jpg")
-    assert run(s3_spark, config).this_run.rows == 2
-    embeddings = read_parquet(s3_server, bucket, "out/embeddings.parquet").set_index("shard")["embedding"]
+    assert run(s3_spark, config).this_run.rows == 3  # the one group
+    embeddings = read_parquet(s3_server, bucket, "out/embeddings.parquet").set_index("image_id")["embedding"]
     assert sorted(embeddings.index) == ["a/1.jpg", "b/3.jpg", "b/4.jpg"]
     assert cosines(embeddings["b/3.jpg"][None], embeddings["b/4.jpg"][None]) > 0.99999
     names = [key.rpartition("/")[2] for key in keys_below(s3_server, bucket, "out/_spark_embed/index")]
-    assert [name.partition(".")[2] for name in sorted(names)] == ["parquet", "parquet", "void.parquet"]
+    assert [name.partition("-")[0] for name in sorted(names)] == ["groups.json", "images"]
     assert not s3_server.client().list_multipart_uploads(Bucket=bucket).get("Uploads")
     verify(Output(f"s3a://{bucket}/out")).check()
 

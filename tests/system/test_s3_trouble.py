@@ -45,12 +45,36 @@ def own_server_and_bucket(tmp_path, monkeypatch):
         yield server, server.make_bucket()
 
 
+@pytest.fixture
+def event_log(tmp_path, monkeypatch):
+    """Where Spark writes down what it knows of a run; its own log says all it can."""
+    (tmp_path / "events").mkdir()
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf/spark-defaults.conf").write_text(
+        f"spark.eventLog.enabled true\nspark.eventLog.dir file:{tmp_path}/events\nspark.log.level INFO\n"
+    )
+    monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path / "conf"))
+    return tmp_path / "events"
+
+
+def assert_no_secret(store, bucket, tmp_path) -> None:
+    """Neither in a file that a run has written or said, nor in its output."""
+    secret = store.secret_key.encode()
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or secret not in path.read_bytes(), path
+    for key in keys_below(store, bucket, "out"):
+        body = store.client().get_object(Bucket=bucket, Key=key)["Body"].read()
+        assert secret not in body, key
+
+
 @pytest.mark.slow
-def test_a_store_that_fails_every_fifth_time_costs_nothing(
-    run_on_s3, s3_server, bucket, bad_s3, uninterrupted, tmp_path
+@pytest.mark.timeout(600)
+def test_a_store_that_fails_every_fifth_time_costs_nothing_and_no_secret_is_written_anywhere(
+    run_on_s3, s3_server, bucket, bad_s3, uninterrupted, tmp_path, event_log
 ):
-    run = run_on_s3(s3_server, bucket, wave_rows=300)
+    run = run_on_s3(s3_server, bucket, "--max_image_bytes", "10KB", wave_rows=300)
     assert run.wait() == 0, run.said
+    assert_no_secret(s3_server, bucket, tmp_path)
     fine_s = float(run.printed.split("total ")[1].split(" s")[0])
     assert_tidy(s3_server, bucket, "out")
     bad_s3.rate, bad_s3.faults, bad_s3.delay_s = 0.2, FAULTS, 1.0
@@ -59,11 +83,13 @@ def test_a_store_that_fails_every_fifth_time_costs_nothing(
     assert {fault for fault, _ in bad_s3.met} == set(FAULTS)
     assert float(run.printed.split("total ")[1].split(" s")[0]) < 3 * fine_s
     bad_s3.rate = 0
+    assert len(list(event_log.iterdir())) == 2
+    assert_no_secret(s3_server, bucket, tmp_path)
     fetch(s3_server, bucket, tmp_path).assert_same(uninterrupted)
     assert_tidy(s3_server, bucket, "out")
 
 
-@pytest.mark.slow
+@pytest.mark.crash
 def test_a_store_that_is_away_for_half_a_minute_is_waited_for(
     run_on_s3, tmp_path, uninterrupted, own_server_and_bucket
 ):
@@ -81,7 +107,7 @@ def test_a_store_that_is_away_for_half_a_minute_is_waited_for(
     assert_tidy(server, bucket, "out")
 
 
-@pytest.mark.slow
+@pytest.mark.crash
 def test_a_store_that_dies_ends_the_run_and_when_it_is_back_the_same_command_goes_on(
     run_on_s3, tmp_path, uninterrupted, own_server_and_bucket
 ):
@@ -101,7 +127,7 @@ def test_a_store_that_dies_ends_the_run_and_when_it_is_back_the_same_command_goe
     fetch(server, bucket, tmp_path).assert_same(uninterrupted)
 
 
-@pytest.mark.slow
+@pytest.mark.crash
 def test_after_kills_on_s3_nothing_is_missing_or_left(run_on_s3, s3_server, bucket, uninterrupted, tmp_path):
     run = run_on_s3(s3_server, bucket, row_s=0.01)
     run.await_(lambda: keys_below(s3_server, bucket, "out/_spark_embed/markers"), "a marker")
@@ -171,24 +197,3 @@ def test_what_is_wrong_is_one_line_that_names_the_place(
     assert "Traceback" not in run.said
     assert "MARKED" not in run.said
     assert len(run.said.strip().splitlines()) <= 3
-
-
-@pytest.mark.slow
-def test_no_secret_is_written_anywhere(run_on_s3, s3_server, bucket, tmp_path, monkeypatch):
-    events = tmp_path / "events"
-    events.mkdir()
-    conf = tmp_path / "conf"
-    conf.mkdir()
-    (conf / "spark-defaults.conf").write_text(
-        f"spark.eventLog.enabled true\nspark.eventLog.dir file:{events}\nspark.log.level INFO\n"
-    )
-    monkeypatch.setenv("SPARK_CONF_DIR", str(conf))
-    run = run_on_s3(s3_server, bucket, "--max_image_bytes", "10KB")
-    assert run.wait() == 0, run.said
-    assert list(events.iterdir())
-    secret = s3_server.secret_key.encode()
-    for path in tmp_path.rglob("*"):
-        assert not path.is_file() or secret not in path.read_bytes(), path
-    for key in keys_below(s3_server, bucket, "out"):
-        body = s3_server.client().get_object(Bucket=bucket, Key=key)["Body"].read()
-        assert secret not in body, key

@@ -1,37 +1,76 @@
-"""The index of an image folder: a file for each time that images were new, and a list of what is void by it.
+"""The index of an image folder: groups of about a thousand images, each a shard like any other.
 
-Every image is a shard of its own, too small to be kept account of one by one. So a later run walks the
-folder again and writes another index file, of the images that are new or have changed, beside a list
-of the images whose earlier row is void: those that have changed, and with --prune those that are gone.
+A group is a range of the folder's images in the order of their paths. Where it begins is kept, so a later run
+cuts the folder at the same places: an image that is new, gone or another than it was gives its group another
+version, and no other. A group that has grown to twice its size is cut; one without images stays, empty.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-import secrets
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
-from spark_embed.datasets.detect import Layout
-from spark_embed.datasets.index.files import index_folder
-from spark_embed.datasets.index.make import Index, open_index, write_index
-from spark_embed.datasets.index.rows import Rows
-from spark_embed.schema import IMAGE, INDEX_SHARD
+from spark_embed.datasets.detect import IMAGE_SUFFIXES, Layout
+from spark_embed.datasets.index.make import Index, write_index
+from spark_embed.datasets.index.rows import Place, Rows, make_rows
+from spark_embed.datasets.shards import Shard
+from spark_embed.errors import ResumeError, StorageError
+from spark_embed.schema import IMAGE_ID
 from spark_embed.spark.tasks import run_tasks
-from spark_embed.storage import delete, exists, list_names, make_folder, parquet_input
-from spark_embed.storage.staged import publish_file, staged_file
+from spark_embed.storage import (
+    StoredFile,
+    delete,
+    file_version,
+    is_s3,
+    list_names,
+    make_folder,
+    read_json,
+    replaced_file,
+    stat,
+    walk_files,
+    write_text,
+)
 
-_VOID = ".void.parquet"
-_SUFFIX = ".parquet"
-_VERSION, _NUMBER = "version", "number"
-_KEYS = [INDEX_SHARD, _VERSION]
+IMAGES_PER_GROUP = 1000
+LABEL = "label"
+
+_LIST = "groups.json"
+_WRITTEN_AT_ONCE = 16
+_VERSION_CHARS = 16
+
+
+class Group(NamedTuple):
+    """Some images of a folder.
+
+    Attributes:
+        name: the shard in the outputs; no other group ever has it.
+        first: the path where its range begins; "" for the first group's. That of the next group ends it.
+        version: of its images, by what a listing says of them.
+        n_rows: images.
+        n_bytes: of its index file.
+        image_bytes: of all its images.
+    """
+
+    name: str
+    first: str
+    version: str
+    n_rows: int
+    n_bytes: int
+    image_bytes: int
+
+    @property
+    def file(self) -> str:
+        """The name of its index file: another content is another file."""
+        return f"{self.name}-{self.version}.parquet"
 
 
 @dataclass(frozen=True)
@@ -41,178 +80,138 @@ class FolderTask:
     Attributes:
         root: the image folder.
         folder: of the index.
-        earlier: the index files that there are, in order.
-        target: the name of the one to write, if there is something to write.
+        groups: those that there are, in order.
+        n_names: how many names of groups have been given.
         has_labels: the first folder of an image's path is its label.
-        prune: images that are gone are void.
+        max_rows: where to stop.
     """
 
     root: str
     folder: str
-    earlier: tuple[str, ...]
-    target: str
+    groups: tuple[Group, ...]
+    n_names: int
     has_labels: bool
     max_rows: int | None
-    prune: bool
 
 
-@dataclass(frozen=True)
-class FolderIndex:
-    """The index of an image folder.
-
-    Attributes:
-        index: the files.
-        voided: names of the lists of void images, in order.
-        n_voided: rows of the index files that are void.
-        n_gone: images that were there once and whose rows are not void.
-    """
-
-    index: Index
-    voided: tuple[str, ...]
-    n_voided: int
-    n_gone: int
-
-
-def make_folder_index(
-    spark: SparkSession, layout: Layout, folder: str, max_rows: int | None, *, prune: bool
-) -> FolderIndex:
+def make_folder_index(spark: SparkSession, layout: Layout, folder: str, max_rows: int | None) -> Index:
     """Bring the index of an image folder up to date; runs on an executor, in one task.
 
-    With `max_rows` the first images are indexed once and for all.
-    """
-    earlier = _list_index(folder)
-    n_gone = 0
-    if not earlier or max_rows is None:
-        target = f"{len(earlier):04d}-{secrets.token_hex(4)}{_SUFFIX}"
-        make_folder(folder)
-        task = FolderTask(layout.root, folder, earlier, target, layout.has_labels, max_rows, prune)
-        ((walked, n_gone),) = run_tasks(spark, update_index, [task])
-        for staged, name in walked:
-            publish_file(os.path.join(folder, staged), os.path.join(folder, name))
-    files = _list_index(folder)
-    voided = tuple(name for name in map(void_name, files) if exists(os.path.join(folder, name)))
-    n_voided = sum(pq.read_metadata(parquet_input(os.path.join(folder, name))).num_rows for name in voided)
-    index = open_index(folder, [(name, name, "") for name in files])
-    return FolderIndex(index, voided, n_voided, n_gone)
-
-
-def void_name(index_file: str) -> str:
-    """Return the name of the list of the images that are void by an index file."""
-    return index_file.removesuffix(_SUFFIX) + _VOID
-
-
-def later_voids(voided: Sequence[str], index_file: str) -> list[str]:
-    """Return the lists of void images that are younger than an index file: those that its rows may be in.
-
-    Names of both begin with the number of the walk that made them .
-    """
-    return [name for name in voided if _walk_number(name) > _walk_number(index_file)]
-
-
-def _walk_number(name: str) -> int:
-    return int(name.partition("-")[0])
-
-
-def forget_unpublished(folder: str, published: Collection[str], voided: Collection[str]) -> None:
-    """Delete the index files, and lists of void images, of a walk whose images will not be embedded.
-
-    Args:
-        folder: of the index.
-        published: index files that the published files come from.
-        voided: lists that these know of.
+    The list of groups is written last: what an attempt has written beside it counts as nothing.
 
     Raises:
-        StorageError: one cannot be deleted.
+        ResumeError: the list is broken.
+        StorageError: a folder cannot be listed, or the index not be written.
     """
-    for name in _list_index(folder):
-        if name not in published and void_name(name) not in voided:
-            delete(os.path.join(folder, name))
-    _list_index(folder)
+    known = _read_list(folder)
+    has_labels = known["has_labels"] if known["groups"] else layout.has_labels
+    groups = tuple(Group(*values) for values in known["groups"])
+    make_folder(folder)
+    task = FolderTask(layout.root, folder, groups, known["n_names"], has_labels, max_rows)
+    (found,) = run_tasks(spark, update_groups, [task])
+    now = {"has_labels": has_labels, **found}
+    if now != known:
+        # In ASCII: a path may hold bytes that are no text.
+        write_text(os.path.join(folder, _LIST), json.dumps(now))
+    groups = tuple(Group(*values) for values in found["groups"])
+    for name in set(list_names(folder)) - {_LIST, *(group.file for group in groups)}:
+        delete(os.path.join(folder, name))
+    schema = _index_rows(task, groups[0].name, []).schema
+    shards = [Shard(one.file, one.n_bytes, one.n_rows, schema, one.name, one.version) for one in groups]
+    return Index(folder, tuple(shards), (), sum(group.image_bytes for group in groups))
 
 
-def update_index(task: FolderTask) -> tuple[list[tuple[str, str]], int]:
-    """Write what has changed since the earlier index files, for the driver to publish.
+def _read_list(folder: str) -> dict[str, Any]:
+    path = os.path.join(folder, _LIST)
+    try:
+        known = read_json(path)
+    except StorageError as exc:
+        if isinstance(exc.__cause__, OSError):
+            raise
+        known = ()
+    if known is None:
+        return {"groups": [], "n_names": 0}
+    if not isinstance(known, dict) or not {"groups", "n_names", "has_labels"} <= known.keys():
+        raise ResumeError(f"{path}: is broken; start anew with --overwrite")
+    return known
 
-    What it has not published counts as nothing: of two attempts at a walk, which may have seen different
-    images, one is chosen with all that it has found.
+
+def update_groups(task: FolderTask) -> dict[str, Any]:
+    """Walk through the folder and write the index files of the groups that are not what they were.
 
     Returns:
-        (name now, name to be published under) of each file in the index's folder, in that order;
-        how many images are gone and not void.
+        `groups`, in order, as lists of `Group`'s fields; `n_names`.
     """
-    parts = index_folder(task.root, has_labels=task.has_labels)  # at least one, for its columns
-    walked = _Walked(task.folder)
-    if not task.earlier:
-        with walked.file(task.target) as sink:
-            write_index(parts, sink, task.max_rows)
-        return walked.files, 0
-    live = _read_live(task)
-    images = pa.concat_tables([rows.table for rows in parts])
-    there = _keys(images).append_column(_NUMBER, pa.array(range(len(images)), pa.int64()))
-    changed = live.join(there, _KEYS, join_type="left anti")
-    gone = changed.join(there, [INDEX_SHARD], join_type="left anti")
-    void = changed if task.prune else changed.join(gone, [INDEX_SHARD], join_type="left anti")
-    new = images.take(there.join(live, _KEYS, join_type="left anti")[_NUMBER].combine_chunks().sort())
-    if len(void):
-        with walked.file(void_name(task.target)) as sink:
-            pq.write_table(void.select([INDEX_SHARD]), sink)
-    if len(void) or len(new):
-        with walked.file(task.target) as sink:
-            write_index([Rows(new, _image_bytes(new))], sink)
-    return walked.files, 0 if task.prune else len(gone)
+    n_names = task.n_names
+    groups: list[Group] = []
+    cut = _cut(_images(task), task.groups, _order_of(task.root))
+    with ThreadPoolExecutor(_WRITTEN_AT_ONCE) as pool:
+        while some := list(islice(cut, _WRITTEN_AT_ONCE)):  # not all of a large folder in memory
+            named = []
+            for known, images in some:
+                name = known.name if known else f"images-{n_names:06d}"
+                n_names += known is None
+                named.append((name, known, images))
+            groups += pool.map(lambda one: _write_group(task, *one), named)
+    if groups:
+        groups[0] = groups[0]._replace(first="")
+    return {"groups": [list(group) for group in groups], "n_names": n_names}
 
 
-class _Walked:
-    """The files of one attempt at a walk, under names of its own until they are published.
-
-    Attributes:
-        files: (name now, name to be published under), in the folder.
-    """
-
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
-        self._attempt = secrets.token_hex(4)
-        self.files: list[tuple[str, str]] = []
-
-    @contextmanager
-    def file(self, name: str) -> Iterator[Any]:
-        """Give what a file is written to."""
-        staged = f"{name}.{self._attempt}"
-        with staged_file(os.path.join(self._folder, staged), os.path.join(self._folder, name)) as sink:
-            yield sink
-        self.files.append((staged, name))
+def _images(task: FolderTask) -> Iterator[StoredFile]:
+    files = walk_files(task.root, in_order=True)
+    return islice((file for file in files if file.path.lower().endswith(IMAGE_SUFFIXES)), task.max_rows)
 
 
-def _read_live(task: FolderTask) -> pa.Table:
-    """Return the images of the earlier index files whose rows are not void, with their versions."""
-    live: pa.Table | None = None
-    for name in task.earlier:
-        void = os.path.join(task.folder, void_name(name))
-        if live is not None and exists(void):
-            live = live.join(pq.read_table(parquet_input(void)), [INDEX_SHARD], join_type="left anti")
-        keys = _keys(
-            pq.read_table(parquet_input(os.path.join(task.folder, name)), columns=[INDEX_SHARD, IMAGE])
-        )
-        live = keys if live is None else pa.concat_tables([live, keys])
-    if live is None:
-        raise RuntimeError("no earlier index file")
-    return live
+def _order_of(root: str) -> Callable[[str], Any]:
+    """Return the key of the order in which paths are walked: S3's keys, or one folder after the other."""
+    return str.encode if is_s3(root) else lambda path: path.split("/")
 
 
-def _keys(images: pa.Table) -> pa.Table:
-    versions = [pc.struct_field(chunk, _VERSION) for chunk in images[IMAGE].chunks]
-    return pa.table({INDEX_SHARD: images[INDEX_SHARD], _VERSION: pa.chunked_array(versions, pa.string())})
+def _cut(
+    images: Iterator[StoredFile], groups: Sequence[Group], order: Callable[[str], Any]
+) -> Iterator[tuple[Group | None, list[StoredFile]]]:
+    """Yield the images of each group in order; those of new ones, as None, where one has grown too large."""
+    ends = [order(group.first) for group in groups[1:]]
+    image = next(images, None)
+    for number, group in enumerate(groups or [None]):
+        end = ends[number] if number < len(ends) else None
+        known: Group | None = group
+        inside: list[StoredFile] = []
+        while image is not None and (end is None or order(image.path) < end):
+            inside.append(image)
+            image = next(images, None)
+            if len(inside) == 2 * IMAGES_PER_GROUP:
+                yield known, inside[:IMAGES_PER_GROUP]
+                known, inside = None, inside[IMAGES_PER_GROUP:]
+        yield known, inside
 
 
-def _image_bytes(images: pa.Table) -> int:
-    """Return the bytes of all images together: their versions begin with them (`file_version`)."""
-    return sum(int(version.partition("-")[0]) for version in _keys(images)[_VERSION].to_pylist())
+def _write_group(task: FolderTask, name: str, known: Group | None, images: Sequence[StoredFile]) -> Group:
+    """Return a group as it is now; its index file is written unless nothing has changed."""
+    digest = hashlib.sha256()
+    for image in images:
+        version = file_version(image.n_bytes, image.modified_ns, image.etag)
+        digest.update(f"{image.path}\0{version}\n".encode(errors="surrogateescape"))
+    version = digest.hexdigest()[:_VERSION_CHARS]
+    if known and known.version == version:
+        return known
+    first = known.first if known else images[0].path if images else ""
+    image_bytes = sum(image.n_bytes for image in images)
+    group = Group(name, first, version, len(images), 0, image_bytes)
+    path = os.path.join(task.folder, group.file)
+    with replaced_file(path) as staged:
+        write_index([Rows(_index_rows(task, name, images), image_bytes)], staged)
+    return group._replace(n_bytes=stat(path).n_bytes)
 
 
-def _list_index(folder: str) -> tuple[str, ...]:
-    """Return the index files in order; delete what an unfinished run left beside them."""
-    names = list_names(folder)
-    files = tuple(name for name in names if name.endswith(_SUFFIX) and not name.endswith(_VOID))
-    for name in set(names) - {*files, *map(void_name, files)}:
-        delete(os.path.join(folder, name))
-    return files
+def _index_rows(task: FolderTask, name: str, images: Sequence[StoredFile]) -> pa.Table:
+    paths = [os.fsencode(image.path).decode(errors="replace") for image in images]
+    own = {IMAGE_ID: pa.array(paths, pa.string())}
+    if task.has_labels:
+        labels = [path.split("/")[0] if "/" in path else None for path in paths]
+        own[LABEL] = pa.array(labels, pa.string())
+    places: list[Place | None] = [
+        {"uri": os.fsencode(os.path.join(task.root, image.path))} for image in images
+    ]
+    return make_rows(pa.table(own), name, 0, places).table

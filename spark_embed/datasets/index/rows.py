@@ -73,22 +73,20 @@ class Rows:
     image_bytes: int
 
 
-def make_rows(own: pa.Table, shards: str | Sequence[str], first: int, places: Sequence[Place | None]) -> Rows:
+def make_rows(own: pa.Table, shard: str, first: int, places: Sequence[Place | None]) -> Rows:
     """Put our columns beside the data set's own.
 
     Args:
         own: the data set's columns, one row for each place.
-        shards: the shard of all rows, or of each; each of the latter is its shard's row 0.
-        first: the number of the first row in its shard.
+        shard: the rows' shard.
+        first: the number of the first row in it.
         places: where the images are; None for a row without one.
     """
     n_rows = len(places)
-    numbers = range(first, first + n_rows) if isinstance(shards, str) else [0] * n_rows
-    names = [shards] * n_rows if isinstance(shards, str) else list(shards)
     ours = pa.table(
         {
-            INDEX_SHARD: pa.array(names, pa.string()),
-            INDEX_ROW: pa.array(numbers, pa.int64()),
+            INDEX_SHARD: pa.array([shard] * n_rows, pa.string()),
+            INDEX_ROW: pa.array(range(first, first + n_rows), pa.int64()),
             IMAGE: pa.array([place or {} for place in places], REFERENCE_TYPE),
         }
     )

@@ -21,14 +21,12 @@ class Change:
         versions: of the contents that the input's shards have now, by name.
         withheld: replaced shards that are not complete yet: their old rows stay.
         removed: shards whose published rows go.
-        voided: lists of images, of an image folder, whose earlier rows go: all that there are.
     """
 
     markers: tuple[Marker, ...]
     versions: dict[str, str]
     withheld: frozenset[str] = frozenset()
     removed: frozenset[str] = frozenset()
-    voided: tuple[str, ...] = ()
 
     def dropped(self, marker: Marker) -> list[Part]:
         """Return the parts of a wave that must not be published: of another content than the shard's now."""

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from spark_embed.output.publish.output_files import OutputFiles, Target
-from spark_embed.schema import INDEX_SHARD, SHARD, SHARD_ROW
+from spark_embed.schema import SHARD, SHARD_ROW
 from spark_embed.storage import parquet_input, rows_per_batch
 
 BATCH_BYTES = 16 << 20
@@ -30,16 +30,14 @@ class Removal:
 
     Attributes:
         shards: all rows of shards of these names.
-        lists: the same, the names in parquet files (`INDEX_SHARD`).
         waves: the rows that are in these files of waves, row by row.
     """
 
     shards: tuple[str, ...] = ()
-    lists: tuple[str, ...] = ()
     waves: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.shards or self.lists or self.waves)
+        return bool(self.shards or self.waves)
 
 
 NOTHING = Removal()
@@ -69,14 +67,9 @@ def _kept(path: str, removal: Removal) -> npt.NDArray[np.bool_]:
     """Return for each row of a file whether it stays."""
     keys = pq.read_table(parquet_input(path), columns=[SHARD, SHARD_ROW], partitioning=None)
     kept = np.ones(len(keys), dtype=np.bool_)
-    names = [pa.chunked_array([pa.array(removal.shards, pa.string())])]
-    names += [
-        pq.read_table(parquet_input(list_path), columns=[INDEX_SHARD])[INDEX_SHARD]
-        for list_path in removal.lists
-    ]
-    gone = pa.chunked_array([chunk for name in names for chunk in name.chunks], pa.string())
-    if len(gone):
-        kept &= ~pc.is_in(keys[SHARD], value_set=gone.combine_chunks()).to_numpy()
+    if removal.shards:
+        gone = pa.array(removal.shards, pa.string())
+        kept &= ~pc.is_in(keys[SHARD], value_set=gone).to_numpy()
     if removal.waves:
         numbered = keys.append_column(_NUMBER, pa.array(range(len(keys)), pa.int64()))
         for wave in removal.waves:

@@ -8,10 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
-from spark_embed.datasets.index.image_folder import later_voids
 from spark_embed.errors import StorageError
 from spark_embed.output.fingerprint import results_of
 from spark_embed.output.folder import Output
@@ -23,7 +21,7 @@ from spark_embed.output.records import Ledger, Marker, PublishedFile, RunRecord,
 from spark_embed.output.state import with_parts
 from spark_embed.schema import ERRORS_NAME, Results, table_name
 from spark_embed.spark.tasks import run_tasks
-from spark_embed.storage import delete, parquet_input
+from spark_embed.storage import delete
 
 
 @dataclass
@@ -66,11 +64,6 @@ class Staging:
         """The number of the list that there will be."""
         return self.base.generation + 1 if self.base else 0
 
-    @property
-    def _new_voids(self) -> tuple[str, ...]:
-        known = self.base.voided if self.base else ()
-        return tuple(name for name in self.change.voided if name not in known)
-
     def stage(self) -> Ledger:
         """Make the new files aside; returns what the list will be."""
         added = self._merge()
@@ -95,7 +88,6 @@ class Staging:
             results=self._filled(kept.results + added.results, table_name(self.given)),
             errors=self._filled(kept.errors + added.errors, ERRORS_NAME),
             waves=tuple(marker.wave for marker in self.change.markers),
-            voided=self.change.voided,
         )
 
     def _merge(self) -> _Files:
@@ -116,15 +108,7 @@ class Staging:
         return added
 
     def _removal_of(self, marker: Marker) -> Removal:
-        names = sorted({part.shard for part in self.change.dropped(marker)})
-        # The units of such a wave are all of one index file (`WaveContext.one_shard_per_wave`).
-        lists = (
-            later_voids(self._new_voids, marker.units[0].shard) if self._new_voids and marker.units else []
-        )
-        return Removal(tuple(names), self._index_paths(lists))
-
-    def _index_paths(self, names: Sequence[str]) -> tuple[str, ...]:
-        return tuple(os.path.join(self.output.index, name) for name in names)
+        return Removal(tuple(sorted({part.shard for part in self.change.dropped(marker)})))
 
     def _merges(self, markers: Sequence[Marker], first: int) -> list[Merge]:
         files: list[tuple[str, int]] = []
@@ -168,9 +152,8 @@ class Staging:
             if marker.kind == "retry"
             for name in marker.files
         )
-        lists = self._index_paths(self._new_voids)
-        removal = Removal(tuple(sorted(self.change.removed)), lists)
-        retried_too = Removal(removal.shards, lists, retried)
+        removal = Removal(tuple(sorted(self.change.removed)))
+        retried_too = Removal(removal.shards, retried)
         # Rows that lack one of several results are tried again, too.
         of_results = retried_too if len(self.given) > 1 else removal
         kinds = (
@@ -203,13 +186,10 @@ class Staging:
         change = self.change
         n_in = sum(marker.counted.n_rows for marker in change.markers)
         n_retried = sum(marker.counted.n_rows for marker in change.markers if marker.kind == "retry")
-        n_void = sum(
-            pq.read_metadata(parquet_input(path)).num_rows for path in self._index_paths(self._new_voids)
-        )
         n_dropped = sum(part.n_rows for marker in change.markers for part in change.dropped(marker))
         shards = self.base.shards if self.base else {}
         n_old = sum(n for name in change.removed & set(shards) for _, n in shards[name].ranges)
-        n_to_go = n_retried + n_void + n_dropped + n_old
+        n_to_go = n_retried + n_dropped + n_old
         if (added.n_rows + added.n_removed, added.n_removed + gone.n_removed) != (n_in, n_to_go):
             raise StorageError(
                 f"{n_in} rows in complete waves, of which and of the published ones {n_to_go} are to go; but "

@@ -16,13 +16,13 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from spark_embed.errors import ResumeError, VerifyError
+from spark_embed.output.fingerprint import UNGROUPED, is_ungrouped_folder
 from spark_embed.output.folder import Output
 from spark_embed.output.records import Ledger
 from spark_embed.output.snapshot import Snapshot, read_snapshot
 from spark_embed.output.state import read_ledger
 from spark_embed.output.verify.contents import DataFile
-from spark_embed.output.verify.files import CheckedFile, Expected, RowAccount, check_file, read_fingerprint
-from spark_embed.output.verify.folder_rows import FolderRows
+from spark_embed.output.verify.files import CheckedFile, Expected, check_file, read_fingerprint
 from spark_embed.output.verify.reading import UNREADABLE
 from spark_embed.output.verify.report import Finding, Report
 from spark_embed.output.verify.shard_rows import ShardRows
@@ -72,24 +72,23 @@ def _verify_once(output: Output, snapshot: Snapshot) -> Report:
         report.add(around)
     files = _data_files(output, ledger)
     expected = _expected(snapshot, files)
-    is_folder = expected.is_image_folder
-    account = FolderRows(ledger, output.index) if is_folder else ShardRows(ledger.shards)
+    if is_ungrouped_folder(expected.fingerprint or {}):
+        report.add([Finding("state", f"{UNGROUPED}; start anew with --overwrite")])
+        return report
+    account = ShardRows(ledger.shards)
     readable = []
     for file, checked in zip(files, _check_files(files, expected, account), strict=True):
         report.add(checked.findings)
         if checked.has_keys:
             readable.append(file.path)
-    if not (is_folder and snapshot.is_older):
-        report.add(account.compare(readable))
-    else:
-        report.notes.append("which images there should be is not known: the index is that of the newer run")
+    report.add(account.compare(readable))
     report.checked = (
         f"{len(files):,} files, {ledger.n_embedded:,} rows with a vector, {ledger.n_errors:,} without"
     )
     return report
 
 
-def _check_files(files: Sequence[DataFile], expected: Expected, account: RowAccount) -> Iterator[CheckedFile]:
+def _check_files(files: Sequence[DataFile], expected: Expected, account: ShardRows) -> Iterator[CheckedFile]:
     n_threads = min(_MAX_THREADS, os.cpu_count() or 1)  # pyarrow and numpy let each other work
     with (
         ThreadPoolExecutor(n_threads) as pool,

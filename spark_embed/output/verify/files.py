@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spark_embed.errors import ERROR_CODES
@@ -16,13 +15,12 @@ from spark_embed.output.fingerprint import codes_of, results_of
 from spark_embed.output.verify.contents import Contents, DataFile, Wanted
 from spark_embed.output.verify.reading import UNREADABLE, first_line, iter_batches, open_parquet
 from spark_embed.output.verify.report import Finding
+from spark_embed.output.verify.shard_rows import ShardRows
 from spark_embed.schema import EMBEDDING_RESULTS, Results
 from spark_embed.storage import stat
 
 FACTS = b"spark_embed"
 """Entry of a file's key-value metadata: JSON, in it the fingerprint of its vectors (fingerprint.py)."""
-
-_IMAGE_FOLDER = "image_folder"  # as source/detect.py calls it
 
 
 @dataclass(frozen=True)
@@ -51,11 +49,6 @@ class Expected:
         length = (self.fingerprint or {}).get("embedding_dim")
         return length if isinstance(length, int) else None
 
-    @property
-    def is_image_folder(self) -> bool:
-        """Whether each row is a shard of its own."""
-        return (self.fingerprint or {}).get("layout") == _IMAGE_FOLDER
-
 
 class CheckedFile(NamedTuple):
     """What was found; `has_keys` if its rows could be told from one another, as far as they could be read."""
@@ -64,17 +57,7 @@ class CheckedFile(NamedTuple):
     has_keys: bool
 
 
-class RowAccount(Protocol):
-    """Takes account of the rows that there are; from several threads at once."""
-
-    def add(self, keys: pa.RecordBatch) -> None:
-        """Count rows, given as `shard` and `shard_row`, without nulls."""
-
-    def compare(self, paths: Sequence[str]) -> Iterator[Finding]:
-        """Say which rows are missing, there twice, or should not be there; `paths`: where to look."""
-
-
-def check_file(file: DataFile, expected: Expected, account: RowAccount) -> CheckedFile:
+def check_file(file: DataFile, expected: Expected, account: ShardRows) -> CheckedFile:
     """Read a file and return what is wrong with it; its rows go to the account."""
     try:
         n_bytes = stat(file.path).n_bytes

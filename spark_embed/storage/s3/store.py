@@ -26,10 +26,10 @@ from spark_embed.storage.s3.writes import delete_object, put
 from spark_embed.storage.s3.writes import replace_bytes as replace_bytes
 
 
-def walk(folder: str) -> Iterator[StoredFile]:
+def walk(folder: str, in_order: bool = True) -> Iterator[StoredFile]:
     """Yield the objects below `folder`, those and folders whose name begins with a dot left out.
 
-    In the order of their keys, page by page: nothing holds them all.
+    In the order of their keys in any case, page by page: nothing holds them all.
     """
     bucket, prefix = _bucket_and_prefix(folder)
     for item in list_objects(bucket, prefix):
