@@ -26,14 +26,14 @@ class Snapshot:
     """The records of a run, those of older ones left out.
 
     Attributes:
-        holder: the run at work; None if there is none.
+        owner: the run at work; None if there is none.
         run: None while the first run has not come so far.
         waves: complete, and not in the ledger yet.
         ledger: what is published, be it of an older run.
         progress: of the last run at work; None also if it does not belong to `run`.
     """
 
-    holder: Owner | None
+    owner: Owner | None
     run: RunRecord | None
     waves: tuple[Marker, ...]
     ledger: Ledger | None
@@ -47,9 +47,9 @@ class Snapshot:
     @property
     def is_progress_live(self) -> bool:
         """Whether the run at work has written its progress: before that it is the one's before it."""
-        if self.holder is None or self.progress is None:
+        if self.owner is None or self.progress is None:
             return False
-        return self.progress.updated_s >= _seconds(self.holder.since)
+        return self.progress.updated_s >= _seconds(self.owner.since)
 
     @property
     def n_complete(self) -> int:
@@ -111,7 +111,7 @@ def _read_once(output: Output) -> Snapshot:
         progress = None
     published = ledger.waves if ledger else ()
     return Snapshot(
-        holder=owner if owner and owner.is_alive else None,
+        owner=owner if owner and owner.is_alive else None,
         run=run,
         waves=tuple(one for one in markers if run and one.run_id == run.run_id and one.wave not in published),
         ledger=ledger,

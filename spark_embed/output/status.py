@@ -143,7 +143,7 @@ def read_status(output: Output) -> Status:
         StorageError: one cannot be read.
     """
     snapshot = read_snapshot(output)
-    owner, progress = snapshot.holder, snapshot.progress
+    owner, progress = snapshot.owner, snapshot.progress
     said = progress if snapshot.is_progress_live or owner is None else None  # else it is of the run before
     return Status(
         output_dir=output.root,
@@ -181,7 +181,7 @@ def duration(seconds: float) -> str:
 
 def _state(snapshot: Snapshot) -> State:
     progress = snapshot.progress
-    if snapshot.holder:
+    if snapshot.owner:
         return "running"
     if snapshot.ledger is None or snapshot.is_older or snapshot.waves:
         return "interrupted"

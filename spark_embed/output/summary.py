@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from spark_embed.errors import one_line as one_line
+from spark_embed.errors import one_line
 
 _SHOWN_CHARS = 120
 
@@ -25,21 +25,104 @@ class Counts:
 
 
 @dataclass(frozen=True)
+class ThisRun:
+    """Rows and waves of one run, where `Counts` is of all that is complete."""
+
+    rows: int
+    embedded: int
+    errors: int
+    errors_by_code: dict[str, int]
+    n_waves: int
+
+
+@dataclass(frozen=True)
+class Pending:
+    """Shards that a later run may still change; of the bad ones, the first few and why."""
+
+    n_bad_shards: int
+    bad_shards: dict[str, str]
+    n_gone_shards: int
+
+
+@dataclass(frozen=True)
+class ErrorExample:
+    """A row of errors.parquet."""
+
+    image_id: str
+    error_detail: str | None
+
+
+@dataclass(frozen=True)
+class InputSummary:
+    """What was read."""
+
+    input_dir: str
+    layout: str
+    n_shards: int
+    n_rows: int
+    n_bytes: int
+    image_column: str
+    transport: str
+
+
+@dataclass(frozen=True)
+class OutputSummary:
+    """What is published."""
+
+    output_dir: str
+    n_files: int
+    n_bytes: int
+    generation: int
+    run_id: str
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Rows over the seconds of embedding."""
+
+    images_per_s: float
+
+
+VerdictKind = Literal["start-up", "small tasks", "fetch", "decode", "read", "device", "nothing"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What held a run back: `kind` names the bottleneck for machines, `text` for people."""
+
+    kind: VerdictKind
+    text: str
+
+
+@dataclass(frozen=True)
+class S3Traffic:
+    """What a run has asked of S3: its workers for the waves' images, its tasks for all else, its driver."""
+
+    worker_requests: int
+    worker_bytes: int
+    worker_bytes_per_s: float
+    requests_per_image: float
+    task_requests: int
+    task_bytes: int
+    driver_requests: int
+
+
+@dataclass(frozen=True)
 class RunSummary:
     """metadata.json, field by field; docs/output.md explains each."""
 
     status: str
     counts: Counts
-    this_run: dict[str, Any]
-    pending: dict[str, Any]
-    error_examples: dict[str, list[dict[str, str]]]
+    this_run: ThisRun
+    pending: Pending
+    error_examples: dict[str, list[ErrorExample]]
     model: dict[str, Any]
-    input: dict[str, Any]
-    output: dict[str, Any]
+    input: InputSummary
+    output: OutputSummary
     timings_s: dict[str, float]
     stage_s: dict[str, float]
-    throughput: dict[str, float]
-    verdict: dict[str, str]
+    throughput: Throughput
+    verdict: Verdict
     parity: dict[str, Any]
     n_tasks: int
     batch_size: int
@@ -48,13 +131,14 @@ class RunSummary:
     config: dict[str, Any]
     started_at: str
     finished_at: str
-    traffic: dict[str, float] = field(default_factory=dict)
+    traffic: S3Traffic | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the summary as JSON values; what only models of several results have, only for those."""
         values = asdict(self)
         if not self.counts.errors_by_result:
             del values["counts"]["errors_by_result"]
+        values["traffic"] = values["traffic"] or {}
         return values
 
     @classmethod
@@ -62,16 +146,32 @@ class RunSummary:
         """Return the summary that has these JSON values.
 
         Raises:
-            TypeError: they are not a summary's.
+            TypeError, KeyError, AttributeError: they are not a summary's.
         """
-        return cls(**{**values, "counts": Counts(**values["counts"])})
+        records: dict[str, type] = {
+            "counts": Counts,
+            "this_run": ThisRun,
+            "pending": Pending,
+            "input": InputSummary,
+            "output": OutputSummary,
+            "throughput": Throughput,
+            "verdict": Verdict,
+        }
+        read = {name: record(**values[name]) for name, record in records.items()}
+        read["error_examples"] = {
+            code: [ErrorExample(**example) for example in found]
+            for code, found in values["error_examples"].items()
+        }
+        traffic = values.get("traffic")  # a summary of an older version has none
+        read["traffic"] = S3Traffic(**traffic) if traffic else None
+        return cls(**{**values, **read})
 
     def text(self) -> str:
         """Return the summary for a person, a few lines."""
         counts = self.counts
         by_code = _list_codes(counts.errors_by_code)
         examples = [
-            f"        {code}: {_shown(example['image_id'])}: {_shown(example['error_detail'] or '')}"
+            f"        {code}: {_shown(example.image_id)}: {_shown(example.error_detail or '')}"
             for code, found in self.error_examples.items()
             for example in found
         ]
@@ -84,15 +184,15 @@ class RunSummary:
                 for name, found in counts.errors_by_result.items()
             ),
             *examples,
-            *([] if this_run["rows"] == counts.rows else [_describe_this_run(this_run)]),
-            *(f"PENDING shard {name}: {_shown(why)}" for name, why in self.pending["bad_shards"].items()),
+            *([] if this_run.rows == counts.rows else [_describe_this_run(this_run)]),
+            *(f"PENDING shard {name}: {_shown(why)}" for name, why in self.pending.bad_shards.items()),
             f"model   {describe_model(self.model)}",
             f"parity  {describe_parity(self.parity)}",
-            f"speed   {self.throughput['images_per_s']:,.1f} images/s while embedding; "
+            f"speed   {self.throughput.images_per_s:,.1f} images/s while embedding; "
             + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.timings_s.items()),
             *([f"s3      {_describe_traffic(self.traffic)}"] if self.traffic else []),
-            f"verdict {self.verdict['text']}",
-            f"output  {self.output['output_dir']}",
+            f"verdict {self.verdict.text}",
+            f"output  {self.output.output_dir}",
         ]
         return "\n".join(lines)
 
@@ -105,18 +205,18 @@ def _list_codes(by_code: dict[str, int]) -> str:
     return ", ".join(f"{n:,} {code}" for code, n in by_code.items())
 
 
-def _describe_this_run(this_run: dict[str, Any]) -> str:
-    embedded, errors = this_run["embedded"], this_run["errors"]
-    return f"of these {this_run['rows']:,} by this run: {embedded:,} embedded, {errors:,} errors"
-
-
-def _describe_traffic(traffic: dict[str, float]) -> str:
-    per_image = f"{traffic['requests_per_image']:.2f} an image"
+def _describe_this_run(this_run: ThisRun) -> str:
     return (
-        f"{traffic['worker_requests']:,} requests by the workers, {per_image}, "
-        f"{traffic['worker_bytes'] / 1e6:,.1f} MB at {traffic['worker_bytes_per_s'] / 1e6:,.1f} MB/s; "
-        f"{traffic['task_requests']:,} to look ahead, index and publish, "
-        f"{traffic['driver_requests']:,} by the driver"
+        f"of these {this_run.rows:,} by this run: {this_run.embedded:,} embedded, {this_run.errors:,} errors"
+    )
+
+
+def _describe_traffic(traffic: S3Traffic) -> str:
+    return (
+        f"{traffic.worker_requests:,} requests by the workers, {traffic.requests_per_image:.2f} an image, "
+        f"{traffic.worker_bytes / 1e6:,.1f} MB at {traffic.worker_bytes_per_s / 1e6:,.1f} MB/s; "
+        f"{traffic.task_requests:,} to look ahead, index and publish, "
+        f"{traffic.driver_requests:,} by the driver"
     )
 
 

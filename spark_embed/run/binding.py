@@ -11,14 +11,14 @@ from pyspark.sql import DataFrame, SparkSession
 
 from spark_embed.config import Config
 from spark_embed.datasets import ParquetSource
-from spark_embed.errors import ModelError, StorageError
+from spark_embed.errors import ModelError, StorageError, one_line
 from spark_embed.inference.feed import FeedOptions
 from spark_embed.inference.fetch.references import DownloadPolicy, FetchPolicy
 from spark_embed.inference.preflight.preflight import Preflight, run_preflight
 from spark_embed.inference.preflight.probe import ProbeOptions, UnreachableError
 from spark_embed.inference.tally import Tally
 from spark_embed.inference.udf import make_feed_options, make_recipe
-from spark_embed.output.summary import describe_parity, one_line
+from spark_embed.output.summary import describe_parity
 from spark_embed.run.wave import embed_table
 from spark_embed.spark.settings import Rate, count_slots, is_task_size_set, table_settings, task_settings
 from spark_embed.storage import folder_path
@@ -183,7 +183,7 @@ def report_preflight(config: Config, preflight: Preflight) -> None:
         f"--parity_min_cosine {config.parity_min_cosine}; --dtype float32 is the most exact"
         if parity["n_images"]
         else "parity: no image of the sample could be compared"
-        + (f" (the first: {one_line(preflight.unread)})" if preflight.unread else "")
+        + (f" (the first: {one_line(preflight.unread, 120)})" if preflight.unread else "")
         + "; --parity_samples 0 goes without"
     )
     if config.parity_action == "fail":

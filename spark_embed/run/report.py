@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from spark_embed.datasets import BadShard
 from spark_embed.output.publish.publish import read_error_examples
 from spark_embed.output.records import Counted, Ledger, Marker, RunRecord, now
 from spark_embed.output.state import read_metadata
-from spark_embed.output.summary import Counts, RunSummary
+from spark_embed.output.summary import (
+    Counts,
+    InputSummary,
+    OutputSummary,
+    Pending,
+    RunSummary,
+    S3Traffic,
+    ThisRun,
+    Throughput,
+    Verdict,
+)
 from spark_embed.run.binding import Binding
 from spark_embed.run.context import RunContext
 from spark_embed.run.plan import Plan
@@ -21,7 +30,7 @@ from spark_embed.storage import traffic, write_json
 
 _MAX_BAD_SHARDS = 20
 
-_NOTHING_RUN = {"kind": "nothing", "text": "Nothing was left to embed"}
+_NOTHING_RUN = Verdict("nothing", "Nothing was left to embed")
 
 
 @dataclass(frozen=True)
@@ -51,8 +60,8 @@ def read_summary(context: RunContext, result: RunResult) -> RunSummary | None:
     summary = read_metadata(context.output)
     same = (
         summary is not None
-        and summary.output.get("generation") == result.ledger.generation
-        and summary.output.get("run_id") == result.record.run_id
+        and summary.output.generation == result.ledger.generation
+        and summary.output.run_id == result.record.run_id
         and summary.pending == _describe_pending(context, result)
     )
     return summary if same else None
@@ -72,37 +81,37 @@ def write_summary(context: RunContext, result: RunResult) -> RunSummary:
     options = result.binding.options.batch_size if result.binding else 0
     pending = _describe_pending(context, result)
     summary = RunSummary(
-        status="incomplete" if pending["n_bad_shards"] else "complete",
+        status="incomplete" if pending.n_bad_shards else "complete",
         counts=_count(ledger),
-        this_run={
-            "rows": counted.n_rows,
-            "embedded": counted.n_rows - counted.n_errors,
-            "errors": counted.n_errors,
-            "errors_by_code": counted.n_errors_by_code,
-            "n_waves": len(result.markers),
-        },
+        this_run=ThisRun(
+            rows=counted.n_rows,
+            embedded=counted.n_rows - counted.n_errors,
+            errors=counted.n_errors,
+            errors_by_code=counted.n_errors_by_code,
+            n_waves=len(result.markers),
+        ),
         pending=pending,
         error_examples=read_error_examples(output, ledger.errors, errors),
         model=record.model,
-        input={
-            "input_dir": config.input_dir,
-            "layout": source.layout,
-            "n_shards": source.n_shards,
-            "n_rows": source.n_rows,
-            "n_bytes": source.image_bytes,
-            "image_column": source.image_column,
-            "transport": result.binding.source.transport if result.binding else source.transport,
-        },
-        output={
-            "output_dir": output.root,
-            "n_files": len(ledger.results),
-            "n_bytes": sum(file.n_bytes for file in ledger.results),
-            "generation": ledger.generation,
-            "run_id": record.run_id,
-        },
+        input=InputSummary(
+            input_dir=config.input_dir,
+            layout=source.layout,
+            n_shards=source.n_shards,
+            n_rows=source.n_rows,
+            n_bytes=source.image_bytes,
+            image_column=source.image_column,
+            transport=result.binding.source.transport if result.binding else source.transport,
+        ),
+        output=OutputSummary(
+            output_dir=output.root,
+            n_files=len(ledger.results),
+            n_bytes=sum(file.n_bytes for file in ledger.results),
+            generation=ledger.generation,
+            run_id=record.run_id,
+        ),
         timings_s=clock.with_total(),
         stage_s=counted.stage_s,
-        throughput={"images_per_s": round(counted.n_rows / embed_s, 1)},
+        throughput=Throughput(images_per_s=round(counted.n_rows / embed_s, 1)),
         parity=record.parity,
         verdict=_judge(result, counted, embed_s),
         n_tasks=counted.n_tasks,
@@ -128,39 +137,39 @@ def _count(ledger: Ledger) -> Counts:
     )
 
 
-def _judge(result: RunResult, counted: Counted, embed_s: float) -> dict[str, str]:
+def _judge(result: RunResult, counted: Counted, embed_s: float) -> Verdict:
     binding = result.binding
     if binding is None or not result.markers:
         return _NOTHING_RUN
     device = result.record.model["device"]
     measured = Measured(counted.stage_s, counted.n_tasks, binding.n_slots, embed_s, device, binding.task_cpus)
-    return asdict(judge(measured))
+    return judge(measured)
 
 
-def _describe_traffic(counted: Counted, embed_s: float) -> dict[str, float]:
-    """Return what this run has asked of S3, nothing of a local one; Spark's own reading is not counted."""
+def _describe_traffic(counted: Counted, embed_s: float) -> S3Traffic | None:
+    """Return what this run has asked of S3, None if nothing; Spark's own reading is not counted."""
     driver, tasks = traffic.take(), traffic_of_tasks.take()
     if not (counted.s3_requests or driver["s3_requests"] or tasks["s3_requests"]):
-        return {}
-    return {
-        "worker_requests": counted.s3_requests,
-        "worker_bytes": counted.s3_bytes,
-        "worker_bytes_per_s": round(counted.s3_bytes / embed_s),
-        "requests_per_image": round(counted.s3_requests / max(counted.n_rows, 1), 3),
-        "task_requests": tasks["s3_requests"],
-        "task_bytes": tasks["s3_bytes"],
-        "driver_requests": driver["s3_requests"],
-    }
+        return None
+    return S3Traffic(
+        worker_requests=counted.s3_requests,
+        worker_bytes=counted.s3_bytes,
+        worker_bytes_per_s=round(counted.s3_bytes / embed_s),
+        requests_per_image=round(counted.s3_requests / max(counted.n_rows, 1), 3),
+        task_requests=tasks["s3_requests"],
+        task_bytes=tasks["s3_bytes"],
+        driver_requests=driver["s3_requests"],
+    )
 
 
-def _describe_pending(context: RunContext, result: RunResult) -> dict[str, Any]:
+def _describe_pending(context: RunContext, result: RunResult) -> Pending:
     plan = result.plan
     shown = {shard.name: shard.reason for shard in result.bad[:_MAX_BAD_SHARDS]}
-    return {
-        "n_bad_shards": len(result.bad),
-        "bad_shards": shown,
-        "n_gone_shards": 0 if context.config.prune else len(plan.pending.gone),
-    }
+    return Pending(
+        n_bad_shards=len(result.bad),
+        bad_shards=shown,
+        n_gone_shards=0 if context.config.prune else len(plan.pending.gone),
+    )
 
 
 def add_up(parts: Sequence[Counted]) -> Counted:

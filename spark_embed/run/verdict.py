@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
-Kind = Literal["start-up", "small tasks", "fetch", "decode", "read", "device"]
+from spark_embed.output.summary import Verdict, VerdictKind
 
 # From this share of the workers' time on, loading models or the gaps between tasks are what to mend first.
 _LARGE_SHARE = 0.4
@@ -45,14 +44,6 @@ class Measured:
         return self.stage_s[stage] / self.busy_s if self.busy_s else 0.0
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """`kind` names the bottleneck for machines, `text` for people."""
-
-    kind: Kind
-    text: str
-
-
 def judge(run: Measured) -> Verdict:
     """Name the one thing that held this run back most."""
     if run.share("load_s") > _LARGE_SHARE:
@@ -75,7 +66,7 @@ def judge(run: Measured) -> Verdict:
     return Verdict(kind, _TEXTS[kind](run, f"{share:.0%}"))
 
 
-def _costs(run: Measured) -> dict[Kind, float]:
+def _costs(run: Measured) -> dict[VerdictKind, float]:
     """Return the seconds of the tasks that go to each possible bottleneck.
 
     A device of its own waits for what is not ready. On a CPU the stages share the cores, and who waits for
@@ -83,9 +74,9 @@ def _costs(run: Measured) -> dict[Kind, float]:
     own seconds say nothing: what they cost is the time in which nothing but them was waited for.
     """
     seconds = run.stage_s
-    ahead: Kind = "fetch" if seconds["fetch_s"] > seconds["decode_s"] else "decode"
+    ahead: VerdictKind = "fetch" if seconds["fetch_s"] > seconds["decode_s"] else "decode"
     threads_s = (seconds["fetch_s"] + seconds["decode_s"]) / run.task_cpus
-    costs: dict[Kind, float] = {
+    costs: dict[VerdictKind, float] = {
         "device": seconds["predict_s"],
         "read": seconds["read_s"],
         "fetch": seconds["download_wait_s"],
@@ -130,7 +121,7 @@ def _device_text(run: Measured, share: str) -> str:
     return f"The model computed {share} of the time, and images were ready for it: {advice}"
 
 
-_TEXTS: dict[Kind, Callable[[Measured, str], str]] = {
+_TEXTS: dict[VerdictKind, Callable[[Measured, str], str]] = {
     "fetch": _fetch_text,
     "decode": _decode_text,
     "read": _read_text,

@@ -121,7 +121,7 @@ def test_verify_sees_a_damaged_and_a_missing_file(place, capsys):
 def test_a_run_that_finds_nothing_to_do_needs_no_spark_and_changes_nothing(place):
     before = everything(place.one)
     summary = place.run(no_spark, place.one, **ONE)
-    assert summary.output["n_files"] == 1
+    assert summary.output.n_files == 1
     assert everything(place.one) == before
 
 
@@ -170,7 +170,7 @@ def test_a_data_set_of_folders_does_not_become_one_file_by_going_on(place):
 def test_a_shard_that_is_gone_keeps_its_rows(place):
     (place.folder / "00000.parquet").unlink()
     summary = place.run(no_spark, place.one, **ONE)
-    assert (summary.counts.rows, summary.pending["n_gone_shards"]) == (27, 1)
+    assert (summary.counts.rows, summary.pending.n_gone_shards) == (27, 1)
 
 
 def test_an_image_that_was_refused_and_taken_away_again_is_in_nobodys_way(embed, tmp_path, photo_bytes):
@@ -216,7 +216,7 @@ def test_an_interrupted_run_goes_on_and_publishes_at_its_end(place, spark, tmp_p
     # Of this shard, 9 rows are complete.
     shutil.copy(place.folder / "00001.parquet", place.folder / "00000.parquet")
     summary = place.run(spark, out.root, output_file_bytes=1000, **ONE)
-    assert summary.this_run["rows"] == 24  # of the other 12 it had 3 of a shard that has not changed
+    assert summary.this_run.rows == 24  # of the other 12 it had 3 of a shard that has not changed
     assert_whole(out.root, one=True)
 
 

@@ -175,8 +175,8 @@ def write_shards(folder, columns, n_shards=2):
 def test_a_run_of_large_photos_is_held_back_by_decoding(judged, tmp_path, photos):
     large = encode(photos[0].resize((2400, 1800)), quality=92)
     verdict = judged(write_shards(tmp_path / "in", {"jpg": [large] * 30}), parity_samples=1)
-    assert verdict["kind"] == "decode", verdict
-    assert "Decoding and resizing took" in verdict["text"]
+    assert verdict.kind == "decode", verdict
+    assert "Decoding and resizing took" in verdict.text
 
 
 @pytest.fixture(scope="module")
@@ -198,8 +198,8 @@ def deep_clip(tmp_path_factory):
 def test_a_run_of_small_photos_is_held_back_by_the_model(judged, tmp_path, photos, deep_clip):
     small = encode(photos[0].resize((64, 64)))
     verdict = judged(write_shards(tmp_path / "in", {"jpg": [small] * 100}), model=deep_clip, parity_samples=1)
-    assert verdict["kind"] == "device", verdict
-    assert "The model computed" in verdict["text"]
+    assert verdict.kind == "device", verdict
+    assert "The model computed" in verdict.text
 
 
 def test_a_run_over_slow_files_is_held_back_by_fetching(judged, tmp_path, photos):
@@ -209,12 +209,12 @@ def test_a_run_over_slow_files_is_held_back_by_fetching(judged, tmp_path, photos
     urls = {"url": [str(tmp_path / "files/a.jpg")] * 60}
     shards = write_shards(tmp_path / "in", urls)
     verdict = judged(shards, allowed_roots=(str(tmp_path / "files"),), parity_samples=1)
-    assert verdict["kind"] == "fetch", verdict
+    assert verdict.kind == "fetch", verdict
 
 
 def test_a_run_of_a_few_images_is_held_back_by_its_start(judged, tmp_path, photo_bytes, deep_clip):
     verdict = judged(write_shards(tmp_path / "in", {"jpg": photo_bytes[:1]}), model=deep_clip)
-    assert verdict["kind"] == "start-up", verdict
+    assert verdict.kind == "start-up", verdict
 
 
 def test_a_run_of_many_small_tasks_is_held_back_by_their_number(judged, tmp_path, spark, photo_bytes):
@@ -226,5 +226,5 @@ def test_a_run_of_many_small_tasks_is_held_back_by_their_number(judged, tmp_path
     }
     with settings(spark, one_shard_a_task):
         verdict = judged(shards)
-    assert verdict["kind"] == "small tasks", verdict
-    assert "80 of them" in verdict["text"]
+    assert verdict.kind == "small tasks", verdict
+    assert "80 of them" in verdict.text

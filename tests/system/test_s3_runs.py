@@ -58,13 +58,13 @@ def test_the_same_vectors_wherever_they_come_from_and_go(
     embeddings = pd.read_parquet(f"{output_dir}/embeddings.parquet")
     errors = pd.read_parquet(f"{output_dir}/errors.parquet")
     assert_expected(embeddings, errors, expected)
-    assert summary.input["transport"] == "reference"
+    assert summary.input.transport == "reference"
     if from_s3:
         traffic = summary.traffic
-        assert traffic["worker_bytes"] >= sum(path.stat().st_size for path in source.glob("*.parquet")) * 0.9
-        assert 0 < traffic["worker_requests"] < 100  # ranges of a shard, not one for each image
-        assert traffic["task_requests"] > 0
-        assert traffic["driver_requests"] > 0
+        assert traffic.worker_bytes >= sum(path.stat().st_size for path in source.glob("*.parquet")) * 0.9
+        assert 0 < traffic.worker_requests < 100  # ranges of a shard, not one for each image
+        assert traffic.task_requests > 0
+        assert traffic.driver_requests > 0
         assert "requests by the workers" in summary.text()
     if to_s3:
         assert_expected(
@@ -132,7 +132,7 @@ def test_urls_may_be_objects(s3_spark, s3_server, bucket, material, clip, tmp_pa
     assert sorted(embeddings["id"]) == list("012345")
     assert errors["error"].to_dict() == {"6": "not_found", "7": "forbidden", "8": "null_bytes"}
     assert f"--allowed_roots s3://{forbidden}" in errors["error_detail"]["7"]
-    assert summary.traffic["worker_requests"] >= 7
+    assert summary.traffic.worker_requests >= 7
 
 
 def test_a_data_set_on_s3_is_gone_on_with(s3_spark, s3_server, bucket, shards, tiny_clip, tmp_path):
@@ -148,11 +148,11 @@ def test_a_data_set_on_s3_is_gone_on_with(s3_spark, s3_server, bucket, shards, t
     def no_session():
         raise AssertionError("nothing is to be done")
 
-    assert run(no_session, config).this_run["rows"] == 9  # what the last one that did something says
+    assert run(no_session, config).this_run.rows == 9  # what the last one that did something says
     shutil.copy(paths[1], folder)
     upload_tree(s3_server, folder, bucket, "in")  # the first one again, too: at another time, as it was
     summary = run(s3_spark, config)
-    assert (summary.counts.rows, summary.this_run["rows"]) == (18, 9)
+    assert (summary.counts.rows, summary.this_run.rows) == (18, 9)
     assert len(read_parquet(s3_server, bucket, "out/embeddings.parquet")) == 16
     s3_server.client().delete_object(Bucket=bucket, Key=f"in/{paths[0].name}")
     assert run(s3_spark, config.model_copy(update={"prune": True})).counts.rows == 9
@@ -168,11 +168,11 @@ def test_an_image_folder_on_s3_is_brought_up_to_date(s3_spark, s3_server, bucket
         put(name, 0)
     options = {"output_dir": f"s3://{bucket}/out", "model_directory": str(tiny_clip), "parity_samples": 0}
     config = Config(input_dir=f"s3://{bucket}/in", **options)
-    assert run(s3_spark, config).this_run["rows"] == 3
+    assert run(s3_spark, config).this_run.rows == 3
     put("b/3.jpg", 1)
     put("b/4.jpg", 1)
     s3_server.client().delete_object(Bucket=bucket, Key="in/a/2.jpg")
-    assert run(s3_spark, config).this_run["rows"] == 3  # the one group
+    assert run(s3_spark, config).this_run.rows == 3  # the one group
     embeddings = read_parquet(s3_server, bucket, "out/embeddings.parquet").set_index("image_id")["embedding"]
     assert sorted(embeddings.index) == ["a/1.jpg", "b/3.jpg", "b/4.jpg"]
     assert cosines(embeddings["b/3.jpg"][None], embeddings["b/4.jpg"][None]) > 0.99999

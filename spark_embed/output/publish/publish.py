@@ -21,6 +21,7 @@ from spark_embed.output.publish.staging import Staging
 from spark_embed.output.records import Ledger, PublishedFile
 from spark_embed.output.resume import delete_unlisted
 from spark_embed.output.state import delete_wave, write_ledger
+from spark_embed.output.summary import ErrorExample
 from spark_embed.schema import ERROR, ERROR_DETAIL, ERRORS_NAME, IMAGE_ID
 from spark_embed.storage import (
     delete,
@@ -97,8 +98,8 @@ def _move_files(output: Output, kind: str, older: Ledger | None) -> None:
 
 def read_error_examples(
     output: Output, files: Iterable[PublishedFile], codes: Iterable[str]
-) -> dict[str, list[dict[str, str]]]:
-    """Return the first few rows with each of these codes: image_id and error_detail.
+) -> dict[str, list[ErrorExample]]:
+    """Return the first few rows with each of these codes.
 
     Args:
         output: the places of the output.
@@ -108,7 +109,7 @@ def read_error_examples(
     Raises:
         StorageError: it cannot be read.
     """
-    found: dict[str, list[dict[str, str]]] = {code: [] for code in codes}
+    found: dict[str, list[ErrorExample]] = {code: [] for code in codes}
     try:
         for file in files:
             with pq.ParquetFile(parquet_input(output.data_path(ERRORS_NAME, file.name))) as opened:
@@ -121,9 +122,9 @@ def read_error_examples(
     return found
 
 
-def _add_examples(found: dict[str, list[dict[str, str]]], batch: pa.RecordBatch) -> None:
+def _add_examples(found: dict[str, list[ErrorExample]], batch: pa.RecordBatch) -> None:
     codes = batch.column(ERROR)
     for code, examples in found.items():
         if wanted := _N_EXAMPLES - len(examples):
             rows = batch.filter(pc.equal(codes, code)).slice(0, wanted)
-            examples += rows.select([IMAGE_ID, ERROR_DETAIL]).to_pylist()
+            examples += (ErrorExample(**row) for row in rows.select([IMAGE_ID, ERROR_DETAIL]).to_pylist())

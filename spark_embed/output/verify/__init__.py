@@ -66,7 +66,7 @@ def _verify_once(output: Output, snapshot: Snapshot) -> Report:
         report.add([Finding("state", "nothing is published yet: no run has come to its end here")])
         return report
     around = [*find_unlisted(output, ledger), *check_summary(output, ledger)]
-    if snapshot.holder:  # it may be about to put them right
+    if snapshot.owner:  # it may be about to put them right
         report.notes += [text for _, text in around]
     else:
         report.add(around)
@@ -107,8 +107,8 @@ def _check_files(files: Sequence[DataFile], expected: Expected, account: ShardRo
 
 
 def _notes(snapshot: Snapshot) -> Iterator[str]:
-    if snapshot.holder:
-        yield f"a run is at work here: {snapshot.holder}"
+    if snapshot.owner:
+        yield f"a run is at work here: {snapshot.owner}"
     if snapshot.is_older:
         yield "an older data set is still published; what it should be is taken from its own files"
     if snapshot.waves:

@@ -1,0 +1,93 @@
+import json
+
+import pytest
+
+from spark_embed.output.summary import ErrorExample, RunSummary
+
+TRAFFIC = {
+    "worker_requests": 12,
+    "worker_bytes": 3_000_000,
+    "worker_bytes_per_s": 1_500_000,
+    "requests_per_image": 4.0,
+    "task_requests": 5,
+    "task_bytes": 600,
+    "driver_requests": 7,
+}
+
+# As a run of before wrote it: keys and values are what other programs read.
+WRITTEN = {
+    "status": "incomplete",
+    "counts": {"rows": 3, "embedded": 1, "errors": 2, "errors_by_code": {"corrupt": 1, "not_found": 1}},
+    "this_run": {
+        "rows": 2,
+        "embedded": 1,
+        "errors": 1,
+        "errors_by_code": {"corrupt": 1},
+        "n_waves": 1,
+    },
+    "pending": {"n_bad_shards": 1, "bad_shards": {"b.parquet": "not\nparquet"}, "n_gone_shards": 0},
+    "error_examples": {
+        "corrupt": [{"image_id": "a.parquet#1", "error_detail": "cut off"}],
+        "not_found": [{"image_id": "a.parquet#2", "error_detail": None}],
+    },
+    "model": {"name": "tiny", "embedding_dim": 24, "dtype": "float32", "device": "cpu", "compiled": None},
+    "input": {
+        "input_dir": "/in",
+        "layout": "parquet",
+        "n_shards": 2,
+        "n_rows": 3,
+        "n_bytes": 999,
+        "image_column": "jpg",
+        "transport": "reference",
+    },
+    "output": {"output_dir": "/out", "n_files": 1, "n_bytes": 500, "generation": 1, "run_id": "0123abcd"},
+    "timings_s": {"embed": 2.0, "total": 5.0},
+    "stage_s": {"decode_s": 0.5},
+    "throughput": {"images_per_s": 1.5},
+    "verdict": {"kind": "decode", "text": "Decoding took long"},
+    "parity": {"n_images": 0},
+    "n_tasks": 1,
+    "batch_size": 8,
+    "n_model_loads": 1,
+    "versions": {"torch": "2"},
+    "config": {"batch_size": 8},
+    "started_at": "2026-01-01T00:00:00+00:00",
+    "finished_at": "2026-01-01T00:00:05+00:00",
+    "traffic": {},
+}
+
+
+@pytest.mark.parametrize("traffic", [{}, TRAFFIC])
+def test_what_is_read_is_written_again_as_it_was(traffic):
+    values = WRITTEN | {"traffic": traffic}
+    assert json.loads(json.dumps(RunSummary.from_dict(values).to_dict())) == values
+
+
+def test_a_summary_without_traffic_is_read():
+    values = {name: value for name, value in WRITTEN.items() if name != "traffic"}
+    summary = RunSummary.from_dict(values)
+    assert summary.error_examples["not_found"] == [ErrorExample("a.parquet#2", None)]
+    assert summary.to_dict() == WRITTEN
+
+
+def test_people_are_told_in_so_many_lines():
+    assert RunSummary.from_dict(WRITTEN | {"traffic": TRAFFIC}).text().splitlines() == [
+        "3 rows: 1 embedded, 2 errors (1 corrupt, 1 not_found)",
+        "        corrupt: a.parquet#1: cut off",
+        "        not_found: a.parquet#2: ",
+        "of these 2 by this run: 1 embedded, 1 errors",
+        "PENDING shard b.parquet: not parquet",
+        "model   tiny, 24 values, float32 on cpu",
+        "parity  not measured",
+        "speed   1.5 images/s while embedding; embed 2.0 s, total 5.0 s",
+        "s3      12 requests by the workers, 4.00 an image, 3.0 MB at 1.5 MB/s; "
+        "5 to look ahead, index and publish, 7 by the driver",
+        "verdict Decoding took long",
+        "output  /out",
+    ]
+
+
+@pytest.mark.parametrize("name", ["this_run", "output", "verdict", "error_examples", "traffic"])
+def test_what_is_no_summary_is_refused(name):
+    with pytest.raises((TypeError, AttributeError)):
+        RunSummary.from_dict(WRITTEN | {name: ["else"]})
