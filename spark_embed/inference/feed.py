@@ -204,8 +204,10 @@ def _item_maker(model: Model, options: FeedOptions, decoder: Decoder) -> Callabl
         with ExitStack() as held:
             if model.takes.image is not None and error is None:
                 try:
-                    image = fetch(row.reference)
-                    fetched = time.perf_counter()
+                    try:
+                        image = fetch(row.reference)
+                    finally:
+                        fetched = time.perf_counter()
                     if model.takes.image == "pixels":
                         # The first only for the time limit: some headers take as long as pixels.
                         with job.decoding(memory, 0):

@@ -71,7 +71,7 @@ def test_ctrl_c_in_a_terminal_reaches_all_processes_and_impatience_ends_it_at_on
     run.await_silence()
 
 
-@pytest.mark.slow
+@pytest.mark.crash
 @pytest.mark.skipif(
     sys.platform != "linux", reason="elsewhere a worker looks for its daemon between two batches"
 )

@@ -182,7 +182,7 @@ def test_an_image_that_takes_too_long_costs_no_other_result(photo_bytes):
     assert np.shape(chunk.columns["mean_colour"]) == (0, 3)
 
 
-@pytest.mark.slow
+@pytest.mark.crash
 def test_after_a_kill_it_goes_on_and_nothing_is_missing_or_there_twice(captioned, tmp_path):
     options = ["--input_dir", captioned, "--output_dir", tmp_path / "out", "--parity_samples", 0]
     hold = "spark_embed.storage.local sync markers/ 2"  # one wave is complete, another about to be

@@ -97,27 +97,6 @@ def test_rows_that_a_wave_loses_are_noticed_and_their_shards_done_again(embed, s
     assert len(embeddings) == 24
 
 
-def test_rows_that_a_wave_of_single_images_loses_stop_the_run_and_the_older_one_stays(
-    embed, tmp_path, photo_bytes, monkeypatch
-):
-    (tmp_path / "in").mkdir()
-    for number in range(4):
-        (tmp_path / f"in/{number}.jpg").write_bytes(photo_bytes[number])
-    embed(tmp_path / "in", max_samples=3)
-    before = published(embed.output_dir)
-
-    def run_and_lose_a_row(embedded, folder):
-        run_wave(embedded.where("shard != '2.jpg'"), folder)
-
-    monkeypatch.setattr(waves, "run_wave", run_and_lose_a_row)
-    with pytest.raises(StorageError, match=r"wave 00000-\w+: 4 rows in, 3 out: .* nothing of it counts"):
-        embed(tmp_path / "in", overwrite=True)
-    assert published(embed.output_dir) == before
-    monkeypatch.undo()
-    metadata, embeddings, _ = embed(tmp_path / "in")
-    assert (metadata["this_run"]["rows"], len(embeddings)) == (4, 4)
-
-
 def test_rows_that_publishing_loses_are_noticed_and_the_older_run_stays(embed, shards, monkeypatch):
     """And the waves stay complete: a later run only publishes them."""
     embed(shards, max_samples=5)

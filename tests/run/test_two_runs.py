@@ -97,7 +97,7 @@ def test_a_run_that_another_overtakes_while_it_publishes_leaves_the_other_s_list
     assert other.exists()
 
 
-@pytest.mark.slow
+@pytest.mark.crash
 def test_of_two_that_start_at_once_on_a_new_folder_one_does_all(start, tmp_path, uninterrupted):
     out = Folder(tmp_path / "out")
     # Both have seen that there is no such folder before either makes it.
