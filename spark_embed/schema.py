@@ -17,7 +17,7 @@ ERROR_DETAIL = "error_detail"
 IMAGE = "__image__"
 RESULT = "__result__"
 
-# Columns of an index: the row's shard, its number there, and where its image is (source/index.py).
+# Columns of an index: the row's shard, its number there, and where its image is (datasets/index/).
 INDEX_SHARD = "__shard__"
 INDEX_ROW = "__shard_row__"
 INDEX_COLUMNS = (INDEX_SHARD, INDEX_ROW, IMAGE)

@@ -9,31 +9,22 @@ over to that process and stays only as long as it lives.
 from __future__ import annotations
 
 import atexit
-import json
 import logging
 import os
-import select
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
 from functools import cache
+
+from spark_embed.spark.handover import wait_and_take_over
+from spark_embed.spark.worker_daemon import be_daemon, import_slow_modules
 
 logger = logging.getLogger(__name__)
 
-ADDRESS = "EARLY_WORKER_DAEMON"
-"""Environment variable of the daemon: the path of the socket at which the early one waits; empty for none.
-
-Not SPARK_EMBED_...: that is how options begin.
-"""
-
 # Where one of these is set, somebody else has said how Spark is to run: spark-submit, or the site's files.
 _CONFIGURED_BY = ("PYSPARK_GATEWAY_PORT", "PYSPARK_SUBMIT_ARGS", "SPARK_CONF_DIR")
-
-_MAX_MESSAGE_BYTES = 1 << 20
 
 
 def is_spark_configured() -> bool:
@@ -84,70 +75,8 @@ def _start() -> str:
     return path
 
 
-def hand_over() -> bool:
-    """Let the early daemon, if there is one, be this process; runs in the daemon that Spark has started.
-
-    Returns:
-        False if there is none, or it runs another Python; else True, once it has ended.
-    """
-    path = os.environ.get(ADDRESS)
-    if not path:
-        return False
-    with socket.socket(socket.AF_UNIX) as connection, suppress(OSError):
-        connection.connect(path)
-        message = json.dumps({"python": _python(), "environment": dict(os.environ)}).encode()
-        socket.send_fds(connection, [len(message).to_bytes(4)], [0, 1, 2])
-        connection.sendall(message)
-        if taker := int.from_bytes(connection.recv(4)):
-            signal.signal(signal.SIGTERM, lambda *_: os.kill(taker, signal.SIGTERM))
-            connection.recv(1)  # it never writes: this returns when it is gone
-            return True
-    return False
-
-
-def wait_and_take_over(listener: socket.socket, lifeline: int) -> socket.socket | None:
-    """Become the daemon that comes to the socket: take its standard streams and its environment.
-
-    Returns:
-        The connection, to be kept open as long as this process lives; None if the driver has ended first,
-        or a daemon of another Python came.
-    """
-    ready, _, _ = select.select([listener.fileno(), lifeline], [], [])
-    if listener.fileno() not in ready:
-        return None
-    connection, _ = listener.accept()
-    size, streams, _, _ = socket.recv_fds(connection, 4, 3)
-    message = json.loads(_receive(connection, min(int.from_bytes(size), _MAX_MESSAGE_BYTES)))
-    if message["python"] != _python():
-        connection.close()
-        return None
-    for standard, stream in enumerate(streams):
-        os.dup2(stream, standard)
-        os.close(stream)
-    os.environ.clear()
-    os.environ.update(message["environment"])
-    python_path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    sys.path[1:1] = [entry for entry in python_path if entry and entry not in sys.path]
-    connection.sendall(os.getpid().to_bytes(4))
-    return connection
-
-
-def _python() -> list[str]:
-    """Return what tells one Python from another; one may have several names (python, python3)."""
-    return [sys.prefix, sys.version]
-
-
-def _receive(connection: socket.socket, n_bytes: int) -> bytes:
-    parts = bytearray()
-    while len(parts) < n_bytes and (part := connection.recv(n_bytes - len(parts))):
-        parts += part
-    return bytes(parts)
-
-
 def main() -> None:
     """Import, wait, take over, be the daemon."""
-    from spark_embed.spark.worker_daemon import be_daemon, import_slow_modules
-
     listener, lifeline = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
     import_slow_modules()
     connection = wait_and_take_over(listener, lifeline)

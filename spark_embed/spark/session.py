@@ -23,7 +23,8 @@ from spark_embed.config import Config
 from spark_embed.errors import ConfigError
 from spark_embed.load_config import conf_folder, read_properties
 from spark_embed.spark.context import context_of, is_local, reach_jvm, start_context, stop_jvm_context
-from spark_embed.spark.early_daemon import ADDRESS, is_spark_configured, start_early_daemon
+from spark_embed.spark.early_daemon import is_spark_configured, start_early_daemon
+from spark_embed.spark.handover import ADDRESS
 from spark_embed.spark.s3.jars import on_class_path
 from spark_embed.spark.s3.session import adopt_session, bring_jars, send_to_executors, use_s3
 from spark_embed.spark.settings import count_slots

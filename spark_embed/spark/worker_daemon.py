@@ -15,7 +15,7 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 
-from spark_embed.spark.early_daemon import hand_over
+from spark_embed.spark.handover import hand_over
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 

@@ -9,7 +9,7 @@ from types import ModuleType
 import psutil
 import pytest
 
-from spark_embed.spark import early_daemon
+from spark_embed.spark import early_daemon, handover
 
 BIN = Path(sys.executable).parent
 
@@ -41,7 +41,7 @@ def become_daemon(address: str, python: str = sys.executable) -> subprocess.Pope
         [python, "-m", "spark_embed.spark.worker_daemon", "pyspark.worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={**os.environ, early_daemon.ADDRESS: address},
+        env={**os.environ, handover.ADDRESS: address},
     )
 
 
@@ -95,9 +95,9 @@ def test_a_daemon_without_an_early_one_imports_for_itself(tmp_path):
 @pytest.mark.slow
 def test_a_daemon_of_another_python_is_not_replaced(driver, monkeypatch):
     process, early, address = driver
-    monkeypatch.setenv(early_daemon.ADDRESS, address)
+    monkeypatch.setenv(handover.ADDRESS, address)
     monkeypatch.setattr(sys, "prefix", "/another/environment")
-    assert not early_daemon.hand_over()
+    assert not handover.hand_over()
     process.kill()
     early.wait(60)
 
@@ -107,8 +107,8 @@ def test_where_it_cannot_be_started_spark_does_without(monkeypatch, tmp_path):
     long.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(long))
     address = early_daemon.start_early_daemon.__wrapped__()
-    monkeypatch.setenv(early_daemon.ADDRESS, address)
-    assert not early_daemon.hand_over()
+    monkeypatch.setenv(handover.ADDRESS, address)
+    assert not handover.hand_over()
 
 
 def test_a_command_starts_one_only_where_it_will_start_spark_itself(monkeypatch):

@@ -10,7 +10,6 @@ import os
 import pickle
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,7 +21,8 @@ from spark_embed.errors import ModelError, one_line
 from spark_embed.models import Recipe
 from spark_embed.models.folder import HUB_ERRORS, find_folder, find_weights, hash_files, read_config
 from spark_embed.models.registry import EMBEDDED_MODEL
-from spark_embed.models.vision.families import FAMILIES, Family, find_family
+from spark_embed.models.vision.efficientnet_lite0 import open_embedded
+from spark_embed.models.vision.families import FAMILIES, Checkpoint, find_family
 from spark_embed.storage import is_s3
 
 LIBRARY_ERRORS: tuple[type[Exception], ...] = (
@@ -46,25 +46,6 @@ LIBRARY_ERRORS: tuple[type[Exception], ...] = (
 _TIMM_ARGUMENTS_REFUSED = re.compile(r".*(pretrained|checkpoint|cache).*")
 
 
-@dataclass
-class Checkpoint:
-    """A model as transformers loads it.
-
-    Attributes:
-        network: in evaluation mode, float32, on the CPU.
-        processor: its own image processor, the PIL backend where there is one.
-        name: short name for people: of a folder here its own, else hub id or URI.
-        revision: commit of a hub id, None for a folder.
-    """
-
-    network: torch.nn.Module
-    processor: Any
-    family: Family
-    name: str
-    revision: str | None
-    weights_sha256: str
-
-
 def open_checkpoint(recipe: Recipe) -> Checkpoint:
     """Load the network and the processor that a recipe names (slow).
 
@@ -74,8 +55,6 @@ def open_checkpoint(recipe: Recipe) -> Checkpoint:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     if recipe.source == EMBEDDED_MODEL:
-        from spark_embed.models.vision.efficientnet_lite0 import open_embedded
-
         if recipe.revision:
             raise ModelError(
                 f"--revision {recipe.revision}: only a hub id has one, and without --model_directory the "

@@ -20,8 +20,7 @@ from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmW
 from spark_embed.errors import ModelError
 from spark_embed.models.folder import hash_files
 from spark_embed.models.registry import EMBEDDED_MODEL
-from spark_embed.models.vision.checkpoint import Checkpoint
-from spark_embed.models.vision.families import FAMILIES
+from spark_embed.models.vision.families import FAMILIES, Checkpoint
 
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 

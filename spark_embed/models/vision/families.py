@@ -47,6 +47,25 @@ class Family:
     network_options: Callable[[dict[str, Any]], dict[str, Any]] = lambda config: {}
 
 
+@dataclass
+class Checkpoint:
+    """A model as transformers loads it.
+
+    Attributes:
+        network: torch.nn.Module, in evaluation mode, float32, on the CPU.
+        processor: its own image processor, the PIL backend where there is one.
+        name: short name for people: of a folder here its own, else hub id or URI.
+        revision: commit of a hub id, None for a folder.
+    """
+
+    network: Any
+    processor: Any
+    family: Family
+    name: str
+    revision: str | None
+    weights_sha256: str
+
+
 def _clip_options(config: dict[str, Any]) -> dict[str, Any]:
     # A whole CLIP projects to its own projection_dim, whatever its vision_config says (many say the
     # default, 512); the vision model alone would believe its vision_config.

@@ -15,9 +15,9 @@ from spark_embed.errors import ImageError, ModelError, RowError, one_line
 from spark_embed.models import Inputs, Prediction, Prepared, Recipe, Takes
 from spark_embed.models.backoff import Backoff, is_out_of_memory
 from spark_embed.models.device import resolve_device, resolve_dtype
-from spark_embed.models.vision.checkpoint import LIBRARY_ERRORS, Checkpoint, open_checkpoint
+from spark_embed.models.vision.checkpoint import LIBRARY_ERRORS, open_checkpoint
 from spark_embed.models.vision.compiled import Embed, Tensors, compile_embed
-from spark_embed.models.vision.families import FAMILIES
+from spark_embed.models.vision.families import FAMILIES, Checkpoint
 from spark_embed.models.vision.fold import fold_batch_norms
 from spark_embed.models.vision.preprocess import Preprocessing
 from spark_embed.models.vision.processor import read_preprocessing
