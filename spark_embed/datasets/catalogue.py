@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
-from spark_embed.errors import ResumeError, StorageError
+from spark_embed.errors import ResumeError, StorageError, one_line
 from spark_embed.spark.settings import count_slots
 from spark_embed.spark.tasks import run_tasks
 from spark_embed.storage import StoredFile, exists, open_binary, parquet_input, replaced_file
@@ -113,7 +113,7 @@ def read_catalogue(path: str) -> Catalogue:
         columns = [table[name].to_pylist() for name in _SCHEMA.names]
         known = {data: pa.ipc.read_schema(pa.py_buffer(data)) for data in set(columns[-2]) if data}
     except (OSError, pa.ArrowException) as exc:
-        reason = " ".join(str(exc).split())  # some are of several lines
+        reason = one_line(exc, None)
         raise ResumeError(f"{path}: is broken ({reason}); delete it: footers are then read anew") from exc
     entries = {}
     for name, n_bytes, modified_ns, version, sha256, n_rows, schema, etag in zip(*columns, strict=True):

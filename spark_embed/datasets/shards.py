@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spark_embed.datasets.catalogue import Catalogue, Entry
-from spark_embed.errors import ConfigError, StorageError
+from spark_embed.errors import ConfigError, StorageError, one_line
 from spark_embed.storage import StoredFile, is_store_failure, parquet_input
 
 _FOOTER_THREADS = 16
@@ -101,8 +101,7 @@ def read_footer(path: str) -> tuple[int, pa.Schema]:
         footer = pq.read_metadata(parquet_input(path))
         schema = footer.schema.to_arrow_schema().remove_metadata()
     except (OSError, pa.ArrowException) as exc:
-        reason = " ".join(str(exc).split())  # some are of several lines
-        raise StorageError(f"{path}: cannot be read as parquet: {reason}") from exc
+        raise StorageError(f"{path}: cannot be read as parquet: {one_line(exc, None)}") from exc
     physical = [footer.schema.column(index).physical_type for index in range(len(footer.schema))]
     if "INT96" in physical:
         leaves = iter(physical)
