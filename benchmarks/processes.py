@@ -96,9 +96,9 @@ def _look(root: int, seen: dict[int, Process]) -> None:
         elif kind == "daemon" and "jobs/embed.py" in _read_command(pid):  # a child of spark-submit's JVM
             kind = "driver"
         process = seen.setdefault(pid, Process(pid, kind))
-        if process.kind == "driver":  # a process that is ending has no command line any more
-            process.kind = kind
-        kind = process.kind
+        if not _read_command(pid):  # it is ending
+            kind = process.kind
+        process.kind = kind
         process.samples.append((cpu_s, rss_bytes))
         below = {"driver": "driver", "jvm": "daemon", "daemon": "worker", "worker": "worker"}[kind]
         pending += [(child, below) for child in children.get(pid, ())]
