@@ -50,6 +50,11 @@ def hadoop_settings(spark: SparkSession) -> Any:
     return context_of(spark)._jsc.hadoopConfiguration()
 
 
+def add_jar(spark: SparkSession, path: str) -> None:
+    """Let executors in other processes fetch a jar from the driver, before their next task."""
+    context_of(spark)._jsc.addJar(path)
+
+
 def stop_jvm_context(spark: SparkSession) -> None:
     """Stop the JVM's half of the context."""
     context_of(spark)._jsc.stop()
