@@ -121,7 +121,7 @@ def _refusal(uri: str) -> str:
         inside = path if path.startswith("/Volumes/") else f"/dbfs{path}"
         return f"give the path by which Databricks shows it as a folder, {inside}"
     which = "another machine's file:" if scheme.lower() == "file" else f"{scheme}:"
-    return f"{which} is not read; only local paths (a mounted store's, too), file: URIs and s3:// (or s3a://) are"
+    return f"{which} is not read; only local paths (a mounted store's, too), file: and s3:// (or s3a://) are"
 
 
 def _s3_folder(uri: str, flag: str) -> str:

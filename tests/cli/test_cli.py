@@ -95,6 +95,9 @@ def test_prod_logs_json_lines_and_a_failed_job_has_its_exit_code(shards, tmp_pat
             2,
             "--input_dir /no/such: there is no such folder",
         ),
+        (["--input_dir", "/usr", "--output_dir", "/etc/passwd"], {}, 2, "/etc/passwd: is a file"),
+        (["--input_dir", "dbfs:/in", "--output_dir", "b"], {}, 2, "shows it as a folder, /dbfs/in"),
+        (["--input_dir", "/usr", "--output_dir", "hdfs:/b"], {}, 2, "--output_dir hdfs:/b: hdfs: is not"),
     ],
 )
 def test_what_is_wrong_is_one_line_with_an_exit_code(argv, environ, code, words, tmp_path):
