@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any, TypeVar
 
 from pyspark import Accumulator, AccumulatorParam, SparkConf, SparkContext
@@ -38,6 +40,18 @@ def reach_jvm() -> None:
 def is_local(spark: SparkSession) -> bool:
     """Say whether tasks run in this machine's one JVM."""
     return str(context_of(spark).master).startswith("local[")
+
+
+def use_own_python() -> None:
+    """Let a context's workers on this machine run the Python that runs here, where nobody has named one.
+
+    By itself PySpark takes the python3 of the PATH, which without an activated environment is another one.
+    """
+    context = SparkContext._active_spark_context
+    if context is None or "PYSPARK_PYTHON" in os.environ or context.getConf().get("spark.pyspark.python"):
+        return
+    if str(context.master).startswith("local") and not str(context.master).startswith("local-cluster"):
+        context.pythonExec = sys.executable
 
 
 def jvm_of(spark: SparkSession) -> Any:
