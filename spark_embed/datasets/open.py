@@ -15,10 +15,10 @@ from spark_embed.datasets.index.image_folder import make_folder_index
 from spark_embed.datasets.index.make import Index, make_index
 from spark_embed.datasets.parquet import ParquetSource
 from spark_embed.datasets.shards import BadShard, Shard, hive_columns, open_shards
-from spark_embed.errors import ConfigError, StorageError
+from spark_embed.errors import StorageError
 from spark_embed.schema import IMAGE
 from spark_embed.spark.session import Session
-from spark_embed.storage import folder_path, is_file, is_folder
+from spark_embed.storage import existing_folder
 
 
 def check_input(config: Config) -> str:
@@ -27,13 +27,7 @@ def check_input(config: Config) -> str:
     Raises:
         ConfigError: it is no folder.
     """
-    root = folder_path(config.input_dir, "--input_dir")
-    if not is_folder(root):
-        found = (
-            "this is a file; give the folder that it is in" if is_file(root) else "there is no such folder"
-        )
-        raise ConfigError(f"--input_dir {root}: {found}")
-    return root
+    return existing_folder(config.input_dir, "--input_dir")
 
 
 def find_layout(config: Config) -> Layout:

@@ -22,7 +22,14 @@ from pyspark.sql import SparkSession
 from spark_embed.config import Config
 from spark_embed.errors import ConfigError
 from spark_embed.load_config import conf_folder, read_properties
-from spark_embed.spark.context import context_of, is_local, reach_jvm, start_context, stop_jvm_context
+from spark_embed.spark.context import (
+    context_of,
+    is_local,
+    reach_jvm,
+    start_context,
+    stop_jvm_context,
+    use_own_python,
+)
 from spark_embed.spark.early_daemon import is_spark_configured, start_early_daemon, stop_early_daemon
 from spark_embed.spark.handover import ADDRESS
 from spark_embed.spark.s3.jars import on_class_path
@@ -58,6 +65,7 @@ def make_session(config: Config, started: Callable[[], None] = lambda: None) -> 
     """
     if (active := SparkSession.getActiveSession()) is not None:
         check_workers(active, config.num_workers)
+        use_own_python()
         adopt_session(active, config)
         return active
     jars = bring_jars(config)
@@ -87,6 +95,7 @@ def as_session(spark: SparkSession | Session, config: Config) -> Session:
     """
     if not isinstance(spark, SparkSession):
         return spark
+    use_own_python()
     adopt_session(spark, config)
     return lambda: spark
 
