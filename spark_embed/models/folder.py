@@ -1,15 +1,12 @@
-"""A recipe's source -> a folder on this machine, its config.json, the files of its weights and their hash.
+"""A recipe's source -> a folder on this machine, and its config.json.
 
-Knows the hub and S3, and no network: what the files mean is checkpoint.py's.
+Knows the hub and S3, and no network: what the files mean is checkpoint.py's, which are weights weights.py's.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import huggingface_hub
@@ -19,12 +16,7 @@ from spark_embed import storage
 from spark_embed.errors import ModelError, StorageError, one_line
 from spark_embed.models import Recipe
 from spark_embed.models.local_copy import copy_folder
-
-# One file, or numbered ones.
-_SAFETENSORS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
-_PICKLED = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin")
-_PICKLE_SUFFIXES = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
-_HASH_CHUNK_BYTES = 1 << 22
+from spark_embed.models.weights import choose_weights
 
 HUB_ERRORS: tuple[type[Exception], ...] = tuple(
     error
@@ -83,8 +75,13 @@ def _copy(recipe: Recipe) -> str:
             raise ModelError(f"--model_directory {source}: there is no such folder, or it holds only folders")
         if "config.json" not in files:
             raise _no_config(source)
+
+        def read(name: str) -> str:
+            return storage.read_text(f"{source}/{name}") or ""
+
+        weights = choose_weights(files, read, parse_config(read("config.json"), source), recipe)
         suffixes = (".json", ".py") if recipe.trust_remote_code else (".json",)
-        wanted = {name for name in files if name.endswith(suffixes)}.union(_choose_weights(files, recipe))
+        wanted = {name for name in files if name.endswith(suffixes)}.union(weights)
         return copy_folder(source, [files[name] for name in sorted(wanted)])
     except StorageError as exc:
         detail = str(exc).removeprefix(f"{source}: ")
@@ -97,16 +94,30 @@ def read_config(folder: str, source: str) -> dict[str, Any]:
     Raises:
         ModelError: it is missing, not JSON, or not an object.
     """
-    path = os.path.join(folder, "config.json")
     try:
-        with open(path, encoding="utf-8") as file:
-            config = json.load(file)
+        with open(os.path.join(folder, "config.json"), encoding="utf-8") as file:
+            return parse_config(file.read(), source)
     except FileNotFoundError as exc:
         raise _no_config(source) from exc
-    except (OSError, ValueError, RecursionError) as exc:
+    except (OSError, ValueError) as exc:
         raise ModelError(f"--model_directory {source}: config.json cannot be read: {one_line(exc)}") from exc
+
+
+def parse_config(text: str, source: str) -> dict[str, Any]:
+    """Return a config.json's object.
+
+    Raises:
+        ModelError: it is no JSON, or no object; or a Git LFS pointer.
+    """
+    where = f"--model_directory {source}: config.json"
+    if storage.is_lfs_pointer(text[:64].encode()):
+        raise ModelError(f"{where} is {storage.LFS_POINTER}")
+    try:
+        config = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise ModelError(f"{where} cannot be read: {one_line(exc)}") from exc
     if not isinstance(config, dict):
-        raise ModelError(f"--model_directory {source}: config.json is not an object")
+        raise ModelError(f"{where} is not an object")
     return config
 
 
@@ -115,48 +126,3 @@ def _no_config(source: str) -> ModelError:
         f"--model_directory {source}: no config.json in it; expected a folder in Hugging Face layout "
         "(config.json, model.safetensors, preprocessor_config.json)"
     )
-
-
-def find_weights(folder: str, recipe: Recipe) -> list[str]:
-    """Return the files that will be loaded; a repository may hold others, of open_clip for example.
-
-    Raises:
-        ModelError: there are none, or only pickled ones that the recipe does not allow.
-    """
-    try:
-        names = os.listdir(folder)
-    except OSError as exc:
-        raise ModelError(f"--model_directory {recipe.source}: cannot be listed: {one_line(exc)}") from exc
-    return [os.path.join(folder, name) for name in _choose_weights(names, recipe)]
-
-
-def _choose_weights(names: Iterable[str], recipe: Recipe) -> list[str]:
-    names = sorted(names)
-    weights = [name for name in names if _SAFETENSORS.fullmatch(name)]
-    if not weights:
-        pickled = [name for name in names if name.endswith(_PICKLE_SUFFIXES)]
-        if pickled and not recipe.allow_pickle_weights:
-            raise ModelError(
-                f"--model_directory {recipe.source}: only pickled weights ({', '.join(pickled)}); "
-                "convert them to model.safetensors, or accept them with --allow_pickle_weights"
-            )
-        weights = [name for name in pickled if _PICKLED.fullmatch(name)]
-    if not weights:
-        # not downloaded from a hub without the flag, so there may be some
-        hint = " or pytorch_model.bin" if recipe.allow_pickle_weights else "; pickled: --allow_pickle_weights"
-        raise ModelError(f"--model_directory {recipe.source}: no weights in it (model.safetensors{hint})")
-    return weights
-
-
-def hash_files(paths: Sequence[str]) -> str:
-    """Return the sha256, in hex, of the files one after the other.
-
-    Raises:
-        OSError: one of them cannot be read.
-    """
-    digest = hashlib.sha256()
-    for path in paths:
-        with open(path, "rb") as file:
-            while block := file.read(_HASH_CHUNK_BYTES):
-                digest.update(block)
-    return digest.hexdigest()

@@ -16,13 +16,16 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
+from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from spark_embed.errors import ModelError, one_line
 from spark_embed.models import Recipe
-from spark_embed.models.folder import HUB_ERRORS, find_folder, find_weights, hash_files, read_config
+from spark_embed.models.folder import HUB_ERRORS, find_folder, read_config
 from spark_embed.models.registry import EMBEDDED_MODEL
 from spark_embed.models.vision.efficientnet_lite0 import open_embedded
-from spark_embed.models.vision.families import FAMILIES, Checkpoint, find_family
+from spark_embed.models.vision.families import FAMILIES, Checkpoint, Family, find_family
+from spark_embed.models.weights import find_weights, hashed
 from spark_embed.storage import is_s3
 
 LIBRARY_ERRORS: tuple[type[Exception], ...] = (
@@ -64,14 +67,10 @@ def open_checkpoint(recipe: Recipe) -> Checkpoint:
     folder, revision = find_folder(recipe)
     config = read_config(folder, recipe.source)
     family = find_family(_model_type(config), recipe.source)
-    weights = find_weights(folder, recipe)
+    weights = find_weights(folder, config, recipe)
     try:
-        if family is FAMILIES["timm_wrapper"]:
-            _check_timm_config(config)
-            network, missing = _load_timm_network(folder, weights)
-        else:
-            network, missing = _load_network(folder, family.network, family.network_options(config), recipe)
-        network, weights_sha256 = network.float().eval(), hash_files(weights)
+        with hashed(weights) as weights_sha256:
+            network, missing = _load_network(folder, config, family, load_weights(weights), recipe)
     except LIBRARY_ERRORS as exc:
         raise ModelError(f"--model_directory {recipe.source}: cannot be loaded: {one_line(exc)}") from exc
     if missing:
@@ -80,12 +79,12 @@ def open_checkpoint(recipe: Recipe) -> Checkpoint:
             f"have them in another shape ({', '.join(missing[:3])}); are they of this model?"
         )
     return Checkpoint(
-        network=network,
+        network=network.float().eval(),
         processor=load_processor(folder, recipe),
         family=family,
         name=_name(recipe, folder, revision),
         revision=revision,
-        weights_sha256=weights_sha256,
+        weights_sha256=weights_sha256.result(),
     )
 
 
@@ -118,14 +117,35 @@ def _model_type(config: dict[str, Any]) -> str:
     return str(config.get("model_type"))
 
 
+def load_weights(paths: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Return the tensors of all files; of a name that two of them hold, the last."""
+    state: dict[str, torch.Tensor] = {}
+    for path in paths:
+        if path.endswith(".bin"):
+            state |= torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            state |= load_file(path)
+    return state
+
+
 def _load_network(
-    folder: str, class_name: str, options: dict[str, Any], recipe: Recipe
+    folder: str, config: dict[str, Any], family: Family, state: dict[str, torch.Tensor], recipe: Recipe
 ) -> tuple[torch.nn.Module, list[str]]:
-    """Return the network and the names of its tensors that the weights do not fit."""
-    network, report = getattr(transformers, class_name).from_pretrained(
-        folder,
-        use_safetensors=None if recipe.allow_pickle_weights else True,
-        trust_remote_code=recipe.trust_remote_code,
+    """Return the network and the names of its tensors that the weights do not fit.
+
+    transformers is given the weights, and looks for no file itself: an index, an adapter or a config.json
+    could name others than those that are hashed.
+    """
+    if family is FAMILIES["timm_wrapper"]:
+        return _load_timm_network(folder, config, state)
+    network_class = _network_class(folder, config, family, recipe)
+    read, options = network_class.config_class.from_pretrained(
+        folder, return_unused_kwargs=True, **family.network_options(config)
+    )
+    network, report = network_class.from_pretrained(
+        None,
+        config=read,
+        state_dict=state,
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # reported instead, with their names
         **options,
@@ -133,6 +153,16 @@ def _load_network(
     # names up to transformers 4, (name, shape, shape) from 5 on
     mismatched = {key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]}
     return network, sorted(mismatched.union(report["missing_keys"]))
+
+
+def _network_class(folder: str, config: dict[str, Any], family: Family, recipe: Recipe) -> Any:
+    """Return transformers' class of the network, or the folder's own where it has one that may run."""
+    if family.network != "AutoModel":
+        return getattr(transformers, family.network)
+    own = config.get("auto_map") or {}
+    if recipe.trust_remote_code and "AutoModel" in own:
+        return get_class_from_dynamic_module(own["AutoModel"], folder)
+    return getattr(transformers, MODEL_MAPPING_NAMES[config["model_type"]])
 
 
 def _check_timm_config(config: dict[str, Any]) -> None:
@@ -149,19 +179,16 @@ def _check_timm_config(config: dict[str, Any]) -> None:
         raise ValueError(f"config.json: model_args may not hold {', '.join(refused)}: weights come from here")
 
 
-def _load_timm_network(folder: str, weights: Sequence[str]) -> tuple[torch.nn.Module, list[str]]:
+def _load_timm_network(
+    folder: str, config: dict[str, Any], state: dict[str, torch.Tensor]
+) -> tuple[torch.nn.Module, list[str]]:
     """Do the same for a timm folder.
 
     Not by from_pretrained: transformers 4 builds the network without memory, and then has nothing for the
     buffers that a checkpoint does not hold, such as Swin's position index.
     """
+    _check_timm_config(config)
     network = transformers.TimmWrapperModel(transformers.TimmWrapperConfig.from_pretrained(folder))
-    state: dict[str, torch.Tensor] = {}
-    for path in weights:
-        if path.endswith(".safetensors"):
-            state |= load_file(path)
-        else:
-            state |= torch.load(path, map_location="cpu", weights_only=True)
     state = {name.removeprefix("timm_model."): tensor for name, tensor in state.items()}
     report = network.timm_model.load_state_dict(state, strict=False)
     return network, sorted(report.missing_keys)
