@@ -35,17 +35,34 @@ def find_folder(recipe: Recipe) -> tuple[str, str | None]:
     Raises:
         ModelError: there is no such folder, the hub or S3 does not give it, or a folder has a revision.
     """
-    source = os.path.expanduser(recipe.source)
-    if storage.is_s3(source) or os.path.isdir(source):
-        if recipe.revision:
-            raise ModelError(
-                f"--revision {recipe.revision}: only a hub id has one, {recipe.source} is a folder"
-            )
-        return _copy(recipe) if storage.is_s3(source) else source, None
-    if os.path.isabs(source) or source.startswith(".") or source.count("/") > 1:
-        raise ModelError(f"--model_directory {recipe.source}: there is no such folder")
+    if folder := local_folder(recipe):
+        return folder, None
+    if storage.is_s3(recipe.source):
+        return _copy(recipe), None
     folder = _download(recipe)
     return folder, os.path.basename(folder)
+
+
+def local_folder(recipe: Recipe) -> str | None:
+    """Return the folder that a recipe names, if it is one of this machine and neither in S3 nor a hub id.
+
+    Raises:
+        ModelError: there is no such folder, or a folder has a revision.
+    """
+    source = os.path.expanduser(recipe.source)
+    if (storage.is_s3(source) or os.path.isdir(source)) and recipe.revision:
+        raise ModelError(f"--revision {recipe.revision}: only a hub id has one, {recipe.source} is a folder")
+    if storage.is_s3(source):
+        return None
+    if os.path.isdir(source):
+        return source
+    if os.path.isabs(source) or source.startswith(".") or source.count("/") > 1:
+        is_file = os.path.isfile(source)
+        raise ModelError(
+            f"--model_directory {recipe.source}: "
+            + ("is a file; expected the folder that holds it" if is_file else "there is no such folder")
+        )
+    return None
 
 
 def _download(recipe: Recipe) -> str:
@@ -79,7 +96,11 @@ def _copy(recipe: Recipe) -> str:
         def read(name: str) -> str:
             return storage.read_text(f"{source}/{name}") or ""
 
-        weights = choose_weights(files, read, parse_config(read("config.json"), source), recipe)
+        try:
+            config = parse_object(read("config.json"))
+        except ValueError as exc:
+            raise ModelError(f"--model_directory {source}: config.json {one_line(exc)}") from exc
+        weights = choose_weights(files, read, config, recipe)
         suffixes = (".json", ".py") if recipe.trust_remote_code else (".json",)
         wanted = {name for name in files if name.endswith(suffixes)}.union(weights)
         return copy_folder(source, [files[name] for name in sorted(wanted)])
@@ -95,30 +116,38 @@ def read_config(folder: str, source: str) -> dict[str, Any]:
         ModelError: it is missing, not JSON, or not an object.
     """
     try:
-        with open(os.path.join(folder, "config.json"), encoding="utf-8") as file:
-            return parse_config(file.read(), source)
+        return read_object(os.path.join(folder, "config.json"))
     except FileNotFoundError as exc:
         raise _no_config(source) from exc
     except (OSError, ValueError) as exc:
-        raise ModelError(f"--model_directory {source}: config.json cannot be read: {one_line(exc)}") from exc
+        raise ModelError(f"--model_directory {source}: config.json {one_line(exc)}") from exc
 
 
-def parse_config(text: str, source: str) -> dict[str, Any]:
-    """Return a config.json's object.
+def read_object(path: str) -> dict[str, Any]:
+    """Return the object in a JSON file.
 
     Raises:
-        ModelError: it is no JSON, or no object; or a Git LFS pointer.
+        OSError, ValueError: it cannot be read, or holds none; a ValueError's text says what is wrong with it.
     """
-    where = f"--model_directory {source}: config.json"
+    with open(path, encoding="utf-8") as file:
+        return parse_object(file.read())
+
+
+def parse_object(text: str) -> dict[str, Any]:
+    """Do the same for the file's text.
+
+    Raises:
+        ValueError: as `read_object`.
+    """
     if storage.is_lfs_pointer(text[:64].encode()):
-        raise ModelError(f"{where} is {storage.LFS_POINTER}")
+        raise ValueError(f"is {storage.LFS_POINTER}")
     try:
-        config = json.loads(text)
+        values = json.loads(text)
     except (ValueError, RecursionError) as exc:
-        raise ModelError(f"{where} cannot be read: {one_line(exc)}") from exc
-    if not isinstance(config, dict):
-        raise ModelError(f"{where} is not an object")
-    return config
+        raise ValueError(f"cannot be read: {exc}") from exc
+    if not isinstance(values, dict):
+        raise ValueError("is not an object")
+    return values
 
 
 def _no_config(source: str) -> ModelError:

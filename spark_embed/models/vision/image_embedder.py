@@ -28,6 +28,9 @@ from spark_embed.schema import EMBEDDING, EMBEDDING_RESULTS
 _CHANNELS_LAST = {"input_data_format": "channels_last"}
 _START_ERRORS: tuple[type[Exception], ...] = (*LIBRARY_ERRORS, ImageError)
 
+# ViT-B/32 in float32 on one core: 0.10 s an image with 4 at once, as with 16; 0.13 s one by one.
+_REFERENCE_ROWS = 4
+
 MAX_ASPECT_RATIO = 20
 """Up to this ratio of its edges transformers may resize an image: it resizes the whole before it crops, and
 that takes gigabytes at 6000 x 2."""
@@ -226,10 +229,15 @@ class ImageEmbedder:
                 inputs = {"pixel_values": self.preprocessing.normalize(self._on_device(batch), self._dtype)}
                 vectors = self.forward(inputs).cpu()
             else:
-                vectors = self._forward_by_shape(batch)
+                vectors = self.forward_by_shape(batch)
         return _checked(vectors, normalize=self.recipe.normalize)
 
-    def _forward_by_shape(self, batch: Sequence[dict[str, torch.Tensor]]) -> torch.Tensor:
+    def forward_by_shape(self, batch: Sequence[dict[str, torch.Tensor]]) -> torch.Tensor:
+        """Run the network on what its own processor has prepared, image by image, which may differ in shape.
+
+        Returns:
+            float32 (n, dim) on the CPU, in order, not normalised.
+        """
         rows_by_shape: dict[tuple[torch.Size, ...], list[int]] = {}
         for row, item in enumerate(batch):
             rows_by_shape.setdefault(tuple(values.shape for values in item.values()), []).append(row)
@@ -312,5 +320,7 @@ class PlainTransformers:
         model, recipe = self._model, self._model.recipe
         if recipe.dtype != "float32" or model.n_folded or recipe.compile_rows:
             model = ImageEmbedder(replace(recipe, dtype="float32", compile_rows=None), fold=False)
+        items = [{name: values[0] for name, values in item.items()} for item in batch]
+        pieces = [items[start : start + _REFERENCE_ROWS] for start in range(0, len(items), _REFERENCE_ROWS)]
         with torch.inference_mode():
-            return np.concatenate([model.forward(item).cpu().numpy() for item in batch])
+            return np.concatenate([model.forward_by_shape(piece).numpy() for piece in pieces])
