@@ -74,7 +74,13 @@ def test_what_can_be_no_folder_in_s3_is_refused(uri):
 
 
 def test_only_what_is_read_is_fetched_and_code_only_where_it_may_run(clip_folder, upload):
-    for name in ("modeling.py", "open_clip_model.safetensors", "pytorch_model.bin", "x.onnx", "below/y.json"):
+    decoys = (
+        "open_clip_model.safetensors",
+        "model-00001-of-00001.safetensors",
+        "pytorch_model.bin",
+        "x.onnx",
+    )
+    for name in ("modeling.py", "below/y.json", *decoys):
         (clip_folder / name).parent.mkdir(exist_ok=True)
         (clip_folder / name).write_text("never read")
     uri = upload(clip_folder)
