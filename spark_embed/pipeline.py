@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 
 from spark_embed.config import Config
 from spark_embed.datasets import BadShard, find_layout
-from spark_embed.errors import ResumeError, StorageError
+from spark_embed.errors import BadShardsError, ResumeError, StorageError
 from spark_embed.output.folder import Output, check_output
 from spark_embed.output.lock.lock import OutputLock
 from spark_embed.output.summary import RunSummary
@@ -56,6 +56,7 @@ def run(spark: SparkSession | Session, config: Config, clock: Clock | None = Non
         ConfigError: an option or the input cannot be used.
         ModelError: the model cannot be used, or its parity is below a limit that was told to fail.
         StorageError: reading or writing failed, or rows went missing.
+        BadShardsError: shards cannot be read; all others are done (--fail_on_bad_shard).
         ErrorBudgetExceeded: more rows are errors than --max_error_fraction allows.
         ResumeError: another run is at work in the folder, or what stands there is of another model.
     """
@@ -84,14 +85,15 @@ def run(spark: SparkSession | Session, config: Config, clock: Clock | None = Non
         with clock.measure("embed"):
             unreadable = embed(context, plan, binding, publisher, progress) if binding else []
         bad = (*plan.source.bad, *unreadable)
-        if config.output_files:
-            check_bad_shards(config, bad)  # while they can still be added
+        if config.output_files and bad and config.fail_on_bad_shard:
+            raise bad_shards_error(bad, "one file takes no more rows later, so it is not published yet")
         with clock.measure("publish"):
             progress.publishing()
             ledger = publisher.finish(unreadable)
         summary = summarize(context, RunResult(plan, record, ledger, publisher.of_this_run, bad, binding))
         progress.done()
-    check_bad_shards(config, bad)
+    if bad and config.fail_on_bad_shard:
+        raise bad_shards_error(bad, "all others are done and published", summary.text())
     return summary
 
 
@@ -135,17 +137,13 @@ def summarize(context: RunContext, result: RunResult) -> RunSummary:
     return summary
 
 
-def check_bad_shards(config: Config, bad: Sequence[BadShard]) -> None:
-    """Refuse to call it done where shards could not be read, with --fail_on_bad_shard.
-
-    Raises:
-        StorageError: there are such shards.
-    """
-    if bad and config.fail_on_bad_shard:
-        raise StorageError(
-            f"{len(bad):,} shards cannot be read (--fail_on_bad_shard), all others are done; the first, "
-            f"{bad[0].name}: {bad[0].reason}"
-        )
+def bad_shards_error(bad: Sequence[BadShard], others: str, summary: str = "") -> BadShardsError:
+    """Return what to raise in the end, where not every row is there: exit code 0 says that each is."""
+    return BadShardsError(
+        f"{len(bad):,} shards cannot be read; {others}; the first, {bad[0].name}: {bad[0].reason}; mend or "
+        "remove them and start the same command again (--fail_on_bad_shard false: do without them)",
+        summary,
+    )
 
 
 def _nothing_done(result: RunResult) -> str:
