@@ -86,7 +86,9 @@ def run(spark: SparkSession | Session, config: Config, clock: Clock | None = Non
             unreadable = embed(context, plan, binding, publisher, progress) if binding else []
         bad = (*plan.source.bad, *unreadable)
         if config.output_files and bad and config.fail_on_bad_shard:
-            raise bad_shards_error(bad, "one file takes no more rows later, so it is not published yet")
+            raise bad_shards_error(
+                bad, "all others are done, and the one file (--output_files) waits for them"
+            )
         with clock.measure("publish"):
             progress.publishing()
             ledger = publisher.finish(unreadable)

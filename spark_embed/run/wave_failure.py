@@ -22,6 +22,12 @@ _ROW_BYTES = 300  # of a row's other columns, about
 _MODEL_ERROR = re.compile(rf"{ModelError.__module__}\.ModelError: (.*)")  # in a worker's traceback
 
 
+# A worker that says so has read what the store has whole; a file that is gone is gone.
+_ABOUT_CONTENT = re.compile(
+    rf"^(?:Caused by: )?(?:{StorageError.__module__}\.StorageError|org\.apache\.parquet\.[\w.$]+Exception"
+    r"|org\.apache\.hadoop\.fs\.ChecksumException|java\.io\.FileNotFoundException)\b",
+    re.MULTILINE,
+)
 _BAD_CHECKSUM = "org.apache.hadoop.fs.ChecksumException: "
 
 
@@ -30,11 +36,15 @@ class PassingStorageError(StorageError):
 
 
 class UnreadableShardsError(Exception):
-    """Some shards made a wave fail."""
+    """Some shards made a wave fail.
 
-    def __init__(self, bad: Sequence[BadShard]) -> None:
+    `is_certain`: by what they hold, so that to read them once more is no use.
+    """
+
+    def __init__(self, bad: Sequence[BadShard], *, is_certain: bool) -> None:
         super().__init__(f"{len(bad)} shards cannot be read")
         self.bad = bad
+        self.is_certain = is_certain
 
 
 def explain_failure(
@@ -57,7 +67,7 @@ def explain_failure(
     if failure := explain_store_failure(exc):
         return failure
     bad = _shards_in(text, binding.source, units)
-    return UnreadableShardsError(bad) if bad else exc
+    return UnreadableShardsError(bad, is_certain=_ABOUT_CONTENT.search(text) is not None) if bad else exc
 
 
 def explain_store_failure(exc: Exception) -> StorageError | None:

@@ -144,7 +144,7 @@ class _Loop:
         try:
             marker = future.result()
         except UnreadableShardsError as exc:
-            self._leave_out(wave, exc.bad)
+            self._leave_out(wave, exc)
             return None
         except PassingStorageError as exc:
             self._n_store_failures += 1
@@ -164,22 +164,24 @@ class _Loop:
         self._context.done(marker)
         return None
 
-    def _leave_out(self, wave: Wave, named: Sequence[BadShard]) -> None:
-        """Do a failed wave again: what made it fail by itself, and not any more where that has been tried."""
-        for shard in named:
-            if shard.name in self._suspects:
-                logger.warning(
-                    "shard %s is left out, because it cannot be read: %s", shard.name, shard.reason
-                )
-            else:
+    def _leave_out(self, wave: Wave, told: UnreadableShardsError) -> None:
+        """Do a failed wave again without the shards that made it fail.
+
+        Of one that may have failed only this once, the rows get a wave of their own first.
+        """
+        names = {shard.name for shard in told.bad}
+        bad = names if told.is_certain else names & self._suspects
+        self._suspects |= names
+        for shard in told.bad:
+            if shard.name not in bad:
                 logger.warning("shard %s is read once more, by itself: %s", shard.name, shard.reason)
-        bad = {shard.name for shard in named} & self._suspects
-        again = {shard.name for shard in named} - bad
-        self._suspects |= again
-        self._bad += (shard for shard in named if shard.name in bad)
+                continue
+            logger.warning("shard %s is left out, because it cannot be read: %s", shard.name, shard.reason)
+            self._bad.append(shard)
         self._queue = deque(unit for unit in self._queue if unit.shard.name not in bad)
-        others = tuple(unit for unit in wave.units if unit.shard.name not in bad | again)
-        self._again(wave, others, tuple(unit for unit in wave.units if unit.shard.name in again))
+        others = (unit for unit in wave.units if unit.shard.name not in names)
+        again = (unit for unit in wave.units if unit.shard.name in names - bad)
+        self._again(wave, tuple(others), tuple(again))
 
     def _again(self, wave: Wave, *parts: tuple[Unit, ...]) -> None:
         self._ready += (replace(wave, units=units) for units in parts if units)
@@ -288,4 +290,4 @@ def _check_shards(data: WaveData, units: Sequence[Unit]) -> None:
         if (found := data.n_rows_by_shard.get(name, 0)) != n_rows
     ]
     if bad:
-        raise UnreadableShardsError(bad)
+        raise UnreadableShardsError(bad, is_certain=True)

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from spark_embed.errors import StorageError
+from spark_embed.errors import BadShardsError, StorageError
 from spark_embed.run import waves
 from spark_embed.run.wave import run_wave
 
@@ -66,8 +66,11 @@ def test_why_a_shard_is_left_out_is_said_at_once_and_kept(
     embed, folder, photo_bytes, before_the_first_wave, log
 ):
     before_the_first_wave(lambda: replace_shard(folder / NAMES[1], photo_bytes))
-    with pytest.raises(StorageError, match=r"1 shards .*--fail_on_bad_shard.* all others are done.*00001"):
+    with pytest.raises(
+        BadShardsError, match=r"1 shards .*all others are done and published; .*00001"
+    ) as told:
         embed(folder, fail_on_bad_shard=True)
+    assert "18 rows: 16 embedded" in told.value.summary
     reason = f"{folder}/{NAMES[1]} changed while it was being read"
     (warning,) = (record for record in log.records if "is left out" in record.message)
     assert (warning.levelname, warning.name) == ("WARNING", "spark_embed.run.waves")

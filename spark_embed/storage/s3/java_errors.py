@@ -44,7 +44,7 @@ _KEYS_REFUSED = re.compile(rf"\b({'|'.join(sorted(REFUSED_KEYS))})\b")
 
 # Indented are those that were suppressed; behind "Lost task" stands what an executor threw.
 _EXCEPTION = re.compile(
-    r"^(?:Caused by: |: |.*Lost task .*?\): )?((?:[A-Za-z_]\w*\.)+[A-Z][\w$]*)(?:: (.*))?$"
+    r"^(?:.*Lost task .*?\): |Caused by: |: )?((?:[A-Za-z_]\w*\.)+[A-Z][\w$]*)(?:: (.*))?$"
 )
 _FRAME = re.compile(r"^\s+at (?:[^\s(]*/)?([\w.$]+)\.")
 _SUPPRESSED = re.compile(r"^\s+Suppressed: ")
