@@ -46,7 +46,7 @@ class S3UnsupportedError(S3Error):
 _BAD_KEYS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthFailure", "InvalidClientTokenId"}
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired", "RequestExpired"}
 REFUSED_KEYS = _BAD_KEYS | _EXPIRED
-_WRONG_REGION = {
+WRONG_REGION = {
     *("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"),
 }
 _CHANGED = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
@@ -109,7 +109,7 @@ def explain(response: dict[str, Any], path: str) -> S3Error:
         return S3ChangedError("it has changed meanwhile")
     if code in REFUSED_KEYS:
         return S3CredentialsError(said_of_keys(code))
-    if code in _WRONG_REGION or status == "301":
+    if code in WRONG_REGION or status == "301":
         there = headers.get("x-amz-bucket-region") or error.get("Region")
         return S3Error(
             f"the bucket {bucket} is in another region"
