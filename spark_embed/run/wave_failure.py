@@ -64,10 +64,11 @@ def explain_failure(
         return ModelError(f"{told[1].strip()} (on a worker; what is complete stays so)")
     if "No space left on device" in text or "Disk quota exceeded" in text:
         return _full_disk(root, n_rows * (binding.preflight.model.get("embedding_dim", 0) * 4 + _ROW_BYTES))
-    if failure := explain_store_failure(exc):
-        return failure
-    bad = _shards_in(text, binding.source, units)
-    return UnreadableShardsError(bad, is_certain=_ABOUT_CONTENT.search(text) is not None) if bad else exc
+    failure = store_failure(text)
+    if failure is None or failure.is_of_a_file:
+        if bad := _shards_in(text, binding.source, units):
+            return UnreadableShardsError(bad, is_certain=_ABOUT_CONTENT.search(text) is not None)
+    return explain_store_failure(exc) or exc  # of a file: one that the wave was writing
 
 
 def explain_store_failure(exc: Exception) -> StorageError | None:

@@ -214,6 +214,14 @@ def test_what_is_wrong_with_one_file_is_not_the_store_s(cause):
     assert "SQLSTATE" not in bad.reason
 
 
+def test_a_file_that_a_wave_was_writing_is_no_shard():
+    """Who ends an upload and hears no answer asks again, and finds none."""
+    lost = caused_by("java.io.FileNotFoundException: Aborting multipart upload on out/part-0.parquet", IN_S3A)
+    cause = caused_by("software.amazon.awssdk.services.s3.model.NoSuchUploadException: (Status Code: 404)")
+    told = explain(lost.removeprefix("Caused by") + cause, "a.parquet")
+    assert isinstance(told, PassingStorageError)
+
+
 def test_a_line_of_code_is_no_failure():
     text = traceback_of(ModelError("no model")) + "\n    self._credentials = find_credentials(bucket)"
     assert store_failure(text) is None

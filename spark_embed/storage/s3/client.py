@@ -135,7 +135,7 @@ def _make_client(session: Any, *, anonymous: bool, impatient: bool) -> Any:
     except ValueError as exc:  # botocore's, for what is no URL
         raise S3Error("AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL is no http:// or https:// address") from exc
     if s3_endpoint():
-        client.meta.events.register("needs-retry.s3", _refuse_other_region)
+        client.meta.events.register_first("needs-retry.s3", _refuse_other_region)  # before the SDK looks
     client.meta.events.register("needs-retry.s3", pause_before_retry)
     client.meta.events.register("before-send.s3", _count_request)
     return client

@@ -38,7 +38,12 @@ _LASTING = {
     *("AWSBadRequestException", "AWSRedirectException", "AWSUnsupportedFeatureException"),
     *("UnknownStoreException", "InstantiationIOException", "NoSuchBucketException"),
     *("CredentialInitializationException", "NoAuthWithAWSException", "NoAwsCredentialsException"),
-    *("AuditFailureException", "AuditOperationRejectedException", "DelegationTokenIOException"),
+    *(
+        "AccessDeniedException",
+        "AuditFailureException",
+        "AuditOperationRejectedException",
+        "DelegationTokenIOException",
+    ),
 }
 _KEYS_REFUSED = re.compile(rf"\b({'|'.join(sorted(REFUSED_KEYS))})\b")
 
@@ -56,10 +61,12 @@ class StoreFailure(NamedTuple):
 
     Attributes:
         is_passing: another attempt may not meet it.
+        is_of_a_file: it is about one object, which is not there, denied, or another one by now.
     """
 
     line: str
     is_passing: bool
+    is_of_a_file: bool = False
 
 
 @dataclass
@@ -87,7 +94,7 @@ class _Thrown:
 
 
 def store_failure(text: str) -> StoreFailure | None:
-    """Return what made a Spark job fail if it was the store; None if it was not, or was about one file in it.
+    """Return what made a Spark job fail if it was the store; None if it was not.
 
     Args:
         text: of the failure: a stack trace of Java, and in it maybe the traceback of a Python worker.
@@ -102,10 +109,10 @@ def store_failure(text: str) -> StoreFailure | None:
         return None
     if refused := _KEYS_REFUSED.search(" ".join(one.text for one in chain)):  # before a file that is denied
         return StoreFailure(said_of_keys(refused[1]), is_passing=False)
-    if any(one.is_of_a_file for one in chain):
-        return None
     told = one_line(f"{ours[-1].short_name}: {ours[-1].text}")
-    return StoreFailure(told, is_passing=not any(one.short_name in _LASTING for one in ours))
+    is_of_a_file = any(one.is_of_a_file for one in chain)
+    is_lasting = any(one.short_name in _LASTING for one in chain)
+    return StoreFailure(told, is_passing=not is_lasting, is_of_a_file=is_of_a_file)
 
 
 def root_cause(text: str) -> str | None:
