@@ -150,7 +150,9 @@ class Config(ModelOptions):
         False, "Input", "know a replaced shard by its content, not by size and modification time"
     )
     fail_on_bad_shard: bool = _option(
-        False, "Input", "exit with an error if a shard could not be read, once the others are done"
+        True,
+        "Input",
+        "end with exit code 8 if a shard could not be read, once the others are done; false: with 0",
     )
     max_error_fraction: float | None = _option(
         None, "Input", "stop when more of the rows than this (0 to 1) are errors; default: never", ge=0, le=1

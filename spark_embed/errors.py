@@ -106,16 +106,38 @@ class VerifyError(SparkEmbedError):
     exit_code = 7
 
 
+class BadShardsError(SparkEmbedError):
+    """Shards of the input could not be read; all others are done.
+
+    `summary`: of the run, for a person; empty where it has published nothing.
+    """
+
+    exit_code = 8
+
+    def __init__(self, message: str, summary: str = "") -> None:
+        super().__init__(message)
+        self.summary = summary
+
+
+class SparkLostError(SparkEmbedError):
+    """Spark's JVM has ended in the middle of the run."""
+
+    exit_code = 9
+
+
 EXIT_CODES: dict[int, str] = {
     0: "done; every input row is in embeddings.parquet or in errors.parquet",
     1: "the Spark job failed, or a bug: the lines above say which",
     ConfigError.exit_code: "an option or the input cannot be used; nothing was written",
     ModelError.exit_code: "the model cannot be used; what was complete before stays so",
-    StorageError.exit_code: "reading the input or writing the output failed",
+    StorageError.exit_code: "reading the input or writing the output failed; once it is possible, the same "
+    "command goes on",
     ErrorBudgetExceeded.exit_code: "more images failed than --max_error_fraction allows",
     ResumeError.exit_code: "--output_dir is in use, or holds something that this run must not mix with; "
     "nothing was changed",
     VerifyError.exit_code: "spark-embed verify found something wrong",
+    BadShardsError.exit_code: "shards of the input cannot be read and are left out; all other rows are done",
+    SparkLostError.exit_code: "Spark's JVM has ended, killed or out of memory; the same command goes on",
     130: "interrupted (Ctrl-C or SIGTERM); the same command goes on",
 }
 

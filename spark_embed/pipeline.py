@@ -6,13 +6,13 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from py4j.protocol import Py4JError
+from py4j.protocol import Py4JError, Py4JNetworkError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from spark_embed.config import Config
 from spark_embed.datasets import BadShard, find_layout
-from spark_embed.errors import ResumeError, StorageError
+from spark_embed.errors import BadShardsError, ResumeError, SparkLostError, StorageError
 from spark_embed.output.folder import Output, check_output
 from spark_embed.output.lock.lock import OutputLock
 from spark_embed.output.summary import RunSummary
@@ -56,6 +56,8 @@ def run(spark: SparkSession | Session, config: Config, clock: Clock | None = Non
         ConfigError: an option or the input cannot be used.
         ModelError: the model cannot be used, or its parity is below a limit that was told to fail.
         StorageError: reading or writing failed, or rows went missing.
+        BadShardsError: shards cannot be read; all others are done (--fail_on_bad_shard).
+        SparkLostError: the JVM has ended.
         ErrorBudgetExceeded: more rows are errors than --max_error_fraction allows.
         ResumeError: another run is at work in the folder, or what stands there is of another model.
     """
@@ -70,7 +72,7 @@ def run(spark: SparkSession | Session, config: Config, clock: Clock | None = Non
     with (
         OutputLock(output.lock, output.root) as lock,
         deleted_unless_begun(output, lock, is_new=is_new),
-        as_storage_failure(lock),
+        as_known_failure(lock),
     ):
         context = RunContext(as_session(spark, config), config, clock, output, lock.check, lock.watch)
         with clock.measure("plan"):
@@ -85,14 +87,17 @@ def run(spark: SparkSession | Session, config: Config, clock: Clock | None = Non
         with clock.measure("embed"):
             unreadable = embed(context, plan, binding, publisher, progress) if binding else []
         bad = (*plan.source.bad, *unreadable)
-        if config.output_files:
-            check_bad_shards(config, bad)  # while they can still be added
+        if config.output_files and bad and config.fail_on_bad_shard:
+            raise bad_shards_error(
+                bad, "all others are done, and the one file (--output_files) waits for them"
+            )
         with clock.measure("publish"):
             progress.publishing()
             ledger = publisher.finish(unreadable)
         summary = summarize(context, RunResult(plan, record, ledger, publisher.of_this_run, bad, binding))
         progress.done()
-    check_bad_shards(config, bad)
+    if bad and config.fail_on_bad_shard:
+        raise bad_shards_error(bad, "all others are done and published", summary.text())
     return summary
 
 
@@ -136,17 +141,13 @@ def summarize(context: RunContext, result: RunResult) -> RunSummary:
     return summary
 
 
-def check_bad_shards(config: Config, bad: Sequence[BadShard]) -> None:
-    """Refuse to call it done where shards could not be read, with --fail_on_bad_shard.
-
-    Raises:
-        StorageError: there are such shards.
-    """
-    if bad and config.fail_on_bad_shard:
-        raise StorageError(
-            f"{len(bad):,} shards cannot be read (--fail_on_bad_shard), all others are done; the first, "
-            f"{bad[0].name}: {bad[0].reason}"
-        )
+def bad_shards_error(bad: Sequence[BadShard], others: str, summary: str = "") -> BadShardsError:
+    """Return what to raise in the end, where not every row is there: exit code 0 says that each is."""
+    return BadShardsError(
+        f"{len(bad):,} shards cannot be read; {others}; the first, {bad[0].name}: {bad[0].reason}; mend or "
+        "remove them and start the same command again (--fail_on_bad_shard false: do without them)",
+        summary,
+    )
 
 
 def _nothing_done(result: RunResult) -> str:
@@ -160,17 +161,23 @@ def _nothing_done(result: RunResult) -> str:
 
 
 @contextmanager
-def as_storage_failure(lock: OutputLock) -> Iterator[None]:
-    """Tell a Spark job that fails in a `with` block by what is wrong with the storage, if anything is.
+def as_known_failure(lock: OutputLock) -> Iterator[None]:
+    """Tell a failure of Spark in a `with` block by what is wrong with storage or JVM, if anything is.
 
     Raises:
         StorageError: the output folder cannot be written to, or S3 failed.
         ResumeError: it is gone, or another run's.
+        SparkLostError: the JVM has ended.
     """
     try:
         yield
-    except (PySparkException, Py4JError) as exc:
+    except (PySparkException, Py4JError, ConnectionError) as exc:
         lock.check()
+        if isinstance(exc, Py4JNetworkError | ConnectionError):
+            raise SparkLostError(
+                "Spark's JVM has ended in the middle of the run, killed or out of memory; what is complete "
+                "stays so: start the same command again, and it goes on"
+            ) from exc
         if failure := explain_store_failure(exc):
             raise failure from exc
         raise

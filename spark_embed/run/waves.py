@@ -29,7 +29,7 @@ from spark_embed.run.binding import Binding
 from spark_embed.run.context import RunContext
 from spark_embed.run.error_budget import ErrorBudget
 from spark_embed.run.wave import WaveData, check_commit, count_wave, run_wave
-from spark_embed.run.wave_failure import UnreadableShardsError, explain_failure
+from spark_embed.run.wave_failure import PassingStorageError, UnreadableShardsError, explain_failure
 from spark_embed.schema import ERRORS_NAME, SHARD, SHARD_ROW, error_columns
 from spark_embed.spark.jobs import JobGroups
 from spark_embed.spark.types import quoted
@@ -39,6 +39,10 @@ logger = logging.getLogger(__name__)
 _WAVES_AT_ONCE = 2
 _LOOK_EVERY_S = 0.5
 _CANCEL_FOR_S = 6.0
+
+# In a row. Who reads a store asks it again for a minute or two, but not all do so where an answer breaks off.
+# Of a store that is away altogether the lock tells sooner.
+_MAX_STORE_FAILURES = 6
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,8 @@ class _Loop:
         self._number = first_number
         self._running: dict[Future[Marker], Wave] = {}
         self._bad: list[BadShard] = []
+        self._suspects: set[str] = set()
+        self._n_store_failures = 0  # waves that the store made fail, since one was complete
         self._started = time.monotonic()
         self._n_done = 0
 
@@ -138,23 +144,47 @@ class _Loop:
         try:
             marker = future.result()
         except UnreadableShardsError as exc:
-            for shard in exc.bad:
-                logger.warning(
-                    "shard %s is left out, because it cannot be read: %s", shard.name, shard.reason
-                )
-            names = {shard.name for shard in exc.bad}
-            self._bad += exc.bad
-            self._queue = deque(unit for unit in self._queue if unit.shard.name not in names)
-            if left := tuple(unit for unit in wave.units if unit.shard.name not in names):
-                self._ready.append(replace(wave, units=left))
+            self._leave_out(wave, exc)
+            return None
+        except PassingStorageError as exc:
+            self._n_store_failures += 1
+            if self._n_store_failures >= _MAX_STORE_FAILURES:
+                return exc
+            logger.warning("a wave is done again: %s", str(exc).partition("; what is complete")[0])
+            # In halves: the fewer files a wave reads, the likelier that nothing breaks off.
+            half = (len(wave.units) + 1) // 2
+            self._again(wave, wave.units[:half], wave.units[half:])
             return None
         except Exception as exc:
             if isinstance(exc, SparkEmbedError) and exc.is_final:
                 raise
             return exc
+        self._n_store_failures = 0
         self._n_done += marker.counted.n_rows
         self._context.done(marker)
         return None
+
+    def _leave_out(self, wave: Wave, told: UnreadableShardsError) -> None:
+        """Do a failed wave again without the shards that made it fail.
+
+        Of one that may have failed only this once, the rows get a wave of their own first.
+        """
+        names = {shard.name for shard in told.bad}
+        bad = names if told.is_certain else names & self._suspects
+        self._suspects |= names
+        for shard in told.bad:
+            if shard.name not in bad:
+                logger.warning("shard %s is read once more, by itself: %s", shard.name, shard.reason)
+                continue
+            logger.warning("shard %s is left out, because it cannot be read: %s", shard.name, shard.reason)
+            self._bad.append(shard)
+        self._queue = deque(unit for unit in self._queue if unit.shard.name not in bad)
+        others = (unit for unit in wave.units if unit.shard.name not in names)
+        again = (unit for unit in wave.units if unit.shard.name in names - bad)
+        self._again(wave, tuple(others), tuple(again))
+
+    def _again(self, wave: Wave, *parts: tuple[Unit, ...]) -> None:
+        self._ready += (replace(wave, units=units) for units in parts if units)
 
     def _cancel(self) -> None:
         """Cancel what is running and wait a little, so that no task writes on behind our back."""
@@ -260,4 +290,4 @@ def _check_shards(data: WaveData, units: Sequence[Unit]) -> None:
         if (found := data.n_rows_by_shard.get(name, 0)) != n_rows
     ]
     if bad:
-        raise UnreadableShardsError(bad)
+        raise UnreadableShardsError(bad, is_certain=True)

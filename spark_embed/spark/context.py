@@ -7,6 +7,7 @@ import sys
 from typing import Any, TypeVar
 
 from pyspark import Accumulator, AccumulatorParam, SparkConf, SparkContext
+from pyspark.accumulators import AccumulatorTCPServer
 from pyspark.sql import SparkSession
 
 Value = TypeVar("Value")
@@ -20,6 +21,12 @@ def context_of(spark: SparkSession) -> SparkContext:
 def start_context(conf: SparkConf) -> None:
     """Start the JVM, if it does not run, and a context with these settings."""
     SparkContext.getOrCreate(conf)
+    # Where the JVM ends, who waits for it says so; this server's thread would print a traceback besides.
+    AccumulatorTCPServer.handle_error = _ignore  # type: ignore[assignment,method-assign]
+
+
+def _ignore(*_: Any) -> None:
+    pass
 
 
 def is_context_there() -> bool:

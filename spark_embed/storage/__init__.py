@@ -36,7 +36,8 @@ from spark_embed.storage.paths import uri_scheme as uri_scheme
 from spark_embed.storage.s3.client import Traffic as Traffic
 from spark_embed.storage.s3.client import traffic as traffic
 from spark_embed.storage.s3.errors import is_store_failure as is_store_failure
-from spark_embed.storage.s3.errors import store_failure as store_failure
+from spark_embed.storage.s3.java_errors import root_cause as root_cause
+from spark_embed.storage.s3.java_errors import store_failure as store_failure
 from spark_embed.storage.s3.patience import impatient as impatient
 from spark_embed.storage.s3.routes import s3_endpoint as s3_endpoint
 from spark_embed.storage.s3.routes import s3_region as s3_region

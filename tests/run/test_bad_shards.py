@@ -7,8 +7,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyspark.errors import PySparkRuntimeError
 
-from spark_embed.errors import StorageError
+from spark_embed.errors import BadShardsError, StorageError
 from spark_embed.run import waves
 from spark_embed.run.wave import run_wave
 
@@ -66,8 +67,11 @@ def test_why_a_shard_is_left_out_is_said_at_once_and_kept(
     embed, folder, photo_bytes, before_the_first_wave, log
 ):
     before_the_first_wave(lambda: replace_shard(folder / NAMES[1], photo_bytes))
-    with pytest.raises(StorageError, match=r"1 shards .*--fail_on_bad_shard.* all others are done.*00001"):
+    with pytest.raises(
+        BadShardsError, match=r"1 shards .*all others are done and published; .*00001"
+    ) as told:
         embed(folder, fail_on_bad_shard=True)
+    assert "18 rows: 16 embedded" in told.value.summary
     reason = f"{folder}/{NAMES[1]} changed while it was being read"
     (warning,) = (record for record in log.records if "is left out" in record.message)
     assert (warning.levelname, warning.name) == ("WARNING", "spark_embed.run.waves")
@@ -129,6 +133,37 @@ def test_a_bad_shard_is_known_by_any_name(embed, folder, transport):
     break_pages(folder / name)
     metadata, embeddings, _ = embed(folder, image_transport=transport)
     assert (list(metadata["pending"]["bad_shards"]), len(embeddings)) == ([name], 16)
+
+
+def test_a_stale_checksum_file_is_named_with_its_cure(embed, folder):
+    """Hadoop believes it, whoever has written the shard anew since."""
+    (folder / f".{NAMES[1]}.crc").write_bytes(b"crc\x00\x00\x00\x02\x00" + bytes(4000))
+    metadata, embeddings, _ = embed(folder)
+    reason = metadata["pending"]["bad_shards"][NAMES[1]]
+    assert reason.startswith(
+        f"{folder}/{NAMES[1]}: its bytes are not those of which {folder}/.{NAMES[1]}.crc"
+    )
+    assert "delete that .crc file" in reason
+    (folder / f".{NAMES[1]}.crc").unlink()
+    metadata, embeddings, _ = embed(folder)
+    assert (metadata["status"], len(embeddings)) == ("complete", 24)
+
+
+def test_a_shard_that_could_be_read_only_once_more_is_not_left_out(embed, folder, monkeypatch, log):
+    """It is not known to hold anything wrong; a file server may have been away."""
+    failing = [f"{folder}/{NAMES[1]}"]
+
+    def fail_once(embedded, path):
+        if failing:
+            raise PySparkRuntimeError(
+                f"[FAILED_READ_FILE.NO_HINT] Encountered error while reading {failing.pop()}"
+            )
+        run_wave(embedded, path)
+
+    monkeypatch.setattr(waves, "run_wave", fail_once)
+    metadata, embeddings, _ = embed(folder, fail_on_bad_shard=True)
+    assert (metadata["status"], len(embeddings)) == ("complete", 24)
+    assert f"shard {NAMES[1]} is read once more, by itself" in log.text
 
 
 def test_a_run_that_can_read_no_shard_after_all_stops_and_the_older_one_stays(

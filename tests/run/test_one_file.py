@@ -10,7 +10,7 @@ import pytest
 
 from spark_embed import pipeline
 from spark_embed.config import Config
-from spark_embed.errors import ConfigError, ResumeError, StorageError
+from spark_embed.errors import BadShardsError, ConfigError, ResumeError
 from spark_embed.load_config import load_config
 from spark_embed.output.folder import Output
 from spark_embed.output.resume import find_run_state, tidy
@@ -220,22 +220,22 @@ def test_an_interrupted_run_goes_on_and_publishes_at_its_end(place, spark, tmp_p
     assert_whole(out.root, one=True)
 
 
-def test_with_fail_on_bad_shard_the_file_waits_for_the_shard(place, spark, tmp_path):
+def test_the_file_waits_for_a_shard_that_cannot_be_read(place, spark, tmp_path):
     out, bad = tmp_path / "out", place.folder / "00001.parquet"
     whole = bad.read_bytes()
     bad.write_bytes(whole[:-100])
-    with pytest.raises(StorageError, match=r"--fail_on_bad_shard.*00001\.parquet"):
-        place.run(spark, out, fail_on_bad_shard=True, **ONE)
+    with pytest.raises(BadShardsError, match=r"the one file .* waits for them; the first, 00001\.parquet"):
+        place.run(spark, out, **ONE)
     assert not (out / "embeddings.parquet").exists()
     other = shutil.copytree(out, tmp_path / "other")
     bad.write_bytes(whole)
-    place.run(spark, out, fail_on_bad_shard=True, **ONE)
+    place.run(spark, out, **ONE)
     assert_whole(out, one=True)
 
-    bad.write_bytes(whole[:-100])  # and without the option it does not wait
-    summary = place.run(spark, other, **ONE)
+    bad.write_bytes(whole[:-100])  # and where that is wanted it does not wait
+    summary = place.run(spark, other, fail_on_bad_shard=False, **ONE)
     assert (summary.status, summary.counts.rows) == ("incomplete", 18)
-    assert place.run(no_spark, other, **ONE).status == "incomplete"
+    assert place.run(no_spark, other, fail_on_bad_shard=False, **ONE).status == "incomplete"
     bad.write_bytes(whole)
     with pytest.raises(ResumeError, match="but 9 rows of the input are not in it"):
         place.run(no_spark, other, **ONE)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from spark_embed.errors import ResumeError, StorageError
+from spark_embed.errors import BadShardsError, ResumeError
 from spark_embed.output.folder import Output
 from spark_embed.output.state import read_ledger
 from spark_embed.run import begin, binding, waves
@@ -266,7 +266,7 @@ def test_a_shard_that_cannot_be_read_stays_pending_and_the_others_are_done(embed
     assert (metadata["status"], metadata["pending"]["n_bad_shards"]) == ("incomplete", 1)
     assert "00001.parquet" in metadata["pending"]["bad_shards"]
     assert len(embeddings) == 16
-    with pytest.raises(StorageError, match=r"--fail_on_bad_shard.*00001\.parquet"):
+    with pytest.raises(BadShardsError, match=r"done and published; the first, 00001\.parquet"):
         embed(folder, fail_on_bad_shard=True)
     (folder / "00001.parquet").write_bytes(whole)
     metadata, embeddings, _ = embed(folder, fail_on_bad_shard=True)

@@ -14,8 +14,9 @@ from spark_embed.errors import ModelError, StorageError
 from spark_embed.output.folder import Output
 from spark_embed.output.records import Counted, Marker
 from spark_embed.output.state import is_whole
-from spark_embed.run.wave_failure import UnreadableShardsError, explain_failure
-from spark_embed.storage.s3.errors import S3CredentialsError, S3Error, S3PassingError, store_failure
+from spark_embed.run.wave_failure import PassingStorageError, UnreadableShardsError, explain_failure
+from spark_embed.storage.s3.errors import S3BrokenOffError, S3CredentialsError, S3Error, S3PassingError
+from spark_embed.storage.s3.java_errors import store_failure
 
 
 @pytest.fixture
@@ -62,6 +63,7 @@ def explain(text: str, *names: str) -> Exception:
     "error",
     [
         S3PassingError("s3a://bucket/in/a.parquet: the store answered SlowDown: Please reduce"),
+        S3BrokenOffError("s3a://bucket/in/a.parquet: the answer broke off: 7 bytes read"),
         S3CredentialsError(
             "s3a://bucket/in/a.parquet: the credentials have expired (ExpiredToken); renew them"
         ),
@@ -70,7 +72,8 @@ def explain(text: str, *names: str) -> Exception:
 @pytest.mark.parametrize("wrapped", [None, "s3a://bucket/in/a.parquet: row 7 cannot be read"])
 def test_a_wave_that_a_store_made_fail_leaves_no_shard_out(error, wrapped):
     told = explain(traceback_of(error, wrapped), "a.parquet")
-    assert type(told) is StorageError
+    assert isinstance(told, StorageError)
+    assert isinstance(told, PassingStorageError) == isinstance(error, S3PassingError)
     assert str(told).startswith(f"S3 failed: {error}")
     assert str(told).endswith("start the same command again, and it goes on")
 
@@ -97,6 +100,126 @@ def test_what_is_wrong_with_a_shard_is_said_of_it(error):
 def test_a_failure_over_a_file_is_not_one_over_a_folder_or_another_file(name):
     told = explain(traceback_of(OSError("s3a://bucket/in/00000/0001.jpg: broken")), name)
     assert isinstance(told, RuntimeError)
+
+
+SPARK = """An error occurred while calling o86.parquet.
+: org.apache.spark.SparkException: [FAILED_READ_FILE.NO_HINT] Encountered error while reading file \
+s3a://bucket/in/a.parquet.  SQLSTATE: KD001
+\tat org.apache.spark.sql.errors.QueryExecutionErrors$.cannotReadFilesError(QueryExecutionErrors.scala:904)
+\tat java.base/java.lang.Thread.run(Thread.java:840)
+\tSuppressed: org.apache.spark.util.Utils$OriginalTryStackTraceException: Full stacktrace of original caller
+\t\tat org.apache.hadoop.fs.s3a.S3AInputStream.readVectored(S3AInputStream.java:883)
+\tCaused by: org.apache.hadoop.fs.s3a.AWSClientIOException: of what was suppressed
+"""
+IN_S3A = """\tat software.amazon.awssdk.core.io.SdkFilterInputStream.read(SdkFilterInputStream.java:66)
+\tat org.apache.hadoop.fs.s3a.S3AInputStream.readByteArray(S3AInputStream.java:1126)
+\tat org.apache.parquet.hadoop.ParquetFileReader.readAllPartsVectoredOrNormal(ParquetFileReader.java:1)
+"""
+IN_JDK = """\tat java.base/sun.nio.ch.SocketChannelImpl.read(SocketChannelImpl.java:426)
+\tat java.base/java.io.FilterInputStream.read(FilterInputStream.java:132)
+"""
+IN_SDK_1 = """\tat com.amazonaws.internal.SdkFilterInputStream.read(SdkFilterInputStream.java:90)
+"""
+IN_PARQUET = """\tat org.apache.parquet.bytes.BytesInput.toByteArray(BytesInput.java:1)
+\tat org.apache.hadoop.fs.s3a.S3AInputStream.lazySeek(S3AInputStream.java:1)
+"""
+
+
+def caused_by(thrown: str, *frames: str) -> str:
+    return f"Caused by: {thrown}\n" + "".join(frames)
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        # What was met with an answer that ends before its Content-Length.
+        caused_by("org.apache.http.ConnectionClosedException: Premature end of Content-Length", IN_S3A),
+        caused_by("org.apache.http.TruncatedChunkException: Truncated chunk", IN_JDK),
+        caused_by("shaded.x.org.apache.http.MalformedChunkCodingException: CRLF expected"),
+        caused_by("javax.net.ssl.SSLException: Connection reset", IN_JDK),
+        caused_by("java.net.SocketException: Connection reset", IN_JDK, IN_S3A),
+        caused_by("java.net.SocketTimeoutException: Read timed out", IN_JDK, IN_SDK_1),
+        caused_by("java.io.EOFException: Unexpected EOF", IN_JDK, IN_S3A),
+        caused_by("java.io.IOException: Connection reset by peer", IN_JDK, IN_S3A),
+        caused_by("io.netty.handler.timeout.ReadTimeoutException", IN_S3A),
+        caused_by("org.apache.hadoop.fs.s3a.HttpChannelEOFException: read on s3a://bucket/in/a.parquet"),
+        caused_by("org.apache.hadoop.fs.s3a.AWSApiCallTimeoutException: getObject"),
+        caused_by("org.apache.hadoop.fs.s3a.AWSStatus500Exception: Status Code: 503"),
+        caused_by("org.apache.hadoop.fs.s3a.SomethingOfNextYearException: x"),
+        caused_by("software.amazon.awssdk.core.exception.Crc32MismatchException: x"),
+        caused_by("com.amazonaws.SdkClientException: Data read has a different length than the expected"),
+        caused_by("com.amazonaws.AbortedException"),
+        # Nothing but the JDK's frames where it was thrown; who had called says the next.
+        caused_by("org.apache.hadoop.fs.s3a.AWSClientIOException: read")
+        + caused_by("java.net.ConnectException: Connection refused", IN_JDK),
+        caused_by("org.apache.parquet.io.ParquetDecodingException: Can not read value at 1 in block 0")
+        + caused_by("java.net.SocketException: Broken pipe", IN_S3A),
+    ],
+)
+def test_every_error_of_the_transport_is_the_store_s_and_passes(cause):
+    told = explain(SPARK + cause, "a.parquet")
+    assert isinstance(told, PassingStorageError), told
+    assert "what was suppressed" not in str(told)
+    # As Spark says it of a job that has no one to throw it to: in the message, behind the task's name.
+    lost = (
+        SPARK.split("\n")[0] + "\n: org.apache.spark.SparkException: Job aborted: Lost task 1.3 in stage 2.0"
+    )
+    assert store_failure(f"{lost} (TID 3) (host executor 1): {cause.removeprefix('Caused by: ')}").is_passing
+
+
+@pytest.mark.parametrize(
+    ("cause", "said"),
+    [
+        (
+            "org.apache.hadoop.fs.s3a.AWSBadRequestException: open: S3Exception: The provided token has "
+            "expired (Service: S3, Status Code: 400):ExpiredToken",
+            "the credentials have expired (ExpiredToken)",
+        ),
+        (
+            "java.nio.file.AccessDeniedException: s3a://bucket/in/a.parquet: InvalidAccessKeyId",
+            "the store does not accept these credentials (InvalidAccessKeyId)",
+        ),
+        (
+            "org.apache.hadoop.fs.s3a.auth.NoAwsCredentialsException: no keys",
+            "NoAwsCredentialsException: no keys",
+        ),
+        ("org.apache.hadoop.fs.s3a.UnknownStoreException: bucket", "UnknownStoreException: bucket"),
+    ],
+)
+def test_what_does_not_pass_is_not_tried_again(cause, said):
+    told = explain(SPARK + caused_by(cause, IN_S3A), "a.parquet")
+    assert type(told) is StorageError
+    assert str(told).startswith(f"S3 failed: {said}")
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        caused_by("org.apache.parquet.io.ParquetDecodingException: could not decode"),
+        caused_by("java.io.IOException: could not decompress page", IN_PARQUET),
+        caused_by(
+            "java.io.FileNotFoundException: No such file or directory: s3a://bucket/in/a.parquet", IN_S3A
+        ),
+        caused_by("java.nio.file.AccessDeniedException: s3a://bucket/in/a.parquet: getObject", IN_S3A)
+        + caused_by("software.amazon.awssdk.services.s3.model.S3Exception: (Status Code: 403)"),
+        caused_by("org.apache.hadoop.fs.s3a.RemoteFileChangedException: open `s3a://bucket/in/a.parquet'"),
+        caused_by("java.io.EOFException: Attempted to seek or read past the end of the file: 9", IN_S3A),
+    ],
+)
+def test_what_is_wrong_with_one_file_is_not_the_store_s(cause):
+    told = explain(SPARK + cause, "a.parquet")
+    assert isinstance(told, UnreadableShardsError)
+    (bad,) = told.bad
+    assert bad.reason.startswith("s3a://bucket/in/a.parquet: cannot be read: ")
+    assert "SQLSTATE" not in bad.reason
+
+
+def test_a_file_that_a_wave_was_writing_is_no_shard():
+    """Who ends an upload and hears no answer asks again, and finds none."""
+    lost = caused_by("java.io.FileNotFoundException: Aborting multipart upload on out/part-0.parquet", IN_S3A)
+    cause = caused_by("software.amazon.awssdk.services.s3.model.NoSuchUploadException: (Status Code: 404)")
+    told = explain(lost.removeprefix("Caused by") + cause, "a.parquet")
+    assert isinstance(told, PassingStorageError)
 
 
 def test_a_line_of_code_is_no_failure():

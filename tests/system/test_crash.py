@@ -87,6 +87,20 @@ def test_a_worker_that_is_killed_costs_nothing(start, out, uninterrupted):
     out.assert_tidy()
 
 
+@pytest.mark.slow
+def test_a_jvm_that_is_killed_is_told_in_one_line(start, out, uninterrupted):
+    run = start(out.root, row_s=0.02)
+    run.await_(lambda: len(run.images()) >= 50, "50 images")
+    (jvm,) = (one for one in run.processes() if one.name() == "java")
+    jvm.kill()
+    assert run.wait() == 9, run.said
+    assert "Spark's JVM has ended" in run.last_line
+    assert "it goes on" in run.last_line
+    assert "Traceback" not in run.said
+    assert start(out.root).wait() == 0
+    out.assert_same(uninterrupted)
+
+
 @pytest.mark.crash
 def test_an_executor_that_is_killed_costs_nothing(start, out, uninterrupted):
     submit = (BIN / "spark-submit", "--master", "local-cluster[2,1,1024]", REPOSITORY / "jobs/embed.py")

@@ -1,15 +1,21 @@
 """A store that is wrong, slow, away or gone, and runs that are killed: what is said, and nothing is lost."""
 
+import contextlib
 import time
 
+import pandas as pd
 import pytest
 
+from spark_embed.config import Config
+from spark_embed.errors import StorageError
 from spark_embed.output.folder import Output
 from spark_embed.output.verify import verify
+from spark_embed.pipeline import run
+from spark_embed.spark.settings import settings
 
 from support.bad_s3 import FAULTS
-from support.crashes import Folder
-from support.s3_runs import assert_tidy, keys_below, upload_tree
+from support.crashes import OPTIONS, Folder
+from support.s3_runs import assert_tidy, keys_below, read_parquet, upload_tree
 from support.s3_server import find_server
 
 SAID_WITHIN_S = 30
@@ -89,6 +95,47 @@ def test_a_store_that_fails_every_fifth_time_costs_nothing_and_no_secret_is_writ
     assert_tidy(s3_server, bucket, "out")
 
 
+@pytest.fixture
+def run_here(s3_spark, s3_server, bucket, bad_s3, stamped, tiny_clip):
+    """Run the stamped shards from a bucket behind a bad server to the same bucket; returns the rows' keys."""
+    input_dir = upload_tree(s3_server, stamped, bucket, "in")
+    paths = {"input_dir": input_dir, "output_dir": f"s3://{bucket}/out", "model_directory": str(tiny_clip)}
+
+    def run_here(rate, faults, seed=0, only=frozenset({"GetObject"}), **options):
+        bad_s3.rate, bad_s3.faults, bad_s3.seed, bad_s3.only = rate, faults, seed, only
+        try:
+            run(s3_spark, Config(**paths, **OPTIONS, **options))
+        finally:
+            bad_s3.rate = 0.0
+        tables = [read_parquet(s3_server, bucket, f"out/{name}.parquet") for name in ("embeddings", "errors")]
+        return sorted(pd.concat(tables)["key"])
+
+    return run_here
+
+
+ALL_KEYS = sorted(f"{shard}-{row}" for shard in range(12) for row in range(50))
+
+
+def test_answers_that_break_off_cost_no_row(run_here, bad_s3):
+    assert run_here(0.2, ("cut",)) == ALL_KEYS
+    assert bad_s3.met["cut", "GetObject"] > 10
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("faults", [("cut",), ("cut", "reset", "slow_down"), ("reset", "slow_down")])
+@pytest.mark.parametrize("rate", [0.08, 0.2])
+@pytest.mark.parametrize("vectored", [False, True])
+@pytest.mark.crash
+def test_whatever_breaks_between_all_rows_are_there_or_the_run_says_go_on(
+    run_here, s3_spark, seed, faults, rate, vectored
+):
+    """Also where ranges are read side by side, which S3A does not ask for again."""
+    with settings(s3_spark, {"parquet.hadoop.vectored.io.enabled": str(vectored).lower()}):
+        with contextlib.suppress(StorageError):  # exit code 4
+            assert run_here(rate, faults, seed, only=None) == ALL_KEYS
+        assert run_here(0.0, faults) == ALL_KEYS
+
+
 @pytest.mark.crash
 def test_a_store_that_is_away_for_half_a_minute_is_waited_for(
     run_on_s3, tmp_path, uninterrupted, own_server_and_bucket
@@ -156,6 +203,7 @@ WRONG = {
     "denied input": ("in", "access denied"),
     "denied output": ("out", "access denied"),
     "dead endpoint": ("in", "cannot be reached"),
+    "wrong region": ("in", "is in another region: --aws_region eu-west-1"),
 }
 
 
@@ -186,6 +234,8 @@ def test_what_is_wrong_is_one_line_that_names_the_place(
             s3_server.allow(bucket, user.access_key, "in")
             s3_server.allow(bucket, user.access_key, action="s3:ListBucket")
         user.set_environment(monkeypatch)
+    elif wrong == "wrong region":
+        monkeypatch.setenv("AWS_REGION", "us-west-2")
     elif wrong == "dead endpoint":
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
     began = time.monotonic()

@@ -12,7 +12,7 @@ import os
 import threading
 from typing import Any
 
-from spark_embed.storage.s3.errors import S3Error, as_s3_error
+from spark_embed.storage.s3.errors import WRONG_REGION, S3Error, as_s3_error
 from spark_embed.storage.s3.patience import is_impatient, pause_before_retry
 from spark_embed.storage.s3.routes import s3_endpoint, s3_region
 
@@ -134,9 +134,19 @@ def _make_client(session: Any, *, anonymous: bool, impatient: bool) -> Any:
         client = session.client("s3", config=config)
     except ValueError as exc:  # botocore's, for what is no URL
         raise S3Error("AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL is no http:// or https:// address") from exc
+    if s3_endpoint():
+        client.meta.events.register_first("needs-retry.s3", _refuse_other_region)  # before the SDK looks
     client.meta.events.register("needs-retry.s3", pause_before_retry)
     client.meta.events.register("before-send.s3", _count_request)
     return client
+
+
+def _refuse_other_region(response: Any = None, operation: Any = None, **_: Any) -> None:
+    """Let the SDK not go on in the region that the store names: Spark's S3A does so on AWS only."""
+    from botocore.exceptions import ClientError
+
+    if response is not None and response[1].get("Error", {}).get("Code") in WRONG_REGION:
+        raise ClientError(response[1], operation.name)
 
 
 def _count_request(**_: Any) -> None:

@@ -45,7 +45,8 @@ class S3UnsupportedError(S3Error):
 
 _BAD_KEYS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthFailure", "InvalidClientTokenId"}
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired", "RequestExpired"}
-_WRONG_REGION = {
+REFUSED_KEYS = _BAD_KEYS | _EXPIRED
+WRONG_REGION = {
     *("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"),
 }
 _CHANGED = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
@@ -106,15 +107,9 @@ def explain(response: dict[str, Any], path: str) -> S3Error:
         )
     if code in _CHANGED:
         return S3ChangedError("it has changed meanwhile")
-    if code in _BAD_KEYS:
-        return S3CredentialsError(
-            f"the store does not accept these credentials ({code}); check the access key and its secret"
-        )
-    if code in _EXPIRED:
-        return S3CredentialsError(
-            f"the credentials have expired ({code}); renew them and start again: it goes on"
-        )
-    if code in _WRONG_REGION or status == "301":
+    if code in REFUSED_KEYS:
+        return S3CredentialsError(said_of_keys(code))
+    if code in WRONG_REGION or status == "301":
         there = headers.get("x-amz-bucket-region") or error.get("Region")
         return S3Error(
             f"the bucket {bucket} is in another region"
@@ -139,6 +134,13 @@ def explain(response: dict[str, Any], path: str) -> S3Error:
         )
     kind = S3PassingError if is_busy(int(status or 0), code) else S3Error
     return kind(f"the store answered {code or status}: {one_line(error.get('Message', ''), 200)}")
+
+
+def said_of_keys(code: str) -> str:
+    """Return what to say of one of `REFUSED_KEYS`."""
+    if code in _EXPIRED:
+        return f"the credentials have expired ({code}); renew them and start again: it goes on"
+    return f"the store does not accept these credentials ({code}); check the access key and its secret"
 
 
 def _explain_local(exc: Exception, path: str) -> S3Error:
@@ -176,30 +178,16 @@ def _explain_local(exc: Exception, path: str) -> S3Error:
     return S3Error(without_password(exc))
 
 
-# What org.apache.hadoop.fs.s3a calls a store that is away or busy, or does not know us any more.
-_OF_S3A = re.compile(
-    r"AWS(ClientIO|NoResponse|Status500|ServiceThrottled|ApiCallTimeout|ServiceIO|BadRequest)Exception"
-    r"|Unable to execute HTTP request|CredentialInitializationException|NoAuthWithAWSException"
-)
-_STORE_FAILURES = (S3PassingError, S3BrokenOffError, S3CredentialsError)
-_OURS = re.compile(rf"\b{__name__}\.({'|'.join(kind.__name__ for kind in _STORE_FAILURES)}): ")
+STORE_FAILURES = (S3PassingError, S3BrokenOffError, S3CredentialsError)
 
 
 def is_store_failure(exc: BaseException | None) -> bool:
     """Say whether an error, or what it was raised from, is about the whole store, not about a file in it."""
     while exc is not None:
-        if isinstance(exc, _STORE_FAILURES):
+        if isinstance(exc, STORE_FAILURES):
             return True
         exc = exc.__cause__
     return False
-
-
-def store_failure(text: str) -> str | None:
-    """Return the line of a Spark job's failure that says that the store failed; None if it did not."""
-    for line in text.splitlines():
-        if (found := _OURS.search(line)) or _OF_S3A.search(line):
-            return one_line(line[found.end() if found else 0 :])
-    return None
 
 
 def unsendable() -> S3Error:

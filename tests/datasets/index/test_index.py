@@ -2,7 +2,7 @@
 
 import pytest
 
-from spark_embed.errors import StorageError
+from spark_embed.errors import BadShardsError, StorageError
 
 from support.shard_files import write_tar
 
@@ -20,7 +20,7 @@ def test_only_as_many_rows_are_indexed_as_are_wanted(embed, tmp_path, photo_byte
     (reason,) = metadata["pending"]["bad_shards"].values()
     assert list(metadata["pending"]["bad_shards"]) == ["5.tar"]
     assert reason.startswith(f"{tmp_path}/in/5.tar: cannot be read as a tar")
-    with pytest.raises(StorageError, match=r"--fail_on_bad_shard.* 5\.tar: .*cannot be read as a tar"):
+    with pytest.raises(BadShardsError, match=r"the first, 5\.tar: .*cannot be read as a tar"):
         embed(tmp_path / "in", fail_on_bad_shard=True)
     write_tar(tmp_path / "in/5.tar", [("5-0.jpg", photo_bytes[1])])
     metadata, embeddings, _ = embed(tmp_path / "in", fail_on_bad_shard=True)
