@@ -26,6 +26,7 @@ from spark_embed.datasets.units import Unit
 from spark_embed.inference.fetch.rows import IMAGE_BYTES, IMAGE_PATH
 from spark_embed.inference.preflight.sample import SampleRow
 from spark_embed.schema import IMAGE, IMAGE_ID, INDEX_COLUMNS, INDEX_ROW, INDEX_SHARD, SHARD, SHARD_ROW
+from spark_embed.spark.text import identifying_text, readable_text
 from spark_embed.spark.types import IMAGE_TYPE, quoted, spark_type, without_nulls
 
 
@@ -127,7 +128,7 @@ class ParquetSource:
         if part:
             index = F.col("_metadata.row_index")
             frame = frame.where((index >= part.first) & (index < part.first + part.n_rows))
-        names = set(file_schema.names)
+        types = {field.name: field.dataType for field in file_schema}
         shard, row = _shard_path(self.folder), F.col("_metadata.row_index")
         if self.transport == "index":
             shard, row = F.col(INDEX_SHARD), F.col(INDEX_ROW)
@@ -135,13 +136,19 @@ class ParquetSource:
         def column(name: str) -> Column:
             if name in self.hive:
                 return _hive_value(shard, name)
-            return F.col(quoted(name)) if name in names else F.lit(None)
+            return F.col(quoted(name)) if name in types else F.lit(None)
 
-        own = [column(field.name).cast(field.dataType).alias(field.name) for field in self.own_columns]
+        def typed(field: T.StructField) -> Column:
+            value = column(field.name)
+            if field.name in types:
+                value = readable_text(value, types[field.name])
+            return value.cast(field.dataType)
+
+        own = [typed(field).alias(field.name) for field in self.own_columns]
         place = F.concat(shard, F.lit("#"), row.cast("string"))
         image_id = place
         if self.id:
-            image_id = F.coalesce(column(self.id.name).cast(self.id.dataType).cast("string"), place)
+            image_id = F.coalesce(identifying_text(typed(self.id), self.id.dataType), place)
         return frame.select(
             *own,
             image_id.alias(IMAGE_ID),
