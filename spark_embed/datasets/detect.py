@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from spark_embed.datasets.first_rows import names_files
 from spark_embed.datasets.lists import LIST_SUFFIXES, has_column
+from spark_embed.datasets.not_used import NotUsed, kind_of_file
 from spark_embed.errors import ConfigError
 from spark_embed.storage import StoredFile, is_shown, walk_files
 
@@ -41,6 +42,7 @@ class Layout:
         files: shards, tars, folders' parquet files or lists, sorted by path; none for an image folder.
         sidecars: the img2dataset parquet of a tar, by the tar's path.
         has_labels: every image of an image folder lies in a folder, and there are several of those.
+        not_used: files that are there and that this layout does not read.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Layout:
     files: tuple[StoredFile, ...] = ()
     sidecars: Mapping[str, StoredFile] = field(default_factory=dict)
     has_labels: bool = False
+    not_used: NotUsed = field(default_factory=NotUsed)
 
     @property
     def is_folder(self) -> bool:
@@ -67,6 +70,7 @@ class _Seen:
     n_at_top: int = 0
     folders: set[str] = field(default_factory=set)
     labels: set[str] = field(default_factory=set)
+    others: NotUsed = field(default_factory=NotUsed)
 
     def add(self, file: StoredFile) -> None:
         name = file.path.lower()
@@ -80,6 +84,8 @@ class _Seen:
             self.tars.append(file)
         elif name.endswith(LIST_SUFFIXES):
             self.lists.append(file)
+        else:
+            self.others.add(kind_of_file(file.path), file.path)
 
     def _add_image(self, path: str) -> None:
         self.n_images += 1
@@ -115,22 +121,24 @@ def detect(root: str, wanted: str, url_column: str) -> Layout:
                 f"--layout {wanted}: --input_dir {root} holds no {DESCRIPTIONS[wanted]}; it holds "
                 + (_listed(found, seen) or "nothing that can be embedded")
             )
-        return found[wanted]
+        return _with_not_used(found[wanted], found, seen, url_column)
     if not found:
         raise ConfigError(
             f"--input_dir {root}: no *.parquet or *.tar file in it or in its subfolders, no image, and no "
             f"CSV, TSV or JSONL file with a column {url_column!r} (--url_column)"
+            + (f"; it holds {not_used}" if (not_used := _unread(seen, {}, url_column)) else "")
         )
     if len(found) == 2 and FOLDER in found:
         table = next(layout for name, layout in found.items() if name != FOLDER)
         if table.files and names_files(os.path.join(root, table.files[0].path), url_column):
-            return table
+            del found[FOLDER]  # its images are the table's
+            return _with_not_used(table, found, seen, url_column)
     if len(found) > 1:
         raise ConfigError(
             f"--input_dir {root} mixes layouts: {_listed(found, seen)}; choose one with --layout, or "
             "point --input_dir at a subfolder"
         )
-    return next(iter(found.values()))
+    return _with_not_used(next(iter(found.values())), found, seen, url_column)
 
 
 def _layouts(root: str, seen: _Seen, url_column: str) -> dict[str, Layout]:
@@ -154,6 +162,27 @@ def _layouts(root: str, seen: _Seen, url_column: str) -> dict[str, Layout]:
     return {name: layout for name, layout in found.items() if layout}
 
 
+def _with_not_used(layout: Layout, found: Mapping[str, Layout], seen: _Seen, url_column: str) -> Layout:
+    """Return a layout with what is there besides it."""
+    not_used = _unread(seen, found, url_column)
+    for other in found.values():
+        if other is not layout:
+            kind = f"of layout {other.name}"
+            not_used.add(kind, _example(other, seen), _n_files(other, seen))
+    return replace(layout, not_used=not_used)
+
+
+def _unread(seen: _Seen, found: Mapping[str, Layout], url_column: str) -> NotUsed:
+    """Return what belongs to none of the layouts."""
+    not_used = NotUsed()
+    not_used.update([seen.others])
+    used = {file.path for file in found[LISTS].files} if LISTS in found else set()
+    for file in seen.lists:
+        if file.path not in used:
+            not_used.add(f"{kind_of_file(file.path)} without a column {url_column!r}", file.path)
+    return not_used
+
+
 def _stem(path: str) -> str:
     return os.path.splitext(path)[0]
 
@@ -165,7 +194,13 @@ def _ordered(files: Sequence[StoredFile]) -> tuple[StoredFile, ...]:
 def _listed(found: Mapping[str, Layout], seen: _Seen) -> str:
     parts = []
     for name, layout in found.items():
-        example = seen.image if name == FOLDER else layout.files[0].path
-        n_files = seen.n_images if name == FOLDER else len(layout.files)
-        parts.append(f"{name} ({n_files:,} files, such as {example})")
+        parts.append(f"{name} ({_n_files(layout, seen):,} files, such as {_example(layout, seen)})")
     return ", ".join(parts)
+
+
+def _n_files(layout: Layout, seen: _Seen) -> int:
+    return seen.n_images if layout.is_folder else len(layout.files)
+
+
+def _example(layout: Layout, seen: _Seen) -> str:
+    return seen.image if layout.is_folder else layout.files[0].path

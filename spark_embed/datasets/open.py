@@ -122,6 +122,7 @@ def shard_source(config: Config, layout: Layout, catalogue: Catalogue) -> Parque
         id=columns.id,
         hive=tuple(hive),
         transport="uri" if columns.layout == URL_TABLE else "bytes",
+        not_used=layout.not_used,
     )
 
 
@@ -149,6 +150,7 @@ def index_source(config: Config, layout: Layout, index: Index) -> ParquetSource:
         id=columns.id,
         hive=(),
         transport="index",
+        not_used=layout.not_used,
     )
 
 

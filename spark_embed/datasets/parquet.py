@@ -9,7 +9,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 
 import pyarrow as pa
@@ -20,6 +20,7 @@ from pyspark.sql import types as T
 from spark_embed.datasets.columns import HUGGING_FACE, URL_TABLE
 from spark_embed.datasets.detect import LISTS
 from spark_embed.datasets.index.rows import REFERENCE_TYPE
+from spark_embed.datasets.not_used import NotUsed
 from spark_embed.datasets.sample import sample_rows
 from spark_embed.datasets.shards import BadShard, Shard
 from spark_embed.datasets.units import Unit
@@ -49,6 +50,7 @@ class ParquetSource:
         hive: columns that the folders add (cat=007/), in order.
         transport: how bytes reach the worker: "bytes" (through Spark), "reference" (it reads the image
             column itself), "uri" (it reads what a url column names), "index" (it reads what an index names).
+        not_used: what lies in the input folder and goes into no row.
     """
 
     layout: str
@@ -63,6 +65,7 @@ class ParquetSource:
     hive: tuple[str, ...]
     transport: str = "bytes"
     bad: tuple[BadShard, ...] = ()
+    not_used: NotUsed = field(default_factory=NotUsed)
 
     def transports(self, wanted: str) -> list[str]:
         """Return the transports to try, best first, for --image_transport `wanted`."""

@@ -54,7 +54,7 @@ class ErrorExample:
 
 @dataclass(frozen=True)
 class InputSummary:
-    """What was read."""
+    """What was read; `not_used` is how many files, or parts of them, of each kind were not."""
 
     input_dir: str
     layout: str
@@ -63,6 +63,7 @@ class InputSummary:
     n_bytes: int
     image_column: str
     transport: str
+    not_used: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -207,6 +207,8 @@ def report_plan(plan: Plan, *, prune: bool) -> None:
         f"{source.n_rows:,}",
         extra={"n_shards": source.n_shards, "n_rows": source.n_rows, "n_bytes": source.image_bytes},
     )
+    if source.not_used:
+        logger.warning("not used: %s", source.not_used)
     for shard in source.bad:
         logger.warning("shard %s is left out, because it cannot be read: %s", shard.name, shard.reason)
     if pending.n_complete:

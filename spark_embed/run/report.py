@@ -101,6 +101,7 @@ def write_summary(context: RunContext, result: RunResult) -> RunSummary:
             n_bytes=source.image_bytes,
             image_column=source.image_column,
             transport=result.binding.source.transport if result.binding else source.transport,
+            not_used={kind: number for kind, (number, _) in source.not_used.kinds.items()},
         ),
         output=OutputSummary(
             output_dir=output.root,

@@ -1,0 +1,53 @@
+"""What lies in the input and is not read, counted by kind; decides nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+_SHOWN = 8
+
+
+@dataclass
+class NotUsed:
+    """Files, or parts of files, that are there and go into no row.
+
+    Attributes:
+        kinds: how many there are of each kind, and the first of them; a kind is a suffix, or says why.
+    """
+
+    kinds: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    def add(self, kind: str, example: str, number: int = 1) -> None:
+        """Count `number` more of a kind."""
+        known, first = self.kinds.get(kind, (0, example))
+        self.kinds[kind] = (known + number, first)
+
+    def update(self, others: Iterable[NotUsed]) -> None:
+        """Count what others have counted."""
+        for other in others:
+            for kind, (number, example) in other.kinds.items():
+                self.add(kind, example, number)
+
+    def __bool__(self) -> bool:
+        return bool(self.kinds)
+
+    def __str__(self) -> str:
+        """Say it in one line: "3 .heic (such as IMG_3.HEIC), 1 .tar.gz (b.tar.gz)"."""
+        most = sorted(self.kinds.items(), key=lambda item: -item[1][0])
+        parts = [
+            f"{number:,} {kind} ({'such as ' if number > 1 else ''}{example})"
+            for kind, (number, example) in most[:_SHOWN]
+        ]
+        if rest := most[_SHOWN:]:
+            parts.append(f"{sum(number for _, (number, _) in rest):,} of {len(rest)} other kinds")
+        return ", ".join(parts)
+
+
+def kind_of_file(path: str) -> str:
+    """Return the kind of a file that no layout reads: its suffix, both of a.tar.gz."""
+    stem, suffix = os.path.splitext(os.path.basename(path).lower())
+    if suffix in (".gz", ".bz2", ".xz", ".zst"):
+        suffix = os.path.splitext(stem)[1] + suffix
+    return suffix or "without a suffix"
