@@ -121,7 +121,7 @@ def _find_others(config: Config, known: _Known, layout: str, image: str, names: 
 
 def _find_image(config: Config, input_dir: str, known: _Known) -> tuple[str, str]:
     """Return the layout and the column with the images or with their urls."""
-    binary = known.are(lambda t: pa.types.is_binary(t) or pa.types.is_large_binary(t))
+    binary = known.are(is_bytes)
     structs = known.are(is_hugging_face)
     if wanted := config.image_column:
         if wanted not in known.files:
@@ -154,14 +154,31 @@ def is_hugging_face(arrow_type: pa.DataType) -> bool:
     if not pa.types.is_struct(arrow_type) or {f.name for f in arrow_type} != {IMAGE_BYTES, IMAGE_PATH}:
         return False
     data, path = arrow_type.field(IMAGE_BYTES).type, arrow_type.field(IMAGE_PATH).type
-    is_data = pa.types.is_binary(data) or pa.types.is_large_binary(data) or pa.types.is_null(data)
+    is_data = is_bytes(data) or pa.types.is_null(data)
     return bool(is_data and (is_text(path) or pa.types.is_null(path)))
 
 
+def is_bytes(arrow_type: pa.DataType) -> bool:
+    """Say whether a column of that type holds bytes, however Arrow lays them out."""
+    plain = _without_dictionary(arrow_type)
+    kinds = (
+        pa.types.is_binary,
+        pa.types.is_large_binary,
+        pa.types.is_binary_view,
+        pa.types.is_fixed_size_binary,
+    )
+    return any(is_kind(plain) for is_kind in kinds)
+
+
 def is_text(arrow_type: pa.DataType) -> bool:
-    """Say whether a column of that type holds text, as it is or by a dictionary."""
-    plain = arrow_type.value_type if pa.types.is_dictionary(arrow_type) else arrow_type
-    return bool(pa.types.is_string(plain) or pa.types.is_large_string(plain))
+    """Say whether a column of that type holds text, however Arrow lays it out."""
+    plain = _without_dictionary(arrow_type)
+    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return any(is_kind(plain) for is_kind in kinds)
+
+
+def _without_dictionary(arrow_type: pa.DataType) -> pa.DataType:
+    return arrow_type.value_type if pa.types.is_dictionary(arrow_type) else arrow_type
 
 
 def _find_id(config: Config, known: _Known, image: str, own: Sequence[str]) -> T.StructField | None:

@@ -13,6 +13,7 @@ from spark_embed.datasets.columns import URL_TABLE, find_columns, find_index_col
 from spark_embed.datasets.detect import FOLDER, PARQUET, TARS, Layout, detect
 from spark_embed.datasets.index.image_folder import make_folder_index
 from spark_embed.datasets.index.make import Index, make_index
+from spark_embed.datasets.pages import check_readable, is_readable
 from spark_embed.datasets.parquet import ParquetSource
 from spark_embed.datasets.shards import BadShard, Shard, hive_columns, open_shards
 from spark_embed.errors import ConfigError, StorageError
@@ -109,7 +110,11 @@ def shard_source(config: Config, layout: Layout, catalogue: Catalogue) -> Parque
     _check_some(shards, bad)
     hive = hive_columns(root, shards)
     columns = find_columns(config, root, _schemas(shards), hive)
-    return ParquetSource(
+    pages = [shard.odd_pages for shard in shards]
+    left_out = columns.id and columns.id.name in config.drop_columns and config.id_column is None
+    if columns.id and left_out and not is_readable(pages, columns.id.name):
+        columns = replace(columns, id=None)  # what was dropped because it cannot be read names nothing either
+    source = ParquetSource(
         layout=columns.layout,
         root=root,
         folder=root,
@@ -124,6 +129,8 @@ def shard_source(config: Config, layout: Layout, catalogue: Catalogue) -> Parque
         transport="uri" if columns.layout == URL_TABLE else "bytes",
         not_used=layout.not_used,
     )
+    _check_pages(config, source)
+    return source
 
 
 def index_source(config: Config, layout: Layout, index: Index) -> ParquetSource:
@@ -152,6 +159,14 @@ def index_source(config: Config, layout: Layout, index: Index) -> ParquetSource:
         transport="index",
         not_used=layout.not_used,
     )
+
+
+def _check_pages(config: Config, source: ParquetSource) -> None:
+    """Refuse columns that Spark would have to read and cannot."""
+    transport = source.transports(config.image_transport)[0]
+    files = ((shard.path, shard.odd_pages) for shard in source.shards)
+    image = source.image_column if transport == "bytes" else ""
+    check_readable(files, replace(source, transport=transport).read_by_spark, image)
 
 
 def _check_some(shards: Sequence[Shard], bad: Sequence[BadShard]) -> None:

@@ -21,6 +21,7 @@ from spark_embed.datasets.columns import HUGGING_FACE, URL_TABLE
 from spark_embed.datasets.detect import LISTS
 from spark_embed.datasets.index.rows import REFERENCE_TYPE
 from spark_embed.datasets.not_used import NotUsed
+from spark_embed.datasets.pages import is_readable, needs_plain_reader
 from spark_embed.datasets.sample import sample_rows
 from spark_embed.datasets.shards import BadShard, Shard
 from spark_embed.datasets.units import Unit
@@ -71,7 +72,25 @@ class ParquetSource:
         """Return the transports to try, best first, for --image_transport `wanted`."""
         if self.transport in ("uri", "index"):
             return [self.transport]
-        return ["reference", "bytes"] if wanted == "auto" else [wanted]
+        if wanted != "auto":
+            return [wanted]
+        can_spark = is_readable((shard.odd_pages for shard in self.shards), self.image_column)
+        return ["reference", "bytes"] if can_spark else ["reference"]
+
+    @property
+    def read_by_spark(self) -> set[str]:
+        """The columns that Spark reads, of those that the files have."""
+        names = {field.name for field in (*self.own_columns, *filter(None, [self.id]))}
+        if self.transport != "reference":
+            names.add(self.image_column)
+        if self.transport == "index":
+            names.update(INDEX_COLUMNS)
+        return names
+
+    @property
+    def needs_plain_reader(self) -> bool:
+        """Whether Spark's vectorized reader lacks what some column takes."""
+        return needs_plain_reader((shard.odd_pages for shard in self.shards), self.read_by_spark)
 
     @property
     def has_urls(self) -> bool:
@@ -113,11 +132,7 @@ class ParquetSource:
         self, spark: SparkSession, schema: pa.Schema, shards: Sequence[Shard], part: Unit | None = None
     ) -> DataFrame:
         """Return the references of shards with one schema; with `part` only those rows of the one shard."""
-        needed = {field.name for field in (*self.own_columns, *filter(None, [self.id]))}
-        if self.transport != "reference":
-            needed.add(self.image_column)
-        if self.transport == "index":
-            needed.update(INDEX_COLUMNS)
+        needed = self.read_by_spark
         present = [field for field in schema if field.name in needed and not pa.types.is_null(field.type)]
         file_schema = T.StructType(
             [T.StructField(field.name, without_nulls(spark_type(field.type))) for field in present]
