@@ -15,11 +15,15 @@ from spark_embed.datasets.index.image_folder import make_folder_index
 from spark_embed.datasets.index.make import Index, make_index
 from spark_embed.datasets.pages import check_readable, is_readable
 from spark_embed.datasets.parquet import ParquetSource
+from spark_embed.datasets.sample import sample_rows
 from spark_embed.datasets.shards import BadShard, Shard, hive_columns, open_shards
 from spark_embed.errors import ConfigError, StorageError
+from spark_embed.inference.fetch.inline_text import is_inline_text
 from spark_embed.schema import IMAGE
 from spark_embed.spark.session import Session
 from spark_embed.storage import folder_path, is_file, is_folder
+
+_SAMPLED_ROWS = 8
 
 
 def check_input(config: Config) -> str:
@@ -130,7 +134,7 @@ def shard_source(config: Config, layout: Layout, catalogue: Catalogue) -> Parque
         not_used=layout.not_used,
     )
     _check_pages(config, source)
-    return source
+    return _with_inline_text(source) if source.layout == URL_TABLE else source
 
 
 def index_source(config: Config, layout: Layout, index: Index) -> ParquetSource:
@@ -159,6 +163,15 @@ def index_source(config: Config, layout: Layout, index: Index) -> ParquetSource:
         transport="index",
         not_used=layout.not_used,
     )
+
+
+def _with_inline_text(source: ParquetSource) -> ParquetSource:
+    """Return the source of a text column that holds no urls but images, if it does: it goes to no output."""
+    rows = sample_rows(source.folder, source.shards[:1], source.image_column, source.transport, _SAMPLED_ROWS)
+    if not any(row.reference.uri and is_inline_text(row.reference.uri) for row in rows):
+        return source
+    own = tuple(field for field in source.own_columns if field.name != source.image_column)
+    return replace(source, layout=PARQUET, own_columns=own)
 
 
 def _check_pages(config: Config, source: ParquetSource) -> None:
