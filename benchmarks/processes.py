@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,18 +47,25 @@ class Process:
         return max(later) / later[0] - 1
 
 
-def watch(command: Sequence[str | Path]) -> list[Process]:
+def watch(
+    command: Sequence[str | Path],
+    *,
+    quiet: bool = False,
+    env: Mapping[str, str] | None = None,
+    check: bool = True,
+) -> list[Process]:
     """Run a command to its end and return its processes, those that ended before it included.
 
     Raises:
-        subprocess.CalledProcessError: it failed.
+        subprocess.CalledProcessError: it failed, with `check`.
     """
-    running = subprocess.Popen([str(part) for part in command])
+    output = subprocess.DEVNULL if quiet else None
+    running = subprocess.Popen([str(part) for part in command], stdout=output, stderr=output, env=env)
     seen: dict[int, Process] = {}
     while running.poll() is None:
         _look(running.pid, seen)
         time.sleep(_LOOK_EVERY_S)
-    if running.returncode:
+    if running.returncode and check:
         raise subprocess.CalledProcessError(running.returncode, command)
     return list(seen.values())
 
@@ -86,7 +93,11 @@ def _look(root: int, seen: dict[int, Process]) -> None:
             kind = "jvm"
         elif kind == "driver" and "spark_embed.spark.early_daemon" in _read_command(pid):
             kind = "daemon"
+        elif kind == "daemon" and "jobs/embed.py" in _read_command(pid):  # a child of spark-submit's JVM
+            kind = "driver"
         process = seen.setdefault(pid, Process(pid, kind))
+        if not _read_command(pid):  # it is ending
+            kind = process.kind
         process.kind = kind
         process.samples.append((cpu_s, rss_bytes))
         below = {"driver": "driver", "jvm": "daemon", "daemon": "worker", "worker": "worker"}[kind]

@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+import sys
 from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -110,6 +112,7 @@ def _read_flags(argv: Sequence[str]) -> dict[str, Any]:
         allow_abbrev=False,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=100),
     )
+    parser.add_argument("--version", action="version", version=_versions())
     groups = {title: parser.add_argument_group(title) for title in GROUPS}
     for name, field in sorted_options():
         text = describe_option(field) + (
@@ -127,6 +130,19 @@ def _read_flags(argv: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"unknown flag {flag}{_nearest(flag.lstrip('-').replace('-', '_'), '--')}")
         raise ConfigError(f"{word!r} does not belong to a flag; every option is written --name value")
     return vars(known)
+
+
+def _versions() -> str:
+    """Return what a report of a fault should begin with."""
+    said = [f"{name} {_version(name)}" for name in ("spark-embed", "pyspark")]
+    return f"{', '.join(said)}, Python {'.'.join(map(str, sys.version_info[:3]))}"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # a copy without its metadata: --py-files, PYTHONPATH, a platform's Spark
+        return "of unknown version"
 
 
 def _read_environment(environ: Mapping[str, str]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from spark_embed.errors import ResumeError, StorageError
 from spark_embed.output.folder import Output, check_output
 from spark_embed.output.lock.lock import OutputLock
 from spark_embed.output.summary import RunSummary
-from spark_embed.run.begin import bind_run
+from spark_embed.run.begin import bind_run, check_model_files
 from spark_embed.run.binding import Binding
 from spark_embed.run.clock import Clock
 from spark_embed.run.context import RunContext
@@ -66,6 +66,7 @@ def run(spark: SparkSession | Session, config: Config, clock: Clock | None = Non
     with clock.measure("plan"), impatient():
         layout, output = find_layout(config), check_output(config)
         is_new = not exists(output.root)
+        check_model_files(spark, config, output)
     with (
         OutputLock(output.lock, output.root) as lock,
         deleted_unless_begun(output, lock, is_new=is_new),

@@ -1,5 +1,6 @@
 """Rules that a machine keeps: import directions, and what the driver must not import."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,13 +32,31 @@ def test_the_package_alone_imports_no_spark():
     assert done.stdout.strip() == "False"
 
 
-def test_wrong_flags_are_told_without_starting_spark():
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--nope", "1"],
+        ["--input_dir", "/usr", "--output_dir", "b", "--batch_size", "many"],
+        ["--input_dir", "/no/such", "--output_dir", "b"],
+        ["--input_dir", "/usr", "--output_dir", "/usr/b"],
+    ],
+)
+def test_what_is_wrong_is_told_before_anything_slow_is_imported_or_started(argv):
     program = (
-        "import sys; from spark_embed.cli.main import main; code = main(['--nope', '1']);"
-        "print(code, 'spark_embed.spark.session' in sys.modules)"
+        f"import sys; from spark_embed.cli.main import main; code = main({argv});"
+        "from spark_embed.spark.early_daemon import start_early_daemon as start;"
+        "print(code, {'pyspark', 'pyarrow', 'numpy', 'torch'} & set(sys.modules), start.cache_info().misses)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "2 False"
+    assert done.stdout.strip() == "2 set() 0", done.stderr
+
+
+@pytest.mark.parametrize("program", [["-m", "spark_embed"], ["jobs/embed.py"]])
+def test_the_command_has_a_version_in_each_form(program):
+    done = subprocess.run(
+        [sys.executable, *program, "--version"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert re.fullmatch(r"spark-embed \S+, pyspark [34]\S+, Python 3\S+\n", done.stdout)
 
 
 def test_functions_stay_short_and_take_few_parameters():

@@ -81,8 +81,15 @@ def test_the_commands_for_the_shell_work_as_they_stand(checkout):
 
 
 @pytest.mark.slow
-def test_the_python_code_works_as_it_stands(checkout):
-    """In a process of its own: a relative path means the folder in which Spark was started."""
+def test_the_python_code_works_as_it_stands(checkout, tmp_path):
+    """In a process of its own: a relative path means the folder in which Spark was started.
+
+    The environment is not activated: the PATH's python3 is another one, here one that does nothing.
+    """
+    (tmp_path / "python3").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "python3").chmod(0o755)
+    environment = {k: v for k, v in os.environ.items() if k != "PYSPARK_PYTHON"}
+    environment["PATH"] = f"{tmp_path}{os.pathsep}{environment['PATH']}"
     run_and_column, read_output = blocks("python")
     checks = """
 import numpy as np
@@ -96,7 +103,12 @@ assert (nearest == table["caption"]).mean() >= 0.95, "a crop's nearest neighbour
 """
     code = run_and_column + read_output.replace("demo/vectors", "demo/from_python") + checks
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=checkout, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code],
+        cwd=checkout,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "97 rows" in done.stdout

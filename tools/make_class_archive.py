@@ -3,7 +3,9 @@
 Usage: python tools/make_class_archive.py
 
 Runs the job once on a few made-up images in a JVM that writes an archive when it ends (JEP 350), and puts it
-where `spark_embed.spark.session` looks. A JVM that the archive does not fit ignores it.
+where `spark_embed.spark.session` looks. A JVM that the archive does not fit ignores it. What spark-submit
+starts is not told by the job, which runs in it: it reads the conf/spark-env.sh of this environment's pyspark,
+which is written here, too.
 """
 
 import io
@@ -15,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyspark
 from PIL import Image
 from pyspark import SparkContext
 from pyspark.sql import SparkSession
@@ -24,6 +27,17 @@ from spark_embed.spark.session import class_archive, local_properties
 
 N_IMAGES = 40
 END_WITHIN_S = 300
+
+SPARK_ENV = """\
+# Written by tools/make_class_archive.py: a plain spark-submit starts its JVM as spark-embed starts its own.
+# Spark reads this file at each start (bin/load-spark-env.sh); what the user has set stays.
+SPARK_SUBMIT_OPTS="{options} $SPARK_SUBMIT_OPTS"
+SPARK_DRIVER_MEMORY="${{SPARK_DRIVER_MEMORY:-{memory}}}"
+# The JVM that only puts the command line together.
+SPARK_LAUNCHER_OPTS="-XX:TieredStopAtLevel=1 -XX:+UseSerialGC $SPARK_LAUNCHER_OPTS"
+# Spark puts this folder on the class path, and there a JVM takes no archive if a folder holds anything.
+if [ "$(ls -A "$SPARK_CONF_DIR")" = spark-env.sh ]; then SPARK_CONF_DIR="$SPARK_CONF_DIR/none"; fi
+"""
 
 
 def make_shard(path: Path) -> None:
@@ -39,9 +53,28 @@ def make_shard(path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows), path)
 
 
+def spark_env() -> Path:
+    """Return what Spark's scripts source where SPARK_CONF_DIR is not set."""
+    return Path(pyspark.__file__).parent / "conf" / "spark-env.sh"
+
+
+def write_spark_env() -> None:
+    """Let plain spark-submit, of this environment, have the options of the driver's JVM.
+
+    Where a path has a blank Spark's own script fails to read the file.
+    """
+    path, properties = spark_env(), local_properties()
+    if " " in f"{path}{class_archive()}":
+        return
+    options, memory = properties["spark.driver.extraJavaOptions"], properties["spark.driver.memory"]
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(SPARK_ENV.format(options=options, memory=memory))
+
+
 def main() -> None:
     archive = class_archive()
-    archive.unlink(missing_ok=True)
+    for stale in (archive, spark_env()):
+        stale.unlink(missing_ok=True)
     archive.parent.mkdir(parents=True, exist_ok=True)
     staged = archive.with_suffix(".tmp")
     os.environ.update(PYSPARK_PYTHON=sys.executable, SPARK_LOCAL_IP="127.0.0.1")
@@ -64,6 +97,7 @@ def main() -> None:
     jvm.stdin.close()  # it ends when its parent is gone, and writes the archive then
     jvm.wait(END_WITHIN_S)
     staged.replace(archive)
+    write_spark_env()
 
 
 if __name__ == "__main__":

@@ -15,12 +15,12 @@ from spark_embed.cli.logs import start_logging
 from spark_embed.config import Config
 from spark_embed.errors import SparkEmbedError
 from spark_embed.load_config import load_config
-from spark_embed.output.folder import Output
+from spark_embed.output.folder import Output, check_output
 from spark_embed.output.state import read_progress
 from spark_embed.run.clock import Clock
 from spark_embed.spark.early_daemon import start_before_spark
 from spark_embed.spark.s3.s3a import export_s3_environment
-from spark_embed.storage import folder_path
+from spark_embed.storage import existing_folder, folder_path, is_s3
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         start_logging(config.env)
         interruption.watch()
         export_s3_environment(config)
+        check_folders(config)
         start_before_spark()
         sys.stdout.write(_run(config, clock, interruption) + "\n")
     except KeyboardInterrupt:
@@ -54,6 +55,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             return interruption.say()
         raise  # a bug, with its traceback
     return 0
+
+
+def check_folders(config: Config) -> None:
+    """Look at what is on this machine before anything slow begins: a wrong folder is told at once.
+
+    Raises:
+        SparkEmbedError: as `check_output`; or --input_dir is no folder.
+    """
+    for name, uri in (("--input_dir", config.input_dir), ("--output_dir", config.output_dir)):
+        folder_path(uri, name)
+    if not is_s3(config.input_dir):
+        existing_folder(config.input_dir, "--input_dir")
+    if not is_s3(config.output_dir):
+        check_output(config)
 
 
 def describe_interruption(config: Config | None, clock: Clock) -> str:

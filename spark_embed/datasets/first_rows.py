@@ -50,4 +50,4 @@ def _texts(column: pa.Array) -> list[str | None]:
 
 
 def _is_relative(uri: object) -> bool:
-    return isinstance(uri, str) and bool(uri) and not uri_scheme(uri) and not os.path.isabs(uri)
+    return isinstance(uri, str) and bool(uri) and not uri_scheme(uri.strip()) and not os.path.isabs(uri)

@@ -17,11 +17,11 @@ from spark_embed.datasets.pages import check_readable, is_readable
 from spark_embed.datasets.parquet import ParquetSource
 from spark_embed.datasets.sample import sample_rows
 from spark_embed.datasets.shards import BadShard, Shard, hive_columns, open_shards
-from spark_embed.errors import ConfigError, StorageError
+from spark_embed.errors import StorageError
 from spark_embed.inference.fetch.inline_text import is_inline_text
 from spark_embed.schema import IMAGE
 from spark_embed.spark.session import Session
-from spark_embed.storage import folder_path, is_file, is_folder
+from spark_embed.storage import existing_folder
 
 _SAMPLED_ROWS = 8
 
@@ -32,13 +32,7 @@ def check_input(config: Config) -> str:
     Raises:
         ConfigError: it is no folder.
     """
-    root = folder_path(config.input_dir, "--input_dir")
-    if not is_folder(root):
-        found = (
-            "this is a file; give the folder that it is in" if is_file(root) else "there is no such folder"
-        )
-        raise ConfigError(f"--input_dir {root}: {found}")
-    return root
+    return existing_folder(config.input_dir, "--input_dir")
 
 
 def find_layout(config: Config) -> Layout:

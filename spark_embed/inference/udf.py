@@ -38,6 +38,7 @@ from spark_embed.inference.tally import Tally, tallied
 from spark_embed.models import Model, Recipe, load_model
 from spark_embed.models.registry import EMBEDDED_MODEL, find_kind
 from spark_embed.schema import EMBEDDING
+from spark_embed.spark.context import use_own_python
 from spark_embed.spark.types import IMAGE_TYPE, quoted, result_type
 from spark_embed.storage import folder_path, is_s3, traffic
 
@@ -111,6 +112,7 @@ def image_embedding_result(image: str | Column, *, model: str | None = None, **o
 
     As `image_embedding`; `embedding` is null exactly when `error` is set.
     """
+    use_own_python()
     checked = ModelOptions.model_validate({"dtype": "float32", **options, "model_directory": model})
     column = F.col(image) if isinstance(image, str) else image
     nowhere = (F.lit(None).cast(field.dataType).alias(field.name) for field in IMAGE_TYPE.fields[1:])

@@ -1,15 +1,12 @@
-"""A recipe's source -> a folder on this machine, its config.json, the files of its weights and their hash.
+"""A recipe's source -> a folder on this machine, and its config.json.
 
-Knows the hub and S3, and no network: what the files mean is checkpoint.py's.
+Knows the hub and S3, and no network: what the files mean is checkpoint.py's, which are weights weights.py's.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import huggingface_hub
@@ -19,12 +16,7 @@ from spark_embed import storage
 from spark_embed.errors import ModelError, StorageError, one_line
 from spark_embed.models import Recipe
 from spark_embed.models.local_copy import copy_folder
-
-# One file, or numbered ones.
-_SAFETENSORS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
-_PICKLED = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin")
-_PICKLE_SUFFIXES = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
-_HASH_CHUNK_BYTES = 1 << 22
+from spark_embed.models.weights import choose_weights
 
 HUB_ERRORS: tuple[type[Exception], ...] = tuple(
     error
@@ -43,17 +35,34 @@ def find_folder(recipe: Recipe) -> tuple[str, str | None]:
     Raises:
         ModelError: there is no such folder, the hub or S3 does not give it, or a folder has a revision.
     """
-    source = os.path.expanduser(recipe.source)
-    if storage.is_s3(source) or os.path.isdir(source):
-        if recipe.revision:
-            raise ModelError(
-                f"--revision {recipe.revision}: only a hub id has one, {recipe.source} is a folder"
-            )
-        return _copy(recipe) if storage.is_s3(source) else source, None
-    if os.path.isabs(source) or source.startswith(".") or source.count("/") > 1:
-        raise ModelError(f"--model_directory {recipe.source}: there is no such folder")
+    if folder := local_folder(recipe):
+        return folder, None
+    if storage.is_s3(recipe.source):
+        return _copy(recipe), None
     folder = _download(recipe)
     return folder, os.path.basename(folder)
+
+
+def local_folder(recipe: Recipe) -> str | None:
+    """Return the folder that a recipe names, if it is one of this machine and neither in S3 nor a hub id.
+
+    Raises:
+        ModelError: there is no such folder, or a folder has a revision.
+    """
+    source = os.path.expanduser(recipe.source)
+    if (storage.is_s3(source) or os.path.isdir(source)) and recipe.revision:
+        raise ModelError(f"--revision {recipe.revision}: only a hub id has one, {recipe.source} is a folder")
+    if storage.is_s3(source):
+        return None
+    if os.path.isdir(source):
+        return source
+    if os.path.isabs(source) or source.startswith(".") or source.count("/") > 1:
+        is_file = os.path.isfile(source)
+        raise ModelError(
+            f"--model_directory {recipe.source}: "
+            + ("is a file; expected the folder that holds it" if is_file else "there is no such folder")
+        )
+    return None
 
 
 def _download(recipe: Recipe) -> str:
@@ -83,8 +92,17 @@ def _copy(recipe: Recipe) -> str:
             raise ModelError(f"--model_directory {source}: there is no such folder, or it holds only folders")
         if "config.json" not in files:
             raise _no_config(source)
+
+        def read(name: str) -> str:
+            return storage.read_text(f"{source}/{name}") or ""
+
+        try:
+            config = parse_object(read("config.json"))
+        except ValueError as exc:
+            raise ModelError(f"--model_directory {source}: config.json {one_line(exc)}") from exc
+        weights = choose_weights(files, read, config, recipe)
         suffixes = (".json", ".py") if recipe.trust_remote_code else (".json",)
-        wanted = {name for name in files if name.endswith(suffixes)}.union(_choose_weights(files, recipe))
+        wanted = {name for name in files if name.endswith(suffixes)}.union(weights)
         return copy_folder(source, [files[name] for name in sorted(wanted)])
     except StorageError as exc:
         detail = str(exc).removeprefix(f"{source}: ")
@@ -97,17 +115,39 @@ def read_config(folder: str, source: str) -> dict[str, Any]:
     Raises:
         ModelError: it is missing, not JSON, or not an object.
     """
-    path = os.path.join(folder, "config.json")
     try:
-        with open(path, encoding="utf-8") as file:
-            config = json.load(file)
+        return read_object(os.path.join(folder, "config.json"))
     except FileNotFoundError as exc:
         raise _no_config(source) from exc
-    except (OSError, ValueError, RecursionError) as exc:
-        raise ModelError(f"--model_directory {source}: config.json cannot be read: {one_line(exc)}") from exc
-    if not isinstance(config, dict):
-        raise ModelError(f"--model_directory {source}: config.json is not an object")
-    return config
+    except (OSError, ValueError) as exc:
+        raise ModelError(f"--model_directory {source}: config.json {one_line(exc)}") from exc
+
+
+def read_object(path: str) -> dict[str, Any]:
+    """Return the object in a JSON file.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or holds none; a ValueError's text says what is wrong with it.
+    """
+    with open(path, encoding="utf-8") as file:
+        return parse_object(file.read())
+
+
+def parse_object(text: str) -> dict[str, Any]:
+    """Do the same for the file's text.
+
+    Raises:
+        ValueError: as `read_object`.
+    """
+    if storage.is_lfs_pointer(text[:64].encode()):
+        raise ValueError(f"is {storage.LFS_POINTER}")
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise ValueError(f"cannot be read: {exc}") from exc
+    if not isinstance(values, dict):
+        raise ValueError("is not an object")
+    return values
 
 
 def _no_config(source: str) -> ModelError:
@@ -115,48 +155,3 @@ def _no_config(source: str) -> ModelError:
         f"--model_directory {source}: no config.json in it; expected a folder in Hugging Face layout "
         "(config.json, model.safetensors, preprocessor_config.json)"
     )
-
-
-def find_weights(folder: str, recipe: Recipe) -> list[str]:
-    """Return the files that will be loaded; a repository may hold others, of open_clip for example.
-
-    Raises:
-        ModelError: there are none, or only pickled ones that the recipe does not allow.
-    """
-    try:
-        names = os.listdir(folder)
-    except OSError as exc:
-        raise ModelError(f"--model_directory {recipe.source}: cannot be listed: {one_line(exc)}") from exc
-    return [os.path.join(folder, name) for name in _choose_weights(names, recipe)]
-
-
-def _choose_weights(names: Iterable[str], recipe: Recipe) -> list[str]:
-    names = sorted(names)
-    weights = [name for name in names if _SAFETENSORS.fullmatch(name)]
-    if not weights:
-        pickled = [name for name in names if name.endswith(_PICKLE_SUFFIXES)]
-        if pickled and not recipe.allow_pickle_weights:
-            raise ModelError(
-                f"--model_directory {recipe.source}: only pickled weights ({', '.join(pickled)}); "
-                "convert them to model.safetensors, or accept them with --allow_pickle_weights"
-            )
-        weights = [name for name in pickled if _PICKLED.fullmatch(name)]
-    if not weights:
-        # not downloaded from a hub without the flag, so there may be some
-        hint = " or pytorch_model.bin" if recipe.allow_pickle_weights else "; pickled: --allow_pickle_weights"
-        raise ModelError(f"--model_directory {recipe.source}: no weights in it (model.safetensors{hint})")
-    return weights
-
-
-def hash_files(paths: Sequence[str]) -> str:
-    """Return the sha256, in hex, of the files one after the other.
-
-    Raises:
-        OSError: one of them cannot be read.
-    """
-    digest = hashlib.sha256()
-    for path in paths:
-        with open(path, "rb") as file:
-            while block := file.read(_HASH_CHUNK_BYTES):
-                digest.update(block)
-    return digest.hexdigest()

@@ -23,3 +23,11 @@ def find_class(kind: str) -> Callable[..., Any]:
     module, _, name = kind.partition(":")
     found: Callable[..., Any] = getattr(import_module(module), name)
     return found
+
+
+def find_check(kind: str) -> Callable[..., None]:
+    """Return what looks at a recipe's files before Spark starts; on the driver, so it imports no torch."""
+    if kind != IMAGE_EMBEDDER:
+        return lambda recipe: None
+    found: Callable[..., None] = import_module("spark_embed.models.vision.files").check_files
+    return found

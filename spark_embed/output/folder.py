@@ -18,6 +18,7 @@ from spark_embed.storage import (
     is_below,
     is_file,
     is_folder,
+    is_s3,
     list_names,
     write_text,
 )
@@ -169,6 +170,8 @@ def check_output(config: Config) -> Output:
         )
     if is_below(input_dir, root):
         raise ConfigError(f"--output_dir {root}: --input_dir {input_dir} lies inside it; choose another")
+    if not is_s3(root) and is_file(root):
+        raise ConfigError(f"--output_dir {root}: is a file; name a folder, which need not exist")
     output = Output(root)
     if names := list_names(root):
         _check_ours(output, names)

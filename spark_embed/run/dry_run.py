@@ -12,7 +12,7 @@ from spark_embed.datasets import find_layout
 from spark_embed.datasets.units import take_wave
 from spark_embed.output.folder import check_output
 from spark_embed.output.summary import describe_model, describe_parity
-from spark_embed.run.begin import check_model
+from spark_embed.run.begin import check_model, check_model_files
 from spark_embed.run.binding import make_binding
 from spark_embed.run.clock import Clock
 from spark_embed.run.context import RunContext
@@ -33,6 +33,7 @@ def describe_run(spark: SparkSession | Session, config: Config) -> str:
     export_s3_environment(config)
     with impatient():
         layout, run_state = find_layout(config), check_output(config)
+        check_model_files(spark, config, run_state)
     output = run_state.as_draft()
     context = RunContext(as_session(spark, config), config, Clock(), output, check=lambda: None)
     # Another run may begin meanwhile: what is not empty is its.

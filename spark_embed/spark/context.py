@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any, TypeVar
 
 from pyspark import Accumulator, AccumulatorParam, SparkConf, SparkContext
@@ -40,6 +42,18 @@ def is_local(spark: SparkSession) -> bool:
     return str(context_of(spark).master).startswith("local[")
 
 
+def use_own_python() -> None:
+    """Let a context's workers on this machine run the Python that runs here, where nobody has named one.
+
+    By itself PySpark takes the python3 of the PATH, which without an activated environment is another one.
+    """
+    context = SparkContext._active_spark_context
+    if context is None or "PYSPARK_PYTHON" in os.environ or context.getConf().get("spark.pyspark.python"):
+        return
+    if str(context.master).startswith("local") and not str(context.master).startswith("local-cluster"):
+        context.pythonExec = sys.executable
+
+
 def jvm_of(spark: SparkSession) -> Any:
     """Return the gateway to the driver's JVM."""
     return spark._jvm
@@ -48,6 +62,11 @@ def jvm_of(spark: SparkSession) -> Any:
 def hadoop_settings(spark: SparkSession) -> Any:
     """Return the JVM's Hadoop configuration."""
     return context_of(spark)._jsc.hadoopConfiguration()
+
+
+def add_jar(spark: SparkSession, path: str) -> None:
+    """Let executors in other processes fetch a jar from the driver, before their next task."""
+    context_of(spark)._jsc.addJar(path)
 
 
 def stop_jvm_context(spark: SparkSession) -> None:

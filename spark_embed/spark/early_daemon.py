@@ -18,6 +18,7 @@ import sys
 import tempfile
 from functools import cache
 
+from spark_embed.platforms import platform
 from spark_embed.spark.handover import wait_and_take_over
 from spark_embed.spark.worker_daemon import be_daemon, import_slow_modules
 
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 # Where one of these is set, somebody else has said how Spark is to run: spark-submit, or the site's files.
 _CONFIGURED_BY = ("PYSPARK_GATEWAY_PORT", "PYSPARK_SUBMIT_ARGS", "SPARK_CONF_DIR")
 
+_started: list[subprocess.Popen[bytes]] = []
+
 
 def is_spark_configured() -> bool:
     """Say whether Spark's master and settings come from elsewhere than this project."""
@@ -33,9 +36,18 @@ def is_spark_configured() -> bool:
 
 
 def start_before_spark() -> None:
-    """Start the process if this command is going to run Spark on this machine, before importing pyspark."""
-    if not is_spark_configured() and "pyspark" not in sys.modules:
+    """Start the process if this command may run Spark's tasks on this machine, before importing pyspark.
+
+    Under spark-submit only the JVM knows the master: if that is a cluster's, `stop_early_daemon` follows.
+    """
+    if platform() is None and "pyspark" not in sys.modules:
         start_early_daemon()
+
+
+def stop_early_daemon() -> None:
+    """End the process: the tasks run elsewhere."""
+    while _started:
+        _started.pop().terminate()
 
 
 @cache
@@ -71,14 +83,18 @@ def _start() -> str:
             env={"OMP_NUM_THREADS": "1", **os.environ},
         )
     os.close(lifeline)
-    atexit.register(process.terminate)  # at once, if it is still importing
+    _started.append(process)
+    atexit.register(stop_early_daemon)  # at once, if it is still importing
     return path
 
 
 def main() -> None:
     """Import, wait, take over, be the daemon."""
     listener, lifeline = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
-    import_slow_modules()
+    try:
+        import_slow_modules()
+    except ImportError:  # a driver whose executors alone have torch; else Spark's own daemon says so
+        os._exit(1)
     connection = wait_and_take_over(listener, lifeline)
     shutil.rmtree(os.path.dirname(listener.getsockname()), ignore_errors=True)
     listener.close()

@@ -22,8 +22,15 @@ from pyspark.sql import SparkSession
 from spark_embed.config import Config
 from spark_embed.errors import ConfigError
 from spark_embed.load_config import conf_folder, read_properties
-from spark_embed.spark.context import context_of, is_local, reach_jvm, start_context, stop_jvm_context
-from spark_embed.spark.early_daemon import is_spark_configured, start_early_daemon
+from spark_embed.spark.context import (
+    context_of,
+    is_local,
+    reach_jvm,
+    start_context,
+    stop_jvm_context,
+    use_own_python,
+)
+from spark_embed.spark.early_daemon import is_spark_configured, start_early_daemon, stop_early_daemon
 from spark_embed.spark.handover import ADDRESS
 from spark_embed.spark.s3.jars import on_class_path
 from spark_embed.spark.s3.session import adopt_session, bring_jars, send_to_executors, use_s3
@@ -58,6 +65,7 @@ def make_session(config: Config, started: Callable[[], None] = lambda: None) -> 
     """
     if (active := SparkSession.getActiveSession()) is not None:
         check_workers(active, config.num_workers)
+        use_own_python()
         adopt_session(active, config)
         return active
     jars = bring_jars(config)
@@ -87,6 +95,7 @@ def as_session(spark: SparkSession | Session, config: Config) -> Session:
     """
     if not isinstance(spark, SparkSession):
         return spark
+    use_own_python()
     adopt_session(spark, config)
     return lambda: spark
 
@@ -149,6 +158,7 @@ def _make_conf(config: Config, jars: list[str]) -> SparkConf:
     conf.setAppName("spark_embed").setIfMissing("spark.log.level", "WARN")
     master = conf.get("spark.master", None) or "local[*]"
     if not master.startswith("local") or master.startswith("local-cluster"):
+        stop_early_daemon()
         send_to_executors(conf, config, jars)
         return conf
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import pyarrow as pa
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from spark_embed.errors import SparkEmbedError, fatal_error_named
+from spark_embed.errors import ConfigError, SparkEmbedError, fatal_error_named
+from spark_embed.spark.context import context_of
 from spark_embed.storage import Traffic, traffic
 
 Item = TypeVar("Item")
 
 ANSWER = "answer"
+
+_LACKING = re.compile(r"ModuleNotFoundError: No module named '([\w.]+)'")
 
 traffic_of_tasks = Traffic()
 """What these tasks have asked S3 for, by the workers' own count; kept on the driver."""
@@ -28,6 +35,7 @@ def run_tasks(spark: SparkSession, function: Callable[[Item], Any], items: Seque
 
     Raises:
         SparkEmbedError: what the function raised, for the first item.
+        ConfigError: the workers' Python lacks a package, this one maybe.
     """
 
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -38,7 +46,12 @@ def run_tasks(spark: SparkSession, function: Callable[[Item], Any], items: Seque
                 )
 
     n_items = len(items)
-    rows = spark.range(0, n_items, 1, n_items).mapInArrow(run, f"{ANSWER} string").collect()
+    try:
+        rows = spark.range(0, n_items, 1, n_items).mapInArrow(run, f"{ANSWER} string").collect()
+    except (PySparkException, Py4JJavaError) as exc:
+        if lacking := _LACKING.search(str(exc)):
+            raise ConfigError(_explain_lack(spark, lacking[1])) from exc
+        raise
     answers = sorted((json.loads(row[ANSWER]) for row in rows), key=lambda answer: answer[0])
     for *_, asked in answers:
         traffic_of_tasks.add(**asked)
@@ -46,6 +59,13 @@ def run_tasks(spark: SparkSession, function: Callable[[Item], Any], items: Seque
         if error:
             raise fatal_error_named(error[0])(error[1])
     return [answer for _, answer, _, _ in answers]
+
+
+def _explain_lack(spark: SparkSession, package: str) -> str:
+    return (
+        f"the workers' Python ({context_of(spark).pythonExec}) has no {package}: install it there, or set "
+        f"PYSPARK_PYTHON to one that has it (this program's is {sys.executable})"
+    )
 
 
 def _call(function: Callable[[Item], Any], item: Item) -> tuple[Any, tuple[str, str] | None, dict[str, int]]:

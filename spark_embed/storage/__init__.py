@@ -46,6 +46,7 @@ from spark_embed.storage.store import copy_tree as copy_tree
 from spark_embed.storage.store import delete as delete
 from spark_embed.storage.store import delete_file as delete_file
 from spark_embed.storage.store import delete_uploads as delete_uploads
+from spark_embed.storage.store import existing_folder as existing_folder
 from spark_embed.storage.store import exists as exists
 from spark_embed.storage.store import free_bytes as free_bytes
 from spark_embed.storage.store import is_file as is_file

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 from urllib.parse import quote, unquote, urlsplit
 
 from spark_embed.errors import ConfigError
@@ -16,13 +17,14 @@ from spark_embed.platforms import platform
 
 _S3_SCHEMES = ("s3", "s3a", "s3n")
 
+# A name may hold a colon: only with a slash after it, or of these, is what stands before it a scheme.
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/|(data|file|ipfs|ipns):", re.IGNORECASE | re.ASCII)
+
 
 def uri_scheme(uri: str) -> str:
     """Return the scheme of `uri` in lower case, or '' for a plain path."""
-    scheme, separator, _ = uri.partition("://")
-    if separator and scheme.isalnum():
-        return scheme.lower()
-    return "file" if uri[:5].lower() == "file:" else ""
+    found = _SCHEME.match(uri)
+    return (found[1] or found[2]).lower() if found else ""
 
 
 def is_s3(uri: str) -> bool:
@@ -105,10 +107,21 @@ def folder_path(uri: str, flag: str) -> str:
         return _s3_folder(uri, flag)
     path = local_path(uri)
     if path is None:
-        raise ConfigError(f"{flag} {uri}: only local paths, file: URIs and s3:// (or s3a://) can be used")
+        raise ConfigError(f"{flag} {uri}: {_refusal(uri)}")
     if not path:
         raise ConfigError(f"{flag} {uri!r}: names no folder")
     return os.path.abspath(os.path.expanduser(path))
+
+
+def _refusal(uri: str) -> str:
+    """Return why a URI of another kind names no folder, and what to give instead."""
+    scheme, _, rest = uri.partition(":")
+    if scheme.lower() == "dbfs":
+        path = "/" + rest.lstrip("/")
+        inside = path if path.startswith("/Volumes/") else f"/dbfs{path}"
+        return f"give the path by which Databricks shows it as a folder, {inside}"
+    which = "another machine's file:" if scheme.lower() == "file" else f"{scheme}:"
+    return f"{which} is not read; only local paths (a mounted store's, too), file: and s3:// (or s3a://) are"
 
 
 def _s3_folder(uri: str, flag: str) -> str:

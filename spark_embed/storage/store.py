@@ -11,14 +11,28 @@ from contextlib import contextmanager, suppress
 from functools import wraps
 from typing import Concatenate, ParamSpec, TypeVar
 
-from spark_embed.errors import StorageError
+from spark_embed.errors import ConfigError, StorageError
 from spark_embed.storage import local
 from spark_embed.storage.files import StoredFile
-from spark_embed.storage.paths import is_s3, is_shown
+from spark_embed.storage.paths import folder_path, is_s3, is_shown
 from spark_embed.storage.s3 import store as s3
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+def existing_folder(uri: str, flag: str) -> str:
+    """Return what `folder_path` does, of a folder that must be there.
+
+    Raises:
+        ConfigError: it is no folder, or none that is read.
+        StorageError: nobody can say.
+    """
+    path = folder_path(uri, flag)
+    if is_folder(path):
+        return path
+    found = "this is a file; give the folder that it is in" if is_file(path) else "there is no such folder"
+    raise ConfigError(f"{flag} {path}: {found}")
 
 
 @contextmanager

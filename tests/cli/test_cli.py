@@ -36,20 +36,6 @@ def test_spark_submit_works_with_nothing_else_given(shards, tiny_clip, tmp_path)
 
 
 @pytest.mark.slow
-def test_spark_submit_decides_where_it_runs(shards, tiny_clip, tmp_path):
-    """A master of its own, executors in processes of their own, and settings that are not overridden."""
-    done = run_command(
-        "spark-submit", "--master", "local-cluster[1,1,1024]", "--conf", "spark.log.level=ERROR",
-        REPOSITORY / "jobs/embed.py", "--input_dir", shards, "--output_dir", tmp_path / "out",
-        "--model_directory", tiny_clip, "--num_workers", 7, cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert "--num_workers 7: this Spark runs" in done.stdout  # a local master would have become local[7,4]
-    assert 'Setting Spark log level to "ERROR"' in done.stderr
-    assert "27 rows: 24 embedded, 3 errors" in done.stdout
-
-
-@pytest.mark.slow
 def test_a_shard_that_cannot_be_read_is_a_warning_or_an_exit_code(shards, tiny_clip, tmp_path):
     shutil.copytree(shards, tmp_path / "in")
     (tmp_path / "in/00001.parquet").write_bytes(b"no shard")
@@ -109,6 +95,9 @@ def test_prod_logs_json_lines_and_a_failed_job_has_its_exit_code(shards, tmp_pat
             2,
             "--input_dir /no/such: there is no such folder",
         ),
+        (["--input_dir", "/usr", "--output_dir", "/etc/passwd"], {}, 2, "/etc/passwd: is a file"),
+        (["--input_dir", "dbfs:/in", "--output_dir", "b"], {}, 2, "shows it as a folder, /dbfs/in"),
+        (["--input_dir", "/usr", "--output_dir", "hdfs:/b"], {}, 2, "--output_dir hdfs:/b: hdfs: is not"),
     ],
 )
 def test_what_is_wrong_is_one_line_with_an_exit_code(argv, environ, code, words, tmp_path):

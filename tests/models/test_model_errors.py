@@ -77,7 +77,7 @@ BROKEN_FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "no weights in it"),
     "pickle": (pickle_weights, r"only pickled weights \(pytorch_model.bin\).*--allow_pickle_weights"),
     "pickle beside other weights": (pickle_beside_other_weights, "only pickled weights"),
-    "cut weights": (cut, "cannot be loaded"),
+    "cut weights": (cut, "model.safetensors is no whole safetensors file: .*cut off"),
     "a weight less": (lambda folder: change_weights(folder, lambda w: w.pop(PROJECTION)), PROJECTION),
     "another size": (lambda folder: put_clip_size(folder, patch_size=16), "patch_embedding"),
     "no processor": (
@@ -95,7 +95,10 @@ BROKEN_FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "negative size": (lambda folder: put(folder, size=-224, crop_size=-224), "must be positive|cannot embed"),
     "unknown filter": (lambda folder: put(folder, resample=99), "cannot embed an image.*99"),
     "a size that is a word": (lambda folder: put_clip_size(folder, hidden_size="much"), "cannot be loaded"),
-    "weights that are a folder": (lambda f: replace_by_folder(f / "model.safetensors"), "cannot be loaded"),
+    "weights that are a folder": (
+        lambda folder: replace_by_folder(folder / "model.safetensors"),
+        "model.safetensors cannot be read: Is a directory",
+    ),
 }
 
 

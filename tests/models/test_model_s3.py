@@ -162,7 +162,7 @@ def test_who_may_not_read_it_is_told_so(clip_folder, upload, bucket, s3_server, 
     assert "cannot be listed: access denied" in refusal(uri)
     s3_server.allow(bucket, user.access_key, action="s3:ListBucket")
     text = refusal(uri)
-    assert "config.json: cannot be copied to" in text
+    assert "config.json: cannot be read" in text
     assert "access denied" in text
     s3_server.allow(bucket, user.access_key, action="s3:GetObject")
     ImageEmbedder(recipe(uri))

@@ -124,6 +124,7 @@ def test_rows_that_publishing_loses_are_noticed_and_the_older_run_stays(embed, s
     [
         (lambda out, shards: shards / "inside", "inside --input_dir"),
         (lambda out, shards: shards, "inside --input_dir"),
+        (lambda out, shards: (out.touch(), out)[-1], "is a file; name a folder"),
         (lambda out, shards: (out.mkdir(), (out / "thesis.txt").touch(), out)[-1], "not ours"),
         (lambda out, shards: (out.mkdir(), (out / "metadata.json").touch(), out)[-1], "choose another"),
         (lambda out, shards: ((out / "_spark_embed/thesis").mkdir(parents=True), out)[-1], "choose another"),

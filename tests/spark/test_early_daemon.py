@@ -116,7 +116,7 @@ def test_a_command_starts_one_only_where_it_will_start_spark_itself(monkeypatch)
     monkeypatch.setitem(sys.modules, "pyspark", ModuleType("pyspark"))  # there may be a session
     early_daemon.start_before_spark()
     monkeypatch.delitem(sys.modules, "pyspark")
-    monkeypatch.setenv("PYSPARK_GATEWAY_PORT", "1")  # spark-submit
+    monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "18.0")
     early_daemon.start_before_spark()
 
 

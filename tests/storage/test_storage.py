@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -116,6 +117,11 @@ def test_names_are_sorted_hidden_ones_too(folder):
         ("s3://bucket/key", "s3", None),
         ("S3A://bucket/key", "s3a", None),
         ("https://example.org/a", "https", None),
+        ("git+ssh://host/a", "git+ssh", None),
+        ("dbfs:/a", "dbfs", None),
+        ("ipfs:Qm", "ipfs", None),
+        ("12:30/a", "", "12:30/a"),
+        ("photo at 12:/a", "", "photo at 12:/a"),
     ],
 )
 def test_uris_and_paths(uri, scheme, path):
@@ -128,10 +134,28 @@ def test_a_folder_option_becomes_an_absolute_path(tmp_path, monkeypatch):
     assert folder_path("out/../in", "--input_dir") == str(tmp_path / "in")
     assert folder_path("~/in", "--input_dir") == "/home/someone/in"
     assert folder_path("file:///data/in%20here/", "--input_dir") == "/data/in here"
-    with pytest.raises(ConfigError, match="--input_dir gs://bucket/in"):
-        folder_path("gs://bucket/in", "--input_dir")
     with pytest.raises(ConfigError, match="--allowed_roots ''"):  # else it would be the working folder
         folder_path("", "--allowed_roots")
+
+
+@pytest.mark.parametrize(
+    ("uri", "cure"),
+    [
+        ("gs://bucket/in", "gs: is not read; only local paths"),
+        ("abfss://container@account.dfs.core.windows.net/in", "abfss: is not read"),
+        ("hdfs:/in", "hdfs: is not read"),
+        ("https://example.org/in", "https: is not read"),
+        ("file://host/in", "another machine's file: is not read"),
+        ("dbfs:/in/x", "Databricks shows it as a folder, /dbfs/in/x"),
+        ("dbfs:///in/x", "Databricks shows it as a folder, /dbfs/in/x"),
+        ("dbfs:/Volumes/a/b/c", "Databricks shows it as a folder, /Volumes/a/b/c"),
+        ("s3:/bucket/in", "must be s3://bucket/folder"),
+    ],
+)
+def test_a_folder_of_another_kind_is_refused_with_a_cure(uri, cure):
+    with pytest.raises(ConfigError, match=re.escape("--input_dir")) as caught:
+        folder_path(uri, "--input_dir")
+    assert cure in str(caught.value)
 
 
 @pytest.mark.parametrize("uri", ["s3://bucket/a b%20", "s3a://bucket/a b%20/", "S3N://bucket/a b%20"])

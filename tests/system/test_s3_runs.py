@@ -17,6 +17,8 @@ from spark_embed.pipeline import run
 from spark_embed.run.begin import look_from_worker
 from spark_embed.spark.settings import settings
 
+from support.checkout import REPOSITORY
+from support.commands import run_command
 from support.s3_runs import assert_tidy, keys_below, read_parquet, upload_tree
 from support.s3_server import find_server
 from support.vectors import cosines
@@ -77,6 +79,43 @@ def test_the_same_vectors_wherever_they_come_from_and_go(
         told = s3_server.client().get_object(Bucket=bucket, Key="deep/out/metadata.json")["Body"].read()
         assert json.loads(told) == json.loads(json.dumps(summary.to_dict()))
     verify(Output(output_dir.replace("s3://", "s3a://"))).check()
+
+
+@pytest.mark.slow
+def test_spark_submit_reaches_s3_with_nothing_else_given(
+    s3_server, bucket, material, clip, expected, tmp_path
+):
+    """Its JVM runs already, without the jars; the job brings them."""
+    input_dir = upload_tree(s3_server, material / "img2dataset/parquet", bucket, "in")
+    done = run_command(
+        "spark-submit", REPOSITORY / "jobs/embed.py", "--input_dir", input_dir,
+        "--output_dir", f"s3://{bucket}/out", *(f"--{name}={value}" for name, value in clip.items()),
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "copying every file" not in done.stderr  # the committers are there, too
+    assert_expected(
+        read_parquet(s3_server, bucket, "out/embeddings.parquet"),
+        read_parquet(s3_server, bucket, "out/errors.parquet"),
+        expected,
+    )
+    assert_tidy(s3_server, bucket, "out")
+
+
+@pytest.mark.slow
+def test_spark_submit_decides_where_it_runs(s3_server, bucket, shards, tiny_clip, tmp_path):
+    """A master of its own and settings that are not overridden; its executors get the jars for S3, too."""
+    done = run_command(
+        "spark-submit", "--master", "local-cluster[1,1,1024]", "--conf", "spark.log.level=ERROR",
+        REPOSITORY / "jobs/embed.py", "--input_dir", upload_tree(s3_server, shards, bucket, "in"),
+        "--output_dir", f"s3://{bucket}/out", "--model_directory", tiny_clip, "--num_workers", 7,
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "--num_workers 7: this Spark runs" in done.stdout  # a local master would have become local[7,4]
+    assert 'Setting Spark log level to "ERROR"' in done.stderr
+    assert "27 rows: 24 embedded, 3 errors" in done.stdout
+    assert len(read_parquet(s3_server, bucket, "out/embeddings.parquet")) == 24
 
 
 @pytest.mark.slow

@@ -30,7 +30,8 @@ _URL_SAFE = str.maketrans("-_", "+/")
 
 
 def is_inline_text(uri: str) -> bool:
-    """Say whether this is no uri that leads anywhere, but an image itself."""
+    """Say whether this is no uri that leads anywhere, but an image itself; blanks around it do not count."""
+    uri = uri.strip()
     return uri[: len(_SCHEME)].lower() == _SCHEME or _is_base64(uri)
 
 
@@ -40,6 +41,7 @@ def decode_inline_text(uri: str) -> bytes:
     Raises:
         ImageError: it is no base64.
     """
+    uri = uri.strip()
     if _is_base64(uri):
         return _decoded(uri)
     header, comma, data = uri.partition(",")

@@ -107,7 +107,7 @@ def url_of(reference: Reference, roots: Sequence[str] = ()) -> str | None:
         reference: what is to be read.
         roots: as `FetchPolicy` has them; what lies in none of their buckets is not downloaded.
     """
-    uri = reference.uri
+    uri = (reference.uri or "").strip()  # lists are typed and scraped: blanks around a url are not of it
     if not uri or reference.inline is not None or is_inline_text(uri):
         return None
     if uri_scheme(uri) in ("http", "https"):
@@ -161,25 +161,40 @@ def make_fetch(policy: FetchPolicy) -> Fetch:
 
 def _allowed_path(reference: Reference, roots: Sequence[str]) -> str:
     """Return the path that the uri names, free of symbolic links, so that what is checked is what is read."""
-    if not reference.uri:
+    uri = _stripped(reference)
+    if not uri:
         raise ImageError("null_bytes", "the row has neither image bytes nor a uri")
-    path = joined_path(reference.base or "", reference.uri)
+    path = joined_path(reference.base or "", uri)
     if is_s3(path):
         bucket = split_s3(path)[0]
         text = f"not in a bucket that may be read (--allowed_roots s3://{bucket}): {path}"
         raise ImageError("forbidden", text)
-    path = local_path(reference.uri) or ""
+    path = local_path(uri) or ""
     if not path:
         # Not the uri itself: it may hold a password.
-        raise ImageError("fetch_failed", _unread(uri_scheme(reference.uri)))
+        raise ImageError("fetch_failed", _unread(uri_scheme(uri)))
     path = os.path.join(reference.base or "", path)
     try:
         real = os.path.realpath(path)
     except ValueError as exc:  # a null character, or one that the file system's encoding lacks
         raise ImageError("not_found", "the path holds a character that no file name can") from exc
     if not any(is_inside(real, root) for root in roots):
-        raise ImageError("forbidden", f"outside the folders that may be read (--allowed_roots): {path}")
+        raise ImageError("forbidden", f"{_outside(uri)}: {path}")
     return real
+
+
+def _stripped(reference: Reference) -> str:
+    """Return the uri without the blanks around it, unless a file here has just this name."""
+    given = reference.uri or ""
+    uri = given.strip()
+    is_name = uri != given and not uri_scheme(uri) and not is_s3(reference.base or "")
+    return given if is_name and os.path.lexists(os.path.join(reference.base or "", given)) else uri
+
+
+def _outside(uri: str) -> str:
+    if uri.startswith("//"):
+        return "a path, for a url begins with https:// or its like"
+    return "outside the folders that may be read (--allowed_roots)"
 
 
 def _unread(scheme: str) -> str:

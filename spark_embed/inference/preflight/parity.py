@@ -84,15 +84,23 @@ def prepare_sample(
                 errors.append(exc)
 
 
-def measure_parity(model: Model, sample: Sequence[Sampled]) -> Parity:
-    """Compare the vectors of `model` with the reference's. Takes a second copy of the network."""
+def predict_references(model: Model, sample: Sequence[Sampled]) -> Vectors | None:
+    """Return the reference's vectors: the same for every precision. Takes a second copy of the network."""
+    if model.reference is None or not sample:
+        return None
+    return model.reference.predict([item.reference for item in sample])
+
+
+def measure_parity(model: Model, sample: Sequence[Sampled], references: Vectors | None = None) -> Parity:
+    """Compare the vectors of `model` with the reference's, which are made if they are not given."""
     if model.reference is None:
         return NO_REFERENCE
-    if not sample:
+    if references is None:
+        references = predict_references(model, sample)
+    if references is None:
         return Parity()
     differences = [item.pixel_difference for item in sample if item.pixel_difference is not None]
     prediction = model.predict([item.prepared for item in sample])
-    references = model.reference.predict([item.reference for item in sample])
     cosines = _cosines(prediction, model.reference.column, references)
     return Parity(
         n_images=len(cosines),

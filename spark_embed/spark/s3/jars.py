@@ -55,17 +55,6 @@ class Packages:
     packages: tuple[str, ...]
     excludes: tuple[str, ...]
 
-    def as_flags(self) -> str:
-        """Return them as spark-submit takes them, quoted for a shell."""
-        return f"--packages {','.join(self.packages)} --exclude-packages '{','.join(self.excludes)}'"
-
-    def as_settings(self) -> dict[str, str]:
-        """Return them as Spark's settings."""
-        return {
-            "spark.jars.packages": ",".join(self.packages),
-            "spark.jars.excludes": ",".join(self.excludes),
-        }
-
 
 def spark_home() -> str:
     """Return the folder of the Spark that pyspark starts."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 from py4j.protocol import Py4JError, Py4JJavaError
 from pyspark import SparkConf
@@ -33,6 +34,7 @@ _SOURCE = "spark_embed"
 # Where a Hadoop setting comes from that nobody has chosen.
 _DEFAULTS = ("core-default.xml", "mapred-default.xml", _SOURCE)
 
+_FILE_SYSTEM = "org.apache.hadoop.fs.s3a.S3AFileSystem"
 _NO_FILE_SYSTEM = ("S3AFileSystem not found", "No FileSystem for scheme")
 _MISFITS = (
     "ClassNotFoundException",
@@ -49,17 +51,15 @@ def bring_jars(config: Config) -> list[str]:
     Raises:
         ConfigError: it is not known which fit, or they cannot be fetched.
     """
-    home = spark_home()
     if (
         not needs_s3(config)
         or config.s3_jars == "none"
         or is_jvm_there()
         or platform()
-        or are_jars_there(home, os.environ)
+        or are_jars_there(spark_home(), os.environ)
     ):
         return []
-    wanted = find_packages(home, config.s3_jars)
-    return fetch_jars(home, wanted.packages, wanted.excludes)
+    return _fetch(config.s3_jars)
 
 
 def is_jvm_there() -> bool:
@@ -105,6 +105,8 @@ def use_s3(spark: SparkSession, config: Config) -> None:
     if bucket is None or platform():
         return
     jvm, hadoop = context.jvm_of(spark), context.hadoop_settings(spark)
+    if config.s3_jars != "none" and not _are_classes_there(jvm, [_FILE_SYSTEM]):
+        _add_jars(spark, _fetch(config.s3_jars))
     version = jvm.org.apache.hadoop.util.VersionInfo.getVersion()
     for name, value in s3a_settings(config, version, store_environment(config)).items():
         if is_missing(hadoop, name):
@@ -134,11 +136,7 @@ def committer_settings(spark: SparkSession, config: Config) -> dict[str, str]:
     values = committer_classes()
     if not is_s3(config.output_dir) or platform() or any(spark.conf.get(name, None) for name in values):
         return {}
-    try:
-        loader = context.jvm_of(spark).Thread.currentThread().getContextClassLoader()
-        for value in values.values():
-            loader.loadClass(value)
-    except Py4JError:
+    if not _are_classes_there(context.jvm_of(spark), values.values()):
         logger.debug("no committers for S3 on the class path (spark-hadoop-cloud)")
         return {}
     return values
@@ -158,15 +156,48 @@ def _explain(exc: Exception, jvm: Any, config: Config) -> str:
 
 def _jar_of_s3a(jvm: Any) -> str:
     loader = jvm.Thread.currentThread().getContextClassLoader()
-    source = loader.loadClass("org.apache.hadoop.fs.s3a.S3AFileSystem").getProtectionDomain().getCodeSource()
+    source = loader.loadClass(_FILE_SYSTEM).getProtectionDomain().getCodeSource()
     return str(source.getLocation().getPath())
 
 
-def _advice(config: Config) -> str:
+def _are_classes_there(jvm: Any, names: Iterable[str]) -> bool:
+    loader = jvm.Thread.currentThread().getContextClassLoader()
+    try:
+        for name in names:
+            loader.loadClass(name)
+    except Py4JError:
+        return False
+    return True
+
+
+def _add_jars(spark: SparkSession, jars: Sequence[str]) -> None:
+    """Give jars to a session whose JVM runs already: spark-submit's, or somebody's session.
+
+    Spark starts each driver below a class loader of its own that takes jars at any time, and the executor of
+    a local master asks the same one. Other executors fetch them from the driver before their next task.
+    """
+    jvm = context.jvm_of(spark)
+    loader = jvm.Thread.currentThread().getContextClassLoader()
+    try:
+        for jar in jars:
+            loader.addURL(jvm.java.io.File(jar).toURI().toURL())
+            if not context.is_local(spark):
+                context.add_jar(spark, jar)
+    except Py4JError as exc:  # another program's loader: what is missing is told by S3A's start
+        logger.debug("no jars can be added to this JVM", exc_info=exc)
+
+
+def _fetch(kind: Literal["slim", "full"]) -> list[str]:
     home = spark_home()
-    wanted = find_packages(home, "full" if config.s3_jars == "full" else "slim")
-    if "PYSPARK_GATEWAY_PORT" in os.environ:
-        return f"give spark-submit {wanted.as_flags()}"
-    settings = " and ".join(f"{name}={value}" for name, value in wanted.as_settings().items())
-    instead = "leave out --s3_jars none, or " if config.s3_jars == "none" else ""
-    return f"{instead}start the session with {settings}"
+    wanted = find_packages(home, kind)
+    return fetch_jars(home, wanted.packages, wanted.excludes)
+
+
+def _advice(config: Config) -> str:
+    packages = ",".join(find_packages(spark_home(), "full").packages)  # two names, where slim has nine
+    start = (
+        f"give spark-submit --packages {packages}"
+        if "PYSPARK_GATEWAY_PORT" in os.environ
+        else f"start the session with spark.jars.packages={packages}"
+    )
+    return f"leave out --s3_jars none, or {start}" if config.s3_jars == "none" else start

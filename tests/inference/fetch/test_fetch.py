@@ -8,7 +8,7 @@ from urllib.parse import quote
 import pytest
 
 from spark_embed.errors import ERROR_DETAIL_CHARS, ImageError
-from spark_embed.inference.fetch.references import FetchPolicy, Reference, make_fetch
+from spark_embed.inference.fetch.references import FetchPolicy, Reference, make_fetch, url_of
 
 CONTENT = b"the bytes of an image"
 
@@ -44,7 +44,7 @@ def test_inline_bytes_win_over_a_uri(root):
     assert make_fetch(FetchPolicy())(Reference(CONTENT, "https://example.org/a.jpg")) is CONTENT
 
 
-@pytest.mark.parametrize("uri", [None, ""])
+@pytest.mark.parametrize("uri", [None, "", " \t"])
 def test_neither_bytes_nor_uri_is_null_bytes(root, uri):
     assert error_of(root, uri).code == "null_bytes"
 
@@ -78,6 +78,31 @@ def test_odd_names_are_read_as_a_path_and_as_a_uri(root, name):
     (root / name).write_bytes(CONTENT)
     assert fetch_below(root, name) == CONTENT
     assert fetch_below(root, f"file://localhost{quote(str(root / name))}") == CONTENT
+
+
+@pytest.mark.parametrize("uri", [" cats/a.jpg", "cats/a.jpg\n", "\t{}/cats/a.jpg ", " file:{}/cats/a.jpg"])
+def test_blanks_around_a_uri_are_not_of_it(root, uri):
+    assert fetch_below(root, uri.format(root)) == CONTENT
+
+
+def test_blanks_around_a_name_are_of_it_where_a_file_is_called_so(root):
+    (root / " a.jpg").write_bytes(b"with")
+    (root / "a.jpg").write_bytes(b"without")
+    assert (fetch_below(root, " a.jpg"), fetch_below(root, "a.jpg ")) == (b"with", b"without")
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        (" https://a/x.jpg\n", "https://a/x.jpg"),
+        ("s3://bucket/x.jpg ", "s3://bucket/x.jpg"),
+        (" x.jpg", "s3a://bucket/in/x.jpg"),
+        ("ftp://a/x.jpg", None),
+        (" ", None),
+    ],
+)
+def test_what_is_downloaded(uri, expected):
+    assert url_of(Reference(None, uri, "s3a://bucket/in"), ["s3a://bucket/in"]) == expected
 
 
 def test_each_of_several_roots_may_be_read(root, tmp_path):
@@ -178,7 +203,11 @@ def test_what_this_user_may_not_read_is_forbidden(root, what, request):
         "HTTPS://example.org/a.jpg",
         "gs://bucket/a.jpg",
         "abfs://bucket/a.jpg",
-        "hdfs://node/a.jpg",
+        "hdfs:/node/a.jpg",
+        "ftp://example.org/a.jpg",
+        "ipfs:QmExample",
+        "git+ssh://example.org/a.jpg",
+        "http:/example.org/a.jpg",
         "file://other-host/cats/a.jpg",
         "file://[bad/a.jpg",
     ],
@@ -187,6 +216,12 @@ def test_other_schemes_and_hosts_are_not_fetched(root, uri):
     error = error_of(root, uri)
     assert error.code == "fetch_failed"
     assert error.detail.startswith(uri.partition(":")[0].lower())
+
+
+def test_a_url_without_its_scheme_is_told(root):
+    error = error_of(root, "//example.org/a.jpg")
+    assert error.code == "forbidden"
+    assert error.detail == "a path, for a url begins with https:// or its like: //example.org/a.jpg"
 
 
 def test_a_password_in_a_uri_goes_nowhere(root):

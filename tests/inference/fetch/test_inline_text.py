@@ -32,6 +32,7 @@ def fetched(uri: str, **policy) -> bytes:
         f"data:;base64,{base64.urlsafe_b64encode(DATA).decode()}",
         f"data:;base64,{quote_from_bytes(TEXT.encode(), safe='')}",
         f"data:;base64,{TEXT[:76]}\r\n{TEXT[76:]}\n",
+        f" data:;base64,{TEXT} ",
         f"data:image/bmp,{quote_from_bytes(DATA)}",
     ],
 )

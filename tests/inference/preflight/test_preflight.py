@@ -71,7 +71,7 @@ def test_auto_is_float32_where_nothing_could_be_measured(fast_bfloat16, recipe, 
 def test_auto_is_float32_where_the_fast_precision_falls_short(
     fast_bfloat16, recipe, photo_bytes, monkeypatch, cosine
 ):
-    def measure(model: ImageEmbedder, sample: list) -> Parity:
+    def measure(model: ImageEmbedder, sample: list, references) -> Parity:
         return Parity(len(sample), 1.0 if model.recipe.dtype == "float32" else cosine, 0.5)
 
     monkeypatch.setattr("spark_embed.inference.preflight.probe.measure_parity", measure)

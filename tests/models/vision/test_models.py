@@ -11,11 +11,20 @@ import pytest
 import torch
 from PIL import Image
 
-from spark_embed.errors import ImageError
+from spark_embed.errors import ImageError, ModelError
 from spark_embed.models import Inputs
 from spark_embed.models.vision.image_embedder import ImageEmbedder
 
-from support.small_models import NAMES, Reference, change_weights, prepare_all, recipe, save_model
+from support.small_models import (
+    BICUBIC,
+    NAMES,
+    Reference,
+    change_weights,
+    prepare_all,
+    recipe,
+    save_model,
+    steps,
+)
 from support.vectors import cosines
 
 SIZES = [
@@ -99,6 +108,29 @@ def test_an_image_that_the_models_own_processor_would_blow_up_is_refused(clip_fo
     assert model.prepare(Inputs(np.zeros((10, 200, 3), np.uint8)))["pixel_values"].shape == (3, 224, 224)
     with pytest.raises(ImageError, match=r"^too_many_pixels: 100000 x 1: .*more than 20 times"):
         model.prepare(Inputs(np.zeros((1, 100_000, 3), np.uint8)))
+
+
+@pytest.mark.parametrize("name", ["resnet", "swin"])
+def test_a_processor_that_leaves_images_their_shape_gives_in_a_batch_what_it_gives_alone(
+    tmp_path, photos, name
+):
+    save_model(name, tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(
+        json.dumps(steps("CLIP", BICUBIC, size={"shortest_edge": 64}, do_center_crop=False))
+    )
+    model = ImageEmbedder(recipe(tmp_path))
+    prepared = prepare_all(model, photos)
+    assert len({tuple(item["pixel_values"].shape) for item in prepared}) > 2
+    alone = np.concatenate([model.predict([item]).columns["embedding"] for item in prepared])
+    np.testing.assert_allclose(model.predict(prepared).columns["embedding"], alone, atol=1e-6)
+    assert cosines(alone[:1], alone[1:]).max() < 0.9999
+
+
+def test_a_network_of_one_shape_whose_processor_leaves_images_theirs_is_refused(clip_folder, tmp_path):
+    folder = shutil.copytree(clip_folder, tmp_path / "clip")
+    put_processor(folder, do_center_crop=False)
+    with pytest.raises(ModelError, match=r"its network takes only one \(not 3 x 224 x 336.*do_center_crop"):
+        ImageEmbedder(recipe(folder))
 
 
 @pytest.mark.parametrize(

@@ -80,9 +80,7 @@ def test_a_spark_that_nobody_knows_is_told(make_home, jars):
 
 
 def test_the_installed_spark_is_known():
-    assert (
-        find_packages(spark_home(), "slim").as_flags().startswith("--packages org.apache.hadoop:hadoop-aws:")
-    )
+    assert find_packages(spark_home(), "slim").packages[0].startswith("org.apache.hadoop:hadoop-aws:")
 
 
 def test_jars_that_are_there_are_found(make_home, tmp_path):

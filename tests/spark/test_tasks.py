@@ -1,0 +1,44 @@
+"""Workers that run another Python than the one that has what they need."""
+
+import subprocess
+import sys
+
+import pytest
+
+from spark_embed.errors import ConfigError
+from spark_embed.spark.context import use_own_python
+from spark_embed.spark.tasks import run_tasks
+
+
+@pytest.fixture
+def bare_python(tmp_path) -> str:
+    """A Python without any package."""
+    path = tmp_path / "python3"
+    path.write_text(f'#!/bin/sh\nexec {sys._base_executable} -S "$@"\n')
+    path.chmod(0o755)
+    assert subprocess.run([path, "-c", "import pydantic"], capture_output=True, check=False).returncode
+    return str(path)
+
+
+def test_a_package_that_workers_lack_is_one_line(spark, bare_python, monkeypatch):
+    monkeypatch.setattr(spark.sparkContext, "pythonExec", bare_python)
+    with pytest.raises(ConfigError) as caught:
+        run_tasks(spark, str, [1])
+    said = str(caught.value)
+    assert said.startswith(f"the workers' Python ({bare_python}) has no ")
+    assert said.endswith(f"set PYSPARK_PYTHON to one that has it (this program's is {sys.executable})")
+
+
+def test_workers_here_run_the_python_that_runs_here_unless_one_is_named(spark, monkeypatch):
+    monkeypatch.setattr(spark.sparkContext, "pythonExec", "python3")
+    use_own_python()  # the tests name one: PYSPARK_PYTHON
+    assert spark.sparkContext.pythonExec == "python3"
+    monkeypatch.delenv("PYSPARK_PYTHON")
+    monkeypatch.setattr(spark.sparkContext, "master", "yarn")  # where this path may lead nowhere
+    use_own_python()
+    assert spark.sparkContext.pythonExec == "python3"
+    monkeypatch.undo()
+    monkeypatch.delenv("PYSPARK_PYTHON")
+    monkeypatch.setattr(spark.sparkContext, "pythonExec", "python3")
+    use_own_python()
+    assert spark.sparkContext.pythonExec == sys.executable
