@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from spark_embed.datasets.first_rows import names_files
 from spark_embed.datasets.lists import LIST_SUFFIXES, has_column
 from spark_embed.datasets.not_used import NotUsed, kind_of_file
+from spark_embed.datasets.table_formats import NOT_LIVE, find_table, live_files
 from spark_embed.errors import ConfigError
 from spark_embed.storage import StoredFile, is_shown, walk_files
 
@@ -71,8 +72,12 @@ class _Seen:
     folders: set[str] = field(default_factory=set)
     labels: set[str] = field(default_factory=set)
     others: NotUsed = field(default_factory=NotUsed)
+    tables: dict[str, str] = field(default_factory=dict)
 
     def add(self, file: StoredFile) -> None:
+        if table := find_table(file.path):
+            self.tables.setdefault(*table)
+            return
         name = file.path.lower()
         if name.endswith(IMAGE_SUFFIXES):  # even _DSC0001.jpg, as cameras name them
             self._add_image(file.path)
@@ -114,6 +119,9 @@ def detect(root: str, wanted: str, url_column: str) -> Layout:
     seen = _Seen()
     for file in walk_files(root):
         seen.add(file)
+    seen.parquet, old = live_files(root, seen.tables, seen.parquet)
+    for file in old:
+        seen.others.add(NOT_LIVE, file.path)
     found = _layouts(root, seen, url_column)
     if wanted != "auto":
         if wanted not in found:
