@@ -13,6 +13,7 @@ from spark_embed.datasets.columns import URL_TABLE, find_columns, find_index_col
 from spark_embed.datasets.detect import FOLDER, PARQUET, TARS, Layout, detect
 from spark_embed.datasets.index.image_folder import make_folder_index
 from spark_embed.datasets.index.make import Index, make_index
+from spark_embed.datasets.not_used import NotUsed
 from spark_embed.datasets.parquet import ParquetSource
 from spark_embed.datasets.shards import BadShard, Shard, hive_columns, open_shards
 from spark_embed.errors import ConfigError, StorageError
@@ -135,6 +136,8 @@ def index_source(config: Config, layout: Layout, index: Index) -> ParquetSource:
     """
     _check_some(index.shards, index.bad)
     columns = find_index_columns(config, _schemas(index.shards))
+    not_used = NotUsed()
+    not_used.update([layout.not_used, index.not_used])
     is_img2dataset = layout.name == TARS and bool(layout.sidecars)
     return ParquetSource(
         layout="img2dataset_webdataset" if is_img2dataset else layout.name,
@@ -150,7 +153,7 @@ def index_source(config: Config, layout: Layout, index: Index) -> ParquetSource:
         id=columns.id,
         hive=(),
         transport="index",
-        not_used=layout.not_used,
+        not_used=not_used,
     )
 
 

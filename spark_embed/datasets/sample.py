@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import chain, zip_longest
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -53,10 +54,11 @@ def _indexed(path: str, column: str, n_rows: int) -> list[Reference]:
     with pq.ParquetFile(parquet_input(path)) as file:
         batch = next(file.iter_batches(n_rows, columns=[column]))
     places = batch.column(0).to_pylist()[:n_rows]
-    return [
-        Reference(**{**place, "uri": place["uri"] and place["uri"].decode(errors="replace")})
-        for place in places
-    ]
+    return [Reference(**{name: _as_text(value) for name, value in place.items()}) for place in places]
+
+
+def _as_text(value: Any) -> Any:
+    return value.decode(errors="surrogateescape") if isinstance(value, bytes) else value
 
 
 def _resolved(reference: Reference, reader: RowReader, transport: str) -> Reference:
@@ -66,7 +68,7 @@ def _resolved(reference: Reference, reader: RowReader, transport: str) -> Refere
     path = spark_path(reference.file or "")
     data, uri = reader.read(reference.file or "", reference.row or 0, reference.version or "")
     if transport == "uri":
-        data, uri = None, bytes(data).decode(errors="replace") if data is not None else None
+        data, uri = None, bytes(data).decode(errors="surrogateescape") if data is not None else None
     if data is not None:
         return Reference(inline=bytes(data))
     return Reference(uri=uri, base=os.path.dirname(path)) if uri else Reference()

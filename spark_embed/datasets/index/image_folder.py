@@ -35,6 +35,7 @@ from spark_embed.storage import (
     make_folder,
     read_json,
     replaced_file,
+    shown_path,
     stat,
     walk_files,
     write_text,
@@ -206,7 +207,7 @@ def _write_group(task: FolderTask, name: str, known: Group | None, images: Seque
 
 
 def _index_rows(task: FolderTask, name: str, images: Sequence[StoredFile]) -> pa.Table:
-    paths = [os.fsencode(image.path).decode(errors="replace") for image in images]
+    paths = [shown_path(image.path) for image in images]
     own = {IMAGE_ID: pa.array(paths, pa.string())}
     if task.has_labels:
         labels = [path.split("/")[0] if "/" in path else None for path in paths]

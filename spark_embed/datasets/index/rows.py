@@ -12,7 +12,7 @@ from pyspark.sql.pandas.types import to_arrow_type
 from spark_embed.datasets.detect import FILES
 from spark_embed.schema import IMAGE, INDEX_ROW, INDEX_SHARD
 from spark_embed.spark.types import IMAGE_TYPE
-from spark_embed.storage import StoredFile
+from spark_embed.storage import StoredFile, shown_path
 
 REFERENCE_TYPE = pa.struct(
     [
@@ -40,6 +40,7 @@ class IndexTask:
         sidecar: the img2dataset parquet of a tar.
         url_column: the column of a list that holds the urls.
         max_rows: where to stop.
+        unpacked: where a compressed tar is unpacked to, so that single images can be read.
     """
 
     layout: str
@@ -48,6 +49,7 @@ class IndexTask:
     sidecar: StoredFile | None = None
     url_column: str = "url"
     max_rows: int | None = None
+    unpacked: str = ""
 
     @property
     def path(self) -> str:
@@ -57,7 +59,7 @@ class IndexTask:
     @property
     def name(self) -> str:
         """What the rows call their shard."""
-        return os.path.splitext(self.file.path)[0] if self.layout == FILES else self.file.path
+        return shown_path(os.path.splitext(self.file.path)[0] if self.layout == FILES else self.file.path)
 
     @property
     def version(self) -> str:
