@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from spark_embed.datasets.first_rows import names_files
 from spark_embed.datasets.lists import LIST_SUFFIXES, has_column
-from spark_embed.datasets.not_used import NotUsed, kind_of_file
+from spark_embed.datasets.not_used import NotUsed, is_companion, kind_of_file
+from spark_embed.datasets.shards import BadShard
 from spark_embed.errors import ConfigError
-from spark_embed.storage import StoredFile, is_shown, walk_files
+from spark_embed.storage import StoredFile, is_inside, is_s3, is_shown, shown_path, walk_files
 
 PARQUET, TARS, FILES, FOLDER, LISTS = "parquet", "webdataset", "img2dataset_files", "image_folder", "url_list"
 
@@ -28,6 +30,13 @@ IMAGE_SUFFIXES = (
     *(".tif", ".tiff", ".avif", ".avifs", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
 )
 
+TAR_SUFFIXES = (
+    *(".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz"),
+)
+
+_TEXT_SUFFIXES = (".txt", ".json")
+_LEFT_TO_OTHERS = ("_delta_log", "_change_data", "_spark_metadata")  # state of table formats, in folders
+_OUTSIDE = "links out of the folders that may be read (--allowed_roots)"
 _MAX_FOLDERS = 100_000
 _MAX_LABELS = 100_000
 
@@ -42,6 +51,7 @@ class Layout:
         files: shards, tars, folders' parquet files or lists, sorted by path; none for an image folder.
         sidecars: the img2dataset parquet of a tar, by the tar's path.
         has_labels: every image of an image folder lies in a folder, and there are several of those.
+        bad: files of this layout that are not read, and why.
         not_used: files that are there and that this layout does not read.
     """
 
@@ -50,6 +60,7 @@ class Layout:
     files: tuple[StoredFile, ...] = ()
     sidecars: Mapping[str, StoredFile] = field(default_factory=dict)
     has_labels: bool = False
+    bad: tuple[BadShard, ...] = ()
     not_used: NotUsed = field(default_factory=NotUsed)
 
     @property
@@ -58,10 +69,14 @@ class Layout:
         return self.name == FOLDER
 
 
+_TABLES = {PARQUET: (".parquet",), TARS: TAR_SUFFIXES, LISTS: LIST_SUFFIXES}
+
+
 @dataclass
 class _Seen:
-    """What a walk through the folder has met."""
+    """What a walk through the folder has met; `roots` are the folders that links may lead to."""
 
+    roots: tuple[str, ...] = ()
     parquet: list[StoredFile] = field(default_factory=list)
     tars: list[StoredFile] = field(default_factory=list)
     lists: list[StoredFile] = field(default_factory=list)
@@ -70,26 +85,34 @@ class _Seen:
     n_at_top: int = 0
     folders: set[str] = field(default_factory=set)
     labels: set[str] = field(default_factory=set)
+    outside: dict[str, list[StoredFile]] = field(default_factory=lambda: {one: [] for one in _TABLES})
+    texts: NotUsed = field(default_factory=NotUsed)
     others: NotUsed = field(default_factory=NotUsed)
 
     def add(self, file: StoredFile) -> None:
-        name = file.path.lower()
-        if name.endswith(IMAGE_SUFFIXES):  # even _DSC0001.jpg, as cameras name them
+        path, name = shown_path(file.path), file.path.lower()
+        layout = next((layout for layout, suffixes in _TABLES.items() if name.endswith(suffixes)), None)
+        if file.unlisted:
+            self.others.add(f"folder that cannot be listed ({file.unlisted})", path)
+        elif name.endswith(IMAGE_SUFFIXES):  # even _DSC0001.jpg, as cameras name them
             self._add_image(file.path)
-        elif not is_shown(file.path):
+        elif is_companion(path) or any(part in _LEFT_TO_OTHERS for part in path.split("/")[:-1]):
             pass
-        elif name.endswith(".parquet"):
-            self.parquet.append(file)
-        elif name.endswith(".tar"):
-            self.tars.append(file)
-        elif name.endswith(LIST_SUFFIXES):
-            self.lists.append(file)
+        elif layout and not is_shown(file.path):
+            self.others.add(f"{kind_of_file(path)} below a name that begins with _", path)
+        elif file.is_dead_link and layout in (None, LISTS):
+            self.others.add("link that leads nowhere", path)
+        elif layout and file.leads_to and not any(is_inside(file.leads_to, root) for root in self.roots):
+            self.outside[layout].append(file)
+        elif layout:
+            {PARQUET: self.parquet, TARS: self.tars, LISTS: self.lists}[layout].append(file)
         else:
-            self.others.add(kind_of_file(file.path), file.path)
+            others = self.texts if name.endswith(_TEXT_SUFFIXES) else self.others
+            others.add(kind_of_file(path), path)
 
     def _add_image(self, path: str) -> None:
         self.n_images += 1
-        self.image = self.image or path
+        self.image = self.image or shown_path(path)
         first, _, rest = path.partition("/")
         self.n_at_top += not rest
         if rest and len(self.labels) < _MAX_LABELS:
@@ -98,7 +121,7 @@ class _Seen:
             self.folders.add(os.path.dirname(path))
 
 
-def detect(root: str, wanted: str, url_column: str) -> Layout:
+def detect(root: str, wanted: str, url_column: str, roots: Sequence[str] = ()) -> Layout:
     """Find out which layout the files below `root` have.
 
     Images beside a table that names them by relative paths belong to the table.
@@ -106,12 +129,13 @@ def detect(root: str, wanted: str, url_column: str) -> Layout:
     Args:
         wanted: one of `DESCRIPTIONS` (--layout), or "auto".
         url_column: the column that makes a CSV, TSV or JSONL file a list of urls (--url_column).
+        roots: other folders that links may lead to.
 
     Raises:
         ConfigError: nothing to embed, or files of several layouts.
         StorageError: a folder cannot be listed.
     """
-    seen = _Seen()
+    seen = _Seen(tuple(os.path.realpath(one) for one in roots if not is_s3(one)))
     for file in walk_files(root):
         seen.add(file)
     found = _layouts(root, seen, url_column)
@@ -126,7 +150,7 @@ def detect(root: str, wanted: str, url_column: str) -> Layout:
         raise ConfigError(
             f"--input_dir {root}: no *.parquet or *.tar file in it or in its subfolders, no image, and no "
             f"CSV, TSV or JSONL file with a column {url_column!r} (--url_column)"
-            + (f"; it holds {not_used}" if (not_used := _unread(seen, {}, url_column)) else "")
+            + (f"; it holds {not_used}" if (not_used := _nothing_of(seen, url_column)) else "")
         )
     if len(found) == 2 and FOLDER in found:
         table = next(layout for name, layout in found.items() if name != FOLDER)
@@ -165,11 +189,32 @@ def _layouts(root: str, seen: _Seen, url_column: str) -> dict[str, Layout]:
 def _with_not_used(layout: Layout, found: Mapping[str, Layout], seen: _Seen, url_column: str) -> Layout:
     """Return a layout with what is there besides it."""
     not_used = _unread(seen, found, url_column)
+    if layout.name != FILES:  # there the parquet has it all
+        not_used.update([seen.texts])
     for other in found.values():
         if other is not layout:
             kind = f"of layout {other.name}"
             not_used.add(kind, _example(other, seen), _n_files(other, seen))
-    return replace(layout, not_used=not_used)
+    bad = []
+    for name, files in seen.outside.items():
+        if name == layout.name or (name == PARQUET and layout.name == FILES):
+            bad += [BadShard(shown_path(file.path), f"{file.path} {_outside(file)}") for file in files]
+        elif files:
+            not_used.add(_OUTSIDE, shown_path(files[0].path), len(files))
+    return replace(layout, bad=tuple(bad), not_used=not_used)
+
+
+def _nothing_of(seen: _Seen, url_column: str) -> NotUsed:
+    """Return what there is where nothing can be read."""
+    not_used = _unread(seen, {}, url_column)
+    not_used.update([seen.texts])
+    for file in chain.from_iterable(seen.outside.values()):
+        not_used.add(_OUTSIDE, f"{shown_path(file.path)} {_outside(file)}")
+    return not_used
+
+
+def _outside(file: StoredFile) -> str:
+    return f"is a link to {shown_path(file.leads_to)}, outside the folders that may be read (--allowed_roots)"
 
 
 def _unread(seen: _Seen, found: Mapping[str, Layout], url_column: str) -> NotUsed:
@@ -179,12 +224,13 @@ def _unread(seen: _Seen, found: Mapping[str, Layout], url_column: str) -> NotUse
     used = {file.path for file in found[LISTS].files} if LISTS in found else set()
     for file in seen.lists:
         if file.path not in used:
-            not_used.add(f"{kind_of_file(file.path)} without a column {url_column!r}", file.path)
+            not_used.add(f"{kind_of_file(file.path)} without a column {url_column!r}", shown_path(file.path))
     return not_used
 
 
 def _stem(path: str) -> str:
-    return os.path.splitext(path)[0]
+    suffix = next((suffix for suffix in TAR_SUFFIXES if path.lower().endswith(suffix)), "")
+    return path[: -len(suffix)] if suffix else os.path.splitext(path)[0]
 
 
 def _ordered(files: Sequence[StoredFile]) -> tuple[StoredFile, ...]:
@@ -203,4 +249,4 @@ def _n_files(layout: Layout, seen: _Seen) -> int:
 
 
 def _example(layout: Layout, seen: _Seen) -> str:
-    return seen.image if layout.is_folder else layout.files[0].path
+    return seen.image if layout.is_folder else shown_path(layout.files[0].path)

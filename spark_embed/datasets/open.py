@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -20,6 +21,8 @@ from spark_embed.errors import ConfigError, StorageError
 from spark_embed.schema import IMAGE
 from spark_embed.spark.session import Session
 from spark_embed.storage import folder_path, is_file, is_folder
+
+_HUB_SNAPSHOT = re.compile(r"(.*/(?:datasets|models|spaces)--[^/]+)/snapshots/[^/]+(?:/|$)")
 
 
 def check_input(config: Config) -> str:
@@ -44,7 +47,21 @@ def find_layout(config: Config) -> Layout:
         ConfigError: no such folder, nothing to embed, or files of several layouts.
         StorageError: a folder cannot be listed.
     """
-    return detect(check_input(config), config.layout, config.url_column)
+    root = check_input(config)
+    return detect(root, config.layout, config.url_column, readable_roots(config, root))
+
+
+def readable_roots(config: Config, root: str) -> tuple[str, ...]:
+    """Return the folders that data may lie in, wherever links and paths lead: --input_dir, --allowed_roots.
+
+    The files of a snapshot in the Hugging Face hub's cache are links into the folder `blobs` beside it.
+
+    Raises:
+        ConfigError: an option names no folder.
+    """
+    snapshot = _HUB_SNAPSHOT.match(root)
+    blobs = (f"{snapshot[1]}/blobs",) if snapshot else ()
+    return (root, *(folder_path(one, "--allowed_roots") for one in config.allowed_roots), *blobs)
 
 
 def needs_index(layout: Layout) -> bool:
@@ -115,8 +132,8 @@ def shard_source(config: Config, layout: Layout, catalogue: Catalogue) -> Parque
         root=root,
         folder=root,
         shards=tuple(shards),
-        bad=tuple(bad),
-        n_shards=len(shards) + len(bad),
+        bad=(*layout.bad, *bad),
+        n_shards=len(shards) + len(bad) + len(layout.bad),
         image_bytes=sum(shard.n_bytes for shard in shards),
         own_columns=columns.own,
         image_column=columns.image,
@@ -144,9 +161,9 @@ def index_source(config: Config, layout: Layout, index: Index) -> ParquetSource:
         root=layout.root,
         folder=index.folder,
         shards=index.shards,
-        bad=index.bad,
-        n_shards=len(layout.files)
-        or len(index.shards),  # tars, not the files of their index; groups of images
+        bad=(*layout.bad, *index.bad),
+        # Tars, not the files of their index; groups of images.
+        n_shards=len(layout.files) + len(layout.bad) or len(index.shards),
         image_bytes=index.image_bytes,
         own_columns=columns.own,
         image_column=IMAGE,

@@ -160,7 +160,7 @@ def update_groups(task: FolderTask) -> dict[str, Any]:
 
 
 def _images(task: FolderTask) -> Iterator[StoredFile]:
-    files = walk_files(task.root, in_order=True)
+    files = (file for file in walk_files(task.root, in_order=True) if not file.unlisted)
     return islice((file for file in files if file.path.lower().endswith(IMAGE_SUFFIXES)), task.max_rows)
 
 

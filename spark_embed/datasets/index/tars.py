@@ -38,7 +38,7 @@ _HEAD_BYTES = 64
 _MAX_WAITING = 10_000
 _MAX_WAITING_CHARS = 64 << 20
 
-_OTHER_IMAGE = "in tars, of a key with another image"
+_OTHER_IMAGE = "images in tars whose key has another"
 _UNREAD_IMAGE = "{} in tars"
 _WITHOUT_KEY = "in tars without a suffix"
 
