@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import chain
 
 from spark_embed.datasets.first_rows import names_files
 from spark_embed.datasets.lists import LIST_SUFFIXES, has_column
-from spark_embed.datasets.not_used import NotUsed, is_companion, kind_of_file
+from spark_embed.datasets.not_used import HEIC_SUFFIXES, NotUsed, is_companion, kind_of_file
 from spark_embed.datasets.shards import BadShard
 from spark_embed.errors import ConfigError
 from spark_embed.storage import StoredFile, is_inside, is_s3, is_shown, shown_path, walk_files
@@ -25,7 +26,7 @@ DESCRIPTIONS = {
 }
 """The layouts; what parquet shards hold (image bytes, Hugging Face images, urls) their columns say."""
 
-IMAGE_SUFFIXES = (
+_IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib"),
     *(".tif", ".tiff", ".avif", ".avifs", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
 )
@@ -94,7 +95,7 @@ class _Seen:
         layout = next((layout for layout, suffixes in _TABLES.items() if name.endswith(suffixes)), None)
         if file.unlisted:
             self.others.add(f"folder that cannot be listed ({file.unlisted})", path)
-        elif name.endswith(IMAGE_SUFFIXES):  # even _DSC0001.jpg, as cameras name them
+        elif is_image(name):  # even _DSC0001.jpg, as cameras name them
             self._add_image(file.path)
         elif is_companion(path) or any(part in _LEFT_TO_OTHERS for part in path.split("/")[:-1]):
             pass
@@ -119,6 +120,19 @@ class _Seen:
             self.labels.add(first)
         if len(self.folders) < _MAX_FOLDERS:
             self.folders.add(os.path.dirname(path))
+
+
+def is_image(path: str) -> bool:
+    """Say whether a file is an image that is read here, by its name."""
+    name = path.lower()
+    return name.endswith(_IMAGE_SUFFIXES) or (name.endswith(HEIC_SUFFIXES) and _can_decode_heic())
+
+
+@cache
+def _can_decode_heic() -> bool:
+    from spark_embed.inference.decode.heif import can_decode_heic  # a tenth of a second for all of Pillow
+
+    return can_decode_heic()
 
 
 def detect(root: str, wanted: str, url_column: str, roots: Sequence[str] = ()) -> Layout:
@@ -148,9 +162,9 @@ def detect(root: str, wanted: str, url_column: str, roots: Sequence[str] = ()) -
         return _with_not_used(found[wanted], found, seen, url_column)
     if not found:
         raise ConfigError(
-            f"--input_dir {root}: no *.parquet or *.tar file in it or in its subfolders, no image, and no "
-            f"CSV, TSV or JSONL file with a column {url_column!r} (--url_column)"
-            + (f"; it holds {not_used}" if (not_used := _nothing_of(seen, url_column)) else "")
+            f"--input_dir {root} holds {_nothing_of(seen, url_column) or 'no data'}: nothing to embed. "
+            "That would be parquet files, tars, images, or CSV, TSV or JSONL files with a column "
+            f"{url_column!r} (--url_column)"
         )
     if len(found) == 2 and FOLDER in found:
         table = next(layout for name, layout in found.items() if name != FOLDER)

@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 _SHOWN = 8
+_INSTALL_HEIC = "pip install 'spark-embed[heic]'"
+
+HEIC_SUFFIXES = (".heic", ".heif", ".hif")
 
 UNREAD_IMAGES = (
     *(
-        ".heic",
-        ".heif",
-        ".hif",
+        *HEIC_SUFFIXES,
         ".jxl",
         ".svg",
         ".svgz",
@@ -23,8 +24,9 @@ UNREAD_IMAGES = (
         ".ppm",
         ".pgm",
         ".pbm",
+        ".ico",
     ),
-    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".ico", ".jxr", ".tar", ".zip"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".jxr", ".tar", ".tar.gz", ".zip"),
 )
 """Images that are not read, and what may hold some: worth a word even among the members of a tar."""
 
@@ -78,7 +80,9 @@ class NotUsed:
         ]
         if rest := most[_SHOWN:]:
             parts.append(f"{sum(number for _, (number, _) in rest):,} of {len(rest)} other kinds")
-        return ", ".join(parts)
+        said = ", ".join(parts)
+        is_heic = any(kind.startswith(HEIC_SUFFIXES) for kind in self.kinds)
+        return f"{said}; {_INSTALL_HEIC} reads HEIC" if is_heic else said
 
 
 def is_companion(path: str) -> bool:

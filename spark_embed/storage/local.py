@@ -40,13 +40,13 @@ def walk(folder: str, in_order: bool = False) -> Iterator[StoredFile]:
             continue
         if entry.name.startswith(".") and "=" not in entry.name:
             continue
-        path = prefix + entry.name
+        path, target = prefix + entry.name, f"{real}/{entry.name}"
+        if entry.is_symlink():
+            target = os.path.realpath(entry.path)
         if not _is_folder(entry):
-            target = os.path.realpath(entry.path) if entry.is_symlink() else f"{real}/{entry.name}"
             yield replace(_seen(entry), path=path, leads_to="" if is_inside(target, root) else target)
             continue
-        target = os.path.realpath(entry.path)
-        if any(target == above.real for above in inside):  # a symbolic link back up would never end
+        if entry.is_symlink() and any(target == above.real for above in inside):  # it would never end
             continue
         try:
             inside.append(_Listing(_entries(entry.path, n_sorted), f"{path}/", target))

@@ -102,7 +102,7 @@ def test_an_input_without_images_says_what_is_there(tmp_path):
     assert "no such folder" in error_of(tmp_path / "missing")
     (tmp_path / "_one.parquet").touch()
     assert "_one.parquet: this is a file; give the folder" in error_of(tmp_path / "_one.parquet")
-    assert "no *.parquet" in error_of(tmp_path)
+    assert "holds no data: nothing to embed" in error_of(tmp_path)
     write(tmp_path, "a.parquet", {"a": [1], "b": ["x"]})
     text = error_of(tmp_path)
     assert "no image column" in text

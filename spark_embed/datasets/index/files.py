@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from spark_embed.datasets.detect import IMAGE_SUFFIXES
+from spark_embed.datasets.detect import is_image
 from spark_embed.datasets.index.rows import IndexTask, Place, Rows, make_rows
 from spark_embed.datasets.index.sidecar import join_sidecar
 from spark_embed.datasets.lists import read_list
@@ -20,7 +20,7 @@ def index_files(task: IndexTask, not_used: NotUsed) -> Iterator[Rows]:
     folder = os.path.splitext(task.path)[0]
     places: dict[str, list[Place]] = {}
     for name in list_names(folder):
-        if name.lower().endswith(IMAGE_SUFFIXES):
+        if is_image(name):
             key = shown_path(os.path.splitext(name)[0])
             places.setdefault(key, []).append({"uri": os.fsencode(os.path.join(folder, name))})
     yield from join_sidecar(task.path, task.name, places)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from pyspark.sql import SparkSession
 
-from spark_embed.datasets.detect import IMAGE_SUFFIXES, Layout
+from spark_embed.datasets.detect import Layout, is_image
 from spark_embed.datasets.index.make import Index, write_index
 from spark_embed.datasets.index.rows import Place, Rows, make_rows
 from spark_embed.datasets.shards import Shard
@@ -161,7 +161,7 @@ def update_groups(task: FolderTask) -> dict[str, Any]:
 
 def _images(task: FolderTask) -> Iterator[StoredFile]:
     files = (file for file in walk_files(task.root, in_order=True) if not file.unlisted)
-    return islice((file for file in files if file.path.lower().endswith(IMAGE_SUFFIXES)), task.max_rows)
+    return islice((file for file in files if is_image(file.path)), task.max_rows)
 
 
 def _order_of(root: str) -> Callable[[str], Any]:

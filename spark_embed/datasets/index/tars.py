@@ -18,7 +18,7 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from spark_embed.datasets.columns import IMAGE_NAMES
-from spark_embed.datasets.detect import IMAGE_SUFFIXES
+from spark_embed.datasets.detect import is_image
 from spark_embed.datasets.index.rows import ROWS_PER_BATCH, IndexTask, Place, Rows, make_rows
 from spark_embed.datasets.index.sidecar import KEY, join_sidecar
 from spark_embed.datasets.index.tar_members import Links, read_members
@@ -108,12 +108,11 @@ class _Waiting:
         return is_full and self._samples[0] is not self._current
 
 
-def read_tar(path: str, image_suffixes: tuple[str, ...], not_used: NotUsed) -> Iterator[Sample]:
+def read_tar(path: str, not_used: NotUsed) -> Iterator[Sample]:
     """Yield the samples of a tar in the order of their first members.
 
     Args:
         path: of the tar.
-        image_suffixes: of the members that are images.
         not_used: counts members that are none, but look like it.
 
     Raises:
@@ -131,12 +130,12 @@ def read_tar(path: str, image_suffixes: tuple[str, ...], not_used: NotUsed) -> I
                 if not key:
                     _count_without_key(name, not_used)
                     continue
-                is_image = f".{suffix}".endswith(image_suffixes)
-                if member.link and not is_image and suffix not in TEXT_SUFFIXES:
+                is_picture = is_image(f".{suffix}")
+                if member.link and not is_picture and suffix not in TEXT_SUFFIXES:
                     continue
-                sample = waiting.sample_of(key, suffix, is_image)
+                sample = waiting.sample_of(key, suffix, is_picture)
                 place = links.place_of(member)
-                if is_image:
+                if is_picture:
                     sample.images[suffix] = place
                 elif suffix in TEXT_SUFFIXES and not isinstance(place, str):
                     waiting.add_text(sample, suffix, _read_text(file, name, *place))
@@ -179,7 +178,7 @@ def index_tar(task: IndexTask, not_used: NotUsed) -> Iterator[Rows]:
     version = file_version(status.n_bytes, status.modified_ns, status.etag)
     fixed: Place = {"file": os.fsencode(path), "version": version}
     in_tar = NotUsed()
-    samples = _counted(read_tar(path, IMAGE_SUFFIXES, in_tar), in_tar)
+    samples = _counted(read_tar(path, in_tar), in_tar)
     if task.sidecar is not None:
         places: dict[str, list[Place]] = {}
         for sample in samples:
