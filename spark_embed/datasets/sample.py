@@ -16,7 +16,7 @@ from spark_embed.errors import StorageError
 from spark_embed.inference.fetch.references import Reference
 from spark_embed.inference.fetch.rows import RowReader
 from spark_embed.inference.preflight.sample import SampleRow
-from spark_embed.storage import file_version, parquet_input, spark_path, spark_uri, stat
+from spark_embed.storage import file_version, joined_path, parquet_input, spark_path, spark_uri, stat
 
 _SAMPLED_SHARDS = 4
 
@@ -54,7 +54,9 @@ def _indexed(path: str, column: str, n_rows: int) -> list[Reference]:
     with pq.ParquetFile(parquet_input(path)) as file:
         batch = next(file.iter_batches(n_rows, columns=[column]))
     places = batch.column(0).to_pylist()[:n_rows]
-    return [Reference(**{name: _as_text(value) for name, value in place.items()}) for place in places]
+    references = [Reference(**{name: _as_text(value) for name, value in place.items()}) for place in places]
+    folder = os.path.dirname(path)
+    return [one._replace(file=joined_path(folder, one.file)) if one.file else one for one in references]
 
 
 def _as_text(value: Any) -> Any:

@@ -166,7 +166,7 @@ def _tasks(layout: Layout, folder: str, url_column: str, max_rows: int | None) -
     for file in layout.files:
         task = IndexTask(layout.name, layout.root, file, layout.sidecars.get(file.path), url_column, max_rows)
         if layout.name == TARS:
-            unpacked = _name_of("unpacked", folder, task.path, file.version) + ".tar"
+            unpacked = _name_of("unpacked", task.path, file.version) + ".tar"
             task = replace(task, unpacked=os.path.join(folder, unpacked))
         tasks.append(task)
     return tasks
@@ -175,8 +175,7 @@ def _tasks(layout: Layout, folder: str, url_column: str, max_rows: int | None) -
 def _file_name(task: IndexTask) -> str:
     """Return a name that another content has not."""
     seen = [(file.version, file.n_bytes, file.modified_ns) for file in (task.file, task.sidecar) if file]
-    # Where a tar may have been unpacked to is in the rows, which no other folder's are then.
-    facts = (task.layout, task.path, seen, task.url_column, task.max_rows, task.unpacked)
+    facts = (task.layout, task.path, seen, task.url_column, task.max_rows)
     return _name_of(_FORMAT, *facts) + ".parquet"
 
 

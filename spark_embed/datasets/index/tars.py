@@ -176,7 +176,9 @@ def index_tar(task: IndexTask, not_used: NotUsed) -> Iterator[Rows]:
     path = _plain_tar(task)
     status = stat(path)
     version = file_version(status.n_bytes, status.modified_ns, status.etag)
-    fixed: Place = {"file": os.fsencode(path), "version": version}
+    # A name alone starts from the index, which may be moved with its output folder.
+    file = path if path == task.path else os.path.basename(path)
+    fixed: Place = {"file": os.fsencode(file), "version": version}
     in_tar = NotUsed()
     samples = _counted(read_tar(path, in_tar), in_tar)
     if task.sidecar is not None:
