@@ -14,7 +14,8 @@ from spark_embed.datasets.detect import Layout
 from spark_embed.datasets.index import image_folder
 from spark_embed.datasets.index.image_folder import FolderTask, Group, make_folder_index, update_groups
 from spark_embed.errors import ResumeError
-from spark_embed.storage import local
+from spark_embed.storage import local_walk
+from spark_embed.storage.files import StoredFile
 
 
 @pytest.fixture
@@ -146,8 +147,8 @@ def test_the_order_of_the_disk_does_not_matter(walks, monkeypatch):
         random.shuffle(entries)
         return iter(entries)
 
-    monkeypatch.setattr(local.os, "scandir", shuffled)
-    monkeypatch.setattr(local, "_MAX_SORTED", 5)
+    monkeypatch.setattr(os, "scandir", shuffled)
+    monkeypatch.setattr(local_walk, "_MAX_SORTED", 5)
     assert walks.shards() == before
 
 
@@ -214,7 +215,7 @@ def test_every_image_is_in_one_group_whatever_came_and_went(states):
     image_folder.IMAGES_PER_GROUP = 4
     try:
         for state in states:
-            files = [local.StoredFile(f"{number:03d}.jpg", 1) for number in sorted(state)]
+            files = [StoredFile(f"{number:03d}.jpg", 1) for number in sorted(state)]
             found = list(image_folder._cut(iter(files), groups, lambda path: path.split("/")))
             assert [image for _, images in found for image in images] == files
             assert [known for known, _ in found if known] == groups
