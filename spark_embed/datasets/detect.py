@@ -6,8 +6,10 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from spark_embed.datasets.first_rows import names_files
-from spark_embed.datasets.lists import LIST_SUFFIXES, has_column
+from spark_embed.datasets.delimited import STANDARD
+from spark_embed.datasets.first_rows import first_names_files
+from spark_embed.datasets.list_files import ListFiles, find_lists, is_metadata
+from spark_embed.datasets.lists import LIST_SUFFIXES
 from spark_embed.datasets.not_used import NotUsed, kind_of_file
 from spark_embed.errors import ConfigError
 from spark_embed.storage import StoredFile, is_shown, walk_files
@@ -42,6 +44,7 @@ class Layout:
         files: shards, tars, folders' parquet files or lists, sorted by path; none for an image folder.
         sidecars: the img2dataset parquet of a tar, by the tar's path.
         has_labels: every image of an image folder lies in a folder, and there are several of those.
+        metadata: Hugging Face's files with columns for the images of an image folder.
         not_used: files that are there and that this layout does not read.
     """
 
@@ -50,6 +53,7 @@ class Layout:
     files: tuple[StoredFile, ...] = ()
     sidecars: Mapping[str, StoredFile] = field(default_factory=dict)
     has_labels: bool = False
+    metadata: tuple[StoredFile, ...] = ()
     not_used: NotUsed = field(default_factory=NotUsed)
 
     @property
@@ -65,6 +69,7 @@ class _Seen:
     parquet: list[StoredFile] = field(default_factory=list)
     tars: list[StoredFile] = field(default_factory=list)
     lists: list[StoredFile] = field(default_factory=list)
+    metadata: list[StoredFile] = field(default_factory=list)
     n_images: int = 0
     image: str = ""
     n_at_top: int = 0
@@ -87,6 +92,13 @@ class _Seen:
         else:
             self.others.add(kind_of_file(file.path), file.path)
 
+    def set_metadata_apart(self, root: str, url_column: str) -> None:
+        """Take what belongs to the images out of the tables."""
+        for files in (self.parquet, self.lists):
+            apart = [file for file in files if is_metadata(os.path.join(root, file.path), url_column)]
+            files[:] = [file for file in files if file not in apart]
+            self.metadata += apart
+
     def _add_image(self, path: str) -> None:
         self.n_images += 1
         self.image = self.image or path
@@ -98,7 +110,7 @@ class _Seen:
             self.folders.add(os.path.dirname(path))
 
 
-def detect(root: str, wanted: str, url_column: str) -> Layout:
+def detect(root: str, wanted: str, url_column: str, quoting: str = STANDARD) -> Layout:
     """Find out which layout the files below `root` have.
 
     Images beside a table that names them by relative paths belong to the table.
@@ -106,42 +118,47 @@ def detect(root: str, wanted: str, url_column: str) -> Layout:
     Args:
         wanted: one of `DESCRIPTIONS` (--layout), or "auto".
         url_column: the column that makes a CSV, TSV or JSONL file a list of urls (--url_column).
+        quoting: of the lists (--list_quoting).
 
     Raises:
-        ConfigError: nothing to embed, or files of several layouts.
-        StorageError: a folder cannot be listed.
+        ConfigError: nothing to embed, or files of several layouts; a list beside images has an open quote.
+        StorageError: a folder cannot be listed, or no list beside images can be read.
     """
     seen = _Seen()
     for file in walk_files(root):
         seen.add(file)
-    found = _layouts(root, seen, url_column)
+    if seen.n_images and wanted in ("auto", FOLDER):
+        seen.set_metadata_apart(root, url_column)
+    lists = find_lists(root, seen.lists, url_column)
+    found = _layouts(root, seen, lists)
     if wanted != "auto":
         if wanted not in found:
             raise ConfigError(
                 f"--layout {wanted}: --input_dir {root} holds no {DESCRIPTIONS[wanted]}; it holds "
                 + (_listed(found, seen) or "nothing that can be embedded")
             )
-        return _with_not_used(found[wanted], found, seen, url_column)
+        return _with_not_used(found[wanted], found, seen, lists)
     if not found:
         raise ConfigError(
             f"--input_dir {root}: no *.parquet or *.tar file in it or in its subfolders, no image, and no "
             f"CSV, TSV or JSONL file with a column {url_column!r} (--url_column)"
-            + (f"; it holds {not_used}" if (not_used := _unread(seen, {}, url_column)) else "")
+            + (f"; it holds {not_used}" if (not_used := _unread(seen, lists)) else "")
         )
     if len(found) == 2 and FOLDER in found:
         table = next(layout for name, layout in found.items() if name != FOLDER)
-        if table.files and names_files(os.path.join(root, table.files[0].path), url_column):
+        tables = lists.of_urls if table.name == LISTS else table.files[:1]
+        if first_names_files([os.path.join(root, file.path) for file in tables], url_column, quoting):
             del found[FOLDER]  # its images are the table's
-            return _with_not_used(table, found, seen, url_column)
+            return _with_not_used(table, found, seen, lists)
     if len(found) > 1:
         raise ConfigError(
             f"--input_dir {root} mixes layouts: {_listed(found, seen)}; choose one with --layout, or "
             "point --input_dir at a subfolder"
         )
-    return _with_not_used(next(iter(found.values())), found, seen, url_column)
+    return _with_not_used(next(iter(found.values())), found, seen, lists)
 
 
-def _layouts(root: str, seen: _Seen, url_column: str) -> dict[str, Layout]:
+def _layouts(root: str, seen: _Seen, lists: ListFiles) -> dict[str, Layout]:
     """Return every layout that some of the files have; a file belongs to one at most."""
     stems = {_stem(tar.path): tar.path for tar in seen.tars}
     sidecars = {stems[stem]: file for file in seen.parquet if (stem := _stem(file.path)) in stems}
@@ -149,37 +166,34 @@ def _layouts(root: str, seen: _Seen, url_column: str) -> dict[str, Layout]:
     are_files = bool(beside) and len(beside) == len(seen.parquet) == len(seen.folders)
     used = {*sidecars.values(), *(beside if are_files else ())}
     shards = [file for file in seen.parquet if file not in used]
-    lists = [file for file in seen.lists if has_column(os.path.join(root, file.path), url_column)]
     found = {
         PARQUET: Layout(PARQUET, root, _ordered(shards)) if shards else None,
         TARS: Layout(TARS, root, _ordered(seen.tars), sidecars) if seen.tars else None,
         FILES: Layout(FILES, root, _ordered(beside)) if are_files else None,
-        LISTS: Layout(LISTS, root, _ordered(lists)) if lists else None,
+        LISTS: Layout(LISTS, root, _ordered(lists.to_read)) if lists.to_read else None,
     }
     if seen.n_images and not are_files:
-        has_labels = seen.n_at_top == 0 and len(seen.labels) > 1
-        found[FOLDER] = Layout(FOLDER, root, has_labels=has_labels)
+        has_labels = seen.n_at_top == 0 and len(seen.labels) > 1 and not seen.metadata
+        found[FOLDER] = Layout(FOLDER, root, has_labels=has_labels, metadata=_ordered(seen.metadata))
     return {name: layout for name, layout in found.items() if layout}
 
 
-def _with_not_used(layout: Layout, found: Mapping[str, Layout], seen: _Seen, url_column: str) -> Layout:
+def _with_not_used(layout: Layout, found: Mapping[str, Layout], seen: _Seen, lists: ListFiles) -> Layout:
     """Return a layout with what is there besides it."""
-    not_used = _unread(seen, found, url_column)
+    not_used = _unread(seen, lists)
     for other in found.values():
         if other is not layout:
             kind = f"of layout {other.name}"
             not_used.add(kind, _example(other, seen), _n_files(other, seen))
+    for file in () if layout.is_folder else seen.metadata:
+        not_used.add(f"{kind_of_file(file.path)} with columns for images of a folder", file.path)
     return replace(layout, not_used=not_used)
 
 
-def _unread(seen: _Seen, found: Mapping[str, Layout], url_column: str) -> NotUsed:
+def _unread(seen: _Seen, lists: ListFiles) -> NotUsed:
     """Return what belongs to none of the layouts."""
     not_used = NotUsed()
-    not_used.update([seen.others])
-    used = {file.path for file in found[LISTS].files} if LISTS in found else set()
-    for file in seen.lists:
-        if file.path not in used:
-            not_used.add(f"{kind_of_file(file.path)} without a column {url_column!r}", file.path)
+    not_used.update([seen.others, lists.not_used()])
     return not_used
 
 

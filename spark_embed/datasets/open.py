@@ -16,7 +16,7 @@ from spark_embed.datasets.index.make import Index, make_index
 from spark_embed.datasets.parquet import ParquetSource
 from spark_embed.datasets.shards import BadShard, Shard, hive_columns, open_shards
 from spark_embed.errors import ConfigError, StorageError
-from spark_embed.schema import IMAGE
+from spark_embed.schema import IMAGE, IMAGE_ID
 from spark_embed.spark.session import Session
 from spark_embed.storage import folder_path, is_file, is_folder
 
@@ -43,7 +43,7 @@ def find_layout(config: Config) -> Layout:
         ConfigError: no such folder, nothing to embed, or files of several layouts.
         StorageError: a folder cannot be listed.
     """
-    return detect(check_input(config), config.layout, config.url_column)
+    return detect(check_input(config), config.layout, config.url_column, config.list_quoting)
 
 
 def needs_index(layout: Layout) -> bool:
@@ -68,12 +68,14 @@ def open_source(
         StorageError: no file can be read.
     """
     if layout.name == FOLDER:
-        index = make_folder_index(session(), layout, index_folder, config.max_samples)
+        index = make_folder_index(session(), layout, index_folder, config.max_samples, config.list_quoting)
         return index_source(config, layout, index)
     catalogue = read_catalogue(catalogue_path)
     layout = identified(session, layout, catalogue, verify=config.verify_shards)
     if needs_index(layout):
-        index = make_index(session, layout, index_folder, config.url_column, config.max_samples)
+        index = make_index(
+            session, layout, index_folder, config.url_column, config.max_samples, config.list_quoting
+        )
         source = index_source(config, layout, index)
     else:
         source = shard_source(config, layout, catalogue)
@@ -134,6 +136,8 @@ def index_source(config: Config, layout: Layout, index: Index) -> ParquetSource:
         StorageError: no file can be read.
     """
     _check_some(index.shards, index.bad)
+    if layout.is_folder and config.id_column is None:  # not by an id of its metadata, which some images lack
+        config = config.model_copy(update={"id_column": IMAGE_ID})
     columns = find_index_columns(config, _schemas(index.shards))
     is_img2dataset = layout.name == TARS and bool(layout.sidecars)
     return ParquetSource(

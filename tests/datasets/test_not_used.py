@@ -16,7 +16,7 @@ def test_what_is_there_and_not_read_is_counted(tmp_path):
         ".heic": 2,
         ".tar.gz": 1,
         "without a suffix": 1,
-        ".csv without a column 'url'": 1,
+        ".csv without a column 'url' (--url_column; it has x, y)": 1,
     }
     assert "2 .heic (such as b.HEIC)" in str(layout.not_used)
 

@@ -28,7 +28,7 @@ def index_files(task: IndexTask) -> Iterator[Rows]:
 def index_list(task: IndexTask) -> Iterator[Rows]:
     """Yield the rows of a list of urls; relative paths start from the list's folder."""
     base, first = os.path.dirname(task.path), 0
-    for batch in read_list(task.path):
+    for batch in read_list(task.path, task.url_column, task.quoting):
         own = pa.Table.from_batches([batch])
         urls = batch.column(task.url_column).to_pylist() if task.url_column in batch.schema.names else []
         urls += [None] * (len(own) - len(urls))

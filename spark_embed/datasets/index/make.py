@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from spark_embed.datasets.delimited import STANDARD
 from spark_embed.datasets.detect import FILES, LISTS, TARS, Layout
 from spark_embed.datasets.index.files import index_files, index_list
 from spark_embed.datasets.index.rows import IndexTask, Rows
@@ -71,6 +72,7 @@ def make_index(
     folder: str,
     url_column: str,
     max_rows: int | None,
+    quoting: str = STANDARD,
 ) -> Index:
     """Make what is missing of an index below `folder`; runs on the executors, a task for each file.
 
@@ -80,7 +82,18 @@ def make_index(
     Raises:
         ConfigError: a file cannot be used; the text names it.
     """
-    tasks = _tasks(layout, url_column, max_rows)
+    tasks = [
+        IndexTask(
+            layout.name,
+            layout.root,
+            file,
+            layout.sidecars.get(file.path),
+            url_column,
+            quoting,
+            max_rows=max_rows,
+        )
+        for file in layout.files
+    ]
     names = [_file_name(task) for task in tasks]
     targets = [os.path.join(folder, name) for name in names]
     make_folder(folder)
@@ -146,19 +159,10 @@ def write_index(parts: Iterable[Rows], sink: Any, max_rows: int | None = None) -
             writer.close()
 
 
-def _tasks(layout: Layout, url_column: str, max_rows: int | None) -> list[IndexTask]:
-    return [
-        IndexTask(
-            layout.name, layout.root, file, layout.sidecars.get(file.path), url_column, max_rows=max_rows
-        )
-        for file in layout.files
-    ]
-
-
 def _file_name(task: IndexTask) -> str:
     """Return a name that another content has not."""
     seen = [(file.version, file.n_bytes, file.modified_ns) for file in (task.file, task.sidecar) if file]
-    text = json.dumps([_FORMAT, task.layout, task.path, seen, task.url_column, task.max_rows])
+    text = json.dumps([_FORMAT, task.layout, task.path, seen, task.url_column, task.quoting, task.max_rows])
     return hashlib.sha256(text.encode()).hexdigest()[:32] + ".parquet"  # in ASCII, whatever a path holds
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 from pyspark.sql.pandas.types import to_arrow_type
 
-from spark_embed.datasets.detect import FILES
+from spark_embed.datasets.delimited import STANDARD
+from spark_embed.datasets.detect import FILES, LISTS
 from spark_embed.schema import IMAGE, INDEX_ROW, INDEX_SHARD
 from spark_embed.spark.types import IMAGE_TYPE
 from spark_embed.storage import StoredFile
@@ -39,6 +40,7 @@ class IndexTask:
         file: the tar, list, or img2dataset parquet of a folder, below it.
         sidecar: the img2dataset parquet of a tar.
         url_column: the column of a list that holds the urls.
+        quoting: of a list (--list_quoting).
         max_rows: where to stop.
     """
 
@@ -47,6 +49,7 @@ class IndexTask:
     file: StoredFile
     sidecar: StoredFile | None = None
     url_column: str = "url"
+    quoting: str = STANDARD
     max_rows: int | None = None
 
     @property
@@ -62,7 +65,10 @@ class IndexTask:
     @property
     def version(self) -> str:
         """Of the content of all that the index file is made from."""
-        return "+".join(file.version for file in (self.file, self.sidecar) if file)
+        parts = [file.version for file in (self.file, self.sidecar) if file]
+        if self.layout == LISTS and self.quoting != STANDARD:
+            parts.append(f"quoting-{self.quoting}")  # other rows
+        return "+".join(parts)
 
 
 @dataclass(frozen=True)
