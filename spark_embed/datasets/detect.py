@@ -110,7 +110,7 @@ class _Seen:
             self.folders.add(os.path.dirname(path))
 
 
-def detect(root: str, wanted: str, url_column: str, quoting: str = STANDARD) -> Layout:
+def detect(root: str, wanted: str, url_column: str, *, quoting: str = STANDARD) -> Layout:
     """Find out which layout the files below `root` have.
 
     Images beside a table that names them by relative paths belong to the table.

@@ -43,7 +43,7 @@ def find_layout(config: Config) -> Layout:
         ConfigError: no such folder, nothing to embed, or files of several layouts.
         StorageError: a folder cannot be listed.
     """
-    return detect(check_input(config), config.layout, config.url_column, config.list_quoting)
+    return detect(check_input(config), config.layout, config.url_column, quoting=config.list_quoting)
 
 
 def needs_index(layout: Layout) -> bool:

@@ -87,10 +87,16 @@ def test_what_is_wrong_with_the_rows_of_a_list_is_told_before_anything_runs(fold
     root = folder(l_tsv=b'url\tcaption\ni/0.jpg\t"x\ni/1.jpg\ty\n')
     with pytest.raises(ConfigError, match=r"l\.tsv: line 2: .*--list_quoting none"):
         detect(root, "auto", "url")
-    layout = detect(root, "auto", "url", "none")
+    layout = detect(root, "auto", "url", quoting="none")
     tasks = [IndexTask("url_list", root, file, quoting="none") for file in layout.files]
     rows = [row for task in tasks for rows in index_list(task) for row in rows.table.to_pylist()]
     assert [row["caption"] for row in rows] == ['"x', "y"]
+
+
+def test_a_column_that_the_index_needs_is_refused(folder):
+    root = folder(l_csv=b"url,__shard__\ni/0.jpg,x\n")
+    with pytest.raises(ConfigError, match=r"l\.csv: has a column '__shard__'.* rename it"):
+        list(index_list(IndexTask("url_list", root, StoredFile("l.csv", 1))))
 
 
 def test_how_quotes_are_read_tells_one_version_of_a_list_from_another():

@@ -11,7 +11,8 @@ from pyspark.sql.pandas.types import to_arrow_type
 
 from spark_embed.datasets.delimited import STANDARD
 from spark_embed.datasets.detect import FILES, LISTS
-from spark_embed.schema import IMAGE, INDEX_ROW, INDEX_SHARD
+from spark_embed.errors import ConfigError
+from spark_embed.schema import IMAGE, INDEX_COLUMNS, INDEX_ROW, INDEX_SHARD
 from spark_embed.spark.types import IMAGE_TYPE
 from spark_embed.storage import StoredFile
 
@@ -88,6 +89,8 @@ def make_rows(own: pa.Table, shard: str, first: int, places: Sequence[Place | No
         first: the number of the first row in it.
         places: where the images are; None for a row without one.
     """
+    if taken := [name for name in own.column_names if name in INDEX_COLUMNS]:
+        raise ConfigError(f"{shard}: has a column {taken[0]!r}, which the index needs for itself; rename it")
     n_rows = len(places)
     ours = pa.table(
         {
