@@ -133,3 +133,13 @@ def test_metadata_in_parquet_belongs_to_the_images_too_and_to_nothing_else(folde
     folder(metadata_csv=b"text\nx\n")
     layout = detect(root, "auto", "url")
     assert told(layout) == ["1 .csv without a column 'url' (--url_column; it has text) (metadata.csv)"]
+
+
+def test_all_rows_of_a_list_whose_quotes_are_characters_are_embedded(embed, material):
+    source = material / "found/18b-tsv-stray-quote"
+    with pytest.raises(ConfigError, match=r"list\.tsv: line 3: "):
+        embed(source)
+    metadata, embeddings, errors = embed(source, list_quoting="none")
+    lines = (source / "list.tsv").read_text().splitlines()[1:]
+    assert (metadata["input"]["layout"], len(errors)) == ("url_list", 0)
+    assert embeddings.sort_values("shard_row")["caption"].tolist() == [line.split("\t")[1] for line in lines]
