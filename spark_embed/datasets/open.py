@@ -18,7 +18,7 @@ from spark_embed.datasets.not_used import NotUsed
 from spark_embed.datasets.parquet import ParquetSource
 from spark_embed.datasets.shards import BadShard, Shard, hive_columns, open_shards
 from spark_embed.errors import ConfigError, StorageError
-from spark_embed.schema import IMAGE
+from spark_embed.schema import IMAGE, IMAGE_ID
 from spark_embed.spark.session import Session
 from spark_embed.storage import folder_path, is_file, is_folder
 
@@ -48,7 +48,9 @@ def find_layout(config: Config) -> Layout:
         StorageError: a folder cannot be listed.
     """
     root = check_input(config)
-    return detect(root, config.layout, config.url_column, readable_roots(config, root))
+    return detect(
+        root, config.layout, config.url_column, readable_roots(config, root), quoting=config.list_quoting
+    )
 
 
 def readable_roots(config: Config, root: str) -> tuple[str, ...]:
@@ -86,12 +88,14 @@ def open_source(
         StorageError: no file can be read.
     """
     if layout.name == FOLDER:
-        index = make_folder_index(session(), layout, index_folder, config.max_samples)
+        index = make_folder_index(session(), layout, index_folder, config.max_samples, config.list_quoting)
         return index_source(config, layout, index)
     catalogue = read_catalogue(catalogue_path)
     layout = identified(session, layout, catalogue, verify=config.verify_shards)
     if needs_index(layout):
-        index = make_index(session, layout, index_folder, config.url_column, config.max_samples)
+        index = make_index(
+            session, layout, index_folder, config.url_column, config.max_samples, config.list_quoting
+        )
         source = index_source(config, layout, index)
     else:
         source = shard_source(config, layout, catalogue)
@@ -152,6 +156,8 @@ def index_source(config: Config, layout: Layout, index: Index) -> ParquetSource:
         StorageError: no file can be read.
     """
     _check_some(index.shards, index.bad)
+    if layout.is_folder and config.id_column is None:  # not by an id of its metadata, which some images lack
+        config = config.model_copy(update={"id_column": IMAGE_ID})
     columns = find_index_columns(config, _schemas(index.shards))
     not_used = NotUsed()
     not_used.update([layout.not_used, index.not_used])

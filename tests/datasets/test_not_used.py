@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from spark_embed.datasets import detect as detection
+from spark_embed.datasets import seen
 from spark_embed.datasets.detect import detect
 from spark_embed.errors import ConfigError
 
@@ -21,7 +21,7 @@ def kinds(layout):
 
 @pytest.fixture(params=[False, True], ids=["without pillow-heif", "with pillow-heif"])
 def with_heic(request, monkeypatch):
-    monkeypatch.setattr(detection, "_can_decode_heic", lambda: request.param)
+    monkeypatch.setattr(seen, "_can_decode_heic", lambda: request.param)
     return request.param
 
 
@@ -34,7 +34,7 @@ def test_what_is_there_and_not_read_is_counted(tmp_path, with_heic):
         ".zip": 1,
         "without a suffix": 1,
         ".jpg_large": 1,
-        ".csv without a column 'url'": 1,
+        ".csv without a column 'url' (--url_column; it has x, y)": 1,
         ".txt": 1,
         ".xyz": 1,
         ".tar.gz below a name that begins with _": 1,
@@ -67,7 +67,7 @@ def test_text_beside_img2datasets_images_is_in_its_parquet(material):
         (["a.arrow", "state.json"], r"holds 1 \.arrow \(a\.arrow\): nothing to embed"),
         (["a.zip", "b.zip"], r"holds 2 \.zip \(such as a\.zip\)"),
         (["README.md"], "holds no data: nothing to embed"),
-        (["list.tsv"], r"holds 1 \.tsv without a column 'url' \(list\.tsv\)"),
+        (["list.tsv"], r"holds 1 \.tsv without a column 'url' \(--url_column; it has x, y\) \(list\.tsv\)"),
     ],
 )
 def test_a_refusal_says_what_is_there(tmp_path, names, said):

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from spark_embed.datasets.detect import is_image
 from spark_embed.datasets.index.rows import IndexTask, Place, Rows, make_rows
 from spark_embed.datasets.index.sidecar import join_sidecar
 from spark_embed.datasets.lists import read_list
 from spark_embed.datasets.not_used import NotUsed
+from spark_embed.datasets.seen import is_image
 from spark_embed.storage import list_names, shown_path
 
 
@@ -29,7 +29,7 @@ def index_files(task: IndexTask, not_used: NotUsed) -> Iterator[Rows]:
 def index_list(task: IndexTask, not_used: NotUsed) -> Iterator[Rows]:
     """Yield the rows of a list of urls; relative paths start from the list's folder."""
     base, first = os.fsencode(os.path.dirname(task.path)), 0
-    for batch in read_list(task.path):
+    for batch in read_list(task.path, task.url_column, task.quoting):
         own = pa.Table.from_batches([batch])
         urls = batch.column(task.url_column).to_pylist() if task.url_column in batch.schema.names else []
         urls += [None] * (len(own) - len(urls))

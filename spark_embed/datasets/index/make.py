@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from spark_embed.datasets.delimited import STANDARD
 from spark_embed.datasets.detect import FILES, LISTS, TARS, Layout
 from spark_embed.datasets.index.files import index_files, index_list
 from spark_embed.datasets.index.rows import IndexTask, Rows
@@ -75,6 +76,7 @@ def make_index(
     folder: str,
     url_column: str,
     max_rows: int | None,
+    quoting: str = STANDARD,
 ) -> Index:
     """Make what is missing of an index below `folder`; runs on the executors, a task for each file.
 
@@ -84,7 +86,7 @@ def make_index(
     Raises:
         ConfigError: a file cannot be used; the text names it.
     """
-    tasks = _tasks(layout, folder, url_column, max_rows)
+    tasks = _tasks(layout, folder, url_column, quoting, max_rows)
     names = [_file_name(task) for task in tasks]
     targets = [os.path.join(folder, name) for name in names]
     make_folder(folder)
@@ -161,10 +163,13 @@ def write_index(
             writer.close()
 
 
-def _tasks(layout: Layout, folder: str, url_column: str, max_rows: int | None) -> list[IndexTask]:
+def _tasks(
+    layout: Layout, folder: str, url_column: str, quoting: str, max_rows: int | None
+) -> list[IndexTask]:
     tasks = []
     for file in layout.files:
-        task = IndexTask(layout.name, layout.root, file, layout.sidecars.get(file.path), url_column, max_rows)
+        sidecar = layout.sidecars.get(file.path)
+        task = IndexTask(layout.name, layout.root, file, sidecar, url_column, quoting, max_rows)
         if layout.name == TARS:
             unpacked = _name_of("unpacked", task.path, file.version) + ".tar"
             task = replace(task, unpacked=os.path.join(folder, unpacked))
@@ -175,7 +180,7 @@ def _tasks(layout: Layout, folder: str, url_column: str, max_rows: int | None) -
 def _file_name(task: IndexTask) -> str:
     """Return a name that another content has not."""
     seen = [(file.version, file.n_bytes, file.modified_ns) for file in (task.file, task.sidecar) if file]
-    facts = (task.layout, task.path, seen, task.url_column, task.max_rows)
+    facts = (task.layout, task.path, seen, task.url_column, task.quoting, task.max_rows)
     return _name_of(_FORMAT, *facts) + ".parquet"
 
 
