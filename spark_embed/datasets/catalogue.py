@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
+from spark_embed.datasets.pages import Pages
 from spark_embed.errors import ResumeError, StorageError, one_line
 from spark_embed.spark.settings import count_slots
 from spark_embed.spark.tasks import run_tasks
@@ -27,7 +28,7 @@ _TASKS_PER_SLOT = 8
 class Entry(NamedTuple):
     """A file as it was last seen; `version` is that of its content, however often it was touched.
 
-    `n_rows` and `schema` are a parquet file's, None until its footer has been read.
+    `n_rows`, `schema` and `odd_pages` are a parquet file's, None until its footer has been read.
     """
 
     n_bytes: int
@@ -37,6 +38,7 @@ class Entry(NamedTuple):
     n_rows: int | None = None
     schema: pa.Schema | None = None
     etag: str | None = None
+    odd_pages: Pages | None = None
 
 
 @dataclass
@@ -71,9 +73,10 @@ class Catalogue:
         )
         return entry.version
 
-    def set_footer(self, path: str, n_rows: int, schema: pa.Schema) -> None:
+    def set_footer(self, path: str, n_rows: int, schema: pa.Schema, odd_pages: Pages) -> None:
         """Remember what a parquet file's footer says."""
-        self.entries[path] = self.entries[path]._replace(n_rows=n_rows, schema=schema)
+        entry = self.entries[path]
+        self.entries[path] = entry._replace(n_rows=n_rows, schema=schema, odd_pages=odd_pages)
 
 
 def _is_same(file: StoredFile, known: Entry) -> bool:
@@ -96,8 +99,10 @@ _SCHEMA = pa.schema(
         ("n_rows", pa.int64()),
         ("schema", pa.dictionary(pa.int32(), pa.binary())),
         ("etag", pa.string()),
+        ("odd_pages", pa.map_(pa.string(), pa.string())),
     ]
 )
+_SCHEMAS = _SCHEMA.get_field_index("schema")
 
 
 def read_catalogue(path: str) -> Catalogue:
@@ -111,13 +116,15 @@ def read_catalogue(path: str) -> Catalogue:
     try:
         table = pq.read_table(parquet_input(path), schema=_SCHEMA)
         columns = [table[name].to_pylist() for name in _SCHEMA.names]
-        known = {data: pa.ipc.read_schema(pa.py_buffer(data)) for data in set(columns[-2]) if data}
+        known = {data: pa.ipc.read_schema(pa.py_buffer(data)) for data in set(columns[_SCHEMAS]) if data}
     except (OSError, pa.ArrowException) as exc:
         reason = one_line(exc, None)
         raise ResumeError(f"{path}: is broken ({reason}); delete it: footers are then read anew") from exc
     entries = {}
-    for name, n_bytes, modified_ns, version, sha256, n_rows, schema, etag in zip(*columns, strict=True):
-        entries[name] = Entry(n_bytes, modified_ns, version, sha256, n_rows, known.get(schema), etag)
+    for name, *values in zip(*columns, strict=True):
+        entry = Entry(*values)
+        pages = None if entry.odd_pages is None else tuple(entry.odd_pages)
+        entries[name] = entry._replace(schema=known.get(entry.schema), odd_pages=pages)
     return Catalogue(entries)
 
 
@@ -130,8 +137,8 @@ def write_catalogue(catalogue: Catalogue, path: str) -> None:
     entries = [(name, *entry) for name, entry in catalogue.entries.items() if _is_text(name)]
     encoded: dict[pa.Schema, bytes] = {}
     columns: list[Any] = list(zip(*entries, strict=True)) or [[] for _ in _SCHEMA]
-    columns[-2] = [
-        schema and encoded.setdefault(schema, schema.serialize().to_pybytes()) for schema in columns[-2]
+    columns[_SCHEMAS] = [
+        schema and encoded.setdefault(schema, schema.serialize().to_pybytes()) for schema in columns[_SCHEMAS]
     ]
     arrays = [pa.array(values, one.type) for values, one in zip(columns, _SCHEMA, strict=True)]
     with replaced_file(path) as staged:

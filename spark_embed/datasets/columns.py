@@ -10,8 +10,8 @@ from pyspark.sql import types as T
 
 from spark_embed.config import Config
 from spark_embed.datasets.common_type import column_type
+from spark_embed.datasets.image_types import find_cure, is_bytes, is_fixed_size, is_hugging_face, is_text
 from spark_embed.errors import ConfigError
-from spark_embed.inference.fetch.rows import IMAGE_BYTES, IMAGE_PATH
 from spark_embed.schema import IMAGE, IMAGE_ID, INDEX_COLUMNS, METADATA, RESERVED
 
 IMAGE_NAMES = ("jpg", "jpeg", "png", "webp", "image")
@@ -120,48 +120,46 @@ def _find_others(config: Config, known: _Known, layout: str, image: str, names: 
 
 
 def _find_image(config: Config, input_dir: str, known: _Known) -> tuple[str, str]:
-    """Return the layout and the column with the images or with their urls."""
-    binary = known.are(lambda t: pa.types.is_binary(t) or pa.types.is_large_binary(t))
+    """Return the layout and the column with the images or with their urls.
+
+    A text may be an image, too, written out: that its values say.
+    """
+    binary, texts = known.are(is_bytes), known.are(is_text)
     structs = known.are(is_hugging_face)
     if wanted := config.image_column:
         if wanted not in known.files:
             raise ConfigError(
                 f"--image_column {wanted!r}: no such column; there are {', '.join(known.files)}"
             )
-        if wanted not in binary + structs:
+        if wanted not in binary + structs + texts:
             listed = ", ".join(binary + structs) or "none"
-            raise ConfigError(f"--image_column {wanted!r}: not binary; binary columns: {listed}")
-        return HUGGING_FACE if wanted in structs else PARQUET, wanted
+            raise ConfigError(
+                f"--image_column {wanted!r}: not binary{_cures(known, [wanted])}; binary columns: {listed}"
+            )
+        return HUGGING_FACE if wanted in structs else URL_TABLE if wanted in texts else PARQUET, wanted
     if found := next((name for name in IMAGE_NAMES if name in binary), None):
         return PARQUET, found
     if len(structs) == 1:
         return HUGGING_FACE, structs[0]
-    if binary or structs:
+    if likely := [name for name in binary + structs if name not in known.are(is_fixed_size)]:
         raise ConfigError(
             f"--input_dir {input_dir}: which column holds the images? Say --image_column, one of "
-            f"{', '.join(binary + structs)} (found without it: {', '.join(IMAGE_NAMES)})"
+            f"{', '.join(likely)} (found without it: {', '.join(IMAGE_NAMES)})"
         )
-    if config.url_column in known.are(is_text):
-        return URL_TABLE, config.url_column
+    if found := next((name for name in (config.url_column, *IMAGE_NAMES) if name in texts), None):
+        return URL_TABLE, found
     raise ConfigError(
         f"--input_dir {input_dir}: no image column (binary {', '.join(IMAGE_NAMES)}, or a text "
         f"{config.url_column} with urls or paths, see --url_column); the shards have {', '.join(known.files)}"
+        f"{_cures(known, known.files)}"
     )
 
 
-def is_hugging_face(arrow_type: pa.DataType) -> bool:
-    """Say whether a type is the one of Hugging Face's Image feature, and not any struct."""
-    if not pa.types.is_struct(arrow_type) or {f.name for f in arrow_type} != {IMAGE_BYTES, IMAGE_PATH}:
-        return False
-    data, path = arrow_type.field(IMAGE_BYTES).type, arrow_type.field(IMAGE_PATH).type
-    is_data = pa.types.is_binary(data) or pa.types.is_large_binary(data) or pa.types.is_null(data)
-    return bool(is_data and (is_text(path) or pa.types.is_null(path)))
-
-
-def is_text(arrow_type: pa.DataType) -> bool:
-    """Say whether a column of that type holds text, as it is or by a dictionary."""
-    plain = arrow_type.value_type if pa.types.is_dictionary(arrow_type) else arrow_type
-    return bool(pa.types.is_string(plain) or pa.types.is_large_string(plain))
+def _cures(known: _Known, names: Sequence[str]) -> str:
+    """Return what helps where columns may hold images in a way that is not read."""
+    types = {field.name: field.type for schema in known.schemas for field in schema if field.name in names}
+    cures = {name: cure for name, arrow_type in types.items() if (cure := find_cure(arrow_type))}
+    return "".join(f"; {name!r} ({types[name]}) holds {cure}" for name, cure in cures.items())
 
 
 def _find_id(config: Config, known: _Known, image: str, own: Sequence[str]) -> T.StructField | None:

@@ -13,6 +13,7 @@ from spark_embed.datasets.list_files import ListFiles, find_lists
 from spark_embed.datasets.not_used import NotUsed, kind_of_file
 from spark_embed.datasets.seen import LIST_FILES, PARQUET_FILES, TAR_FILES, TAR_SUFFIXES, Seen
 from spark_embed.datasets.shards import BadShard
+from spark_embed.datasets.table_formats import NOT_LIVE, live_files
 from spark_embed.errors import ConfigError
 from spark_embed.storage import StoredFile, is_s3, shown_path, walk_files
 
@@ -81,6 +82,9 @@ def detect(
     seen = Seen(tuple(os.path.realpath(one) for one in roots if not is_s3(one)))
     for file in walk_files(root):
         seen.add(file)
+    seen.parquet, old = live_files(root, seen.tables, seen.parquet)
+    for file in old:
+        seen.others.add(NOT_LIVE, shown_path(file.path))
     if seen.n_images and wanted in ("auto", FOLDER):
         seen.set_metadata_apart(root, url_column)
     lists = find_lists(root, seen.lists, url_column)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from spark_embed.datasets.columns import is_hugging_face, is_text
 from spark_embed.datasets.delimited import STANDARD
+from spark_embed.datasets.image_types import is_hugging_face, is_text
 from spark_embed.datasets.lists import LIST_SUFFIXES, read_list
 from spark_embed.errors import StorageError
 from spark_embed.inference.fetch.rows import IMAGE_BYTES, IMAGE_PATH

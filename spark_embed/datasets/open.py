@@ -15,14 +15,18 @@ from spark_embed.datasets.detect import FOLDER, PARQUET, TARS, Layout, detect
 from spark_embed.datasets.index.image_folder import make_folder_index
 from spark_embed.datasets.index.make import Index, make_index
 from spark_embed.datasets.not_used import NotUsed
+from spark_embed.datasets.pages import check_readable, is_readable
 from spark_embed.datasets.parquet import ParquetSource
+from spark_embed.datasets.sample import sample_rows
 from spark_embed.datasets.shards import BadShard, Shard, hive_columns, open_shards
 from spark_embed.errors import ConfigError, StorageError
+from spark_embed.inference.fetch.inline_text import is_inline_text
 from spark_embed.schema import IMAGE, IMAGE_ID
 from spark_embed.spark.session import Session
 from spark_embed.storage import folder_path, is_file, is_folder
 
 _HUB_SNAPSHOT = re.compile(r"(.*/(?:datasets|models|spaces)--[^/]+)/snapshots/[^/]+(?:/|$)")
+_SAMPLED_ROWS = 8
 
 
 def check_input(config: Config) -> str:
@@ -131,7 +135,11 @@ def shard_source(config: Config, layout: Layout, catalogue: Catalogue) -> Parque
     _check_some(shards, bad)
     hive = hive_columns(root, shards)
     columns = find_columns(config, root, _schemas(shards), hive)
-    return ParquetSource(
+    pages = [shard.odd_pages for shard in shards]
+    left_out = columns.id and columns.id.name in config.drop_columns and config.id_column is None
+    if columns.id and left_out and not is_readable(pages, columns.id.name):
+        columns = replace(columns, id=None)  # what was dropped because it cannot be read names nothing either
+    source = ParquetSource(
         layout=columns.layout,
         root=root,
         folder=root,
@@ -146,6 +154,8 @@ def shard_source(config: Config, layout: Layout, catalogue: Catalogue) -> Parque
         transport="uri" if columns.layout == URL_TABLE else "bytes",
         not_used=layout.not_used,
     )
+    _check_pages(config, source)
+    return _with_inline_text(source) if source.layout == URL_TABLE else source
 
 
 def index_source(config: Config, layout: Layout, index: Index) -> ParquetSource:
@@ -178,6 +188,23 @@ def index_source(config: Config, layout: Layout, index: Index) -> ParquetSource:
         transport="index",
         not_used=not_used,
     )
+
+
+def _with_inline_text(source: ParquetSource) -> ParquetSource:
+    """Return the source of a text column that holds no urls but images, if it does: it goes to no output."""
+    rows = sample_rows(source.folder, source.shards[:1], source.image_column, source.transport, _SAMPLED_ROWS)
+    if not any(row.reference.uri and is_inline_text(row.reference.uri) for row in rows):
+        return source
+    own = tuple(field for field in source.own_columns if field.name != source.image_column)
+    return replace(source, layout=PARQUET, own_columns=own)
+
+
+def _check_pages(config: Config, source: ParquetSource) -> None:
+    """Refuse columns that Spark would have to read and cannot."""
+    transport = source.transports(config.image_transport)[0]
+    files = ((shard.path, shard.odd_pages) for shard in source.shards)
+    image = source.image_column if transport == "bytes" else ""
+    check_readable(files, replace(source, transport=transport).read_by_spark, image)
 
 
 def _check_some(shards: Sequence[Shard], bad: Sequence[BadShard]) -> None:

@@ -21,12 +21,14 @@ from spark_embed.datasets.columns import HUGGING_FACE, URL_TABLE
 from spark_embed.datasets.detect import LISTS
 from spark_embed.datasets.index.rows import REFERENCE_TYPE
 from spark_embed.datasets.not_used import NotUsed
+from spark_embed.datasets.pages import is_readable, needs_plain_reader
 from spark_embed.datasets.sample import sample_rows
 from spark_embed.datasets.shards import BadShard, Shard
 from spark_embed.datasets.units import Unit
 from spark_embed.inference.fetch.rows import IMAGE_BYTES, IMAGE_PATH
 from spark_embed.inference.preflight.sample import SampleRow
 from spark_embed.schema import IMAGE, IMAGE_ID, INDEX_COLUMNS, INDEX_ROW, INDEX_SHARD, SHARD, SHARD_ROW
+from spark_embed.spark.text import identifying_text, readable_text
 from spark_embed.spark.types import IMAGE_TYPE, quoted, spark_type, without_nulls
 
 
@@ -70,7 +72,25 @@ class ParquetSource:
         """Return the transports to try, best first, for --image_transport `wanted`."""
         if self.transport in ("uri", "index"):
             return [self.transport]
-        return ["reference", "bytes"] if wanted == "auto" else [wanted]
+        if wanted != "auto":
+            return [wanted]
+        can_spark = is_readable((shard.odd_pages for shard in self.shards), self.image_column)
+        return ["reference", "bytes"] if can_spark else ["reference"]
+
+    @property
+    def read_by_spark(self) -> set[str]:
+        """The columns that Spark reads, of those that the files have."""
+        names = {field.name for field in (*self.own_columns, *filter(None, [self.id]))}
+        if self.transport != "reference":
+            names.add(self.image_column)
+        if self.transport == "index":
+            names.update(INDEX_COLUMNS)
+        return names
+
+    @property
+    def needs_plain_reader(self) -> bool:
+        """Whether Spark's vectorized reader lacks what some column takes."""
+        return needs_plain_reader((shard.odd_pages for shard in self.shards), self.read_by_spark)
 
     @property
     def has_urls(self) -> bool:
@@ -112,11 +132,7 @@ class ParquetSource:
         self, spark: SparkSession, schema: pa.Schema, shards: Sequence[Shard], part: Unit | None = None
     ) -> DataFrame:
         """Return the references of shards with one schema; with `part` only those rows of the one shard."""
-        needed = {field.name for field in (*self.own_columns, *filter(None, [self.id]))}
-        if self.transport != "reference":
-            needed.add(self.image_column)
-        if self.transport == "index":
-            needed.update(INDEX_COLUMNS)
+        needed = self.read_by_spark
         present = [field for field in schema if field.name in needed and not pa.types.is_null(field.type)]
         file_schema = T.StructType(
             [T.StructField(field.name, without_nulls(spark_type(field.type))) for field in present]
@@ -130,7 +146,7 @@ class ParquetSource:
         if part:
             index = F.col("_metadata.row_index")
             frame = frame.where((index >= part.first) & (index < part.first + part.n_rows))
-        names = set(file_schema.names)
+        types = {field.name: field.dataType for field in file_schema}
         shard, row = _shard_path(self.folder), F.col("_metadata.row_index")
         if self.transport == "index":
             shard, row = F.col(INDEX_SHARD), F.col(INDEX_ROW)
@@ -138,13 +154,19 @@ class ParquetSource:
         def column(name: str) -> Column:
             if name in self.hive:
                 return _hive_value(shard, name)
-            return F.col(quoted(name)) if name in names else F.lit(None)
+            return F.col(quoted(name)) if name in types else F.lit(None)
 
-        own = [column(field.name).cast(field.dataType).alias(field.name) for field in self.own_columns]
+        def typed(field: T.StructField) -> Column:
+            value = column(field.name)
+            if field.name in types:
+                value = readable_text(value, types[field.name])
+            return value.cast(field.dataType)
+
+        own = [typed(field).alias(field.name) for field in self.own_columns]
         place = F.concat(shard, F.lit("#"), row.cast("string"))
         image_id = place
         if self.id:
-            image_id = F.coalesce(column(self.id.name).cast(self.id.dataType).cast("string"), place)
+            image_id = F.coalesce(identifying_text(typed(self.id), self.id.dataType), place)
         return frame.select(
             *own,
             image_id.alias(IMAGE_ID),

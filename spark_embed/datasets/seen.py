@@ -9,6 +9,7 @@ from functools import cache
 from spark_embed.datasets.list_files import is_metadata
 from spark_embed.datasets.lists import LIST_SUFFIXES
 from spark_embed.datasets.not_used import HEIC_SUFFIXES, NotUsed, is_companion, kind_of_file
+from spark_embed.datasets.table_formats import find_table
 from spark_embed.storage import StoredFile, is_inside, is_shown, shown_path
 
 PARQUET_FILES, TAR_FILES, LIST_FILES = "parquet", "tars", "lists"
@@ -23,7 +24,7 @@ TAR_SUFFIXES = (
 )
 
 _TEXT_SUFFIXES = (".txt", ".json")
-_LEFT_TO_OTHERS = ("_delta_log", "_change_data", "_spark_metadata")  # state of table formats, in folders
+_LEFT_TO_OTHERS = ("_change_data", "_spark_metadata")  # state of table formats, in folders
 _MAX_FOLDERS = 100_000
 _MAX_LABELS = 100_000
 
@@ -60,9 +61,13 @@ class Seen:
     outside: dict[str, list[StoredFile]] = field(default_factory=lambda: {one: [] for one in _TABLES})
     texts: NotUsed = field(default_factory=NotUsed)
     others: NotUsed = field(default_factory=NotUsed)
+    tables: dict[str, str] = field(default_factory=dict)
 
     def add(self, file: StoredFile) -> None:
         """Put a file where it belongs, by its name."""
+        if state := find_table(file.path):
+            self.tables.setdefault(*state)
+            return
         path, name = shown_path(file.path), file.path.lower()
         table = next((table for table, suffixes in _TABLES.items() if name.endswith(suffixes)), None)
         if file.unlisted:

@@ -6,15 +6,26 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spark_embed.datasets.catalogue import Catalogue, Entry
+from spark_embed.datasets.pages import Pages, find_odd_pages
 from spark_embed.errors import ConfigError, StorageError, one_line
-from spark_embed.storage import StoredFile, is_store_failure, parquet_input, shown_path
+from spark_embed.storage import (
+    LFS_POINTER,
+    StoredFile,
+    is_lfs_pointer,
+    is_store_failure,
+    open_binary,
+    parquet_input,
+    shown_path,
+)
 
 _FOOTER_THREADS = 16
+_HEAD_BYTES = 64
 
 
 @dataclass(frozen=True)
@@ -26,6 +37,7 @@ class Shard:
         schema: the file's own.
         name: what the data set calls it: of an index file, the tar, list or folder that it is made from.
         version: of its content.
+        odd_pages: what of it Spark's vectorized reader lacks.
     """
 
     path: str
@@ -34,6 +46,7 @@ class Shard:
     schema: pa.Schema
     name: str = ""
     version: str = ""
+    odd_pages: Pages = ()
 
 
 @dataclass(frozen=True)
@@ -42,6 +55,14 @@ class BadShard:
 
     name: str
     reason: str
+
+
+class Footer(NamedTuple):
+    """What a parquet file's footer says: its rows, its schema, and what Spark's vectorized reader lacks."""
+
+    n_rows: int
+    schema: pa.Schema
+    odd_pages: Pages
 
 
 def open_shards(
@@ -56,7 +77,7 @@ def open_shards(
         raise ConfigError(f"--input_dir {input_dir}: Hadoop cannot read a name with ':', rename {colons[0]}")
     if odd := [file.path for file in files if not _is_unicode(file.path)]:
         raise ConfigError(f"--input_dir {input_dir}: Spark needs names in UTF-8, rename {shown_path(odd[0])}")
-    unread = [file for file in files if catalogue.entries[file.path].schema is None]
+    unread = [file for file in files if catalogue.entries[file.path].odd_pages is None]
     bad: dict[str, BadShard] = {}
     known: dict[pa.Schema, pa.Schema] = {}  # a hundred thousand shards share a handful of schemas
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
@@ -66,17 +87,18 @@ def open_shards(
             if isinstance(footer, BadShard):
                 bad[file.path] = footer
             else:
-                n_rows, schema = footer
-                catalogue.set_footer(file.path, n_rows, known.setdefault(schema, schema))
+                n_rows, schema, odd_pages = footer
+                catalogue.set_footer(file.path, n_rows, known.setdefault(schema, schema), odd_pages)
     good = (file for file in files if file.path not in bad)
     return [_known_shard(file, catalogue.entries[file.path]) for file in good], list(bad.values())
 
 
 def _known_shard(file: StoredFile, entry: Entry) -> Shard:
-    return Shard(file.path, file.n_bytes, entry.n_rows or 0, entry.schema, file.path, entry.version)
+    n_rows, odd_pages = entry.n_rows or 0, entry.odd_pages or ()
+    return Shard(file.path, file.n_bytes, n_rows, entry.schema, file.path, entry.version, odd_pages)
 
 
-def _try_footer(input_dir: str, file: StoredFile) -> tuple[int, pa.Schema] | BadShard:
+def _try_footer(input_dir: str, file: StoredFile) -> Footer | BadShard:
     try:
         return read_footer(os.path.join(input_dir, file.path))
     except StorageError as exc:
@@ -91,8 +113,8 @@ def _is_unicode(path: str) -> bool:
     )  # what os.listdir could not decode
 
 
-def read_footer(path: str) -> tuple[int, pa.Schema]:
-    """Return the rows and the schema of a parquet file, timestamps as Spark will read them.
+def read_footer(path: str) -> Footer:
+    """Read the footer of a parquet file; in the schema timestamps are as Spark will read them.
 
     Raises:
         StorageError: it cannot be read as parquet.
@@ -101,12 +123,22 @@ def read_footer(path: str) -> tuple[int, pa.Schema]:
         footer = pq.read_metadata(parquet_input(path))
         schema = footer.schema.to_arrow_schema().remove_metadata()
     except (OSError, pa.ArrowException) as exc:
+        if _is_pointer(path):
+            raise StorageError(f"{path}: {LFS_POINTER}") from exc
         raise StorageError(f"{path}: cannot be read as parquet: {one_line(exc, None)}") from exc
     physical = [footer.schema.column(index).physical_type for index in range(len(footer.schema))]
     if "INT96" in physical:
         leaves = iter(physical)
         schema = pa.schema([field.with_type(_with_instants(field.type, leaves)) for field in schema])
-    return footer.num_rows, schema
+    return Footer(footer.num_rows, schema, find_odd_pages(footer, schema.names))
+
+
+def _is_pointer(path: str) -> bool:
+    try:
+        with open_binary(path) as file:
+            return is_lfs_pointer(file.read(_HEAD_BYTES))
+    except OSError:
+        return False
 
 
 def _with_instants(arrow_type: pa.DataType, leaves: Iterator[str]) -> pa.DataType:

@@ -150,7 +150,10 @@ def _bind(
         n_slots=n_slots,
         task_cpus=task_cpus,
         wave_rows=wave_rows,
-        settings={**table_settings(source.n_bytes / max(source.n_rows, 1)), **sizes},
+        settings={
+            **table_settings(source.n_bytes / max(source.n_rows, 1), plain_reader=source.needs_plain_reader),
+            **sizes,
+        },
         profile_dir=os.path.abspath(config.profile_dir) if config.profile_dir else None,
     )
 

@@ -91,11 +91,18 @@ def data_fingerprint(config: Config, source: ParquetSource) -> dict[str, Any]:
         "embedding_version": EMBEDDING_VERSION,
         "layout": source.layout,
         "image_column": source.image_column,
-        "image_id": source.id.name if source.id else "shard#row",
+        "image_id": _id_source(source),
         "columns": {field.name: field.dataType.simpleString() for field in source.own_columns},
         "rows": describe_rows(config),
         "allow_truncated": config.allow_truncated,
     }
+
+
+def _id_source(source: ParquetSource) -> str:
+    """Return what image_id is made from."""
+    if source.id is None:
+        return "shard#row"
+    return f"{source.id.name} in hex" if isinstance(source.id.dataType, T.BinaryType) else source.id.name
 
 
 def find_plan(context: RunContext, layout: Layout) -> Plan:

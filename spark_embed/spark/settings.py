@@ -35,14 +35,17 @@ class Rate:
     n_slots: int
 
 
-def table_settings(bytes_per_row: float) -> dict[str, str]:
+def table_settings(bytes_per_row: float, *, plain_reader: bool = False) -> dict[str, str]:
     """Return the SQL settings of a run over rows of about this size.
+
+    With `plain_reader` parquet is read row by row: slower, and of more encodings.
 
     Spark's defaults (10,000 rows in an Arrow batch, 4,096 in a parquet batch) are made for numbers:
     with images of 110 KB the first is over a gigabyte.
     """
     records = str(round(min(max(_ARROW_BATCH_BYTES / max(bytes_per_row, 1), _MIN_RECORDS), _MAX_RECORDS)))
     return {
+        **({"spark.sql.parquet.enableVectorizedReader": "false"} if plain_reader else {}),
         "spark.sql.execution.arrow.maxRecordsPerBatch": records,
         "spark.sql.parquet.columnarReaderBatchSize": records,
         "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",  # INT96, the default, is deprecated

@@ -109,8 +109,10 @@ _SPARK_TYPES: dict[pa.DataType, T.DataType] = {
     pa.date32(): T.DateType(),
     pa.string(): T.StringType(),
     pa.large_string(): T.StringType(),
+    pa.string_view(): T.StringType(),
     pa.binary(): T.BinaryType(),
     pa.large_binary(): T.BinaryType(),
+    pa.binary_view(): T.BinaryType(),
 }
 
 
@@ -135,6 +137,8 @@ def spark_type(arrow_type: pa.DataType) -> T.DataType:
         return T.BinaryType()
     if pa.types.is_dictionary(arrow_type):
         return spark_type(arrow_type.value_type)
+    if isinstance(arrow_type, pa.BaseExtensionType):  # UUID, JSON: Spark goes by what is stored
+        return spark_type(arrow_type.storage_type)
     if pa.types.is_map(arrow_type):
         return T.MapType(spark_type(arrow_type.key_type), spark_type(arrow_type.item_type))
     if pa.types.is_struct(arrow_type):

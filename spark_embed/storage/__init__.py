@@ -41,6 +41,7 @@ from spark_embed.storage.s3.errors import store_failure as store_failure
 from spark_embed.storage.s3.patience import impatient as impatient
 from spark_embed.storage.s3.routes import s3_endpoint as s3_endpoint
 from spark_embed.storage.s3.routes import s3_region as s3_region
+from spark_embed.storage.s3.rust_options import rust_options as rust_options
 from spark_embed.storage.store import check_writable as check_writable
 from spark_embed.storage.store import copy_tree as copy_tree
 from spark_embed.storage.store import delete as delete

@@ -92,11 +92,11 @@ def test_columns_are_chosen_by_name(tmp_path):
 
 
 def test_the_image_column_is_found_or_asked_for(tmp_path):
-    write(tmp_path, "a.parquet", {"thumb": [b"1"], "text": ["a"]})
+    write(tmp_path, "a.parquet", {"thumb": [b"1"], "number": [1]})
     text = error_of(tmp_path)
     assert "--image_column" in text
     assert "thumb" in text
     assert find(tmp_path, image_column="thumb").image_column == "thumb"
     assert str(tmp_path) in text
     assert "'nope'" in error_of(tmp_path, image_column="nope")
-    assert "not binary" in error_of(tmp_path, image_column="text")
+    assert "not binary" in error_of(tmp_path, image_column="number")

@@ -9,6 +9,7 @@ import pytest
 from spark_embed.datasets.detect import detect
 from spark_embed.datasets.index.files import index_list
 from spark_embed.datasets.index.rows import IndexTask
+from spark_embed.datasets.not_used import NotUsed
 from spark_embed.errors import ConfigError, StorageError
 from spark_embed.storage import StoredFile
 
@@ -76,7 +77,7 @@ def test_a_broken_list_is_a_bad_shard_and_the_others_are_read(folder):
     assert [file.path for file in layout.files] == ["a.jsonl", "b.csv"]
     assert [kind for kind in layout.not_used.kinds if "c.csv" in str(layout.not_used.kinds[kind])]
     with pytest.raises(StorageError, match=r"a\.jsonl: cannot be read as a list: line 1 is no JSON object"):
-        list(index_list(IndexTask("url_list", root, layout.files[0])))
+        list(index_list(IndexTask("url_list", root, layout.files[0]), NotUsed()))
 
 
 def test_what_is_wrong_with_the_rows_of_a_list_is_told_before_anything_runs(folder):
@@ -89,14 +90,14 @@ def test_what_is_wrong_with_the_rows_of_a_list_is_told_before_anything_runs(fold
         detect(root, "auto", "url")
     layout = detect(root, "auto", "url", quoting="none")
     tasks = [IndexTask("url_list", root, file, quoting="none") for file in layout.files]
-    rows = [row for task in tasks for rows in index_list(task) for row in rows.table.to_pylist()]
+    rows = [row for task in tasks for rows in index_list(task, NotUsed()) for row in rows.table.to_pylist()]
     assert [row["caption"] for row in rows] == ['"x', "y"]
 
 
 def test_a_column_that_the_index_needs_is_refused(folder):
     root = folder(l_csv=b"url,__shard__\ni/0.jpg,x\n")
     with pytest.raises(ConfigError, match=r"l\.csv: has a column '__shard__'.* rename it"):
-        list(index_list(IndexTask("url_list", root, StoredFile("l.csv", 1))))
+        list(index_list(IndexTask("url_list", root, StoredFile("l.csv", 1)), NotUsed()))
 
 
 def test_how_quotes_are_read_tells_one_version_of_a_list_from_another():

@@ -52,7 +52,7 @@ def test_there_is_nothing_to_say_of_what_known_tools_write(material, name):
 def test_nor_of_what_lies_beside_data(tmp_path):
     put(tmp_path, "a.parquet", "_SUCCESS", ".a.parquet.crc", "a.parquet.crc", "_metadata", "_started_12")
     put(tmp_path, "README.md", "LICENSE", "license.txt", "dataset_info.json", "00000_stats.json", "Thumbs.db")
-    put(tmp_path, "_delta_log/00.json", "_delta_log/00.checkpoint.parquet", ".git/x.tar", "a.tar.md5")
+    put(tmp_path, "_spark_metadata/0", "_change_data/0.parquet", ".git/x.tar", "a.tar.md5")
     layout = detect(str(tmp_path), "auto", "url")
     assert (layout.name, len(layout.files), kinds(layout)) == ("parquet", 1, {})
 

@@ -125,6 +125,17 @@ def test_a_file_that_is_not_parquet_is_left_out_and_named(spark, tmp_path):
     assert rows(table_of(spark, source), "shard") == [("0.parquet",), ("2.parquet",)]
 
 
+def test_a_pointer_of_git_lfs_is_called_one_with_the_command_that_helps(material, tmp_path):
+    write(tmp_path, "0.parquet", {"jpg": [b"1"]})
+    pointer = next((material / "found/33-lfs-parquet").glob("*.parquet")).read_bytes()
+    (tmp_path / "1.parquet").write_bytes(pointer)
+    (bad,) = find(tmp_path).bad
+    assert bad.reason.startswith(f"{tmp_path}/1.parquet: a Git LFS pointer")
+    assert "git lfs pull" in bad.reason
+    with pytest.raises(StorageError, match=r"none of 1 shards can be read; .*git lfs pull"):
+        find(material / "found/33-lfs-parquet")
+
+
 def test_files_of_which_none_is_parquet_stop_the_job(tmp_path):
     for name in ("a.parquet", "b.parquet"):
         (tmp_path / name).write_bytes(b"not parquet at all")

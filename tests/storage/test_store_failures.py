@@ -107,7 +107,7 @@ def test_a_line_of_code_is_no_failure():
 def test_a_footer_that_the_store_does_not_give_is_no_bad_shard(away, s3_root):
     path = away("a.parquet", b"PAR1")
     file = storage.StoredFile("a.parquet", 4)
-    catalogue = SimpleNamespace(entries={"a.parquet": SimpleNamespace(schema=None)})
+    catalogue = SimpleNamespace(entries={"a.parquet": SimpleNamespace(odd_pages=None)})
     with pytest.raises(
         StorageError, match=f"{path}: cannot be read as parquet: .*the store cannot be reached"
     ):
@@ -127,7 +127,7 @@ def test_a_tar_that_the_store_does_not_give_is_no_bad_shard(away, monkeypatch, t
         with storage.open_binary(path) as file:
             yield file.read()
 
-    def read_wrapped(task):
+    def read_wrapped(task, not_used):
         try:
             yield from read(task)
         except OSError as exc:

@@ -37,6 +37,13 @@ from spark_embed.storage import write_json
 DIM = 4
 RUN_ID = "run-1"
 MODEL = {"name": "tiny"}
+TABLE_SCHEMA = {
+    "type": "struct",
+    "fields": [
+        {"name": name, "type": kind, "nullable": True, "metadata": {}}
+        for name, kind in (("caption", "string"), ("shard", "string"), ("shard_row", "long"))
+    ],
+}
 Key = tuple[str, int]
 
 
@@ -51,7 +58,7 @@ def vectors_table(keys: Sequence[Key], vectors: Sequence[object] | None = None) 
     made /= np.linalg.norm(made, axis=1, keepdims=True)
     return pa.table(
         {
-            "caption": [f"{shard} {row}" for shard, row in keys],
+            "caption": pa.array([f"{shard} {row}" for shard, row in keys], pa.string()),
             "shard": pa.array([shard for shard, _ in keys], pa.string()),
             "shard_row": pa.array([row for _, row in keys], pa.int64()),
             "embedding": pa.array(list(made) if vectors is None else vectors, pa.list_(pa.float32())),
@@ -150,7 +157,7 @@ def make_run(output: Output, run_id: str = RUN_ID, made_by: Mapping[str, object]
         started_at=now(),
         options={},
         fingerprint=made_by or fingerprint(),
-        table_schema={},
+        table_schema=TABLE_SCHEMA,
         model=MODEL,
         parity={},
         versions={},

@@ -1,6 +1,7 @@
 """run(), end to end on real Spark and real files: every row in is one row out, and the vectors are right."""
 
 import datetime
+import decimal
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,8 @@ from PIL import Image
 from spark_embed.config import Config
 from spark_embed.inference.feed import FeedOptions
 from spark_embed.models import Recipe
+from spark_embed.output.folder import Output
+from spark_embed.output.verify import verify
 from spark_embed.run.wave import embed_table
 
 from support.bad_server import BadServer
@@ -151,6 +154,15 @@ def test_every_kind_of_own_column_arrives_unchanged(embed, tmp_path, photo_bytes
             "dotted.name": [[1.5], []],
             "nested": [{"a": 1, "b": ["x", None]}, None],
             "big": pa.array([2**60, None]),
+            "small": pa.array([-128, None], pa.int8()),
+            "half": pa.array([0.5, None], pa.float32()),
+            "is": [True, None],
+            "day": [datetime.date(1969, 7, 20), None],
+            "price": [decimal.Decimal("1.50"), None],
+            "raw": [b"\xff", None],
+            "pairs": pa.array(
+                [[("a", [{"x": 1}])], []], pa.map_(pa.string(), pa.list_(pa.struct({"x": pa.int32()})))
+            ),
             "nothing": pa.nulls(2),
             "text": ["naïve 🙂", ""],
         }
@@ -163,6 +175,7 @@ def test_every_kind_of_own_column_arrives_unchanged(embed, tmp_path, photo_bytes
         assert out[name].to_pylist() == table[name].to_pylist(), name
     assert out["cat"].to_pylist() == ["a b", "a b"]
     assert out.schema.field("when").type == pa.timestamp("us")
+    assert verify(Output(str(tmp_path / "out"))).text().endswith("nothing is wrong")
 
 
 def test_an_image_that_cannot_be_used_is_a_row_and_never_an_exception(embed, tmp_path, photo_bytes):

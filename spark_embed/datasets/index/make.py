@@ -197,7 +197,7 @@ def open_index(folder: str, files: Sequence[tuple[str, str, str]], bad: tuple[Ba
     for file, name, version in files:
         path = os.path.join(folder, file)
         facts = json.loads(pq.read_metadata(parquet_input(path)).metadata[_FACTS])
-        n_rows, schema = read_footer(path)
+        n_rows, schema, _ = read_footer(path)
         filled = {*INDEX_COLUMNS, *facts["filled"]}
         schema = pa.schema([field for field in schema if field.name in filled])
         shards.append(Shard(file, stat(path).n_bytes, n_rows, schema, name, version))

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from spark_embed.errors import ImageError
+from spark_embed.inference.fetch.inline_text import decode_inline_text, is_inline_text
 from spark_embed.inference.fetch.ranges import RangeReader
 from spark_embed.inference.fetch.rows import RowReader
 from spark_embed.storage import (
@@ -38,10 +39,10 @@ MAX_BYTES = 256 << 20
 class Reference(NamedTuple):
     """Where one image's bytes are.
 
-    Inline; or at a uri (a relative one starts from `base`); or in a `row` of a parquet `file`, or `length`
-    bytes from an `offset` of any file. The file had this `version` (`spark_embed.storage.file_version`) when
-    the run was planned. Or nowhere: `missing` says why. Bytes of paths that are no UTF-8 are surrogates, as
-    os.fsdecode makes them.
+    Inline; or at a uri (a relative one starts from `base`; one may be the image itself, as text); or in a
+    `row` of a parquet `file`, or `length` bytes from an `offset` of any file. The file had this `version`
+    (`spark_embed.storage.file_version`) when the run was planned. Or nowhere: `missing` says why. Bytes of
+    paths that are no UTF-8 are surrogates, as os.fsdecode makes them.
     """
 
     inline: Buffer | None = None
@@ -113,7 +114,7 @@ def url_of(reference: Reference, roots: Sequence[str] = ()) -> str | None:
         roots: as `FetchPolicy` has them; what lies in none of their buckets is not downloaded.
     """
     uri = reference.uri
-    if not uri or reference.inline is not None:
+    if not uri or reference.inline is not None or is_inline_text(uri):
         return None
     if uri_scheme(uri) in ("http", "https"):
         return _NO_UTF8.sub(lambda found: f"%{ord(found[0]) & 0xFF:02X}", uri)
@@ -155,6 +156,8 @@ def make_fetch(policy: FetchPolicy) -> Fetch:
             raise ImageError("not_found", reference.missing)
         if reference.offset is not None:
             data = _read_range(ranges, reference, policy.max_bytes)
+        elif data is None and reference.uri and is_inline_text(reference.uri):
+            data = decode_inline_text(reference.uri)
         elif data is None:
             data = _read_file(_allowed_path(reference, roots), policy.max_bytes)
         if len(data) > policy.max_bytes:

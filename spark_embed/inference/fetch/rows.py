@@ -91,13 +91,24 @@ class RowReader:
             self._group, self._start, self._rows = group, self._first_rows[group], self._rows[:0]
         while row >= self._start + len(self._rows):
             self._start += len(self._rows)
-            self._rows = next(self._batches).column(0)
+            self._rows = _plain(next(self._batches).column(0))
 
     def _check_version(self) -> StoredFile:
         found = stat(self._path)
         if file_version(found.n_bytes, found.modified_ns) != self._version:
             raise StorageError(f"{self._path} changed while it was being read; run again")
         return found
+
+
+def _plain(rows: pa.Array) -> pa.Array:
+    """Return bytes and text of which each value has its place in a buffer, and not in a dictionary."""
+    if pa.types.is_dictionary(rows.type):
+        return rows.dictionary_decode()
+    if pa.types.is_struct(rows.type) and any(pa.types.is_dictionary(field.type) for field in rows.type):
+        fields = [_plain(rows.field(index)) for index in range(rows.type.num_fields)]
+        names = [field.name for field in rows.type]
+        return pa.StructArray.from_arrays(fields, names, mask=rows.is_null())
+    return rows
 
 
 def _view(value: pa.Scalar) -> memoryview | None:

@@ -130,9 +130,9 @@ def _data_files(output: Output, ledger: Ledger) -> list[DataFile]:
 
 
 def _expected(snapshot: Snapshot, files: Sequence[DataFile]) -> Expected:
-    """Return what run.json says of the vectors; where that is of another run, what the first file says."""
+    """Return what run.json says of the files; where that is of another run, what the first file says."""
     if snapshot.run and not snapshot.is_older:
-        return Expected(snapshot.run.fingerprint)
+        return Expected(snapshot.run.fingerprint, snapshot.run.table_schema)
     for file in files:
         with suppress(*UNREADABLE):
             if found := read_fingerprint(pq.read_metadata(parquet_input(file.path))):

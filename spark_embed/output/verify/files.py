@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
 from spark_embed.errors import ERROR_CODES
 from spark_embed.output.fingerprint import codes_of, results_of
+from spark_embed.output.verify.columns import check_columns, expected_columns
 from spark_embed.output.verify.contents import Contents, DataFile, Wanted
 from spark_embed.output.verify.reading import UNREADABLE, first_line, iter_batches, open_parquet
 from spark_embed.output.verify.report import Finding
@@ -25,9 +26,15 @@ FACTS = b"spark_embed"
 
 @dataclass(frozen=True)
 class Expected:
-    """What all files of a data set have in common: what decides what a vector is; None where nobody knows."""
+    """What all files of a data set have in common.
+
+    Attributes:
+        fingerprint: what decides what a vector is; None where nobody knows.
+        table_schema: run.json's, of the data set's own columns; empty where nobody knows.
+    """
 
     fingerprint: dict[str, Any] | None
+    table_schema: dict[str, Any] = field(default_factory=dict)
 
     @property
     def results(self) -> Results:
@@ -75,6 +82,8 @@ def check_file(file: DataFile, expected: Expected, account: ShardRows) -> Checke
             if odd := contents.odd_column(opened.schema_arrow):
                 return CheckedFile([*found, Finding("files", f"{file.name}: {odd}")], False)
             has_keys = True
+            columns = expected_columns(expected.table_schema, expected.results, has_results=file.has_results)
+            found += check_columns(file, opened, columns, expected.results)
             found += contents.find_strangers(opened.schema_arrow)
             for batch in iter_batches(opened):
                 account.add(contents.keyed(batch))

@@ -229,6 +229,7 @@ def make_many(root: Path, n_rows: int) -> Output:
         rows = np.arange(start, start + 100_000)
         table = pa.table(
             {
+                "caption": pa.nulls(len(rows), pa.string()),
                 "shard": pc.cast(pa.array(rows // 20_000), pa.string()),
                 "shard_row": rows % 20_000,
                 "embedding": pa.ListArray.from_arrays(
