@@ -104,6 +104,12 @@ class Config(ModelOptions):
     url_column: str = _option(
         "url", "Input", "text column with the urls or paths of a url table or list", min_length=1
     )
+    list_quoting: Literal["standard", "none"] = _option(
+        "standard",
+        "Input",
+        "quotes in CSV and TSV lists; standard: they may enclose a field, which may then have delimiters and "
+        "line breaks; none: they are characters like others",
+    )
     id_column: str | None = _option(
         None,
         "Input",

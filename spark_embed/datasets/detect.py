@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
-from spark_embed.datasets.first_rows import names_files
-from spark_embed.datasets.lists import LIST_SUFFIXES, has_column
+from spark_embed.datasets.delimited import STANDARD
+from spark_embed.datasets.first_rows import first_names_files
+from spark_embed.datasets.list_files import ListFiles, find_lists
 from spark_embed.datasets.not_used import NotUsed, kind_of_file
-from spark_embed.datasets.table_formats import NOT_LIVE, find_table, live_files
+from spark_embed.datasets.seen import LIST_FILES, PARQUET_FILES, TAR_FILES, TAR_SUFFIXES, Seen
+from spark_embed.datasets.shards import BadShard
+from spark_embed.datasets.table_formats import NOT_LIVE, live_files
 from spark_embed.errors import ConfigError
-from spark_embed.storage import StoredFile, is_shown, walk_files
+from spark_embed.storage import StoredFile, is_s3, shown_path, walk_files
 
 PARQUET, TARS, FILES, FOLDER, LISTS = "parquet", "webdataset", "img2dataset_files", "image_folder", "url_list"
 
@@ -24,13 +28,8 @@ DESCRIPTIONS = {
 }
 """The layouts; what parquet shards hold (image bytes, Hugging Face images, urls) their columns say."""
 
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib"),
-    *(".tif", ".tiff", ".avif", ".avifs", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
-)
-
-_MAX_FOLDERS = 100_000
-_MAX_LABELS = 100_000
+_LAYOUTS_OF = {PARQUET_FILES: (PARQUET, FILES), TAR_FILES: (TARS,), LIST_FILES: (LISTS,)}
+_OUTSIDE = "links out of the folders that may be read (--allowed_roots)"
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,8 @@ class Layout:
         files: shards, tars, folders' parquet files or lists, sorted by path; none for an image folder.
         sidecars: the img2dataset parquet of a tar, by the tar's path.
         has_labels: every image of an image folder lies in a folder, and there are several of those.
+        bad: files of this layout that are not read, and why.
+        metadata: Hugging Face's files with columns for the images of an image folder.
         not_used: files that are there and that this layout does not read.
     """
 
@@ -51,6 +52,8 @@ class Layout:
     files: tuple[StoredFile, ...] = ()
     sidecars: Mapping[str, StoredFile] = field(default_factory=dict)
     has_labels: bool = False
+    bad: tuple[BadShard, ...] = ()
+    metadata: tuple[StoredFile, ...] = ()
     not_used: NotUsed = field(default_factory=NotUsed)
 
     @property
@@ -59,51 +62,9 @@ class Layout:
         return self.name == FOLDER
 
 
-@dataclass
-class _Seen:
-    """What a walk through the folder has met."""
-
-    parquet: list[StoredFile] = field(default_factory=list)
-    tars: list[StoredFile] = field(default_factory=list)
-    lists: list[StoredFile] = field(default_factory=list)
-    n_images: int = 0
-    image: str = ""
-    n_at_top: int = 0
-    folders: set[str] = field(default_factory=set)
-    labels: set[str] = field(default_factory=set)
-    others: NotUsed = field(default_factory=NotUsed)
-    tables: dict[str, str] = field(default_factory=dict)
-
-    def add(self, file: StoredFile) -> None:
-        if table := find_table(file.path):
-            self.tables.setdefault(*table)
-            return
-        name = file.path.lower()
-        if name.endswith(IMAGE_SUFFIXES):  # even _DSC0001.jpg, as cameras name them
-            self._add_image(file.path)
-        elif not is_shown(file.path):
-            pass
-        elif name.endswith(".parquet"):
-            self.parquet.append(file)
-        elif name.endswith(".tar"):
-            self.tars.append(file)
-        elif name.endswith(LIST_SUFFIXES):
-            self.lists.append(file)
-        else:
-            self.others.add(kind_of_file(file.path), file.path)
-
-    def _add_image(self, path: str) -> None:
-        self.n_images += 1
-        self.image = self.image or path
-        first, _, rest = path.partition("/")
-        self.n_at_top += not rest
-        if rest and len(self.labels) < _MAX_LABELS:
-            self.labels.add(first)
-        if len(self.folders) < _MAX_FOLDERS:
-            self.folders.add(os.path.dirname(path))
-
-
-def detect(root: str, wanted: str, url_column: str) -> Layout:
+def detect(
+    root: str, wanted: str, url_column: str, roots: Sequence[str] = (), *, quoting: str = STANDARD
+) -> Layout:
     """Find out which layout the files below `root` have.
 
     Images beside a table that names them by relative paths belong to the table.
@@ -111,45 +72,51 @@ def detect(root: str, wanted: str, url_column: str) -> Layout:
     Args:
         wanted: one of `DESCRIPTIONS` (--layout), or "auto".
         url_column: the column that makes a CSV, TSV or JSONL file a list of urls (--url_column).
+        roots: other folders that links may lead to.
+        quoting: of the lists (--list_quoting).
 
     Raises:
-        ConfigError: nothing to embed, or files of several layouts.
-        StorageError: a folder cannot be listed.
+        ConfigError: nothing to embed, or files of several layouts; a list beside images has an open quote.
+        StorageError: a folder cannot be listed, or no list beside images can be read.
     """
-    seen = _Seen()
+    seen = Seen(tuple(os.path.realpath(one) for one in roots if not is_s3(one)))
     for file in walk_files(root):
         seen.add(file)
     seen.parquet, old = live_files(root, seen.tables, seen.parquet)
     for file in old:
-        seen.others.add(NOT_LIVE, file.path)
-    found = _layouts(root, seen, url_column)
+        seen.others.add(NOT_LIVE, shown_path(file.path))
+    if seen.n_images and wanted in ("auto", FOLDER):
+        seen.set_metadata_apart(root, url_column)
+    lists = find_lists(root, seen.lists, url_column)
+    found = _layouts(root, seen, lists)
     if wanted != "auto":
         if wanted not in found:
             raise ConfigError(
                 f"--layout {wanted}: --input_dir {root} holds no {DESCRIPTIONS[wanted]}; it holds "
                 + (_listed(found, seen) or "nothing that can be embedded")
             )
-        return _with_not_used(found[wanted], found, seen, url_column)
+        return _with_not_used(found[wanted], found, seen, lists)
     if not found:
         raise ConfigError(
-            f"--input_dir {root}: no *.parquet or *.tar file in it or in its subfolders, no image, and no "
-            f"CSV, TSV or JSONL file with a column {url_column!r} (--url_column)"
-            + (f"; it holds {not_used}" if (not_used := _unread(seen, {}, url_column)) else "")
+            f"--input_dir {root} holds {_nothing_of(seen, lists) or 'no data'}: nothing to embed. "
+            "That would be parquet files, tars, images, or CSV, TSV or JSONL files with a column "
+            f"{url_column!r} (--url_column)"
         )
     if len(found) == 2 and FOLDER in found:
         table = next(layout for name, layout in found.items() if name != FOLDER)
-        if table.files and names_files(os.path.join(root, table.files[0].path), url_column):
+        tables = lists.of_urls if table.name == LISTS else table.files[:1]
+        if first_names_files([os.path.join(root, file.path) for file in tables], url_column, quoting):
             del found[FOLDER]  # its images are the table's
-            return _with_not_used(table, found, seen, url_column)
+            return _with_not_used(table, found, seen, lists)
     if len(found) > 1:
         raise ConfigError(
             f"--input_dir {root} mixes layouts: {_listed(found, seen)}; choose one with --layout, or "
             "point --input_dir at a subfolder"
         )
-    return _with_not_used(next(iter(found.values())), found, seen, url_column)
+    return _with_not_used(next(iter(found.values())), found, seen, lists)
 
 
-def _layouts(root: str, seen: _Seen, url_column: str) -> dict[str, Layout]:
+def _layouts(root: str, seen: Seen, lists: ListFiles) -> dict[str, Layout]:
     """Return every layout that some of the files have; a file belongs to one at most."""
     stems = {_stem(tar.path): tar.path for tar in seen.tars}
     sidecars = {stems[stem]: file for file in seen.parquet if (stem := _stem(file.path)) in stems}
@@ -157,58 +124,78 @@ def _layouts(root: str, seen: _Seen, url_column: str) -> dict[str, Layout]:
     are_files = bool(beside) and len(beside) == len(seen.parquet) == len(seen.folders)
     used = {*sidecars.values(), *(beside if are_files else ())}
     shards = [file for file in seen.parquet if file not in used]
-    lists = [file for file in seen.lists if has_column(os.path.join(root, file.path), url_column)]
     found = {
         PARQUET: Layout(PARQUET, root, _ordered(shards)) if shards else None,
         TARS: Layout(TARS, root, _ordered(seen.tars), sidecars) if seen.tars else None,
         FILES: Layout(FILES, root, _ordered(beside)) if are_files else None,
-        LISTS: Layout(LISTS, root, _ordered(lists)) if lists else None,
+        LISTS: Layout(LISTS, root, _ordered(lists.to_read)) if lists.to_read else None,
     }
     if seen.n_images and not are_files:
-        has_labels = seen.n_at_top == 0 and len(seen.labels) > 1
-        found[FOLDER] = Layout(FOLDER, root, has_labels=has_labels)
+        has_labels = seen.n_at_top == 0 and len(seen.labels) > 1 and not seen.metadata
+        found[FOLDER] = Layout(FOLDER, root, has_labels=has_labels, metadata=_ordered(seen.metadata))
     return {name: layout for name, layout in found.items() if layout}
 
 
-def _with_not_used(layout: Layout, found: Mapping[str, Layout], seen: _Seen, url_column: str) -> Layout:
+def _with_not_used(layout: Layout, found: Mapping[str, Layout], seen: Seen, lists: ListFiles) -> Layout:
     """Return a layout with what is there besides it."""
-    not_used = _unread(seen, found, url_column)
+    not_used = _unread(seen, lists)
+    if layout.name != FILES:  # there the parquet has it all
+        not_used.update([seen.texts])
     for other in found.values():
         if other is not layout:
             kind = f"of layout {other.name}"
             not_used.add(kind, _example(other, seen), _n_files(other, seen))
-    return replace(layout, not_used=not_used)
+    bad = []
+    for name, files in seen.outside.items():
+        if layout.name in _LAYOUTS_OF[name]:
+            bad += [BadShard(shown_path(file.path), f"{file.path} {_outside(file)}") for file in files]
+        elif files:
+            not_used.add(_OUTSIDE, shown_path(files[0].path), len(files))
+    for file in () if layout.is_folder else seen.metadata:
+        kind = f"{kind_of_file(file.path)} with columns for images of a folder"
+        not_used.add(kind, shown_path(file.path))
+    return replace(layout, bad=tuple(bad), not_used=not_used)
 
 
-def _unread(seen: _Seen, found: Mapping[str, Layout], url_column: str) -> NotUsed:
+def _nothing_of(seen: Seen, lists: ListFiles) -> NotUsed:
+    """Return what there is where nothing can be read."""
+    not_used = _unread(seen, lists)
+    not_used.update([seen.texts])
+    for file in chain.from_iterable(seen.outside.values()):
+        not_used.add(_OUTSIDE, f"{shown_path(file.path)} {_outside(file)}")
+    return not_used
+
+
+def _outside(file: StoredFile) -> str:
+    return f"is a link to {shown_path(file.leads_to)}, outside the folders that may be read (--allowed_roots)"
+
+
+def _unread(seen: Seen, lists: ListFiles) -> NotUsed:
     """Return what belongs to none of the layouts."""
     not_used = NotUsed()
-    not_used.update([seen.others])
-    used = {file.path for file in found[LISTS].files} if LISTS in found else set()
-    for file in seen.lists:
-        if file.path not in used:
-            not_used.add(f"{kind_of_file(file.path)} without a column {url_column!r}", file.path)
+    not_used.update([seen.others, lists.not_used()])
     return not_used
 
 
 def _stem(path: str) -> str:
-    return os.path.splitext(path)[0]
+    suffix = next((suffix for suffix in TAR_SUFFIXES if path.lower().endswith(suffix)), "")
+    return path[: -len(suffix)] if suffix else os.path.splitext(path)[0]
 
 
 def _ordered(files: Sequence[StoredFile]) -> tuple[StoredFile, ...]:
     return tuple(sorted(files, key=lambda file: file.path))
 
 
-def _listed(found: Mapping[str, Layout], seen: _Seen) -> str:
+def _listed(found: Mapping[str, Layout], seen: Seen) -> str:
     parts = []
     for name, layout in found.items():
         parts.append(f"{name} ({_n_files(layout, seen):,} files, such as {_example(layout, seen)})")
     return ", ".join(parts)
 
 
-def _n_files(layout: Layout, seen: _Seen) -> int:
+def _n_files(layout: Layout, seen: Seen) -> int:
     return seen.n_images if layout.is_folder else len(layout.files)
 
 
-def _example(layout: Layout, seen: _Seen) -> str:
-    return seen.image if layout.is_folder else layout.files[0].path
+def _example(layout: Layout, seen: Seen) -> str:
+    return seen.image if layout.is_folder else shown_path(layout.files[0].path)

@@ -3,42 +3,62 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from spark_embed.datasets.delimited import STANDARD
 from spark_embed.datasets.image_types import is_hugging_face, is_text
 from spark_embed.datasets.lists import LIST_SUFFIXES, read_list
-from spark_embed.errors import SparkEmbedError
+from spark_embed.errors import StorageError
 from spark_embed.inference.fetch.rows import IMAGE_BYTES, IMAGE_PATH
 from spark_embed.storage import parquet_input, uri_scheme
 
 _ROWS = 100
 
 
-def names_files(path: str, url_column: str) -> bool:
+def names_files(path: str, url_column: str, quoting: str = STANDARD) -> bool:
     """Say whether the first rows of a table name local files by relative paths.
 
     Args:
         path: of a parquet file or a list.
         url_column: its column of urls; a parquet file may have Hugging Face's images instead.
+        quoting: of a list (--list_quoting).
+
+    Raises:
+        ConfigError: a quote of a list is not closed: nobody can say which rows it has.
+        StorageError: a list cannot be read; of a parquet file that is told where it has to be read.
     """
     try:
-        batch = _first_rows(path)
+        batch = _first_rows(path, url_column, quoting)
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             if is_hugging_face(column.type):
                 rows = column.to_pylist()
                 return any(row and row[IMAGE_BYTES] is None and _is_relative(row[IMAGE_PATH]) for row in rows)
             if name == url_column:
                 return any(map(_is_relative, _texts(column)))
-    except (SparkEmbedError, OSError, pa.ArrowException, StopIteration):
-        pass  # what cannot be read here is reported where it has to be read
+    except (OSError, pa.ArrowException, StopIteration):
+        pass
     return False
 
 
-def _first_rows(path: str) -> pa.RecordBatch:
+def first_names_files(paths: Sequence[str], url_column: str, quoting: str) -> bool:
+    """Say whether the first of some tables that can be read names local files; as `names_files`."""
+    failure: StorageError | None = None
+    for path in paths:
+        try:
+            return names_files(path, url_column, quoting)
+        except StorageError as exc:
+            failure = failure or exc
+    if failure:
+        raise failure
+    return False
+
+
+def _first_rows(path: str, url_column: str, quoting: str) -> pa.RecordBatch:
     if path.lower().endswith(LIST_SUFFIXES):
-        return next(batch for batch in read_list(path) if len(batch))[:_ROWS]
+        return next(batch for batch in read_list(path, url_column, quoting) if len(batch))[:_ROWS]
     with pq.ParquetFile(parquet_input(path)) as file:
         return next(file.iter_batches(_ROWS))
 

@@ -2,123 +2,221 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from io import TextIOWrapper
-from typing import Any, TextIO
+from itertools import islice
+from typing import Any, BinaryIO, TextIO, cast
 
 import pyarrow as pa
-import pyarrow.csv
 
-from spark_embed.errors import ConfigError, StorageError
-from spark_embed.storage import open_binary
+from spark_embed.datasets.delimited import (
+    STANDARD,
+    QuotingError,
+    check_row,
+    find_header,
+    read_header,
+    rows_of,
+)
+from spark_embed.errors import ConfigError, StorageError, one_line
+from spark_embed.storage import is_store_failure, open_binary
 
 _JSON_SUFFIXES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
 LIST_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", *_JSON_SUFFIXES)
 
-_BLOCK_BYTES = 16 << 20
 _ROWS_PER_BATCH = 10_000
-_MAX_HEAD_CHARS = 1 << 20
+_CHARS_PER_BATCH = 16 << 20
+_MAX_LINE_CHARS = 64 << 20
+_MAX_COLUMNS = 2000
+_HEAD_LINES = 100
+_HEAD_CHARS = 1 << 20
+
+_GZIP = b"\x1f\x8b"  # RFC 1952
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # its byte order marks
+
+_NOT_READABLE = (EOFError, ValueError, RecursionError, zlib.error)
 
 
-def has_column(path: str, column: str) -> bool:
-    """Say whether the first line of a list names the column; no for what is no such list.
+def column_names(path: str, wanted: str) -> list[str]:
+    """Return the columns of a list, by its first lines: of a JSONL file, all that these have.
+
+    Args:
+        path: of the list.
+        wanted: a column, by which the delimiter is found.
 
     Raises:
-        StorageError: the file cannot be read.
+        ValueError: it is no list; the text says why.
+        StorageError: the store does not give it.
     """
     try:
-        with _open_text(path) as file:
-            line = file.readline(_MAX_HEAD_CHARS)
-        if path.lower().endswith(_JSON_SUFFIXES):
-            first = json.loads(line)
-            return isinstance(first, dict) and column in first
-        return column in next(csv.reader([line], delimiter=_delimiter(path)), [])
-    except (gzip.BadGzipFile, zlib.error, EOFError, ValueError, csv.Error):
-        return False
+        with _open_text(path, errors="replace") as file:
+            head = _head(file)
+        if not _is_json(path):
+            return find_header(head, wanted, _delimiter(path)).names
+        names: dict[str, None] = {}
+        for row, _ in _json_rows(head):
+            names.update(dict.fromkeys(row))
+        return list(names)
     except OSError as exc:
-        raise StorageError(f"{path}: cannot be read: {exc}") from exc
+        failure = StorageError(f"{path}: cannot be read: {exc}")
+        failure.__cause__ = exc
+        if is_store_failure(failure):
+            raise failure from exc
+        raise ValueError(str(exc)) from exc
+    except _NOT_READABLE as exc:
+        raise ValueError(str(exc)) from exc
 
 
-def read_list(path: str) -> Iterator[pa.RecordBatch]:
+def read_list(path: str, wanted: str = "", quoting: str = STANDARD) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a list in batches whose columns are all text, in bounded memory; at least one batch.
 
     An empty field of a CSV is null; a value of a JSON line that is no text stays JSON. The columns of a
     JSONL file are all that any of its lines has.
 
+    Args:
+        path: of the list.
+        wanted: a column, by which the delimiter is found; it tells, too, which lines are rows.
+        quoting: of a CSV or TSV (--list_quoting).
+
     Raises:
-        ConfigError: two columns have one name.
+        ConfigError: two columns have one name, or a quote is not closed, so that rows would be lost.
         StorageError: the file cannot be read, or a line of it is no row.
     """
     try:
-        yield from (_read_json if path.lower().endswith(_JSON_SUFFIXES) else _read_csv)(path)
-    except (OSError, EOFError, ValueError, csv.Error, pa.ArrowException) as exc:
+        yield from _read_json(path) if _is_json(path) else _read_csv(path, wanted, quoting)
+    except QuotingError as exc:
+        raise ConfigError(f"{path}: {exc}") from exc
+    except UnicodeDecodeError as exc:
+        raise StorageError(
+            f"{path}: cannot be read as a list: it is not in {exc.encoding} ({exc.reason}); save it as UTF-8"
+        ) from exc
+    except (OSError, *_NOT_READABLE) as exc:
         raise StorageError(f"{path}: cannot be read as a list: {exc}") from exc
 
 
-def _read_csv(path: str) -> Iterator[pa.RecordBatch]:
-    with _open_text(path) as file:
-        names = next(csv.reader(file, delimiter=_delimiter(path)), [])
+def _read_csv(path: str, wanted: str, quoting: str) -> Iterator[pa.RecordBatch]:
+    with _open_text(path, errors="replace") as file:
+        header = find_header(_head(file), wanted, _delimiter(path))
+    names = header.names
     if repeated := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"{path}: two columns are called {repeated[0]!r}; rename one")
-    yield pa.RecordBatch.from_pylist([], pa.schema([(name, pa.string()) for name in names]))
-    convert = pa.csv.ConvertOptions(
-        column_types=dict.fromkeys(names, pa.string()),
-        null_values=[""],
-        strings_can_be_null=True,
-        quoted_strings_can_be_null=False,
-    )
-    parse = pa.csv.ParseOptions(delimiter=_delimiter(path), newlines_in_values=True)
-    read = pa.csv.ReadOptions(block_size=_BLOCK_BYTES)
-    with pa.input_stream(path, compression="gzip" if path.lower().endswith(".gz") else None) as stream:
-        yield from pa.csv.open_csv(stream, read, parse, convert)
+    if not names:
+        raise ValueError("it is empty")
+    schema = pa.schema([(name, pa.string()) for name in names])
+    yield pa.RecordBatch.from_pylist([], schema)
+    batch: list[list[str]] = []
+    n_chars = 0
+    with _open_text(path) as file:
+        rows = rows_of(_lines(file), header, quoting)
+        read_header(rows)
+        for row in rows:
+            check_row(row, header, wanted)
+            batch.append(row.fields)
+            n_chars += sum(map(len, row.lines))
+            if len(batch) == _ROWS_PER_BATCH or n_chars > _CHARS_PER_BATCH:
+                yield _batch(batch, schema)
+                batch, n_chars = [], 0
+    if batch:
+        yield _batch(batch, schema)
+
+
+def _batch(rows: list[list[str]], schema: pa.Schema) -> pa.RecordBatch:
+    columns = [pa.array([text or None for text in column], pa.string()) for column in zip(*rows, strict=True)]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def _read_json(path: str) -> Iterator[pa.RecordBatch]:
     names: dict[str, None] = {}
-    for row in _json_rows(path):
-        names.update(dict.fromkeys(row))
+    with _open_text(path) as file:
+        for row, _ in _json_rows(_lines(file)):
+            names.update(dict.fromkeys(row))
+            if len(names) > _MAX_COLUMNS:
+                raise ValueError(f"its lines have more than {_MAX_COLUMNS} different keys")
     schema = pa.schema([(name, pa.string()) for name in names])
     batch: list[dict[str, str | None]] = []
-    for row in _json_rows(path):
-        batch.append({name: _as_text(value) for name, value in row.items()})
-        if len(batch) == _ROWS_PER_BATCH:
-            yield pa.RecordBatch.from_pylist(batch, schema)
-            batch = []
+    n_chars = 0
+    with _open_text(path) as file:
+        for row, length in _json_rows(_lines(file)):
+            batch.append(row)
+            n_chars += length
+            if len(batch) == _ROWS_PER_BATCH or n_chars > _CHARS_PER_BATCH:
+                yield pa.RecordBatch.from_pylist(batch, schema)
+                batch, n_chars = [], 0
     yield pa.RecordBatch.from_pylist(batch, schema)
 
 
-def _json_rows(path: str) -> Iterator[dict[str, Any]]:
-    with _open_text(path) as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as exc:
-                raise ValueError(f"line {number} is no JSON: {exc}") from exc
+def _json_rows(lines: Iterable[str]) -> Iterator[tuple[dict[str, str | None], int]]:
+    """Yield the text of each key of each line that is not empty, and the line's length."""
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
             if not isinstance(row, dict):
-                raise ValueError(f"line {number} is no JSON object")
-            yield row
+                raise ValueError("no object")
+            texts = {_sound(name): _as_text(value) for name, value in row.items()}
+        except (ValueError, RecursionError) as exc:
+            raise ValueError(f"line {number} is no JSON object: {one_line(exc)}") from exc
+        yield texts, len(line)
 
 
 def _as_text(value: Any) -> str | None:
-    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if value is None:
+        return None
+    return _sound(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+
+
+def _sound(text: str) -> str:
+    """Return the text without halves of surrogate pairs, which JSON can say (\\ud83d) and UTF-8 cannot."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _is_json(path: str) -> bool:
+    return path.lower().endswith(_JSON_SUFFIXES)
 
 
 def _delimiter(path: str) -> str:
     return "\t" if ".tsv" in path.lower()[-7:] else ","
 
 
+def _lines(file: TextIO) -> Iterator[str]:
+    number = 1
+    while line := file.readline(_MAX_LINE_CHARS):
+        if len(line) == _MAX_LINE_CHARS and line[-1] not in "\r\n":
+            raise ValueError(f"line {number} has {_MAX_LINE_CHARS:,} characters and more")
+        yield line
+        number += 1
+
+
+def _head(file: TextIO) -> list[str]:
+    """Return the first lines, the last of them whole."""
+    lines: list[str] = []
+    n_chars = 0
+    for line in islice(_lines(file), _HEAD_LINES):
+        lines.append(line)
+        n_chars += len(line)
+        if n_chars > _HEAD_CHARS:
+            break
+    return lines
+
+
 @contextmanager
-def _open_text(path: str) -> Iterator[TextIO]:
-    if path.lower().endswith(".gz"):
-        with gzip.open(open_binary(path), "rt", encoding="utf-8-sig", newline="") as file:
-            yield file
-    else:
-        with TextIOWrapper(open_binary(path), encoding="utf-8-sig", newline="") as file:
-            yield file
+def _open_text(path: str, errors: str = "strict") -> Iterator[TextIO]:
+    """Open a list, of UTF-8 or of what its byte order mark says, and gzipped if its first bytes say so."""
+    with ExitStack() as stack:
+        file = stack.enter_context(open_binary(path))
+        if _begins(file, _GZIP):
+            file = cast(BinaryIO, stack.enter_context(gzip.open(file)))
+        encoding = "utf-16" if _begins(file, *_UTF_16) else "utf-8-sig"
+        yield stack.enter_context(TextIOWrapper(file, encoding=encoding, errors=errors, newline=""))
+
+
+def _begins(file: BinaryIO, *marks: bytes) -> bool:
+    start = file.read(2)
+    file.seek(0)
+    return start in marks

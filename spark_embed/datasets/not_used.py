@@ -7,6 +7,44 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 _SHOWN = 8
+_INSTALL_HEIC = "pip install 'spark-embed[heic]'"
+
+HEIC_SUFFIXES = (".heic", ".heif", ".hif")
+
+UNREAD_IMAGES = (
+    *(
+        *HEIC_SUFFIXES,
+        ".jxl",
+        ".svg",
+        ".svgz",
+        ".psd",
+        ".exr",
+        ".hdr",
+        ".tga",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".ico",
+    ),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".jxr", ".tar", ".tar.gz", ".zip"),
+)
+"""Images that are not read, and what may hold some: worth a word even among the members of a tar."""
+
+_COMPANIONS = frozenset(
+    [
+        *("_success", "_metadata", "_common_metadata"),  # Spark, Dask
+        *("readme", "license", "licence", "copying", "notice", "changelog", "citation", "authors", "version"),
+        *("md5sum", "md5sums", "sha1sums", "sha256sum", "sha256sums", "sha512sums", "checksums", "makefile"),
+        *("thumbs.db", "desktop.ini", "dataset_info.json", "dataset_infos.json", "dataset_dict.json"),
+        *("state.json", "croissant.json"),
+    ]
+)
+_COMPANION_STARTS = ("_started_", "_committed_", ".")  # Databricks
+_COMPANION_ENDS = (
+    *(".crc", ".md5", ".sha1", ".sha256", ".sha512", ".md", ".rst", ".html", ".htm", ".pdf", ".py", ".sh"),
+    *(".ipynb", ".log", ".lock", ".idx", ".yaml", ".yml", ".toml", ".cfg", ".ini", ".bib", ".lnk", ".url"),
+    "_stats.json",  # img2dataset
+)
 
 
 @dataclass
@@ -42,7 +80,16 @@ class NotUsed:
         ]
         if rest := most[_SHOWN:]:
             parts.append(f"{sum(number for _, (number, _) in rest):,} of {len(rest)} other kinds")
-        return ", ".join(parts)
+        said = ", ".join(parts)
+        is_heic = any(kind.startswith(HEIC_SUFFIXES) for kind in self.kinds)
+        return f"{said}; {_INSTALL_HEIC} reads HEIC" if is_heic else said
+
+
+def is_companion(path: str) -> bool:
+    """Say whether a file is one of those that lie beside data without being any: not worth a word."""
+    name = os.path.basename(path).lower()
+    is_known = name in _COMPANIONS or name.removesuffix(".txt") in _COMPANIONS
+    return is_known or name.startswith(_COMPANION_STARTS) or name.endswith(_COMPANION_ENDS)
 
 
 def kind_of_file(path: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,16 +14,18 @@ from spark_embed.datasets.columns import URL_TABLE, find_columns, find_index_col
 from spark_embed.datasets.detect import FOLDER, PARQUET, TARS, Layout, detect
 from spark_embed.datasets.index.image_folder import make_folder_index
 from spark_embed.datasets.index.make import Index, make_index
+from spark_embed.datasets.not_used import NotUsed
 from spark_embed.datasets.pages import check_readable, is_readable
 from spark_embed.datasets.parquet import ParquetSource
 from spark_embed.datasets.sample import sample_rows
 from spark_embed.datasets.shards import BadShard, Shard, hive_columns, open_shards
 from spark_embed.errors import StorageError
 from spark_embed.inference.fetch.inline_text import is_inline_text
-from spark_embed.schema import IMAGE
+from spark_embed.schema import IMAGE, IMAGE_ID
 from spark_embed.spark.session import Session
-from spark_embed.storage import existing_folder
+from spark_embed.storage import existing_folder, folder_path
 
+_HUB_SNAPSHOT = re.compile(r"(.*/(?:datasets|models|spaces)--[^/]+)/snapshots/[^/]+(?:/|$)")
 _SAMPLED_ROWS = 8
 
 
@@ -42,7 +45,23 @@ def find_layout(config: Config) -> Layout:
         ConfigError: no such folder, nothing to embed, or files of several layouts.
         StorageError: a folder cannot be listed.
     """
-    return detect(check_input(config), config.layout, config.url_column)
+    root = check_input(config)
+    return detect(
+        root, config.layout, config.url_column, readable_roots(config, root), quoting=config.list_quoting
+    )
+
+
+def readable_roots(config: Config, root: str) -> tuple[str, ...]:
+    """Return the folders that data may lie in, wherever links and paths lead: --input_dir, --allowed_roots.
+
+    The files of a snapshot in the Hugging Face hub's cache are links into the folder `blobs` beside it.
+
+    Raises:
+        ConfigError: an option names no folder.
+    """
+    snapshot = _HUB_SNAPSHOT.match(root)
+    blobs = (f"{snapshot[1]}/blobs",) if snapshot else ()
+    return (root, *(folder_path(one, "--allowed_roots") for one in config.allowed_roots), *blobs)
 
 
 def needs_index(layout: Layout) -> bool:
@@ -67,12 +86,14 @@ def open_source(
         StorageError: no file can be read.
     """
     if layout.name == FOLDER:
-        index = make_folder_index(session(), layout, index_folder, config.max_samples)
+        index = make_folder_index(session(), layout, index_folder, config.max_samples, config.list_quoting)
         return index_source(config, layout, index)
     catalogue = read_catalogue(catalogue_path)
     layout = identified(session, layout, catalogue, verify=config.verify_shards)
     if needs_index(layout):
-        index = make_index(session, layout, index_folder, config.url_column, config.max_samples)
+        index = make_index(
+            session, layout, index_folder, config.url_column, config.max_samples, config.list_quoting
+        )
         source = index_source(config, layout, index)
     else:
         source = shard_source(config, layout, catalogue)
@@ -117,8 +138,8 @@ def shard_source(config: Config, layout: Layout, catalogue: Catalogue) -> Parque
         root=root,
         folder=root,
         shards=tuple(shards),
-        bad=tuple(bad),
-        n_shards=len(shards) + len(bad),
+        bad=(*layout.bad, *bad),
+        n_shards=len(shards) + len(bad) + len(layout.bad),
         image_bytes=sum(shard.n_bytes for shard in shards),
         own_columns=columns.own,
         image_column=columns.image,
@@ -139,23 +160,27 @@ def index_source(config: Config, layout: Layout, index: Index) -> ParquetSource:
         StorageError: no file can be read.
     """
     _check_some(index.shards, index.bad)
+    if layout.is_folder and config.id_column is None:  # not by an id of its metadata, which some images lack
+        config = config.model_copy(update={"id_column": IMAGE_ID})
     columns = find_index_columns(config, _schemas(index.shards))
+    not_used = NotUsed()
+    not_used.update([layout.not_used, index.not_used])
     is_img2dataset = layout.name == TARS and bool(layout.sidecars)
     return ParquetSource(
         layout="img2dataset_webdataset" if is_img2dataset else layout.name,
         root=layout.root,
         folder=index.folder,
         shards=index.shards,
-        bad=index.bad,
-        n_shards=len(layout.files)
-        or len(index.shards),  # tars, not the files of their index; groups of images
+        bad=(*layout.bad, *index.bad),
+        # Tars, not the files of their index; groups of images.
+        n_shards=len(layout.files) + len(layout.bad) or len(index.shards),
         image_bytes=index.image_bytes,
         own_columns=columns.own,
         image_column=IMAGE,
         id=columns.id,
         hive=(),
         transport="index",
-        not_used=layout.not_used,
+        not_used=not_used,
     )
 
 

@@ -180,6 +180,9 @@ class ParquetSource:
         folder = F.regexp_replace(F.concat(F.lit(self.folder + "/"), shard), "/[^/]*$", "")
         if self.transport == "index":
             parts = {field.name: value[field.name] for field in REFERENCE_TYPE}
+            file = value["file"].cast("string")
+            beside = F.concat(F.lit(self.folder + "/"), file)
+            parts["file"] = F.when(F.instr(file, "/") == 0, beside).otherwise(file)
         elif self.transport == "uri":
             parts = {"uri": value, "base": folder}
         elif self.transport == "bytes" and self.layout == HUGGING_FACE:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import chain, zip_longest
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -15,7 +16,7 @@ from spark_embed.errors import StorageError
 from spark_embed.inference.fetch.references import Reference
 from spark_embed.inference.fetch.rows import RowReader
 from spark_embed.inference.preflight.sample import SampleRow
-from spark_embed.storage import file_version, parquet_input, spark_path, spark_uri, stat
+from spark_embed.storage import file_version, joined_path, parquet_input, spark_path, spark_uri, stat
 
 _SAMPLED_SHARDS = 4
 
@@ -53,10 +54,13 @@ def _indexed(path: str, column: str, n_rows: int) -> list[Reference]:
     with pq.ParquetFile(parquet_input(path)) as file:
         batch = next(file.iter_batches(n_rows, columns=[column]))
     places = batch.column(0).to_pylist()[:n_rows]
-    return [
-        Reference(**{**place, "uri": place["uri"] and place["uri"].decode(errors="replace")})
-        for place in places
-    ]
+    references = [Reference(**{name: _as_text(value) for name, value in place.items()}) for place in places]
+    folder = os.path.dirname(path)
+    return [one._replace(file=joined_path(folder, one.file)) if one.file else one for one in references]
+
+
+def _as_text(value: Any) -> Any:
+    return value.decode(errors="surrogateescape") if isinstance(value, bytes) else value
 
 
 def _resolved(reference: Reference, reader: RowReader, transport: str) -> Reference:
@@ -66,7 +70,7 @@ def _resolved(reference: Reference, reader: RowReader, transport: str) -> Refere
     path = spark_path(reference.file or "")
     data, uri = reader.read(reference.file or "", reference.row or 0, reference.version or "")
     if transport == "uri":
-        data, uri = None, bytes(data).decode(errors="replace") if data is not None else None
+        data, uri = None, bytes(data).decode(errors="surrogateescape") if data is not None else None
     if data is not None:
         return Reference(inline=bytes(data))
     return Reference(uri=uri, base=os.path.dirname(path)) if uri else Reference()

@@ -21,6 +21,7 @@ from spark_embed.storage import (
     is_store_failure,
     open_binary,
     parquet_input,
+    shown_path,
 )
 
 _FOOTER_THREADS = 16
@@ -75,7 +76,7 @@ def open_shards(
     if colons := [file.path for file in files if ":" in file.path]:
         raise ConfigError(f"--input_dir {input_dir}: Hadoop cannot read a name with ':', rename {colons[0]}")
     if odd := [file.path for file in files if not _is_unicode(file.path)]:
-        raise ConfigError(f"--input_dir {input_dir}: Spark needs names in UTF-8, rename {odd[0]!a}")
+        raise ConfigError(f"--input_dir {input_dir}: Spark needs names in UTF-8, rename {shown_path(odd[0])}")
     unread = [file for file in files if catalogue.entries[file.path].odd_pages is None]
     bad: dict[str, BadShard] = {}
     known: dict[pa.Schema, pa.Schema] = {}  # a hundred thousand shards share a handful of schemas

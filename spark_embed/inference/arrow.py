@@ -53,10 +53,8 @@ def iterate_rows(arrays: Iterator[pa.Array]) -> Iterator[tuple[Reference, Column
             raise ConfigError(
                 f"the image column holds {inline.type}; it must be binary, an encoded image a row"
             )
-        others = (_values(array.field(name), pa.Array.to_pylist) for name in IMAGE_TYPE.names[2:])
-        references = map(
-            Reference, _values(inline, _views), _values(array.field("uri"), _decoded_texts), *others
-        )
+        others = (_values(column, _texts_or_values) for column in map(array.field, IMAGE_TYPE.names[1:]))
+        references = map(Reference, _values(inline, _views), *others)
         yield from zip(references, _own_columns(array), strict=False)
 
 
@@ -78,8 +76,12 @@ def _views(column: pa.Array) -> Iterator[memoryview | None]:
     return (memoryview(value.as_buffer()).cast("B") if value.is_valid else None for value in column)
 
 
-def _decoded_texts(column: pa.Array) -> Iterator[str | None]:
-    return (text and text.decode(errors="replace") for text in column.to_pylist())
+def _texts_or_values(column: pa.Array) -> Iterable[Any]:
+    """Return a column's values, of a binary one as text: paths and urls, whose bytes need not be UTF-8."""
+    values: list[Any] = column.to_pylist()
+    if _holds_bytes(column.type):
+        return (text and text.decode(errors="surrogateescape") for text in values)
+    return values
 
 
 def _holds_bytes(arrow_type: pa.DataType) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_embed.config import Config
-from spark_embed.datasets import ParquetSource
+from spark_embed.datasets import ParquetSource, readable_roots
 from spark_embed.errors import ModelError, StorageError, one_line
 from spark_embed.inference.feed import FeedOptions
 from spark_embed.inference.fetch.references import DownloadPolicy, FetchPolicy
@@ -21,7 +21,6 @@ from spark_embed.inference.udf import make_feed_options, make_recipe
 from spark_embed.output.summary import describe_parity
 from spark_embed.run.wave import embed_table
 from spark_embed.spark.settings import Rate, count_slots, is_task_size_set, table_settings, task_settings
-from spark_embed.storage import folder_path
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +80,7 @@ def make_binding(
             "model: the embedded EfficientNet-Lite0 (ImageNet); for CLIP give "
             "--model_directory openai/clip-vit-large-patch14 or a folder that holds it"
         )
-    roots = (source.root, *(folder_path(root, "--allowed_roots") for root in config.allowed_roots))
+    roots = readable_roots(config, source.root)
     options = make_feed_options(config, make_fetch_policy(config, roots, source.image_column))
     wanted = ProbeOptions(
         config.parity_samples,

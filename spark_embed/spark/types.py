@@ -30,13 +30,14 @@ BATCH_LIMIT = "batch_limit"
 IMAGE_TYPE = T.StructType(
     [
         T.StructField("bytes", T.BinaryType()),  # the encoded image, inline
-        T.StructField("uri", T.BinaryType()),  # or where it is; Spark's strings need not be UTF-8
-        T.StructField("base", T.StringType()),  # the folder that a relative uri starts from
-        T.StructField("file", T.StringType()),  # or the parquet file that holds it
+        T.StructField("uri", T.BinaryType()),  # or where it is: paths, and Spark's strings, need not be UTF-8
+        T.StructField("base", T.BinaryType()),  # the folder that a relative uri starts from
+        T.StructField("file", T.BinaryType()),  # or the parquet file that holds it
         T.StructField("row", T.LongType()),  # and its row there
         T.StructField("offset", T.LongType()),  # or a range of bytes of the file
         T.StructField("length", T.LongType()),
         T.StructField("version", T.StringType()),  # of that file when the run was planned
+        T.StructField("missing", T.StringType()),  # or why it is nowhere
     ]
 )
 """A reference: where one image's bytes are. Only the fetch stage looks inside."""

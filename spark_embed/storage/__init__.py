@@ -29,6 +29,7 @@ from spark_embed.storage.paths import is_shown as is_shown
 from spark_embed.storage.paths import joined_path as joined_path
 from spark_embed.storage.paths import local_path as local_path
 from spark_embed.storage.paths import parent_folder as parent_folder
+from spark_embed.storage.paths import shown_path as shown_path
 from spark_embed.storage.paths import spark_path as spark_path
 from spark_embed.storage.paths import spark_uri as spark_uri
 from spark_embed.storage.paths import split_s3 as split_s3

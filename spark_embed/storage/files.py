@@ -11,11 +11,14 @@ from spark_embed.errors import NoSpaceError, StorageError
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file below a folder: `path` is relative to it, with '/'; a dead link is a link to nothing.
+    """A file below a folder: `path` is relative to it, with '/'.
 
     Attributes:
+        is_dead_link: it is a link to nothing, or nothing can be seen of it.
         etag: what S3 says of its content; "" for a local file.
         version: tells its content from the one that replaces it (`spark_embed.datasets.catalogue`).
+        leads_to: its path without links, if that is outside the folder.
+        unlisted: why a folder, which this is then, cannot be listed.
     """
 
     path: str
@@ -24,6 +27,8 @@ class StoredFile:
     is_dead_link: bool = False
     etag: str = ""
     version: str = ""
+    leads_to: str = ""
+    unlisted: str = ""
 
 
 def file_version(n_bytes: int, modified_ns: int, etag: str = "") -> str:

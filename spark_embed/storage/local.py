@@ -8,40 +8,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from itertools import chain, islice
 from typing import BinaryIO
 
 from spark_embed.storage.files import StoredFile, n_bytes_at, write_error
-
-_MAX_SORTED = 1_000_000
-
-
-def walk(folder: str, in_order: bool = False) -> Iterator[StoredFile]:
-    """Yield the files below `folder`, those and folders whose name begins with a dot left out.
-
-    The order is that of the names, folder by folder; unless `in_order` not in a folder of very many, so that
-    nothing holds them all (some 250 bytes for each entry of it).
-    """
-    yield from _walk(folder, "", frozenset(), None if in_order else _MAX_SORTED)
-
-
-def _walk(folder: str, prefix: str, seen: frozenset[str], n_sorted: int | None) -> Iterator[StoredFile]:
-    real = os.path.realpath(folder)
-    if real in seen:  # a symbolic link back up would never end
-        return
-    with os.scandir(folder) as entries:
-        first = sorted(islice(entries, n_sorted), key=lambda entry: entry.name)
-        for entry in chain(first, entries):
-            if entry.name.startswith(".") and "=" not in entry.name:
-                continue
-            if entry.is_dir():
-                yield from _walk(entry.path, f"{prefix}{entry.name}/", seen | {real}, n_sorted)
-                continue
-            try:
-                status, is_dead = entry.stat(), False
-            except FileNotFoundError:
-                status, is_dead = entry.stat(follow_symlinks=False), True
-            yield StoredFile(prefix + entry.name, status.st_size, status.st_mtime_ns, is_dead)
+from spark_embed.storage.local_walk import walk as walk
 
 
 def list_names(folder: str) -> list[str]:

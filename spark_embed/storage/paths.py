@@ -16,6 +16,7 @@ from spark_embed.errors import ConfigError
 from spark_embed.platforms import platform
 
 _S3_SCHEMES = ("s3", "s3a", "s3n")
+_TO_ESCAPE = re.compile(r"[\udc80-\udcff]|\\(?=x[0-9a-fA-F]{2})")  # os.fsdecode's, and a \x that is there
 
 # A name may hold a colon: only with a slash after it, or of these, is what stands before it a scheme.
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/|(data|file|ipfs|ipns):", re.IGNORECASE | re.ASCII)
@@ -57,7 +58,7 @@ def local_path(uri: str) -> str | None:
         parts = urlsplit(uri)
     except ValueError:  # brackets that are no IPv6 address
         return None
-    return unquote(parts.path) if parts.netloc in ("", "localhost") else None
+    return unquote(parts.path, errors="surrogateescape") if parts.netloc in ("", "localhost") else None
 
 
 def spark_path(uri: str) -> str:
@@ -86,6 +87,14 @@ def joined_path(folder: str, path: str) -> str:
     bucket, key = split_s3(folder)
     inside = posixpath.normpath(posixpath.join("/", key, path)).lstrip("/")
     return f"{uri_scheme(folder)}://{bucket}/{inside}"
+
+
+def shown_path(path: str) -> str:
+    r"""Return a path as people see it, which is text: a byte that is no UTF-8 as \xe9.
+
+    Nothing is lost: a backslash that would look like such a byte is \x5c, so no two paths are shown alike.
+    """
+    return _TO_ESCAPE.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", path)
 
 
 def parent_folder(path: str) -> str:

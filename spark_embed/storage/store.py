@@ -100,7 +100,8 @@ def walk_files(folder: str, *, in_order: bool = False) -> Iterator[StoredFile]:
     """Yield the files below `folder`, those and folders whose name begins with a dot left out.
 
     In S3 the order is that of the keys. Here it is that of the names, folder by folder; unless `in_order`
-    not in a folder of very many, so that nothing holds them all.
+    not in a folder of very many, so that nothing holds them all. A folder below it that cannot be listed, for
+    a reason that lasts, is yielded itself (`StoredFile.unlisted`).
 
     Raises:
         StorageError: a folder cannot be listed.
@@ -117,8 +118,11 @@ def list_files(folder: str, suffix: str) -> list[StoredFile]:
     Raises:
         StorageError: a folder cannot be listed, or a file is a link to nothing.
     """
-    chosen = [file for file in walk_files(folder) if file.path.endswith(suffix) and is_shown(file.path)]
+    found = [file for file in walk_files(folder) if is_shown(file.path)]
+    chosen = [file for file in found if file.path.endswith(suffix)]
     with _as_storage_error(folder, "listed"):
+        for unlisted in (file for file in found if file.unlisted):
+            raise OSError(f"{unlisted.path}: {unlisted.unlisted}")
         for dead in (file.path for file in chosen if file.is_dead_link):
             local.stat(f"{folder}/{dead}")  # raises what opening it would raise
     return sorted(chosen, key=lambda file: file.path)

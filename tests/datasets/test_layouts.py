@@ -3,6 +3,8 @@
 import gzip
 import hashlib
 import json
+import os
+import tarfile
 
 import numpy as np
 import pandas as pd
@@ -195,3 +197,54 @@ def test_mixed_layouts_are_named_and_one_can_be_chosen(embed, tmp_path, photo_by
     assert embeddings["image_id"].tolist() == ["a.jpg"]
     _, embeddings, _ = embed(tmp_path / "in", layout="parquet", overwrite=True)
     assert len(embeddings) == 2
+
+
+def test_names_that_are_no_utf8_are_images_like_any_other(embed, tmp_path, photo_bytes):
+    """Two that look alike to a terminal are two, also once one of them is replaced."""
+    (tmp_path / "in").mkdir()
+    names = {b"\xff.jpg": r"\xff.jpg", b"\xfe.jpg": r"\xfe.jpg", b"\\xff.jpg": r"\x5cxff.jpg"}
+    for number, name in enumerate(names):
+        (tmp_path / "in" / os.fsdecode(name)).write_bytes(photo_bytes[number])
+    (tmp_path / "in" / os.fsdecode(b"\xfd.jpg")).symlink_to(os.fsdecode(b"nowhere\xff"))
+    _, before, errors = embed(tmp_path / "in")
+    assert sorted(before["image_id"]) == sorted(names.values())
+    assert errors[["image_id", "error"]].to_numpy().tolist() == [[r"\xfd.jpg", "not_found"]]
+    assert errors["error_detail"][0].endswith(r"/in/nowhere\xff")
+    (tmp_path / "in" / os.fsdecode(b"\xff.jpg")).write_bytes(photo_bytes[3])
+    _, after, _ = embed(tmp_path / "in")
+    old, new = vectors_by(before, "image_id"), vectors_by(after, "image_id")
+    same = {name: bool(np.array_equal(old[name], new[name])) for name in names.values()}
+    assert same == {r"\xff.jpg": False, r"\xfe.jpg": True, r"\x5cxff.jpg": True}
+    assert not np.array_equal(new[r"\xfe.jpg"], new[r"\x5cxff.jpg"])
+
+
+def test_tars_as_people_make_them(embed, tmp_path, photo_bytes, log):
+    """Compressed, with links, under odd names, and with members that are left out: said by every run."""
+    members = [("a.jpg", photo_bytes[0]), ("b.1.jpg", photo_bytes[1]), ("b.2.jpg", photo_bytes[2])]
+    odd = os.fsdecode(b"\xe9.tar")
+    write_tar(tmp_path / "in" / odd, members)
+    write_tar(tmp_path / "made.tar", [("a.jpg", photo_bytes[0]), ("d.jpg", photo_bytes[3])])
+    with tarfile.open(tmp_path / "made.tar", "a") as tar:
+        for name, target in (("a_link.jpg", "d.jpg"), ("dead.jpg", "none.jpg")):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = tarfile.SYMTYPE, target
+            tar.addfile(member)
+    (tmp_path / "in/c.tar.gz").write_bytes(gzip.compress((tmp_path / "made.tar").read_bytes()))
+    (tmp_path / "in/d.zip").touch()
+    (tmp_path / "in/e.tar").symlink_to(tmp_path / "made.tar")
+    for _ in range(2):
+        log.clear()
+        metadata, embeddings, errors = embed(tmp_path / "in")
+        assert metadata["input"]["not_used"] == {".zip": 1, "images in tars whose key has another": 1}
+        said = r"not used: 1 .zip (d.zip), 1 images in tars whose key has another (b.2.jpg in \xe9.tar)"
+        assert said in log.messages
+        assert list(metadata["pending"]["bad_shards"]) == ["e.tar"]
+    found = embeddings.set_index(["shard", "key"])["embedding"]
+    assert set(found.index) == {
+        *((r"\xe9.tar", key) for key in "ab"), *(("c.tar.gz", key) for key in ("a", "d", "a_link")),
+    }  # fmt: skip
+    assert np.array_equal(found[r"\xe9.tar", "a"], found["c.tar.gz", "a"])
+    assert np.array_equal(found["c.tar.gz", "d"], found["c.tar.gz", "a_link"])
+    assert errors[["key", "error", "error_detail"]].to_numpy().tolist() == [
+        ["dead", "not_found", "a link to none.jpg, which is not in the tar"]
+    ]

@@ -92,8 +92,8 @@ def test_a_url_column_gives_references_to_paths(spark, tmp_path):
     assert source.layout == "url_table"
     images = [row[IMAGE] for row in table_of(spark, source).orderBy("n").collect()]
     assert [(image["uri"], image["base"]) for image in images] == [
-        (b"x.jpg", str(tmp_path / "sub")),
-        (None, str(tmp_path / "sub")),
+        (b"x.jpg", bytes(tmp_path / "sub")),
+        (None, bytes(tmp_path / "sub")),
     ]
     assert [field.name for field in source.own_columns] == ["url", "n"]
 
@@ -102,7 +102,7 @@ def test_an_input_without_images_says_what_is_there(tmp_path):
     assert "no such folder" in error_of(tmp_path / "missing")
     (tmp_path / "_one.parquet").touch()
     assert "_one.parquet: this is a file; give the folder" in error_of(tmp_path / "_one.parquet")
-    assert "no *.parquet" in error_of(tmp_path)
+    assert "holds 1 .parquet below a name that begins with _ (_one.parquet): nothing" in error_of(tmp_path)
     write(tmp_path, "a.parquet", {"a": [1], "b": ["x"]})
     text = error_of(tmp_path)
     assert "no image column" in text
@@ -157,4 +157,4 @@ def test_hidden_files_are_no_shards_and_a_colon_is_refused(tmp_path):
 def test_a_name_that_is_not_utf_8_is_refused(tmp_path):
     write(tmp_path, "a.parquet", {"jpg": [b"1"]})
     (tmp_path / "a.parquet").rename(os.fsdecode(bytes(tmp_path) + b"/\xff.parquet"))
-    assert "rename '\\udcff.parquet'" in error_of(tmp_path)
+    assert r"rename \xff.parquet" in error_of(tmp_path)

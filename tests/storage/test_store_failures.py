@@ -8,7 +8,7 @@ import pytest
 
 from spark_embed import storage
 from spark_embed.datasets.index import make as index
-from spark_embed.datasets.lists import has_column
+from spark_embed.datasets.lists import column_names
 from spark_embed.datasets.shards import open_shards
 from spark_embed.errors import ModelError, StorageError
 from spark_embed.output.folder import Output
@@ -240,7 +240,7 @@ def test_a_footer_that_the_store_does_not_give_is_no_bad_shard(away, s3_root):
 def test_a_list_that_the_store_does_not_give_is_not_left_out(away):
     path = away("a.csv", b"url\nx.jpg\n")
     with pytest.raises(StorageError, match=f"{path}: cannot be read: .*the store cannot be reached"):
-        has_column(path, "url")
+        column_names(path, "url")
 
 
 def test_a_tar_that_the_store_does_not_give_is_no_bad_shard(away, monkeypatch, tmp_path):
@@ -250,7 +250,7 @@ def test_a_tar_that_the_store_does_not_give_is_no_bad_shard(away, monkeypatch, t
         with storage.open_binary(path) as file:
             yield file.read()
 
-    def read_wrapped(task):
+    def read_wrapped(task, not_used):
         try:
             yield from read(task)
         except OSError as exc:

@@ -10,16 +10,18 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from spark_embed.datasets.delimited import STANDARD
 from spark_embed.datasets.detect import FILES, LISTS, TARS, Layout
 from spark_embed.datasets.index.files import index_files, index_list
 from spark_embed.datasets.index.rows import IndexTask, Rows
 from spark_embed.datasets.index.tars import index_tar
+from spark_embed.datasets.not_used import NotUsed
 from spark_embed.datasets.shards import BadShard, Shard, read_footer
 from spark_embed.errors import NoSpaceError, StorageError
 from spark_embed.schema import INDEX_COLUMNS
@@ -38,10 +40,11 @@ from spark_embed.storage import (
 
 # Spark cuts tasks between row groups; a thousand images are seconds of work, not minutes.
 _ROWS_PER_GROUP = 1000
-_FORMAT = 2  # of the index files; another one makes them anew
+_FORMAT = 3  # of the index files; another one makes them anew
 _FACTS = b"spark_embed"
 
-_MAKERS: dict[str, Callable[[IndexTask], Iterator[Rows]]] = {
+# Each counts what it leaves out.
+_MAKERS: dict[str, Callable[[IndexTask, NotUsed], Iterator[Rows]]] = {
     TARS: index_tar,
     FILES: index_files,
     LISTS: index_list,
@@ -57,12 +60,14 @@ class Index:
         shards: the files, in the order of the data set; their schema leaves out columns that no row fills.
         bad: files of the data set that cannot be read.
         image_bytes: of all images together, as far as known.
+        not_used: what is in the files and goes into no row.
     """
 
     folder: str
     shards: tuple[Shard, ...]
     bad: tuple[BadShard, ...]
     image_bytes: int
+    not_used: NotUsed = field(default_factory=NotUsed)
 
 
 def make_index(
@@ -71,6 +76,7 @@ def make_index(
     folder: str,
     url_column: str,
     max_rows: int | None,
+    quoting: str = STANDARD,
 ) -> Index:
     """Make what is missing of an index below `folder`; runs on the executors, a task for each file.
 
@@ -80,12 +86,12 @@ def make_index(
     Raises:
         ConfigError: a file cannot be used; the text names it.
     """
-    tasks = _tasks(layout, url_column, max_rows)
+    tasks = _tasks(layout, folder, url_column, quoting, max_rows)
     names = [_file_name(task) for task in tasks]
     targets = [os.path.join(folder, name) for name in names]
     make_folder(folder)
     there = set(list_names(folder))
-    for stale in there - set(names):
+    for stale in there - {*names, *(os.path.basename(task.unpacked) for task in tasks)}:
         delete(os.path.join(folder, stale))
     step = len(tasks)
     if max_rows is not None and not all(name in there for name in names):
@@ -115,7 +121,8 @@ def _try_index(job: tuple[IndexTask, str]) -> str | None:
     task, target = job
     try:
         with replaced_file(target) as staged:
-            write_index(_MAKERS[task.layout](task), staged, task.max_rows)
+            not_used = NotUsed()
+            write_index(_MAKERS[task.layout](task, not_used), staged, task.max_rows, not_used)
     except StorageError as exc:
         if is_store_failure(exc) or isinstance(exc, NoSpaceError):  # nothing is wrong with the file
             raise
@@ -123,8 +130,17 @@ def _try_index(job: tuple[IndexTask, str]) -> str | None:
     return None
 
 
-def write_index(parts: Iterable[Rows], sink: Any, max_rows: int | None = None) -> None:
-    """Write one file of an index, of at most `max_rows` rows, to a path on this machine or an open file."""
+def write_index(
+    parts: Iterable[Rows], sink: Any, max_rows: int | None = None, not_used: NotUsed | None = None
+) -> None:
+    """Write one file of an index, of at most `max_rows` rows, to a path on this machine or an open file.
+
+    Args:
+        parts: its rows.
+        sink: where to.
+        max_rows: where to stop.
+        not_used: what else there was; complete once the parts are at their end.
+    """
     filled: set[str] = set()
     image_bytes = n_rows = 0
     writer: pq.ParquetWriter | None = None
@@ -139,33 +155,45 @@ def write_index(parts: Iterable[Rows], sink: Any, max_rows: int | None = None) -
                 break
         if writer is None:
             raise RuntimeError("an index without columns")
-        facts = {"filled": sorted(filled), "image_bytes": image_bytes}
+        left_out = not_used.kinds if not_used else {}
+        facts = {"filled": sorted(filled), "image_bytes": image_bytes, "not_used": left_out}
         writer.add_key_value_metadata({_FACTS: json.dumps(facts).encode()})
     finally:
         if writer is not None:
             writer.close()
 
 
-def _tasks(layout: Layout, url_column: str, max_rows: int | None) -> list[IndexTask]:
-    return [
-        IndexTask(
-            layout.name, layout.root, file, layout.sidecars.get(file.path), url_column, max_rows=max_rows
-        )
-        for file in layout.files
-    ]
+def _tasks(
+    layout: Layout, folder: str, url_column: str, quoting: str, max_rows: int | None
+) -> list[IndexTask]:
+    tasks = []
+    for file in layout.files:
+        sidecar = layout.sidecars.get(file.path)
+        task = IndexTask(layout.name, layout.root, file, sidecar, url_column, quoting, max_rows)
+        if layout.name == TARS:
+            unpacked = _name_of("unpacked", task.path, file.version) + ".tar"
+            task = replace(task, unpacked=os.path.join(folder, unpacked))
+        tasks.append(task)
+    return tasks
 
 
 def _file_name(task: IndexTask) -> str:
     """Return a name that another content has not."""
     seen = [(file.version, file.n_bytes, file.modified_ns) for file in (task.file, task.sidecar) if file]
-    text = json.dumps([_FORMAT, task.layout, task.path, seen, task.url_column, task.max_rows])
-    return hashlib.sha256(text.encode()).hexdigest()[:32] + ".parquet"  # in ASCII, whatever a path holds
+    facts = (task.layout, task.path, seen, task.url_column, task.quoting, task.max_rows)
+    return _name_of(_FORMAT, *facts) + ".parquet"
+
+
+def _name_of(*facts: object) -> str:
+    """Return a name that other facts have not, in ASCII, whatever a path holds."""
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
 def open_index(folder: str, files: Sequence[tuple[str, str, str]], bad: tuple[BadShard, ...] = ()) -> Index:
     """Read the footers of index files: (name, what the data set calls it, its version)."""
     shards = []
     image_bytes = 0
+    not_used = NotUsed()
     for file, name, version in files:
         path = os.path.join(folder, file)
         facts = json.loads(pq.read_metadata(parquet_input(path)).metadata[_FACTS])
@@ -174,4 +202,6 @@ def open_index(folder: str, files: Sequence[tuple[str, str, str]], bad: tuple[Ba
         schema = pa.schema([field for field in schema if field.name in filled])
         shards.append(Shard(file, stat(path).n_bytes, n_rows, schema, name, version))
         image_bytes += facts["image_bytes"]
-    return Index(folder, tuple(shards), bad, image_bytes)
+        for kind, (number, example) in facts["not_used"].items():
+            not_used.add(kind, example, number)
+    return Index(folder, tuple(shards), bad, image_bytes, not_used)

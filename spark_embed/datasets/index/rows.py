@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import pyarrow as pa
 from pyspark.sql.pandas.types import to_arrow_type
 
-from spark_embed.datasets.detect import FILES
-from spark_embed.schema import IMAGE, INDEX_ROW, INDEX_SHARD
+from spark_embed.datasets.delimited import STANDARD
+from spark_embed.datasets.detect import FILES, LISTS
+from spark_embed.errors import ConfigError
+from spark_embed.schema import IMAGE, INDEX_COLUMNS, INDEX_ROW, INDEX_SHARD
 from spark_embed.spark.types import IMAGE_TYPE
-from spark_embed.storage import StoredFile
+from spark_embed.storage import StoredFile, shown_path
 
 REFERENCE_TYPE = pa.struct(
     [
@@ -39,7 +41,9 @@ class IndexTask:
         file: the tar, list, or img2dataset parquet of a folder, below it.
         sidecar: the img2dataset parquet of a tar.
         url_column: the column of a list that holds the urls.
+        quoting: of a list (--list_quoting).
         max_rows: where to stop.
+        unpacked: where a compressed tar is unpacked to, so that single images can be read.
     """
 
     layout: str
@@ -47,7 +51,9 @@ class IndexTask:
     file: StoredFile
     sidecar: StoredFile | None = None
     url_column: str = "url"
+    quoting: str = STANDARD
     max_rows: int | None = None
+    unpacked: str = ""
 
     @property
     def path(self) -> str:
@@ -57,12 +63,15 @@ class IndexTask:
     @property
     def name(self) -> str:
         """What the rows call their shard."""
-        return os.path.splitext(self.file.path)[0] if self.layout == FILES else self.file.path
+        return shown_path(os.path.splitext(self.file.path)[0] if self.layout == FILES else self.file.path)
 
     @property
     def version(self) -> str:
         """Of the content of all that the index file is made from."""
-        return "+".join(file.version for file in (self.file, self.sidecar) if file)
+        parts = [file.version for file in (self.file, self.sidecar) if file]
+        if self.layout == LISTS and self.quoting != STANDARD:
+            parts.append(f"quoting-{self.quoting}")  # other rows
+        return "+".join(parts)
 
 
 @dataclass(frozen=True)
@@ -82,6 +91,8 @@ def make_rows(own: pa.Table, shard: str, first: int, places: Sequence[Place | No
         first: the number of the first row in it.
         places: where the images are; None for a row without one.
     """
+    if taken := [name for name in own.column_names if name in INDEX_COLUMNS]:
+        raise ConfigError(f"{shard}: has a column {taken[0]!r}, which the index needs for itself; rename it")
     n_rows = len(places)
     ours = pa.table(
         {

@@ -9,6 +9,7 @@ from __future__ import annotations
 from PIL import Image
 
 from spark_embed.errors import ImageError
+from spark_embed.inference.decode.heif import can_decode_heic
 from spark_embed.inference.decode.jpeg import PlainJpeg, open_plain_jpeg, refuse_many_scans
 from spark_embed.inference.decode.orientation import upright
 from spark_embed.inference.decode.pillow import FORMATS, PillowImage, open_with_pillow
@@ -29,6 +30,7 @@ __all__ = [
     "PillowImage",
     "Pixels",
     "PlainJpeg",
+    "can_decode_heic",
     "decode",
     "open_image",
     "open_with_pillow",

@@ -8,26 +8,29 @@ from PIL import Image, UnidentifiedImageError
 
 from spark_embed.errors import ImageError
 from spark_embed.inference.decode.boundary import pillow_errors
+from spark_embed.inference.decode.heif import HEIF, INSTALL_HEIC, can_decode_heic, is_heif, register_heif
 from spark_embed.inference.decode.orientation import find_orientation, upright
 from spark_embed.inference.decode.pixels import Buffer, Pixels
 from spark_embed.inference.decode.rgb import to_rgb
 from spark_embed.inference.decode.truncated import truncated_images
 
 Image.init()
-FORMATS = tuple(
+FORMATS: tuple[str, ...] = tuple(
     name
     for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000")
     if name in Image.OPEN
 )
-"""What Pillow may open, as far as this build of it can; its JPEG includes MPO.
+"""What Pillow may open, as far as this build of it can; its JPEG includes MPO. HEIF comes with an extra.
 
 Nothing here starts another program (EPS would start Ghostscript)."""
 
 _BITS_PER_SAMPLE_TAG, _TILE_WIDTH_TAG, _TILE_LENGTH_TAG = 258, 322, 323  # TIFF 6.0, sections 8 and 15
 
+_JPEG_XL_STARTS = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")  # ISO/IEC 18181-2: codestream, container
+
 # Peaks measured with Pillow 13.0, the result included, at 100 million pixels with an alpha channel (JPEG:
-# CMYK and progressive). WebP's decoder keeps two canvases, JPEG 2000's 32 bits for each sample.
-_BYTES_PER_PIXEL = {"WEBP": 17, "JPEG2000": 26, "AVIF": 12, "JPEG": 13, "MPO": 13}
+# CMYK and progressive; HEIF: pillow-heif 1.8). WebP keeps two canvases, JPEG 2000 32 bits for each sample.
+_BYTES_PER_PIXEL = {"WEBP": 17, "JPEG2000": 26, "AVIF": 12, "JPEG": 13, "MPO": 13, HEIF: 14}
 _BYTES_PER_PIXEL_ELSE = 10
 
 # Pillow fills up run-length encoded BMPs byte by byte, in Python: a second for every ten million pixels. One
@@ -44,13 +47,17 @@ def open_with_pillow(view: Buffer, allow_truncated: bool = False) -> PillowImage
     """
     if not len(view):
         raise ImageError("not_an_image", "0 bytes")
+    formats = FORMATS
+    if is_heif(view) and can_decode_heic():
+        register_heif()
+        formats = (*FORMATS, HEIF)
     with pillow_errors(), truncated_images(allow_truncated):
         try:
-            opened = Image.open(io.BytesIO(view), formats=FORMATS)  # BytesIO copies a view
+            opened = Image.open(io.BytesIO(view), formats=formats)  # BytesIO copies a view
         except UnidentifiedImageError:
             opened = None
     if opened is None:
-        raise ImageError("corrupt" if _has_signature(view) else "not_an_image", _describe(view))
+        raise ImageError("corrupt" if _has_signature(view, formats) else "not_an_image", _describe(view))
     if any(tile.codec_name == "bmp_rle" for tile in getattr(opened, "tile", ())):
         _refuse_filling(opened, len(view))
     return PillowImage(opened, len(view), allow_truncated)
@@ -101,12 +108,16 @@ def _bits_per_sample(opened: Image.Image) -> int:
     return bits
 
 
-def _has_signature(view: Buffer) -> bool:
+def _has_signature(view: Buffer, formats: tuple[str, ...]) -> bool:
     """Say whether the bytes begin as a format that is read here does, however broken the rest."""
     prefix = bytes(view[:16])  # as many as Image.open looks at
-    accepts = (Image.OPEN[name][1] for name in FORMATS)
+    accepts = (Image.OPEN[name][1] for name in formats)
     return len(prefix) == 16 and any(accept is not None and accept(prefix) is True for accept in accepts)
 
 
 def _describe(view: Buffer) -> str:
+    if is_heif(view) and not can_decode_heic():
+        return f"a HEIC; {INSTALL_HEIC}, on every worker, reads it"
+    if any(bytes(view[: len(start)]) == start for start in _JPEG_XL_STARTS):
+        return "a JPEG XL, which is not read here"
     return f"{len(view)} bytes that begin with {bytes(view[:12])!r}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from spark_embed.storage import (
     joined_path,
     local_path,
     parent_folder,
+    shown_path,
     spark_path,
     split_s3,
     uri_scheme,
@@ -39,7 +41,8 @@ class Reference(NamedTuple):
 
     Inline; or at a uri (a relative one starts from `base`; one may be the image itself, as text); or in a
     `row` of a parquet `file`, or `length` bytes from an `offset` of any file. The file had this `version`
-    (`spark_embed.storage.file_version`) when the run was planned.
+    (`spark_embed.storage.file_version`) when the run was planned. Or nowhere: `missing` says why. Bytes of
+    paths that are no UTF-8 are surrogates, as os.fsdecode makes them.
     """
 
     inline: Buffer | None = None
@@ -50,6 +53,7 @@ class Reference(NamedTuple):
     offset: int | None = None
     length: int | None = None
     version: str | None = None
+    missing: str | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,8 @@ class FetchPolicy:
     download: DownloadPolicy = field(default_factory=DownloadPolicy)
 
 
+_NO_UTF8 = re.compile("[\udc80-\udcff]")
+
 Fetch = Callable[[Reference], Buffer]
 Locate = Callable[[Reference], Reference]
 
@@ -111,9 +117,9 @@ def url_of(reference: Reference, roots: Sequence[str] = ()) -> str | None:
     if not uri or reference.inline is not None or is_inline_text(uri):
         return None
     if uri_scheme(uri) in ("http", "https"):
-        return uri
+        return _NO_UTF8.sub(lambda found: f"%{ord(found[0]) & 0xFF:02X}", uri)
     path = joined_path(reference.base or "", uri)
-    return path if is_s3(path) and _is_allowed(path, roots) else None
+    return _NO_UTF8.sub("\ufffd", path) if is_s3(path) and _is_allowed(path, roots) else None
 
 
 def _is_allowed(path: str, roots: Sequence[str]) -> bool:
@@ -146,6 +152,8 @@ def make_fetch(policy: FetchPolicy) -> Fetch:
 
     def fetch(reference: Reference) -> Buffer:
         data = reference.inline
+        if reference.missing:
+            raise ImageError("not_found", reference.missing)
         if reference.offset is not None:
             data = _read_range(ranges, reference, policy.max_bytes)
         elif data is None and reference.uri and is_inline_text(reference.uri):
@@ -167,7 +175,7 @@ def _allowed_path(reference: Reference, roots: Sequence[str]) -> str:
     path = joined_path(reference.base or "", uri)
     if is_s3(path):
         bucket = split_s3(path)[0]
-        text = f"not in a bucket that may be read (--allowed_roots s3://{bucket}): {path}"
+        text = f"not in a bucket that may be read (--allowed_roots s3://{bucket}): {shown_path(path)}"
         raise ImageError("forbidden", text)
     path = local_path(uri) or ""
     if not path:
@@ -179,7 +187,7 @@ def _allowed_path(reference: Reference, roots: Sequence[str]) -> str:
     except ValueError as exc:  # a null character, or one that the file system's encoding lacks
         raise ImageError("not_found", "the path holds a character that no file name can") from exc
     if not any(is_inside(real, root) for root in roots):
-        raise ImageError("forbidden", f"{_outside(uri)}: {path}")
+        raise ImageError("forbidden", f"{_outside(uri)}: {shown_path(path)}")
     return real
 
 
@@ -215,7 +223,7 @@ def _read_file(path: str, max_bytes: int) -> bytes:
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise ImageError("not_found", f"not a regular file: {path}")
+                raise ImageError("not_found", f"not a regular file: {shown_path(path)}")
             if status.st_size > max_bytes:
                 raise ImageError("too_many_bytes", f"{status.st_size} is more than {max_bytes}")
             with open(descriptor, "rb", closefd=False) as file:
@@ -223,10 +231,10 @@ def _read_file(path: str, max_bytes: int) -> bytes:
         finally:
             os.close(descriptor)
     except (FileNotFoundError, NotADirectoryError) as exc:
-        raise ImageError("not_found", path) from exc
+        raise ImageError("not_found", shown_path(path)) from exc
     except PermissionError as exc:
-        raise ImageError("forbidden", f"permission denied: {path}") from exc
+        raise ImageError("forbidden", f"permission denied: {shown_path(path)}") from exc
     except OSError as exc:
         if exc.errno == errno.ENXIO:  # a socket
-            raise ImageError("not_found", f"not a regular file: {path}") from exc
-        raise ImageError("fetch_failed", f"{exc.strerror}: {path}") from exc
+            raise ImageError("not_found", f"not a regular file: {shown_path(path)}") from exc
+        raise ImageError("fetch_failed", f"{exc.strerror}: {shown_path(path)}") from exc

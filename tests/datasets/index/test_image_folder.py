@@ -14,7 +14,8 @@ from spark_embed.datasets.detect import Layout
 from spark_embed.datasets.index import image_folder
 from spark_embed.datasets.index.image_folder import FolderTask, Group, make_folder_index, update_groups
 from spark_embed.errors import ResumeError
-from spark_embed.storage import local
+from spark_embed.storage import local_walk
+from spark_embed.storage.files import StoredFile
 
 
 @pytest.fixture
@@ -141,19 +142,13 @@ def test_the_order_of_the_disk_does_not_matter(walks, monkeypatch):
     before = walks.shards()
     scandir = os.scandir
 
-    class Shuffled:
-        def __init__(self, folder):
-            self._entries = list(scandir(folder))
-            random.shuffle(self._entries)
+    def shuffled(folder):
+        entries = list(scandir(folder))
+        random.shuffle(entries)
+        return iter(entries)
 
-        def __enter__(self):
-            return iter(self._entries)
-
-        def __exit__(self, *_):
-            pass
-
-    monkeypatch.setattr(local.os, "scandir", Shuffled)
-    monkeypatch.setattr(local, "_MAX_SORTED", 5)
+    monkeypatch.setattr(os, "scandir", shuffled)
+    monkeypatch.setattr(local_walk, "_MAX_SORTED", 5)
     assert walks.shards() == before
 
 
@@ -180,14 +175,20 @@ def test_labels_are_those_of_the_first_run(walks):
     assert table["label"].to_pylist() == [None, "cat", "dog"]
 
 
-def test_names_that_are_no_text_are_kept(walks):
-    walks.put(*(os.fsdecode(name) for name in (b"\xff/1.jpg", b"\xff/2.jpg", "ü [x]=1,\n.jpg".encode())))
-    before = walks.shards()
-    assert walks.shards() == before
+def test_names_that_are_no_text_are_kept_and_shown_each_in_its_way(walks):
+    names = [b"\xff/1.jpg", b"\xfe/1.jpg", b"\\xff/1.jpg", "ü [x]=1,\n.jpg".encode()]
+    walks.put(*(os.fsdecode(name) for name in names))
+    before = walks.shards(has_labels=True)
+    assert walks.shards(has_labels=True) == before
     table = pq.read_table(next(walks.index.glob("*.parquet")))
-    uris = [os.fsdecode(image["uri"]) for image in table["__image__"].to_pylist()]
-    assert all(Path(uri).exists() for uri in uris)
-    assert len(uris) == 3
+    shown = dict(zip(table["image_id"].to_pylist(), table["__image__"].to_pylist(), strict=True))
+    assert {name: image["uri"] for name, image in shown.items()} == {
+        r"\xff/1.jpg": os.fsencode(walks.root) + b"/\xff/1.jpg",
+        r"\xfe/1.jpg": os.fsencode(walks.root) + b"/\xfe/1.jpg",
+        r"\x5cxff/1.jpg": os.fsencode(walks.root) + b"/\\xff/1.jpg",
+        "ü [x]=1,\n.jpg": os.fsencode(walks.root) + "/ü [x]=1,\n.jpg".encode(),
+    }
+    assert set(table["label"].to_pylist()) == {r"\xff", r"\xfe", r"\x5cxff", None}
 
 
 def test_only_as_many_are_indexed_as_are_wanted(walks):
@@ -214,7 +215,7 @@ def test_every_image_is_in_one_group_whatever_came_and_went(states):
     image_folder.IMAGES_PER_GROUP = 4
     try:
         for state in states:
-            files = [local.StoredFile(f"{number:03d}.jpg", 1) for number in sorted(state)]
+            files = [StoredFile(f"{number:03d}.jpg", 1) for number in sorted(state)]
             found = list(image_folder._cut(iter(files), groups, lambda path: path.split("/")))
             assert [image for _, images in found for image in images] == files
             assert [known for known, _ in found if known] == groups

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from spark_embed.datasets.index import tars
 from spark_embed.datasets.index.tars import read_tar, split_name
+from spark_embed.datasets.not_used import NotUsed
 from spark_embed.errors import StorageError
 
-SUFFIXES = (".jpg", ".png")
 MEMBERS = [
     ("a.jpg", b"1" * 700),
     ("a.txt", b"one"),
@@ -22,10 +23,16 @@ MEMBERS = [
 
 
 def make_tar(members, tar_format=tarfile.PAX_FORMAT) -> bytes:
+    """Make a tar of files; of links where what they lead to is given as text: hard ones with a '=' before."""
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tar_format) as tar:
+    with tarfile.open(
+        fileobj=buffer, mode="w", format=tar_format, encoding="utf-8", errors="surrogateescape"
+    ) as tar:
         for name, data in members:
             member = tarfile.TarInfo(name)
+            if isinstance(data, str):
+                member.type = tarfile.LNKTYPE if data.startswith("=") else tarfile.SYMTYPE
+                member.linkname, data = data.removeprefix("="), b""
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
     return buffer.getvalue()
@@ -34,7 +41,16 @@ def make_tar(members, tar_format=tarfile.PAX_FORMAT) -> bytes:
 def read(path, data=None):
     if data is not None:
         path.write_bytes(data)
-    return list(read_tar(str(path), SUFFIXES))
+    return list(read_tar(str(path), NotUsed()))
+
+
+def contents(path, sample):
+    """The bytes of a sample's images, or why there are none."""
+    data = path.read_bytes()
+    return [
+        place if isinstance(place, str) else data[place[0] : place[0] + place[1]]
+        for place in sample.images.values()
+    ]
 
 
 @pytest.mark.parametrize("tar_format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
@@ -60,13 +76,9 @@ def test_a_key_that_comes_again_is_another_sample(tmp_path):
 def test_what_is_no_sample_is_left_out(tmp_path):
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for name, kind in (
-            ("d", tarfile.DIRTYPE),
-            ("link.jpg", tarfile.SYMTYPE),
-            ("fifo.jpg", tarfile.FIFOTYPE),
-        ):
+        for name, kind in (("d", tarfile.DIRTYPE), ("fifo.jpg", tarfile.FIFOTYPE)):
             member = tarfile.TarInfo(name)
-            member.type, member.linkname = kind, "/etc/passwd"
+            member.type = kind
             tar.addfile(member)
     assert read(tmp_path / "a.tar", buffer.getvalue()) == []
 
@@ -123,15 +135,97 @@ def test_random_bytes_raise_nothing_else(tmp_path, data):
         read(tmp_path / "a.tar", data)
 
 
-def test_a_tar_of_many_members_is_not_held(tmp_path):
+def test_a_tar_of_many_members_is_not_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(tars, "_MAX_WAITING", 100)
     path = tmp_path / "many.tar"
     with tarfile.open(path, "w") as tar:
         for number in range(20_000):
             tar.addfile(tarfile.TarInfo(f"{number}.jpg"))
             tar.members = []
     tracemalloc.start()
-    n_samples = sum(1 for _ in read_tar(str(path), SUFFIXES))
+    n_samples = sum(1 for _ in read_tar(str(path), NotUsed()))
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert n_samples == 20_000
-    assert peak_bytes < 1 << 20
+    assert peak_bytes < 250 * n_samples  # that a key has been seen: a sample takes several times as much
+
+
+def test_members_that_are_apart_are_joined(tmp_path):
+    images = [(f"{number}.jpg", bytes([number])) for number in range(4)]
+    texts = [(f"{number}.txt", b"%d" % number) for number in (2, 0, 3, 1)]
+    for members in (images + texts, texts + images):
+        samples = read(tmp_path / "a.tar", make_tar(members))
+        assert [sample.key for sample in samples] == [name.split(".")[0] for name, _ in members[:4]]
+        for sample in samples:
+            assert sample.texts == {"txt": sample.key}
+            assert contents(tmp_path / "a.tar", sample) == [bytes([int(sample.key)])]
+
+
+def test_no_image_is_joined_away(tmp_path):
+    samples = read(tmp_path / "a.tar", make_tar([("a.1.jpg", b"1"), ("b.jpg", b"2"), ("a.2.jpg", b"3")]))
+    assert [sample.key for sample in samples] == ["a", "b", "a"]
+
+
+@pytest.mark.parametrize("first", ["a.jpg", "a.txt"])
+def test_members_too_far_apart_are_named(tmp_path, monkeypatch, first):
+    monkeypatch.setattr(tars, "_MAX_WAITING", 3)
+    between = [(f"{number}.jpg", b"x") for number in range(5)]
+    last = {"a.jpg": "a.txt", "a.txt": "a.jpg"}[first]
+    with pytest.raises(StorageError, match=r"the members of 'a' are too far apart.*sorted by name"):
+        read(tmp_path / "a.tar", make_tar([(first, b"x"), *between, (last, b"x")]))
+    assert len(read(tmp_path / "a.tar", make_tar([("a.jpg", b"x"), *between, ("a.jpg", b"y")]))) == 7
+
+
+def test_links_are_followed_inside_the_tar(tmp_path):
+    members = [
+        ("./d/1.jpg", b"one"), ("d/2.jpg", "=./d/1.jpg"), ("d/3.jpg", "1.jpg"), ("4.jpg", "d/3.jpg"),
+        ("before.jpg", "late.jpg"), ("late.jpg", b"late"), ("late.txt", b"text"), ("before.txt", "late.txt"),
+        ("out.jpg", "../../etc/passwd"), ("absolute.jpg", "/etc/passwd"), ("itself.jpg", "itself.jpg"),
+    ]  # fmt: skip
+    samples = read(tmp_path / "a.tar", make_tar(members))
+    found = {sample.key: contents(tmp_path / "a.tar", sample)[0] for sample in samples}
+    assert found == {
+        "d/1": b"one", "d/2": b"one", "d/3": b"one", "4": b"one", "before": b"late", "late": b"late",
+        "out": "a link to ../../etc/passwd, which is not in the tar",
+        "absolute": "a link to /etc/passwd, which is not in the tar",
+        "itself": "a link to itself.jpg, which is not in the tar",
+    }  # fmt: skip
+    assert next(sample.texts for sample in samples if sample.key == "before") == {"txt": "text"}
+
+
+def test_tars_behind_the_end_of_one_are_read(tmp_path):
+    parts = [make_tar([(f"{n}.jpg", bytes([part, n])) for n in range(2)]) for part in range(3)]
+    samples = read(tmp_path / "a.tar", parts[0] + parts[1] + bytes(10_000 * 512) + parts[2])
+    assert [sample.key for sample in samples] == ["0", "1"] * 3
+    found = [content for sample in samples for content in contents(tmp_path / "a.tar", sample)]
+    assert found == [bytes([part, n]) for part in range(3) for n in range(2)]
+
+
+def test_what_is_no_tar_behind_the_end_of_one_is_told(tmp_path):
+    data = make_tar([("a.jpg", b"1")])
+    for junk in (b"x", b"x" * 512, make_tar([("b.jpg", b"2")])[:700]):
+        with pytest.raises(StorageError, match="cannot be read as a tar"):
+            read(tmp_path / "a.tar", data + junk)
+
+
+def test_names_that_are_no_utf8_are_shown_and_differ(tmp_path):
+    names = [name.decode(errors="surrogateescape") for name in (b"\xe9.jpg", b"\xea.jpg", b"\\xe9.jpg")]
+    for tar_format in (tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT):
+        samples = read(tmp_path / "a.tar", make_tar([(name, b"x") for name in names], tar_format))
+        assert [sample.key for sample in samples] == [r"\xe9", r"\xea", r"\x5cxe9"]
+
+
+def test_members_that_look_like_images_are_counted(tmp_path):
+    names = ["a.heic", "b.jxl", "c.jpg", "c.npy", "noext", "README", "n.tar", ".hidden"]
+    (tmp_path / "a.tar").write_bytes(make_tar([(name, b"x") for name in names]))
+    not_used = NotUsed()
+    monkey = pytest.MonkeyPatch()
+    with monkey.context() as patch:
+        patch.setattr(tars, "is_image", lambda name: name.endswith(".jpg"))
+        list(read_tar(str(tmp_path / "a.tar"), not_used))
+    assert not_used.kinds == {
+        ".heic in tars": (1, "a.heic"),
+        ".jxl in tars": (1, "b.jxl"),
+        "in tars without a suffix": (1, "noext"),
+        ".tar in tars": (1, "n.tar"),
+    }

@@ -11,10 +11,15 @@ import pytest
 from PIL import Image
 
 from spark_embed.errors import ERROR_DETAIL_CHARS, ImageError
-from spark_embed.inference.decode import decode, open_image, pillow, rgb
+from spark_embed.inference.decode import can_decode_heic, decode, open_image, pillow, rgb
+from spark_embed.inference.decode.heif import register_heif
 
 from support import image_files
 from support.image_files import FORMATS, encode, noise_image
+
+if can_decode_heic():
+    register_heif()
+needs_heif = pytest.mark.skipif(not can_decode_heic(), reason="pillow-heif is not installed (extra: heic)")
 
 MIB = 1 << 20
 SLOWEST_S = 10
@@ -174,6 +179,7 @@ def test_a_hundred_bytes_cannot_take_a_gigabyte(peak_memory):
         ("RGBA", "WEBP", {"method": 0}),
         ("F", "TIFF", {}),
         ("RGB", "JPEG2000", {}),
+        pytest.param("RGB", "HEIF", {}, marks=needs_heif),
     ],
     ids=str,
 )

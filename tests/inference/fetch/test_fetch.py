@@ -266,3 +266,13 @@ def test_no_descriptor_stays_open(root):
         except ImageError:
             continue
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_bytes_of_a_url_that_are_no_utf8_are_sent_as_they_are():
+    assert url_of(Reference(uri="http://host/caf\udce9.jpg")) == "http://host/caf%E9.jpg"
+    assert url_of(Reference(uri="caf\udce9.jpg", base="s3a://b/x"), ["s3a://b"]) == "s3a://b/x/caf\ufffd.jpg"
+
+
+def test_what_is_missing_is_not_found(root):
+    with pytest.raises(ImageError, match="not_found: a link to nothing"):
+        make_fetch(FetchPolicy(roots=(str(root),)))(Reference(missing="a link to nothing"))
