@@ -18,6 +18,8 @@ from spark_embed.storage.files import file_version as file_version
 from spark_embed.storage.files import is_disk_full as is_disk_full
 from spark_embed.storage.files import no_space_error as no_space_error
 from spark_embed.storage.files import write_error as write_error
+from spark_embed.storage.lfs import LFS_POINTER as LFS_POINTER
+from spark_embed.storage.lfs import is_lfs_pointer as is_lfs_pointer
 from spark_embed.storage.parquet import rows_per_batch as rows_per_batch
 from spark_embed.storage.paths import folder_path as folder_path
 from spark_embed.storage.paths import is_below as is_below
