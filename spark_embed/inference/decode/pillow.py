@@ -11,8 +11,10 @@ from spark_embed.inference.decode.boundary import pillow_errors
 from spark_embed.inference.decode.heif import HEIF, INSTALL_HEIC, can_decode_heic, is_heif, register_heif
 from spark_embed.inference.decode.orientation import find_orientation, upright
 from spark_embed.inference.decode.pixels import Buffer, Pixels
+from spark_embed.inference.decode.png import keep_pixel_chunks
 from spark_embed.inference.decode.rgb import to_rgb
 from spark_embed.inference.decode.truncated import truncated_images
+from spark_embed.storage import LFS_POINTER, is_lfs_pointer
 
 Image.init()
 FORMATS: tuple[str, ...] = tuple(
@@ -40,11 +42,58 @@ _RLE_PIXELS_PER_BYTE = 1000
 
 
 def open_with_pillow(view: Buffer, allow_truncated: bool = False) -> PillowImage:
-    """Read the header with Pillow, whatever the format.
+    """Read the header with Pillow, whatever the format; of a PNG that it refuses, the chunks with pixels.
 
     Raises:
         ImageError: `not_an_image`, `corrupt`, `too_many_pixels` (from twice Pillow's own limit on).
     """
+    try:
+        return PillowImage(_open(view, allow_truncated), view, allow_truncated)
+    except ImageError as exc:
+        lean = keep_pixel_chunks(view) if exc.code == "corrupt" else None
+        if lean is None:
+            raise
+    return PillowImage(_open(lean, allow_truncated), lean, allow_truncated)
+
+
+class PillowImage:
+    """An image that Pillow has opened from a copy of these bytes."""
+
+    def __init__(self, opened: Image.Image, view: Buffer, allow_truncated: bool) -> None:
+        self.width, self.height = opened.size
+        self.n_pixels = max(self.width * self.height, _tile_pixels(opened))
+        per_pixel = _BYTES_PER_PIXEL.get(opened.format or "", _BYTES_PER_PIXEL_ELSE)
+        self.peak_bytes = len(view) + self.n_pixels * per_pixel
+        self._opened = opened
+        self._view = view
+        self._allow_truncated = allow_truncated
+
+    def decode(self) -> Pixels:
+        """Return the pixels; see `OpenedImage.decode`."""
+        try:
+            orientation = self._load()
+        except ImageError as exc:
+            lean = keep_pixel_chunks(self._view) if exc.code == "corrupt" else None
+            if lean is None:
+                raise
+            self._opened.close()
+            self._opened = _open(lean, self._allow_truncated)
+            orientation = self._load()
+        try:
+            rgb = to_rgb(self._opened, _bits_per_sample(self._opened))
+            self._opened.close()  # frees its pixels before they are copied once more
+            return upright(rgb, orientation)
+        except MemoryError as exc:
+            raise ImageError("out_of_memory", "while converting it to RGB") from exc
+
+    def _load(self) -> int:
+        """Decode, and return the orientation."""
+        with pillow_errors(), truncated_images(self._allow_truncated):
+            self._opened.load()
+            return find_orientation(self._opened)  # a TIFF is upright by now, and without its tag
+
+
+def _open(view: Buffer, allow_truncated: bool) -> Image.Image:
     if not len(view):
         raise ImageError("not_an_image", "0 bytes")
     formats = FORMATS
@@ -60,31 +109,7 @@ def open_with_pillow(view: Buffer, allow_truncated: bool = False) -> PillowImage
         raise ImageError("corrupt" if _has_signature(view, formats) else "not_an_image", _describe(view))
     if any(tile.codec_name == "bmp_rle" for tile in getattr(opened, "tile", ())):
         _refuse_filling(opened, len(view))
-    return PillowImage(opened, len(view), allow_truncated)
-
-
-class PillowImage:
-    """An image that Pillow has opened from a copy of a file of `n_bytes`."""
-
-    def __init__(self, opened: Image.Image, n_bytes: int, allow_truncated: bool) -> None:
-        self.width, self.height = opened.size
-        self.n_pixels = max(self.width * self.height, _tile_pixels(opened))
-        per_pixel = _BYTES_PER_PIXEL.get(opened.format or "", _BYTES_PER_PIXEL_ELSE)
-        self.peak_bytes = n_bytes + self.n_pixels * per_pixel
-        self._opened = opened
-        self._allow_truncated = allow_truncated
-
-    def decode(self) -> Pixels:
-        """Return the pixels; see `OpenedImage.decode`."""
-        with pillow_errors(), truncated_images(self._allow_truncated):
-            self._opened.load()
-            orientation = find_orientation(self._opened)  # a TIFF is upright by now, and without its tag
-        try:
-            rgb = to_rgb(self._opened, _bits_per_sample(self._opened))
-            self._opened.close()  # frees its pixels before they are copied once more
-            return upright(rgb, orientation)
-        except MemoryError as exc:
-            raise ImageError("out_of_memory", "while converting it to RGB") from exc
+    return opened
 
 
 def _refuse_filling(opened: Image.Image, n_bytes: int) -> None:
@@ -116,6 +141,8 @@ def _has_signature(view: Buffer, formats: tuple[str, ...]) -> bool:
 
 
 def _describe(view: Buffer) -> str:
+    if is_lfs_pointer(bytes(view[:64])):
+        return LFS_POINTER
     if is_heif(view) and not can_decode_heic():
         return f"a HEIC; {INSTALL_HEIC}, on every worker, reads it"
     if any(bytes(view[: len(start)]) == start for start in _JPEG_XL_STARTS):
