@@ -42,7 +42,7 @@ def keep_pixel_chunks(view: Buffer) -> bytes | None:
         else:
             n_dropped += 1
         at = end
-    return b"".join(kept) if n_dropped and any(chunk[4:8] == b"IDAT" for chunk in kept) else None
+    return b"".join(kept) if n_dropped and any(bytes(chunk[4:8]) == b"IDAT" for chunk in kept) else None
 
 
 def _is_wanted(view: Buffer, at: int, end: int) -> bool:
