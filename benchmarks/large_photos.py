@@ -3,10 +3,9 @@
 Usage: python -m benchmarks.large_photos [--rounds 2] [--n_images 960]
        python -m benchmarks.large_photos --neighbours FOLDER
 
-The first runs the job with `off` and with `auto`, in turns, over baseline and over progressive JPEGs of 1.5 MB
-and more, and prints a table. The second takes a folder of categories of photos, enlarges each photo to 12
-megapixels with noise, and prints how well its neighbours tell the category by the embedded model, decoded whole
-and scaled.
+The first runs the job with `off` and with `auto`, in turns, over baseline and over progressive JPEGs of more
+than 1.5 MB, and prints a table. The second takes a folder of categories of photos, enlarges each photo to 12
+megapixels with noise, and prints how well its neighbours tell the category, decoded whole and scaled.
 """
 
 from __future__ import annotations
