@@ -38,7 +38,7 @@ def images(n: int) -> list[Reference]:
 NO_IMAGE = Reference(None)
 
 
-class Watched(MeanColour):
+class KeepsInputs(MeanColour):
     """Keeps what it is given."""
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ def assert_no_thread_is_left() -> None:
 
 @pytest.mark.parametrize("isolated", [False, True])
 def test_a_model_gets_large_jpegs_at_a_smaller_scale_and_is_told_what_of_them_is_picture(isolated):
-    jpeg, model = Reference(encode(Image.new("RGB", (202, 101)))), Watched()
+    jpeg, model = Reference(encode(Image.new("RGB", (202, 101)))), KeepsInputs()
     list(run_feed([jpeg, image(1)], model, FeedOptions(min_edge=50, isolated=isolated)))
     assert [inputs.image.shape for inputs in model.given] == [(51, 101, 3), (4, 4, 3)]
     assert [inputs.box for inputs in model.given] == [(0, 0, 101, 50.5), None]
