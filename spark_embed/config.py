@@ -175,6 +175,12 @@ class Config(ModelOptions):
     )
     parity_action: Literal["warn", "fail"] = _option("warn", "Model", "what to do below --parity_min_cosine")
 
+    jpeg_scaling: Literal["auto", "off"] = _option(
+        "auto",
+        "Input",
+        "decode JPEGs much larger than the model needs at 1/2, 1/4 or 1/8; auto: if the sample keeps parity",
+    )
+
     output_dir: str = _option(
         ..., "Output", "folder for embeddings.parquet, errors.parquet, metadata.json", min_length=1
     )

@@ -42,6 +42,8 @@ class FeedOptions:
         decode_timeout_s: seconds after which an image is given up; None for no limit.
         allow_truncated: decode truncated images as far as they go.
         isolated: decode in child processes, one for each thread, because a decoder may crash.
+        min_edge: decode JPEGs at 1/2, 1/4 or 1/8 where that leaves their shorter side so many pixels; None
+            for never, as it must be for a model that does not say to what it resizes (`Takes.edge`).
     """
 
     batch_size: int = DEFAULT_BATCH_SIZE
@@ -51,6 +53,7 @@ class FeedOptions:
     decode_timeout_s: float | None = None
     allow_truncated: bool = False
     isolated: bool = False
+    min_edge: int | None = None
     fetch: FetchPolicy = field(default_factory=FetchPolicy)
 
 
@@ -186,8 +189,9 @@ class _Chunk:
 def make_decoder(options: FeedOptions) -> Decoder:
     """Return what decodes a task's images; it must be closed."""
     if options.isolated:
-        return IsolatedDecoder(options.max_pixels, options.allow_truncated, options.decode_timeout_s)
-    return InProcessDecoder(options.max_pixels, options.allow_truncated)
+        limit_s = options.decode_timeout_s
+        return IsolatedDecoder(options.max_pixels, options.allow_truncated, limit_s, options.min_edge)
+    return InProcessDecoder(options.max_pixels, options.allow_truncated, options.min_edge)
 
 
 def _item_maker(model: Model, options: FeedOptions, decoder: Decoder) -> Callable[[Job[Row, _Item]], _Item]:
@@ -200,6 +204,7 @@ def _item_maker(model: Model, options: FeedOptions, decoder: Decoder) -> Callabl
         item = _Item(download_s=row.download_s)
         started = fetched = time.perf_counter()
         image: Any = None
+        box = None
         error = row.error
         with ExitStack() as held:
             if model.takes.image is not None and error is None:
@@ -214,9 +219,10 @@ def _item_maker(model: Model, options: FeedOptions, decoder: Decoder) -> Callabl
                             opened = decoder.open_image(image)
                         held.enter_context(job.decoding(memory, opened.peak_bytes))
                         image = opened.decode()
+                        box = opened.box
                 except ImageError as exc:
                     image, error = None, exc.without_traceback()
-            _prepare(model, Inputs(image, error, row.columns or {}), item)
+            _prepare(model, Inputs(image, error, row.columns or {}, box), item)
         item.fetch_s = fetched - started
         item.decode_s = time.perf_counter() - fetched
         return item

@@ -33,10 +33,13 @@ class Takes:
     Attributes:
         image: "pixels" (decoded), "bytes" (as they were fetched), or None for nothing of it.
         columns: names of the data set's own columns.
+        edge: to how many pixels `prepare` resizes the shorter side, or the longer of two fixed ones. JPEGs
+            much larger than that may then be decoded at a smaller scale, with `Inputs.box`. None: never.
     """
 
     image: Literal["pixels", "bytes"] | None = "pixels"
     columns: tuple[str, ...] = ()
+    edge: int | None = None
 
 
 class Inputs(NamedTuple):
@@ -46,11 +49,14 @@ class Inputs(NamedTuple):
         value: RGB pixels, uint8 (height, width, 3), or the encoded bytes: what the model takes.
         error: why there is no image.
         columns: the values of the columns that the model takes, None for a null.
+        box: which part of the pixels of a scaled JPEG is picture: left, top, right, bottom, as
+            `PIL.Image.resize` takes it; None for all. A pixel may be partly outside.
     """
 
     value: Any = None
     error: RowError | None = None
     columns: Mapping[str, Any] = MappingProxyType({})
+    box: tuple[float, float, float, float] | None = None
 
     @property
     def image(self) -> Any:
@@ -101,7 +107,7 @@ class Recipe:
         return cls(
             **{
                 **values,
-                "takes": Takes(takes["image"], tuple(takes["columns"])),
+                "takes": Takes(takes["image"], tuple(takes["columns"]), takes["edge"]),
                 "gives": read_results(values["gives"]),
             }
         )

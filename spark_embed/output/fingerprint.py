@@ -21,7 +21,7 @@ FINGERPRINT_KEY = "spark_embed"
 _FOR_PEOPLE = frozenset(("name", "source", "device", "compiled"))
 _OPTIONS = (
     *("model_directory", "revision", "dtype", "normalize", "allow_truncated", "allow_pickle_weights"),
-    *("trust_remote_code", "max_samples"),
+    *("trust_remote_code", "max_samples", "jpeg_scaling"),
 )
 
 
@@ -115,4 +115,4 @@ def _differ(name: str, old: Any, new: Any) -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else "none" if value is None else json.dumps(value)

@@ -225,6 +225,8 @@ def describe_model(model: dict[str, Any]) -> str:
     """Return one line on the model: name, length of a vector, precision, device, gain of --compile."""
     dim = f"{model['embedding_dim']} values, " if "embedding_dim" in model else ""
     line = f"{model['name']}, {dim}{model.get('dtype', 'no precision')} on {model['device']}"
+    if min_edge := model.get("jpeg_scaling"):  # a summary of an older version says nothing of it
+        line += f", JPEGs scaled down to {min_edge:,} pixels or more"
     if compiled := model["compiled"]:
         line += f", compiled in {compiled['seconds']:.0f} s: {compiled['speedup']:.2f} times as fast"
     return line

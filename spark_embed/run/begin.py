@@ -75,7 +75,9 @@ def bind_run(context: RunContext, plan: Plan) -> tuple[RunRecord, Binding | None
         context.check()
         tidy(context.output, plan.run_state)
         return old, None
-    binding = make_binding(context.spark, config, plan.source, plan.pending.n_left, plan.dtype)
+    binding = make_binding(
+        context.spark, config, plan.source, plan.pending.n_left, plan.dtype, plan.jpeg_scaling
+    )
     if old:
         check_model(context, plan, old, binding)
     check_workers_reach_output(context.spark, context.output.root)

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 
@@ -64,7 +65,12 @@ class Binding:
 
 
 def make_binding(
-    spark: SparkSession, config: Config, source: ParquetSource, n_rows: int, dtype: str | None = None
+    spark: SparkSession,
+    config: Config,
+    source: ParquetSource,
+    n_rows: int,
+    dtype: str | None = None,
+    jpeg_scaling: bool | None = None,
 ) -> Binding:
     """Run the preflight with the best transport that works, and bind the run to its answers.
 
@@ -74,6 +80,7 @@ def make_binding(
         source: the data set.
         n_rows: rows to embed.
         dtype: what "auto" has been resolved to by an earlier run that this one goes on with.
+        jpeg_scaling: what that run has decided of --jpeg_scaling auto.
     """
     if config.model_directory is None:
         logger.info(
@@ -86,6 +93,7 @@ def make_binding(
         config.parity_samples,
         config.parity_min_cosine,
         None if config.batch_size == "auto" else config.batch_size,
+        False if config.jpeg_scaling == "off" else jpeg_scaling,
     )
     recipe = make_recipe(config)
     if recipe.dtype == "auto" and dtype:
@@ -146,7 +154,7 @@ def _bind(
     return Binding(
         source,
         preflight,
-        replace(options, batch_size=preflight.batch_size),
+        replace(options, batch_size=preflight.batch_size, min_edge=preflight.model["jpeg_scaling"]),
         n_slots=n_slots,
         task_cpus=task_cpus,
         wave_rows=wave_rows,
@@ -175,6 +183,7 @@ def report_preflight(config: Config, preflight: Preflight) -> None:
             config.parity_min_cosine,
             rejected["dtype"],
         )
+    _report_scaling(config, parity["jpeg_scaling"])
     logger.info("parity: %s", describe_parity(parity), extra={"parity": parity})
     if parity.get("unmeasured") or not config.parity_samples:
         return
@@ -191,3 +200,17 @@ def report_preflight(config: Config, preflight: Preflight) -> None:
     if config.parity_action == "fail":
         raise ModelError(f"{text} (--parity_action fail)")
     logger.warning("%s", text)
+
+
+def _report_scaling(config: Config, scaling: dict[str, Any]) -> None:
+    earlier = "as in the run that this one goes on with"
+    if min_edge := scaling["min_edge"]:
+        logger.info(
+            "jpeg_scaling: JPEGs of %s pixels or more a side are decoded at 1/2, 1/4 or 1/8: %s",
+            f"{2 * min_edge:,}",
+            f"smallest cosine {scaling['min_cosine']:.6f} on {scaling['n_images']} images"
+            if scaling["n_images"]
+            else earlier,
+        )
+    elif config.jpeg_scaling == "auto":
+        logger.info("jpeg_scaling: none, %s", f"because {why}" if (why := scaling["why_not"]) else earlier)

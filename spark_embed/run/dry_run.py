@@ -44,7 +44,7 @@ def describe_run(spark: SparkSession | Session, config: Config) -> str:
         report_plan(plan, prune=config.prune)
         check_unchanged(context, plan)
         source, n_rows = plan.source, plan.pending.n_left
-        binding = make_binding(context.spark, config, source, n_rows, plan.dtype)
+        binding = make_binding(context.spark, config, source, n_rows, plan.dtype, plan.jpeg_scaling)
         if plan.run_state.record:
             check_model(context, plan, plan.run_state.record, binding)
         with settings(context.spark, binding.settings):

@@ -82,6 +82,12 @@ class Plan:
         record = self.run_state.record
         return str(record.fingerprint["dtype"]) if record and "dtype" in record.fingerprint else None
 
+    @property
+    def jpeg_scaling(self) -> bool | None:
+        """Whether the run to go on with scales large JPEGs; None where there is no run yet."""
+        record = self.run_state.record
+        return record.fingerprint.get("jpeg_scaling") is not None if record else None
+
 
 def data_fingerprint(config: Config, source: ParquetSource) -> dict[str, Any]:
     """Return what is known without a model: which rows there are, and which columns go with them."""

@@ -36,6 +36,20 @@ def images(n: int) -> list[Reference]:
 
 
 NO_IMAGE = Reference(None)
+
+
+class KeepsInputs(MeanColour):
+    """Keeps what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: list = []
+
+    def prepare(self, inputs):
+        self.given.append(inputs)
+        return super().prepare(inputs)
+
+
 BROKEN = {
     "null_bytes": NO_IMAGE,
     "not_an_image": Reference(b"<html>404</html>"),
@@ -69,6 +83,16 @@ def assert_no_thread_is_left() -> None:
     for thread in decode_threads():
         thread.join(PATIENCE_S)
     assert not decode_threads()
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_a_model_gets_large_jpegs_at_a_smaller_scale_and_is_told_what_of_them_is_picture(isolated):
+    jpeg, model = Reference(encode(Image.new("RGB", (202, 101)))), KeepsInputs()
+    list(run_feed([jpeg, image(1)], model, FeedOptions(min_edge=50, isolated=isolated)))
+    assert [inputs.image.shape for inputs in model.given] == [(51, 101, 3), (4, 4, 3)]
+    assert [inputs.box for inputs in model.given] == [(0, 0, 101, 50.5), None]
+    list(run_feed([jpeg], model, FeedOptions(isolated=isolated)))
+    assert (model.given[-1].image.shape, model.given[-1].box) == ((101, 202, 3), None)
 
 
 @pytest.mark.parametrize("n_threads", [1, 4])

@@ -14,7 +14,15 @@ from spark_embed.output.folder import Output
 from spark_embed.output.state import read_ledger
 from spark_embed.run import begin, binding, waves
 
+from support.image_files import encode
 from support.output_files import count_places
+
+
+def write_shard(path, images):
+    path.parent.mkdir(exist_ok=True)
+    pq.write_table(
+        pa.table({"key": [f"{path.stem}-{row}" for row in range(len(images))], "jpg": images}), path
+    )
 
 
 @pytest.fixture
@@ -132,6 +140,31 @@ def test_another_model_or_precision_stops_and_says_what_differs(embed, folder, t
     assert files_of(embed.output_dir) == before
     _, embeddings, _ = embed(folder, dtype="float32")
     assert len(embeddings) == 32
+
+
+def test_what_a_run_has_decided_on_large_jpegs_binds_those_that_go_on_with_it(
+    embed, tmp_path, photos, photo_bytes
+):
+    """Small photos alone: nothing to measure, nothing is scaled; not even a large one that comes later."""
+    large, small = photo_bytes[0], encode(photos[0].resize((100, 100)))  # for a model of 64 x 64 pixels
+    write_shard(tmp_path / "small/0.parquet", [small])
+    write_shard(tmp_path / "large/0.parquet", [large])
+
+    metadata, _, _ = embed(tmp_path / "small")
+    assert metadata["model"]["jpeg_scaling"] is None
+    write_shard(tmp_path / "small/1.parquet", [large])
+    metadata, _, _ = embed(tmp_path / "small")
+    assert metadata["model"]["jpeg_scaling"] is None
+
+    metadata, _, _ = embed(tmp_path / "large", overwrite=True)
+    assert metadata["model"]["jpeg_scaling"] == 160
+    assert metadata["parity"]["jpeg_scaling"]["n_images"] == 1
+    write_shard(tmp_path / "large/1.parquet", [small])
+    with pytest.raises(ResumeError, match="jpeg_scaling: 160 -> none"):
+        embed(tmp_path / "large", jpeg_scaling="off")
+    metadata, both, _ = embed(tmp_path / "large")
+    assert metadata["model"]["jpeg_scaling"] == 160
+    assert len(both) == 2
 
 
 def test_a_finished_run_does_not_pass_for_one_of_another_model(embed, shards):

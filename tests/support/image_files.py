@@ -34,6 +34,15 @@ def _chunk(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
+def with_chunk(
+    png: bytes, name: bytes, data: bytes, *, checksum: bytes | None = None, at_end: bool = False
+) -> bytes:
+    """Put one more chunk into a PNG: before its pixels, or behind them."""
+    at = png.rindex(b"IEND") - 4 if at_end else png.index(b"IDAT") - 4
+    chunk = _chunk(name, data)
+    return png[:at] + (chunk[:-4] + checksum if checksum else chunk) + png[at:]
+
+
 def tiff(tags: dict[int, int], data: bytes, data_tag: int) -> bytes:
     """A little-endian grey TIFF with these tags, its pixels at the end, where `data_tag` points."""
     offset = 8 + 2 + 12 * (len(tags) + 1) + 4

@@ -13,7 +13,7 @@ from spark_embed.inference.decode.heif import can_decode_heic
 from spark_embed.inference.decode.jpeg import PlainJpeg, open_plain_jpeg, refuse_many_scans
 from spark_embed.inference.decode.orientation import upright
 from spark_embed.inference.decode.pillow import FORMATS, PillowImage, open_with_pillow
-from spark_embed.inference.decode.pixels import MAX_PIXELS, Buffer, Decoder, OpenedImage, Pixels
+from spark_embed.inference.decode.pixels import MAX_PIXELS, Box, Buffer, Decoder, OpenedImage, Pixels
 
 # Most formats need no more for --max_pixels, but WebP and JPEG 2000 would take 1.6 and 2.5 GB for 100 million
 # pixels, which a file of a hundred bytes can announce. With torch (0.9 GB) a worker so stays below 2 GB.
@@ -23,6 +23,7 @@ _BYTES_PER_ALLOWED_PIXEL = 10
 __all__ = [
     "FORMATS",
     "MAX_PIXELS",
+    "Box",
     "Buffer",
     "Decoder",
     "InProcessDecoder",
@@ -38,13 +39,17 @@ __all__ = [
 ]
 
 
-def open_image(data: Buffer, max_pixels: int = MAX_PIXELS, allow_truncated: bool = False) -> OpenedImage:
+def open_image(
+    data: Buffer, max_pixels: int = MAX_PIXELS, allow_truncated: bool = False, min_edge: int | None = None
+) -> OpenedImage:
     """Read the header of an encoded image and choose its decoder.
 
     Args:
         data: the file's bytes, from the first on.
         max_pixels: how many pixels may be decoded at once.
         allow_truncated: decode a truncated image as far as it goes; what is missing is grey or black.
+        min_edge: decode a JPEG at 1/2, 1/4 or 1/8, the smallest that leaves its shorter side so many pixels;
+            None for never. `max_pixels` is of the size that the file has.
 
     Raises:
         ImageError: `not_an_image`, `corrupt` (a header that contradicts itself), `too_many_pixels`.
@@ -55,11 +60,11 @@ def open_image(data: Buffer, max_pixels: int = MAX_PIXELS, allow_truncated: bool
     view = memoryview(data)
 
     def by_pillow() -> OpenedImage:
-        opened = open_with_pillow(view, allow_truncated)
+        opened = open_with_pillow(view, allow_truncated, min_edge)
         _refuse_many_pixels(opened, max_pixels)
         return opened
 
-    image = open_plain_jpeg(view, by_pillow) or by_pillow()
+    image = open_plain_jpeg(view, by_pillow, min_edge) or by_pillow()
     _refuse_many_pixels(image, max_pixels)
     _refuse_much_memory(image, max_pixels, len(view))
     refuse_many_scans(view, image.n_pixels)
@@ -78,13 +83,16 @@ def decode(data: Buffer, max_pixels: int = MAX_PIXELS, allow_truncated: bool = F
 class InProcessDecoder:
     """Decodes in the calling process."""
 
-    def __init__(self, max_pixels: int = MAX_PIXELS, allow_truncated: bool = False) -> None:
+    def __init__(
+        self, max_pixels: int = MAX_PIXELS, allow_truncated: bool = False, min_edge: int | None = None
+    ) -> None:
         self._max_pixels = max_pixels
         self._allow_truncated = allow_truncated
+        self._min_edge = min_edge
 
     def open_image(self, data: Buffer) -> OpenedImage:
         """See `open_image`."""
-        return open_image(data, self._max_pixels, self._allow_truncated)
+        return open_image(data, self._max_pixels, self._allow_truncated, self._min_edge)
 
     def close(self) -> None:
         """There is nothing to end: a thread that decodes cannot be stopped."""

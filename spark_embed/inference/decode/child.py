@@ -1,7 +1,7 @@
 """What runs in a process of its own to decode suspects; knows no Spark, no torch, nothing of its parent.
 
 Usage: python -m spark_embed.inference.decode.child OPTIONS
-where OPTIONS are JSON: {"max_pixels": 100000000, "allow_truncated": false, "limit_s": 30}
+where OPTIONS are JSON: {"max_pixels": 100000000, "allow_truncated": false, "min_edge": null, "limit_s": 30}
 
 It answers two requests, which isolated.py sends: "open", followed by an image, with its size and what
 decoding will take at most; "decode" with the pixels of the image that was opened last. An image that takes
@@ -40,15 +40,15 @@ def serve(requests: BinaryIO, replies: BinaryIO, options: dict[str, Any]) -> Non
             else:
                 with _time_limit(limit_s):
                     pixels = opened.decode()
+                reply, payload = {"shape": pixels.shape, "box": opened.box}, pixels.data.cast("B")
                 del opened  # with its file and whatever the decoder keeps
-                reply, payload = {"shape": pixels.shape}, pixels.data.cast("B")
         except ImageError as exc:
             reply = {"error": exc.code, "detail": exc.detail}
         write_message(replies, reply, payload)
 
 
 def _describe(opened: OpenedImage) -> dict[str, Any]:
-    return {name: getattr(opened, name) for name in ("width", "height", "n_pixels", "peak_bytes")}
+    return {name: getattr(opened, name) for name in ("width", "height", "n_pixels", "peak_bytes", "scale")}
 
 
 @contextmanager

@@ -20,7 +20,7 @@ import numpy as np
 
 from spark_embed.errors import ImageError
 from spark_embed.inference.decode.messages import read_header, write_message
-from spark_embed.inference.decode.pixels import MAX_PIXELS, Buffer, Decoder, OpenedImage, Pixels
+from spark_embed.inference.decode.pixels import MAX_PIXELS, Box, Buffer, Decoder, OpenedImage, Pixels
 
 _END_WITHIN_S = 5.0
 
@@ -36,12 +36,18 @@ class IsolatedDecoder:
         max_pixels: see `open_image`.
         allow_truncated: see `open_image`.
         limit_s: seconds that opening an image may take, and decoding it; None for no limit.
+        min_edge: see `open_image`.
     """
 
     def __init__(
-        self, max_pixels: int = MAX_PIXELS, allow_truncated: bool = False, limit_s: float | None = None
+        self,
+        max_pixels: int = MAX_PIXELS,
+        allow_truncated: bool = False,
+        limit_s: float | None = None,
+        min_edge: int | None = None,
     ) -> None:
-        options = {"max_pixels": max_pixels, "allow_truncated": allow_truncated, "limit_s": limit_s}
+        limits = {"max_pixels": max_pixels, "allow_truncated": allow_truncated, "limit_s": limit_s}
+        options = {**limits, "min_edge": min_edge}
         self._options = json.dumps(options)
         self._limit_s = limit_s
         self._of_thread = threading.local()
@@ -98,11 +104,15 @@ class _IsolatedImage:
         self.height: int = described["height"]
         self.n_pixels: int = described["n_pixels"]
         self.peak_bytes: int = described["peak_bytes"]
+        self.scale: int = described["scale"]
+        self.box: Box | None = None
         self._child = child
 
     def decode(self) -> Pixels:
         """Return the pixels; see `OpenedImage.decode`."""
-        return self._child.receive_pixels(self._child.ask({"op": "decode"})["shape"])
+        reply = self._child.ask({"op": "decode"})
+        self.box = reply["box"] and tuple(reply["box"])
+        return self._child.receive_pixels(reply["shape"])
 
 
 class _Child:

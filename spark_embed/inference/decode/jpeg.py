@@ -9,11 +9,14 @@ import simplejpeg
 
 from spark_embed.errors import ImageError
 from spark_embed.inference.decode.orientation import find_jpeg_orientation, upright
-from spark_embed.inference.decode.pixels import OpenedImage, Pixels
+from spark_embed.inference.decode.pixels import Box, OpenedImage, Pixels
+from spark_embed.inference.decode.scaling import find_scale, keeps_coefficients, picture_box, scaled_size
 
 _JPEG_START = b"\xff\xd8\xff"
 
-# Peak measured with simplejpeg 1.9, the result included: a progressive JPEG keeps its coefficients.
+# Peaks measured with simplejpeg 1.9, the result included: for each pixel of the file if its coefficients are
+# kept (a progressive JPEG's), and for each that is made.
+_BYTES_PER_KEPT_PIXEL, _BYTES_PER_MADE_PIXEL = 6, 6
 _BYTES_PER_PIXEL = 10
 
 # Encoders write about ten. Every scan of a progressive JPEG goes over all its pixels, however short it is:
@@ -31,23 +34,49 @@ class PlainJpeg:
         view: the file's bytes.
         size: width and height, in pixels.
         by_pillow: opens the same bytes with Pillow, which has the last word on a broken one.
+        scale: by what its sides are divided.
     """
 
-    def __init__(self, view: memoryview, size: tuple[int, int], by_pillow: Callable[[], OpenedImage]) -> None:
+    def __init__(
+        self,
+        view: memoryview,
+        size: tuple[int, int],
+        by_pillow: Callable[[], OpenedImage],
+        scale: int = 1,
+    ) -> None:
         self.width, self.height = size
         self.n_pixels = self.width * self.height
+        self.scale = scale
+        self.box: Box | None = None
         self.peak_bytes = self.n_pixels * _BYTES_PER_PIXEL
+        if scale > 1:
+            width, height = scaled_size(*size, scale)
+            kept = self.n_pixels * _BYTES_PER_KEPT_PIXEL if keeps_coefficients(view) else 0
+            self.peak_bytes = kept + width * height * _BYTES_PER_MADE_PIXEL
         self._view = view
         self._by_pillow = by_pillow
 
     def decode(self) -> Pixels:
         """Return the pixels; see `OpenedImage.decode`."""
+        width, height = scaled_size(self.width, self.height, self.scale) if self.scale > 1 else (0, 0)
         try:
-            rgb = simplejpeg.decode_jpeg(self._view, colorspace="RGB", fastdct=False, fastupsample=False)
+            rgb = simplejpeg.decode_jpeg(
+                self._view,
+                colorspace="RGB",
+                fastdct=False,
+                fastupsample=False,
+                min_height=height,  # of the scales that it has, the one that gives just this size
+                min_width=width,
+            )
         except (ValueError, MemoryError):  # stricter than Pillow, which also decodes truncated ones
-            return self._by_pillow().decode()
+            opened = self._by_pillow()
+            pixels = opened.decode()
+            self.box = opened.box
+            return pixels
+        orientation = find_jpeg_orientation(self._view)
+        self.box = picture_box(self.width, self.height, self.scale, orientation)
         try:
-            return upright(rgb, find_jpeg_orientation(self._view))
+            return upright(rgb, orientation)
         except MemoryError as exc:
             raise ImageError("out_of_memory", "while turning it upright") from exc
 
@@ -66,7 +95,9 @@ def refuse_many_scans(view: memoryview, n_pixels: int) -> None:
         raise ImageError("corrupt", f"a JPEG of {n_scans} scans")
 
 
-def open_plain_jpeg(view: memoryview, by_pillow: Callable[[], OpenedImage]) -> PlainJpeg | None:
+def open_plain_jpeg(
+    view: memoryview, by_pillow: Callable[[], OpenedImage], min_edge: int | None = None
+) -> PlainJpeg | None:
     """Read the header of a JPEG; None for what is no JPEG, has a broken header or other colours."""
     if view[:3] != _JPEG_START:
         return None
@@ -76,4 +107,4 @@ def open_plain_jpeg(view: memoryview, by_pillow: Callable[[], OpenedImage]) -> P
         return None
     if colorspace not in ("YCbCr", "Gray"):  # CMYK, and RGB stored as such, differ between the decoders
         return None
-    return PlainJpeg(view, (width, height), by_pillow)
+    return PlainJpeg(view, (width, height), by_pillow, find_scale(width, height, min_edge))

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from spark_embed.inference.decode.jpeg_segments import header_segments
 from spark_embed.inference.decode.pixels import Pixels
 
 _ORIENTATION_TAG = 0x0112  # EXIF 2.32, section 4.6.4
-_APP1, _START_OF_SCAN = 0xE1, 0xDA  # ITU-T T.81, table B.1
+_APP1 = 0xE1  # ITU-T T.81, table B.1
 _EXIF_START = b"Exif\0\0"
 _XMP_START = b"http://ns.adobe.com/xap/1.0/\0"
-
-# Garbage and fill bytes (0xFF) before it are skipped. A pattern, because a file may hold megabytes of them.
-_MARKER = re.compile(rb"\xff([^\xff])", re.DOTALL)
 
 _WholePixels = npt.NDArray[np.void]
 
@@ -56,7 +53,10 @@ def find_jpeg_orientation(view: memoryview) -> int:
     """Return the orientation as Pillow finds it, without opening the image: in Exif, else in XMP."""
     metadata = Image.Image()
     exif: list[bytes] = []
-    for segment in _app1_segments(view):
+    for marker, payload in header_segments(view):
+        if marker != _APP1:
+            continue
+        segment = bytes(payload)
         if segment.startswith(_EXIF_START):
             exif.append(segment[len(_EXIF_START) :])
         elif segment.startswith(_XMP_START):
@@ -64,16 +64,3 @@ def find_jpeg_orientation(view: memoryview) -> int:
     if exif:
         metadata.info["exif"] = _EXIF_START + b"".join(exif)
     return find_orientation(metadata) if metadata.info else 1
-
-
-def _app1_segments(view: memoryview) -> Iterator[bytes]:
-    """Yield the APP1 segments of a JPEG's header (ITU-T T.81, B.1.1)."""
-    at = 2
-    while (found := _MARKER.search(view, at)) is not None and found.end() + 2 <= len(view):
-        marker, at = found[1][0], found.end()
-        if marker == _START_OF_SCAN:
-            return
-        end = at + int.from_bytes(view[at : at + 2], "big")
-        if marker == _APP1:
-            yield bytes(view[at + 2 : end])
-        at = end

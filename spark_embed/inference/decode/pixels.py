@@ -10,6 +10,9 @@ import numpy.typing as npt
 Pixels = npt.NDArray[np.uint8]
 Buffer = bytes | bytearray | memoryview
 
+Box = tuple[float, float, float, float]
+"""A part of an image, in pixels: left, top, right, bottom, as `PIL.Image.resize` takes it."""
+
 MAX_PIXELS = 100_000_000
 
 
@@ -19,7 +22,11 @@ class OpenedImage(Protocol):
     width: int
     height: int
     n_pixels: int
-    """Pixels that are decoded at once: width x height, or a tile that is larger than its image."""
+    """Pixels that the file holds at once: width x height, or a tile that is larger than its image."""
+    scale: int
+    """By what its sides are divided: 1; also 2, 4 or 8 for a JPEG."""
+    box: Box | None
+    """Once decoded, which part of the pixels is picture; None for all of them, as always at scale 1."""
     peak_bytes: int
     """Memory that decoding takes at most, the pixels included."""
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from spark_embed.errors import RowError
-from spark_embed.inference.decode import Buffer, open_image, open_with_pillow
+from spark_embed.inference.decode import Buffer, OpenedImage, open_image, open_with_pillow
 from spark_embed.models import Inputs, Model, Prediction, Prepared
 
 Vectors = npt.NDArray[np.float32]
@@ -50,16 +50,22 @@ class Sampled:
     Attributes:
         pixel_difference: largest difference of a prepared pixel, in grey levels; None where there is none.
         prepare_s: seconds that the run takes to decode and prepare it, on one thread.
+        scaled: the same by decoding it at a smaller scale; None where it is not that large.
     """
 
     prepared: Prepared
     reference: Any
     pixel_difference: float | None
     prepare_s: float
+    scaled: Sampled | None = None
 
 
 def prepare_sample(
-    model: Model, images: Iterable[Buffer], max_pixels: int, errors: list[RowError] | None = None
+    model: Model,
+    images: Iterable[Buffer],
+    max_pixels: int,
+    errors: list[RowError] | None = None,
+    min_edge: int | None = None,
 ) -> Iterator[Sampled]:
     """Yield the encoded images that can be compared, prepared in both ways; decodes one at a time.
 
@@ -68,37 +74,51 @@ def prepare_sample(
         images: encoded.
         max_pixels: of an image.
         errors: is given why images were left out.
+        min_edge: prepare large JPEGs from a smaller scale as well; see `open_image`.
     """
     plain = model.reference
     if plain is None:
         return
     for data in images:
         try:
-            started = time.perf_counter()
-            prepared = model.prepare(Inputs(open_image(data, max_pixels).decode()))
-            prepare_s = time.perf_counter() - started
+            prepared, prepare_s = _prepare(model, open_image(data, max_pixels))
             reference = plain.prepare(open_with_pillow(data).decode())
-            yield Sampled(prepared, reference, plain.difference(prepared, reference), prepare_s)
+            item = Sampled(prepared, reference, plain.difference(prepared, reference), prepare_s)
+            if (opened := open_image(data, max_pixels, min_edge=min_edge)).scale > 1:
+                prepared, prepare_s = _prepare(model, opened)
+                scaled = Sampled(prepared, reference, plain.difference(prepared, reference), prepare_s)
+                item = replace(item, scaled=scaled)
+            yield item
         except RowError as exc:  # it will be an error row; there is nothing to compare
             if errors is not None:
                 errors.append(exc)
 
 
-def predict_references(model: Model, sample: Sequence[Sampled]) -> Vectors | None:
-    """Return the reference's vectors: the same for every precision. Takes a second copy of the network."""
+def _prepare(model: Model, opened: OpenedImage) -> tuple[Prepared, float]:
+    """Return what the model makes of an image, and the seconds that this takes."""
+    started = time.perf_counter()
+    prepared = model.prepare(Inputs(opened.decode(), box=opened.box))
+    return prepared, time.perf_counter() - started
+
+
+def predict_references(model: Model, sample: Sequence[Sampled]) -> Vectors:
+    """Return the reference's vectors of the sample, which are the same in any precision of `model`.
+
+    Takes a second copy of the network.
+    """
     if model.reference is None or not sample:
-        return None
+        return np.empty((0, 0), dtype=np.float32)
     return model.reference.predict([item.reference for item in sample])
 
 
 def measure_parity(model: Model, sample: Sequence[Sampled], references: Vectors | None = None) -> Parity:
-    """Compare the vectors of `model` with the reference's, which are made if they are not given."""
+    """Compare the vectors of `model` with the reference's: with those given, or predicted here."""
     if model.reference is None:
         return NO_REFERENCE
+    if not sample:
+        return Parity()
     if references is None:
         references = predict_references(model, sample)
-    if references is None:
-        return Parity()
     differences = [item.pixel_difference for item in sample if item.pixel_difference is not None]
     prediction = model.predict([item.prepared for item in sample])
     cosines = _cosines(prediction, model.reference.column, references)

@@ -26,10 +26,10 @@ class Preflight:
         recipe: the run's recipe with device, dtype, commit and the weights' hash resolved, and with what the
             model takes and gives.
         codes: all that errors of its rows may have.
-        model: what metadata.json says of the model.
+        model: what metadata.json says of the model; `jpeg_scaling` is the `FeedOptions.min_edge` of the run.
         parity: see `spark_embed.inference.preflight.parity.Parity`, as a dict; `rejected` says which
-            precision was tried first and fell below the limit, None for none. With n_images 0 nothing
-            could be compared, or nothing was to be.
+            precision was tried first and fell below the limit, None for none; `jpeg_scaling` why large
+            JPEGs are scaled or not. With n_images 0 nothing could be compared, or nothing was to be.
         batch_size: images in a forward pass: what was wanted, or found.
         row_s: seconds that a row will take one task, about; None where there was no image to try.
         unread: why the first of the images could not be read, where none could.

@@ -19,6 +19,7 @@ from spark_embed.inference.decode.isolated import keep_decodable
 from spark_embed.inference.feed import DEFAULT_BATCH_SIZE, FeedOptions, make_decoder
 from spark_embed.inference.fetch.read_ahead import Columns, ReadAhead
 from spark_embed.inference.fetch.references import Buffer, Reference, make_fetch, make_locate
+from spark_embed.inference.preflight.jpeg_scaling import choose_scaling, smallest_edge
 from spark_embed.inference.preflight.parity import (
     Parity,
     Sampled,
@@ -58,11 +59,13 @@ class ProbeOptions:
         n_images: images to compare with plain transformers.
         min_cosine: smallest cosine that counts as equal.
         batch_size: images in a forward pass; None to find a good number.
+        jpeg_scaling: decode large JPEGs at a smaller scale; None to find out whether that keeps parity.
     """
 
     n_images: int
     min_cosine: float
     batch_size: int | None = DEFAULT_BATCH_SIZE
+    jpeg_scaling: bool | None = False
 
 
 class UnreachableError(Exception):
@@ -82,10 +85,16 @@ def probe(
     try:
         model, _ = load_worker_model(recipe)
         # At least one, if only to see that it can be fetched.
-        sample = list(islice(_sampled(model, rows, options, errors), max(1, wanted.n_images)))
+        min_edge = None if wanted.jpeg_scaling is False else smallest_edge(model)
+        sample = list(islice(_sampled(model, rows, options, errors, min_edge), max(1, wanted.n_images)))
         compared = sample[: wanted.n_images]
         references = predict_references(model, compared)
         model, parity, rejected = _choose_dtype(recipe, model, compared, references, wanted)
+        scaling = choose_scaling(model, compared, references, wanted.jpeg_scaling, wanted.min_cosine)
+        if scaling.min_edge:
+            sample = [item.scaled or item for item in sample]
+            compared = sample[: wanted.n_images]
+            parity = measure_parity(model, compared, references)
         prepared = [item.prepared for item in sample] or _prepared_without_sample(model)
         pace = _measure_pace(model, prepared, wanted.batch_size) if prepared else None
         compiled = None
@@ -98,8 +107,8 @@ def probe(
     return {
         "recipe": asdict(replace(resolved(model), device=device)),
         "codes": sorted(model.codes | (ERROR_CODES if model.takes.image else frozenset())),
-        "model": {**model.describe(), "compiled": compiled},
-        "parity": {**_told(parity), "rejected": rejected},
+        "model": {**model.describe(), "compiled": compiled, "jpeg_scaling": scaling.min_edge},
+        "parity": {**_told(parity), "rejected": rejected, "jpeg_scaling": asdict(scaling)},
         "batch_size": pace.batch_size if pace else wanted.batch_size or options.batch_size,
         "row_s": _row_s(pace, sample, model.recipe.device) if pace else None,
         "unread": str(errors[0]) if errors and not sample else None,
@@ -115,7 +124,11 @@ def _told(parity: Parity) -> dict[str, Any]:
 
 
 def _sampled(
-    model: Model, sample: Sequence[SampleRow], options: FeedOptions, errors: list[RowError]
+    model: Model,
+    sample: Sequence[SampleRow],
+    options: FeedOptions,
+    errors: list[RowError],
+    min_edge: int | None,
 ) -> Iterator[Sampled]:
     """Yield rows as the model prepares them, and its reference if it has one; `errors` is given the rest."""
     rows = _with_columns(sample, model.takes.columns)
@@ -123,7 +136,7 @@ def _sampled(
         images: Iterator[Buffer] = (data for data, _ in _fetched(rows, options, errors))
         if has_failed_before():
             images = keep_decodable(images, make_decoder(replace(options, isolated=True)))
-        yield from prepare_sample(model, images, options.max_pixels, errors)
+        yield from prepare_sample(model, images, options.max_pixels, errors, min_edge)
         return
     decoder = make_decoder(replace(options, isolated=options.isolated or has_failed_before()))
     try:
@@ -161,24 +174,17 @@ def _prepared_without_sample(model: Model) -> list[Prepared]:
 
 
 def _choose_dtype(
-    recipe: Recipe,
-    model: Model,
-    compared: Sequence[Sampled],
-    references: Vectors | None,
-    wanted: ProbeOptions,
+    recipe: Recipe, model: Model, compared: Sequence[Sampled], references: Vectors, wanted: ProbeOptions
 ) -> tuple[Model, Parity, dict[str, Any] | None]:
     """Return the model in the precision that runs, its parity, and what was rejected if "auto" was."""
     parity = measure_parity(model, compared, references)
     is_chosen = recipe.dtype != "auto" or model.recipe.dtype == "float32" or model.reference is None
     if is_chosen or not _is_in_doubt(parity, wanted):
         return model, parity, None
-    rejected: dict[str, Any] | None = {"dtype": model.recipe.dtype, "min_cosine": parity.min_cosine}
+    rejected = {"dtype": model.recipe.dtype, "min_cosine": parity.min_cosine}
     model, _ = load_worker_model(replace(recipe, dtype="float32"))
-    return (
-        model,
-        measure_parity(model, compared, references),
-        rejected if parity.min_cosine is not None else None,
-    )
+    parity_of_float32 = measure_parity(model, compared, references)
+    return model, parity_of_float32, rejected if parity.min_cosine is not None else None
 
 
 def _is_in_doubt(parity: Parity, wanted: ProbeOptions) -> bool:

@@ -106,7 +106,7 @@ class ImageEmbedder:
         if self.preprocessing is None:
             return {name: values[0] for name, values in self.process(Image.fromarray(pixels)).items()}
         try:
-            return self.preprocessing.prepare(pixels)
+            return self.preprocessing.prepare(pixels, inputs.box)
         except (RuntimeError, MemoryError) as exc:
             if is_out_of_memory(exc):
                 raise ImageError("out_of_memory", "while resizing") from exc
@@ -170,6 +170,8 @@ class ImageEmbedder:
     def _start(self, checkpoint: Checkpoint, fold: bool) -> None:
         """Read the preprocessing, move the network to its device, and run one grey image through both."""
         self.preprocessing = read_preprocessing(checkpoint.processor)
+        if self.preprocessing is not None:
+            self.takes = replace(self.takes, edge=max(self.preprocessing.size))
         if fold and self.preprocessing is not None:
             noise = torch.randn((1, 3, *self.preprocessing.crop), generator=torch.Generator().manual_seed(0))
             network, embedding = checkpoint.network, self.family.embedding

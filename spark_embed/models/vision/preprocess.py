@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
+Box = tuple[float, float, float, float]
 
 _SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}
 _PIL_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -68,16 +69,20 @@ class Preprocessing:
         """Return the fields as JSON values, for the run record."""
         return asdict(self)
 
-    def prepare(self, pixels: Pixels) -> torch.Tensor:
+    def prepare(self, pixels: Pixels, box: Box | None = None) -> torch.Tensor:
         """Resize and crop: uint8 (height, width, 3) -> uint8 (3, out_height, out_width).
+
+        Of the pixels only what is in the box, by Pillow, which can begin and end within a pixel.
 
         torch's antialiased uint8 resize gives Pillow's pixels to within two grey levels (0.005 on
         average), releases the GIL and takes a third of the time.
         """
         height, width = pixels.shape[:2]
+        if box is not None:
+            return self._prepare_part(pixels, box)
         resized = self._resized_size(height, width)
         if max(resized[0] / self.crop[0], resized[1] / self.crop[1]) > _EXTREME:
-            return self._prepare_extreme(pixels, resized)
+            return self._prepare_part(pixels, (0.0, 0.0, float(width), float(height)))
         channels = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)  # a view, channels last in memory
         if _height_goes_first((height, width), resized):
             channels = self._interpolate(channels, (resized[0], width))
@@ -117,7 +122,7 @@ class Preprocessing:
             channels, size=size, mode=self.resample, antialias=True, align_corners=False
         )
 
-    def _resized_size(self, height: int, width: int) -> tuple[int, int]:
+    def _resized_size(self, height: float, width: float) -> tuple[int, int]:
         if self.resize == "exact":
             return self.size
         edge = self.size[0]
@@ -130,11 +135,15 @@ class Preprocessing:
         split = math.floor if self.crop_rounding == "floor" else round
         return split((resized - self.crop[axis]) / 2)
 
-    def _prepare_extreme(self, pixels: Pixels, resized: tuple[int, int]) -> torch.Tensor:
+    def _prepare_part(self, pixels: Pixels, box: Box) -> torch.Tensor:
         """Resize only what the crop shows, plus the filter's reach: the same pixels in bounded memory."""
-        rows, columns = (self._window(axis, pixels.shape[axis], resized[axis]) for axis in (0, 1))
+        left, top, right, bottom = box
+        size = (bottom - top, right - left)
+        resized = self._resized_size(*size)
+        rows = self._window(0, (top, bottom), resized[0])
+        columns = self._window(1, (left, right), resized[1])
         image = Image.fromarray(pixels[rows.source, columns.source])
-        height_first = _height_goes_first(pixels.shape[:2], resized)
+        height_first = _height_goes_first(size, resized)
         for axis in (0, 1) if height_first else (1, 0):  # one axis at a time, the other stays as it is
             if axis == 0:
                 size, across, down = (image.width, rows.out), (0.0, float(image.width)), rows.box
@@ -145,12 +154,13 @@ class Preprocessing:
         kept = np.asarray(image)[rows.crop, columns.crop]
         return torch.from_numpy(kept.copy()).permute(2, 0, 1)
 
-    def _window(self, axis: int, length: int, resized: int) -> _Window:
+    def _window(self, axis: int, part: tuple[float, float], resized: int) -> _Window:
         start, crop = self._crop_start(axis, resized), self.crop[axis]
-        scale = resized / length
+        begin, end = part
+        scale = resized / (end - begin)
         margin = math.ceil(_SUPPORT[self.resample] * max(scale, 1.0)) + 1
         first, last = max(start - margin, 0), min(start + crop + margin, resized)
-        low, high = first / scale, min(last / scale, float(length))
+        low, high = begin + first / scale, min(begin + last / scale, end)
         return _Window(
             source=slice(math.floor(low), math.ceil(high)),
             box=(low - math.floor(low), high - math.floor(low)),
@@ -160,7 +170,7 @@ class Preprocessing:
 
 
 class _Window(NamedTuple):
-    """One axis of an extreme image: of the `source` pixels, `box` becomes `out` pixels; `crop` is kept."""
+    """One axis of a part: of the `source` pixels, `box` becomes `out` pixels; `crop` of these is kept."""
 
     source: slice
     box: tuple[float, float]
@@ -168,7 +178,7 @@ class _Window(NamedTuple):
     crop: slice
 
 
-def _height_goes_first(size: tuple[int, ...], resized: tuple[int, int]) -> bool:
+def _height_goes_first(size: tuple[float, ...], resized: tuple[int, int]) -> bool:
     """Say whether Pillow resizes the height first; both sizes are (height, width).
 
     The rule was found by trying: it predicts what Pillow 13.0 does for all of 1,490 random pairs of sizes.

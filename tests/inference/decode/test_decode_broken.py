@@ -86,6 +86,12 @@ def test_what_is_no_image_is_called_so(data):
     assert error_of(data).code == "not_an_image"
 
 
+def test_a_git_lfs_pointer_is_called_one():
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:2d71\nsize 123456\n"
+    error = error_of(pointer)
+    assert (error.code, "git lfs pull" in error.detail) == ("not_an_image", True)
+
+
 @pytest.mark.parametrize("image_format", ["EPS", "PPM", "ICO", "TGA", "PCX", "SGI", "DDS"])
 def test_formats_that_are_not_on_the_list_are_not_opened(image_format):
     data = encode(Image.new("RGB", (32, 32)), image_format)

@@ -60,7 +60,10 @@ def test_one_process_decodes_them_all_within_its_time_and_memory(material):
 
 
 # Every file of the folder is in a format that is read here, and the policy refuses none that Pillow
-# decodes: there is no file on which the two differ. These are refused for their size before Pillow
+# decodes. Of these two PNGs only the text is broken, which Pillow gives the picture up for.
+SOUND_PIXELS = {"images__png_decompression_dos.png", "images__unknown_compression_method.png"}
+
+# These are refused for their size before Pillow
 # could find another reason.
 TOO_MANY_PIXELS = {
     "images__decompression_bomb.gif",
@@ -92,11 +95,13 @@ def test_pillows_own_hostile_files_give_what_pillow_gives(material, manifest):
             codes[row["file"]] = error.code
         else:
             decoded.add(row["file"])
-            if not row["mode"].startswith(("I", "F")):  # Pillow clips those at 255; see test_decode
+            # Pillow clips wide samples at 255 (see test_decode), and has no pixels of those that it gives up.
+            if row["mode"] and not row["mode"].startswith(("I", "F")):
                 np.testing.assert_array_equal(array, by_pillow(data), err_msg=row["file"])
         seconds[row["file"]] = time.perf_counter() - started
     assert len(manifest) > 600
-    assert decoded == {row["file"] for row in manifest if row["pillow_stage_reached"] == "ok"}
+    assert decoded - SOUND_PIXELS == {row["file"] for row in manifest if row["pillow_stage_reached"] == "ok"}
+    assert decoded > SOUND_PIXELS
     assert {name for name, code in codes.items() if code == "too_many_pixels"} == TOO_MANY_PIXELS
     assert set(codes.values()) == {"corrupt", "too_many_pixels"}  # all begin as an image does
     assert max(seconds.values()) < SLOWEST_S
@@ -104,7 +109,7 @@ def test_pillows_own_hostile_files_give_what_pillow_gives(material, manifest):
 
 @pytest.mark.slow
 def test_a_run_gives_each_file_one_row_and_agrees_with_pillow(embed, material, manifest, tmp_path):
-    """There is no file on which the two differ; the pixels are compared above."""
+    """The pixels are compared above."""
     names = [row["file"] for row in manifest]
     images = [(material / "hostile" / name).read_bytes() for name in names]
     os.makedirs(tmp_path / "in")
@@ -114,6 +119,6 @@ def test_a_run_gives_each_file_one_row_and_agrees_with_pillow(embed, material, m
 
     assert sorted([*embeddings["image_id"], *errors["image_id"]]) == sorted(names)
     good = {row["file"] for row in manifest if row["pillow_stage_reached"] == "ok"}
-    assert set(embeddings["image_id"]) == good
+    assert set(embeddings["image_id"]) == good | SOUND_PIXELS
     assert set(errors["error"]) == {"corrupt", "too_many_pixels"}
     assert metadata["counts"]["rows"] == len(manifest)

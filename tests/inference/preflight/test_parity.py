@@ -55,7 +55,7 @@ def test_a_wrong_preprocessing_is_seen_in_the_pixels(clip, photo_bytes, wrong):
 
 def test_swapped_channels_are_seen_in_the_pixels(clip, photo_bytes, monkeypatch):
     prepare = Preprocessing.prepare
-    monkeypatch.setattr(Preprocessing, "prepare", lambda self, pixels: prepare(self, pixels).flip(0))
+    monkeypatch.setattr(Preprocessing, "prepare", lambda self, *given: prepare(self, *given).flip(0))
     assert compare(clip, photo_bytes).max_pixel_difference > 50
 
 

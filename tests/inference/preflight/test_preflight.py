@@ -3,6 +3,7 @@
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 
+import numpy as np
 import pyspark
 import pytest
 
@@ -19,6 +20,7 @@ from spark_embed.models import Recipe
 from spark_embed.models.vision import image_embedder
 from spark_embed.models.vision.image_embedder import ImageEmbedder
 
+from support.image_files import encode
 from support.small_models import save_model
 
 WANTED = ProbeOptions(n_images=4, min_cosine=0.99)
@@ -71,7 +73,7 @@ def test_auto_is_float32_where_nothing_could_be_measured(fast_bfloat16, recipe, 
 def test_auto_is_float32_where_the_fast_precision_falls_short(
     fast_bfloat16, recipe, photo_bytes, monkeypatch, cosine
 ):
-    def measure(model: ImageEmbedder, sample: list, references) -> Parity:
+    def measure(model: ImageEmbedder, sample: list, references: np.ndarray) -> Parity:
         return Parity(len(sample), 1.0 if model.recipe.dtype == "float32" else cosine, 0.5)
 
     monkeypatch.setattr("spark_embed.inference.preflight.probe.measure_parity", measure)
@@ -79,6 +81,54 @@ def test_auto_is_float32_where_the_fast_precision_falls_short(
     assert answer["recipe"]["dtype"] == "float32"
     assert answer["parity"]["rejected"]["dtype"] == "bfloat16"
     assert answer["parity"]["min_cosine"] == 1.0
+
+
+def large_jpegs(photos) -> list[bytes]:
+    """The photos with a shorter side of 1,211 pixels: for a CLIP, twice 2.5 times 224 and some."""
+    sizes = [(round(1211 * photo.width / photo.height), 1211) for photo in photos]
+    return [encode(photo.resize(size), quality=90) for photo, size in zip(photos, sizes, strict=True)]
+
+
+def test_large_jpegs_are_scaled_if_the_sample_keeps_parity_so(recipe, photos, photo_bytes):
+    images = [photo_bytes[0], *large_jpegs(photos[:3])]
+    asked = replace(WANTED, jpeg_scaling=None)
+    answer = probe(recipe, images, asked)
+    scaling = answer["parity"]["jpeg_scaling"]
+    assert answer["model"]["jpeg_scaling"] == scaling["min_edge"] == 560
+    assert (scaling["n_images"], answer["parity"]["n_images"]) == (3, 4)
+    assert 0.999 < scaling["min_cosine"] == answer["parity"]["min_cosine"] < 1
+
+    strict = probe(recipe, images, replace(asked, min_cosine=1.0))
+    assert strict["model"]["jpeg_scaling"] is None
+    assert strict["parity"]["jpeg_scaling"]["why_not"].startswith("it takes a vector's cosine down to 0.99")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "n_images", "why_not"),
+    [
+        (None, 4, "none of the images compared is a JPEG of 1,120 pixels or more a side"),
+        (None, 0, "none of the images compared is a JPEG of 1,120 pixels or more a side"),
+        (False, 4, None),
+    ],
+)
+def test_nothing_is_scaled_that_was_not_measured(recipe, photos, photo_bytes, wanted, n_images, why_not):
+    images = photo_bytes if n_images else large_jpegs(photos[:1])
+    answer = probe(recipe, images, replace(WANTED, n_images=n_images, jpeg_scaling=wanted))
+    assert answer["model"]["jpeg_scaling"] is None
+    assert answer["parity"]["jpeg_scaling"]["why_not"] == why_not
+
+
+def test_what_an_earlier_run_has_decided_is_kept(recipe, photo_bytes):
+    answer = probe(recipe, photo_bytes, replace(WANTED, jpeg_scaling=True))
+    assert answer["model"]["jpeg_scaling"] == 560
+
+
+def test_a_model_that_prepares_images_in_its_own_way_gets_them_whole(tmp_path, photos):
+    save_model("siglip2-naflex", tmp_path)
+    wanted = replace(WANTED, jpeg_scaling=None)
+    answer = probe(Recipe(str(tmp_path), device="cpu"), large_jpegs(photos[:1]), wanted)
+    assert answer["model"]["jpeg_scaling"] is None
+    assert "in its own way" in answer["parity"]["jpeg_scaling"]["why_not"]
 
 
 def test_broken_images_at_the_start_leave_others_to_compare(recipe, photo_bytes):
