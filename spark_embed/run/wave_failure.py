@@ -65,9 +65,8 @@ def explain_failure(
     if "No space left on device" in text or "Disk quota exceeded" in text:
         return _full_disk(root, n_rows * (binding.preflight.model.get("embedding_dim", 0) * 4 + _ROW_BYTES))
     failure = store_failure(text)
-    if failure is None or failure.is_of_a_file:
-        if bad := _shards_in(text, binding.source, units):
-            return UnreadableShardsError(bad, is_certain=_ABOUT_CONTENT.search(text) is not None)
+    if (failure is None or failure.is_of_a_file) and (bad := _shards_in(text, binding.source, units)):
+        return UnreadableShardsError(bad, is_certain=_ABOUT_CONTENT.search(text) is not None)
     return explain_store_failure(exc) or exc  # of a file: one that the wave was writing
 
 
