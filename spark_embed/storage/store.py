@@ -16,6 +16,7 @@ from spark_embed.storage import local
 from spark_embed.storage.files import StoredFile
 from spark_embed.storage.paths import folder_path, is_s3, is_shown
 from spark_embed.storage.s3 import store as s3
+from spark_embed.storage.s3.errors import S3CredentialsError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,6 +40,8 @@ def existing_folder(uri: str, flag: str) -> str:
 def _as_storage_error(path: str, what: str) -> Iterator[None]:
     try:
         yield
+    except S3CredentialsError as exc:  # whatever was asked for
+        raise StorageError(f"{path}: {str(exc).removeprefix(f'{path}: ')}") from exc
     except OSError as exc:  # shutil.Error is one
         raise StorageError(f"{path}: cannot be {what}: {exc}") from exc
 

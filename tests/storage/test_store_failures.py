@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
+from botocore.exceptions import ClientError
 
 from spark_embed import storage
 from spark_embed.datasets.index import make as index
@@ -235,6 +236,19 @@ def test_a_footer_that_the_store_does_not_give_is_no_bad_shard(away, s3_root):
         StorageError, match=f"{path}: cannot be read as parquet: .*the store cannot be reached"
     ):
         open_shards(s3_root, [file], catalogue)
+
+
+def test_credentials_that_expire_are_not_told_as_a_folder_that_cannot_be_deleted(s3_root, monkeypatch):
+    answer = {"Error": {"Code": "ExpiredToken"}, "ResponseMetadata": {"HTTPStatusCode": 400}}
+
+    def expired(*_, **__):
+        raise ClientError(answer, "ListObjectsV2")
+
+    monkeypatch.setattr("botocore.client.BaseClient._make_api_call", expired)
+    with pytest.raises(
+        StorageError, match=f"^{s3_root}: the credentials have expired .ExpiredToken.; renew them"
+    ):
+        storage.delete(s3_root)
 
 
 def test_a_list_that_the_store_does_not_give_is_not_left_out(away):

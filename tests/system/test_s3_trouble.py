@@ -121,8 +121,8 @@ def test_answers_that_break_off_cost_no_row(run_here, bad_s3):
     assert bad_s3.met["cut", "GetObject"] > 10
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("faults", [("cut",), ("cut", "reset", "slow_down"), ("reset", "slow_down")])
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("faults", [("cut",), ("cut", "reset", "slow_down")])
 @pytest.mark.parametrize("rate", [0.08, 0.2])
 @pytest.mark.parametrize("vectored", [False, True])
 @pytest.mark.crash
