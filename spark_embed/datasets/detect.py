@@ -162,7 +162,7 @@ def _nothing_of(seen: Seen, lists: ListFiles) -> NotUsed:
     not_used = _unread(seen, lists)
     not_used.update([seen.texts])
     for file in chain.from_iterable(seen.outside.values()):
-        not_used.add(_OUTSIDE, f"{shown_path(file.path)} {_outside(file)}")
+        not_used.add("links", f"{shown_path(file.path)} {_outside(file)}")
     return not_used
 
 

@@ -73,7 +73,7 @@ def test_a_dry_run_over_an_output_says_what_is_left_and_changes_nothing(
     given = {"output_dir": str(tmp_path / "out"), "model_directory": str(tiny_clip)}
     (tmp_path / "in").mkdir()
     for name in ("00000.parquet", "00001.parquet"):
-        (tmp_path / "in" / name).symlink_to(shards / name)
+        (tmp_path / "in" / name).hardlink_to(shards / name)
     embed(tmp_path / "in")
     before = contents()
     text = describe_run(spark, Config(input_dir=str(tmp_path / "in"), **given))
