@@ -17,7 +17,7 @@ from spark_embed.errors import ConfigError, StorageError
 
 
 def read(path, data: bytes, quoting="standard") -> list[dict]:
-    path.write_bytes(gzip.compress(data) if path.name.endswith(".gz") else data)
+    path.write_bytes(gzip.compress(data, mtime=0) if path.name.endswith(".gz") else data)
     return [row for batch in read_list(str(path), "url", quoting) for row in batch.to_pylist()]
 
 
@@ -45,7 +45,7 @@ def test_a_list_without_rows_has_its_columns(tmp_path):
         ("a.csv", "url\tn\nä.jpg\t1\n".encode()),
         ("a.tsv", '"url"|"n"\n"ä.jpg"|"1"\n'.encode()),
         ("a.csv", ' url, "n" \nä.jpg, "1"\n'.encode()),
-        ("a.csv", gzip.compress("url,n\nä.jpg,1\n".encode())),
+        ("a.csv", gzip.compress("url,n\nä.jpg,1\n".encode(), mtime=0)),
         ("a.jsonl", '{"url": "ä.jpg", "n": 1}\n'.encode("utf-16")),
     ],
 )
@@ -162,7 +162,7 @@ def test_a_line_without_end_is_not_read_into_memory(tmp_path, monkeypatch):
 def test_a_broken_gzip_is_named(tmp_path):
     for suffix in ("csv", "jsonl"):
         path = tmp_path / f"a.{suffix}.gz"
-        path.write_bytes(gzip.compress(b"url\n" + bytes(range(256)) * 100)[:-40])
+        path.write_bytes(gzip.compress(b"url\n" + bytes(range(256)) * 100, mtime=0)[:-40])
         with pytest.raises(StorageError, match=r"a\.\w+\.gz"):
             list(read_list(str(path)))
 
