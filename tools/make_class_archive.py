@@ -8,6 +8,7 @@ starts is not told by the job, which runs in it: it reads the conf/spark-env.sh 
 which is written here, too.
 """
 
+import contextlib
 import io
 import os
 import sys
@@ -75,6 +76,8 @@ def main() -> None:
     archive = class_archive()
     for stale in (archive, spark_env()):
         stale.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # empty, it would be on the class path here and not later
+        spark_env().parent.rmdir()
     archive.parent.mkdir(parents=True, exist_ok=True)
     staged = archive.with_suffix(".tmp")
     os.environ.update(PYSPARK_PYTHON=sys.executable, SPARK_LOCAL_IP="127.0.0.1")
