@@ -131,7 +131,7 @@ def test_another_kind_does_not_go_on_with_its_rows(embed, predict, captioned, mo
     predict()
     pq.write_table(pq.read_table(captioned / "0.parquet"), captioned / "3.parquet")
     monkeypatch.setattr(FIND_KIND, lambda model_directory: IMAGE_EMBEDDER)
-    with pytest.raises(ResumeError, match=r"differs from this one in .*output: null -> "):
+    with pytest.raises(ResumeError, match=r"differs from this one in .*output: none -> "):
         embed(captioned)
 
 
