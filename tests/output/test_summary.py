@@ -39,6 +39,7 @@ WRITTEN = {
         "n_bytes": 999,
         "image_column": "jpg",
         "transport": "reference",
+        "not_used": {".heic": 2},
     },
     "output": {"output_dir": "/out", "n_files": 1, "n_bytes": 500, "generation": 1, "run_id": "0123abcd"},
     "timings_s": {"embed": 2.0, "total": 5.0},

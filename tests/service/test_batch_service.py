@@ -132,7 +132,7 @@ def test_what_cannot_be_read_is_told(tmp_path):
         next(loader.iterate_samples())
     with pytest.raises(ConfigError, match="there is no such folder"):
         UnifiedDataLoader(tmp_path / "nowhere").list_shards()
-    with pytest.raises(ConfigError, match="input_dir ftp://x: only local paths"):
+    with pytest.raises(ConfigError, match="input_dir ftp://x: ftp: is not read; only local paths"):
         UnifiedDataLoader("ftp://x")
 
 
