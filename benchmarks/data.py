@@ -35,6 +35,7 @@ class Regime:
         n_distinct: images that are made; a larger data set repeats them.
         sizes: the two numbers of images that a measurement compares.
         model: which of `VISION` goes with it.
+        noise: of a sensor, in grey levels (standard deviation).
     """
 
     name: str
@@ -46,12 +47,15 @@ class Regime:
     rows_per_group: int
     sizes: tuple[int, int]
     model: str
+    noise: float = 0.0
 
     def image_bytes(self, number: int) -> bytes:
         """Return the JPEG of this number; the same one whenever it is asked for."""
         random = np.random.default_rng([SEED, number])
         photos = load_photos()
         crop = random_crop(photos[number % len(photos)], self.width, self.height, random)
+        if self.noise:
+            crop = add_noise(crop, self.noise, random)
         return encode_jpeg(crop, 90) if self.n_bytes is None else encode_to_size(crop, self.n_bytes)
 
 
@@ -64,7 +68,10 @@ MODEL = Regime("model", 256, 256, None, 1000, 100, 25, (200, 1000), "vit-b-32")
 LARGE = Regime("large", 6000, 4000, None, 4, 20, 20, (40, 40), "tiny")
 """Photos of 24 megapixels, a task of 20: for memory alone."""
 
-REGIMES = {regime.name: regime for regime in (FEED, MODEL)}
+CAMERA = Regime("camera", 4032, 3024, None, 24, 24, 8, (48, 240), "tiny", noise=4.0)
+"""Photos of 12 megapixels with a sensor's noise, about 2 MB each: decoding is all that counts."""
+
+REGIMES = {regime.name: regime for regime in (FEED, MODEL, CAMERA)}
 
 # Vision towers, in the terms of transformers' CLIPVisionConfig, and the size of the vector.
 VISION: dict[str, tuple[dict[str, int], int]] = {
@@ -114,6 +121,12 @@ def random_crop(photo: Image.Image, width: int, height: int, random: np.random.G
     top = int(random.integers(0, photo.height - crop_height + 1))
     box = (left, top, left + crop_width, top + crop_height)
     return photo.resize((width, height), Image.Resampling.BICUBIC, box=box)
+
+
+def add_noise(image: Image.Image, noise: float, random: np.random.Generator) -> Image.Image:
+    pixels = np.asarray(image, dtype=np.float32)
+    noisy = pixels + noise * random.standard_normal(pixels.shape, dtype=np.float32)
+    return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
 
 
 def encode_jpeg(image: Image.Image, quality: int) -> bytes:
