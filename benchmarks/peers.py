@@ -1,6 +1,6 @@
 """The job and the tuned loop against Daft, Ray Data, Hugging Face datasets and clip-retrieval.
 
-Usage: python -m benchmarks.peers [--regime feed|model|camera] [--rounds N] [--sizes SMALL,LARGE] [--only names]
+Usage: python -m benchmarks.peers [--regime feed|model|camera] [--rounds N] [--sizes SMALL,LARGE] [--only ...]
 
 Same images, same model, same torch, whole processes. The others run in venvs of their own, made when
 they are first needed (about 6 GB each, from PyPI); float32, which is what they do.

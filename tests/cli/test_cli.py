@@ -67,7 +67,7 @@ def test_a_failed_spark_job_is_told_by_its_cause():
 def test_prod_logs_json_lines_and_a_failed_job_has_its_exit_code(shards, tmp_path):
     done = run_command(
         BIN / "spark-embed", "--input_dir", shards, "--output_dir", tmp_path / "out", "--env", "prod",
-        "--model_directory", tmp_path / "missing", "--num_workers", 1,
+        "--require_gpu", "true", "--num_workers", 1,
     )  # fmt: skip
     assert done.returncode == 3
     line = json.loads(last_line(done))
@@ -76,7 +76,7 @@ def test_prod_logs_json_lines_and_a_failed_job_has_its_exit_code(shards, tmp_pat
     entries = map(json.loads, json_lines(done.stderr))
     found = next(entry for entry in entries if "found 3 parquet shards" in entry["message"])
     assert found["fields"]["n_rows"] == 27
-    assert f"--model_directory {tmp_path / 'missing'}: there is no such folder" in line["message"]
+    assert "--require_gpu true: " in line["message"]
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert not (tmp_path / "out").exists()

@@ -174,7 +174,9 @@ def write_shards(folder, columns, n_shards=2):
 
 def test_a_run_of_large_photos_is_held_back_by_decoding(judged, tmp_path, photos):
     large = encode(photos[0].resize((2400, 1800)), quality=92)
-    verdict = judged(write_shards(tmp_path / "in", {"jpg": [large] * 30}), parity_samples=1)
+    verdict = judged(
+        write_shards(tmp_path / "in", {"jpg": [large] * 30}), parity_samples=1, jpeg_scaling="off"
+    )
     assert verdict.kind == "decode", verdict
     assert "Decoding and resizing took" in verdict.text
 

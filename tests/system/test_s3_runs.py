@@ -109,7 +109,7 @@ def test_spark_submit_decides_where_it_runs(s3_server, bucket, shards, tiny_clip
         "spark-submit", "--master", "local-cluster[1,1,1024]", "--conf", "spark.log.level=ERROR",
         REPOSITORY / "jobs/embed.py", "--input_dir", upload_tree(s3_server, shards, bucket, "in"),
         "--output_dir", f"s3://{bucket}/out", "--model_directory", tiny_clip, "--num_workers", 7,
-        cwd=tmp_path,
+        cwd=tmp_path, environ={"SPARK_CONF_DIR": tmp_path / "none"},  # Spark's own log, which says its level
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "--num_workers 7: this Spark runs" in done.stdout  # a local master would have become local[7,4]
