@@ -11,6 +11,7 @@ which is written here, too.
 import contextlib
 import io
 import os
+import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -24,6 +25,7 @@ from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
 from spark_embed import Config, pipeline
+from spark_embed.load_config import conf_folder
 from spark_embed.spark.session import class_archive, local_properties
 
 N_IMAGES = 40
@@ -62,10 +64,11 @@ def spark_env() -> Path:
 def write_spark_env() -> None:
     """Let plain spark-submit, of this environment, have the options of the driver's JVM.
 
-    Where a path has a blank Spark's own script fails to read the file.
+    Not where a path holds what a shell does not take as it is: Spark's own script would not read the file.
     """
     path, properties = spark_env(), local_properties()
-    if " " in f"{path}{class_archive()}":
+    told = f"{path}{class_archive()}{conf_folder().absolute()}"
+    if shlex.quote(told) != told:
         return
     options, memory = properties["spark.driver.extraJavaOptions"], properties["spark.driver.memory"]
     path.parent.mkdir(exist_ok=True)
