@@ -75,6 +75,7 @@ def assert_no_secret(store, bucket, tmp_path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.crash
 def test_a_store_that_fails_every_fifth_time_costs_nothing_and_no_secret_is_written_anywhere(
     run_on_s3, s3_server, bucket, bad_s3, uninterrupted, tmp_path, event_log
 ):
