@@ -5,7 +5,6 @@ import logging
 import os
 import sys
 import threading
-from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +17,8 @@ from support.bad_server import BadServer
 from support.checkout import MATERIAL, TESTS
 from support.image_files import encode
 from support.waiting import PATIENCE_S
+
+pytest_plugins = ["support.s3_fixtures", "support.crash_fixtures"]
 
 # Workers must run this interpreter, and nothing in a test may reach for a hub.
 os.environ["PYSPARK_PYTHON"] = sys.executable
@@ -71,12 +72,6 @@ def spark(request):
         session = make_session(config)
         yield session
         session.stop()
-
-
-@pytest.fixture(scope="session")
-def s3_spark(spark, s3_server):
-    """The session, where it can read S3; else the test is skipped."""
-    return spark
 
 
 @pytest.fixture
@@ -229,103 +224,7 @@ def short_pauses(monkeypatch):
 
 
 @pytest.fixture
-def short_s3_pauses(monkeypatch):
-    """A store that is away or busy is soon asked again."""
-    monkeypatch.setattr("spark_embed.storage.s3.patience.MAX_PAUSE_S", 0.05)
-
-
-@pytest.fixture
 def model_copies(tmp_path, monkeypatch) -> Path:
     """Where copies of models from S3 are kept: in an empty folder of the test's own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache/spark_embed/models"
-
-
-@pytest.fixture(scope="session")
-def stamped(tmp_path_factory, photos) -> Path:
-    """Twelve shards of small photos that say which they are; `crashes.write_shards`."""
-    from support.crashes import write_shards
-
-    folder = tmp_path_factory.mktemp("stamped") / "in"
-    write_shards(folder, photos, n_shards=12, n_rows=50)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def uninterrupted(tmp_path_factory, spark, stamped, tiny_clip):
-    """The output of a run over the stamped shards that nothing happens to."""
-    from spark_embed.config import Config
-    from spark_embed.pipeline import run
-
-    from support.crashes import OPTIONS, Folder
-
-    folder = tmp_path_factory.mktemp("uninterrupted") / "out"
-    config = {"input_dir": str(stamped), "output_dir": str(folder), "model_directory": str(tiny_clip)}
-    run(spark, Config(**config, **OPTIONS))
-    return Folder(folder)
-
-
-@pytest.fixture
-def start(stamped, tiny_clip, tmp_path):
-    """Start the command in processes of its own, with the stamped shards; they end with the test."""
-    from support.commands import BIN
-    from support.crashes import OPTIONS, Run
-
-    runs = []
-
-    def start(out: Path, *options, program=(BIN / "spark-embed",), **happening) -> Run:
-        """Give it an output folder and more options; `happening` is for `crashes.Run`."""
-        paths = ["--input_dir", stamped, "--output_dir", out, "--model_directory", tiny_clip]
-        argv = [*program, *paths, *(f"--{name}={value}" for name, value in OPTIONS.items()), *options]
-        runs.append(Run(tmp_path / f"run-{len(runs)}", argv, **happening))
-        return runs[-1]
-
-    yield start
-    for run in runs:
-        run.end()
-
-
-@pytest.fixture(scope="session")
-def s3_server(tmp_path_factory):
-    """A real S3 server; `s3_server.find_server` says which."""
-    from botocore.loaders import JSONFileLoader
-
-    from support.s3_server import find_server
-
-    with pytest.MonkeyPatch.context() as patch, find_server(tmp_path_factory.mktemp("s3")) as server:
-        # Each test has an environment of its own, and so a client: the SDK reads a megabyte of JSON for each.
-        patch.setattr(JSONFileLoader, "load_file", cache(JSONFileLoader.load_file))
-        yield server
-
-
-@pytest.fixture
-def bucket(s3_server, monkeypatch) -> str:
-    """The name of a new bucket; the environment of the test, and of what it starts, leads to its server."""
-    s3_server.set_environment(monkeypatch)
-    return s3_server.make_bucket()
-
-
-@pytest.fixture
-def s3_root(bucket) -> str:
-    """A folder in S3 that nothing is in yet."""
-    return f"s3a://{bucket}/out"
-
-
-@pytest.fixture(params=["disk", "s3"])
-def place(request, tmp_path):
-    """A folder of each kind, to put files into."""
-    from support.storage_places import InS3, OnDisk
-
-    if request.param == "disk":
-        return OnDisk(tmp_path)
-    return InS3(request.getfixturevalue("s3_server"), request.getfixturevalue("bucket"))
-
-
-@pytest.fixture
-def bad_s3(s3_server, bucket, monkeypatch):
-    """A proxy in front of the bucket's server; the environment leads to it. It does no harm until told to."""
-    from support.bad_s3 import BadS3
-
-    with BadS3(s3_server) as proxy:
-        s3_server.seen_through(proxy.endpoint).set_environment(monkeypatch)
-        yield proxy
