@@ -20,20 +20,15 @@ from spark_embed.models.vision.checkpoint import LIBRARY_ERRORS, open_checkpoint
 from spark_embed.models.vision.compiled import Embed, Tensors, compile_embed
 from spark_embed.models.vision.families import FAMILIES, Checkpoint
 from spark_embed.models.vision.fold import fold_batch_norms
+from spark_embed.models.vision.own_processor import process_image
 from spark_embed.models.vision.preprocess import Preprocessing
 from spark_embed.models.vision.processor import read_preprocessing
 from spark_embed.schema import EMBEDDING, EMBEDDING_RESULTS
 
-# transformers 4 guesses where the channels are, wrongly for an image 1 or 3 pixels high.
-_CHANNELS_LAST = {"input_data_format": "channels_last"}
 _START_ERRORS: tuple[type[Exception], ...] = (*LIBRARY_ERRORS, ImageError)
 
 # ViT-B/32 in float32 on one core: 0.10 s an image with 4 at once, as with 16; 0.13 s one by one.
 _REFERENCE_ROWS = 4
-
-MAX_ASPECT_RATIO = 20
-"""Up to this ratio of its edges transformers may resize an image: it resizes the whole before it crops, and
-that takes gigabytes at 6000 x 2."""
 
 
 class ImageEmbedder:
@@ -146,26 +141,8 @@ class ImageEmbedder:
         return embed(typed).float()
 
     def process(self, image: Image.Image) -> dict[str, torch.Tensor]:
-        """Run the model's own processor on one RGB image: the reference for `prepare`.
-
-        Raises:
-            ImageError: the processor cannot have this image: `corrupt`, `out_of_memory`, or
-                `too_many_pixels` where it would become too large on the way.
-        """
-        if max(image.size) > MAX_ASPECT_RATIO * min(image.size) and not _gives_bounded_size(self.processor):
-            raise ImageError(
-                "too_many_pixels",
-                f"{image.width} x {image.height}: this model's images are prepared by transformers, which "
-                f"would enlarge one that is more than {MAX_ASPECT_RATIO} times as long as wide too far",
-            )
-        options = {} if self.family is FAMILIES["timm_wrapper"] else _CHANNELS_LAST
-        try:
-            return dict(self.processor(image, return_tensors="pt", **options))
-        except LIBRARY_ERRORS as exc:
-            if is_out_of_memory(exc):
-                raise ImageError("out_of_memory", f"in {type(self.processor).__name__}") from exc
-            detail = f"{type(self.processor).__name__}: {type(exc).__name__}: {one_line(exc)}"
-            raise ImageError("corrupt", detail) from exc
+        """Run the model's own processor on one RGB image, as `process_image`: the reference for `prepare`."""
+        return process_image(self.processor, image, is_timm=self.family is FAMILIES["timm_wrapper"])
 
     def _start(self, checkpoint: Checkpoint, fold: bool) -> None:
         """Read the preprocessing, move the network to its device, and run one grey image through both."""
@@ -267,12 +244,6 @@ class ImageEmbedder:
 
 def _grey(height: int, width: int) -> Inputs:
     return Inputs(np.full((height, width, 3), 128, dtype=np.uint8))
-
-
-def _gives_bounded_size(processor: Any) -> bool:
-    """Say whether a processor resizes any image, however narrow, to about as many pixels."""
-    size = dict(getattr(processor, "size", None) or {})
-    return hasattr(processor, "max_num_patches") or bool(size.get("height") and size.get("width"))
 
 
 def _why_it_does_not_run(recipe: Recipe, exc: Exception) -> str:
