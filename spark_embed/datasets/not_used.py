@@ -12,21 +12,10 @@ _INSTALL_HEIC = "pip install 'spark-embed[heic]'"
 HEIC_SUFFIXES = (".heic", ".heif", ".hif")
 
 UNREAD_IMAGES = (
-    *(
-        *HEIC_SUFFIXES,
-        ".jxl",
-        ".svg",
-        ".svgz",
-        ".psd",
-        ".exr",
-        ".hdr",
-        ".tga",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".ico",
-    ),
-    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".jxr", ".tar", ".tar.gz", ".zip"),
+    *HEIC_SUFFIXES,
+    *(".jxl", ".jxr", ".svg", ".svgz", ".psd", ".exr", ".hdr", ".tga", ".ppm", ".pgm", ".pbm", ".ico"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),  # raw, of cameras
+    *(".tar", ".tar.gz", ".zip"),
 )
 """Images that are not read, and what may hold some: worth a word even among the members of a tar."""
 
