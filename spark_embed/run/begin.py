@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import os
 import uuid
-from contextlib import suppress
 from typing import Any
 
-from py4j.protocol import Py4JError
-from pyspark import SparkConf
-from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from spark_embed.config import Config
@@ -26,9 +22,8 @@ from spark_embed.run.binding import Binding, make_binding
 from spark_embed.run.context import RunContext
 from spark_embed.run.plan import Plan, data_fingerprint
 from spark_embed.run.retry import files_with_errors
-from spark_embed.spark.context import is_local, reach_jvm
-from spark_embed.spark.early_daemon import is_spark_configured
-from spark_embed.spark.session import Session
+from spark_embed.spark.context import is_local
+from spark_embed.spark.session import Session, are_workers_elsewhere
 from spark_embed.spark.settings import settings
 from spark_embed.spark.tasks import run_tasks
 from spark_embed.storage import exists, impatient, is_s3, list_names
@@ -43,20 +38,9 @@ def check_model_files(spark: SparkSession | Session, config: Config, output: Out
     if exists(output.run_record):
         return
     recipe = make_recipe(config)
-    if os.path.isabs(recipe.source) and not os.path.exists(recipe.source) and _are_workers_elsewhere(spark):
+    if os.path.isabs(recipe.source) and not os.path.exists(recipe.source) and are_workers_elsewhere(spark):
         return
     find_check(recipe.kind)(recipe)
-
-
-def _are_workers_elsewhere(spark: SparkSession | Session) -> bool:
-    """Say whether the workers are other machines, which may have other folders; starts no context."""
-    active = spark if isinstance(spark, SparkSession) else SparkSession.getActiveSession()
-    if active is not None:
-        return not is_local(active)
-    if is_spark_configured():
-        with suppress(PySparkException, Py4JError, RuntimeError, OSError):  # told where the session starts
-            reach_jvm()
-    return not str(SparkConf().get("spark.master", "local")).startswith("local")
 
 
 def bind_run(context: RunContext, plan: Plan) -> tuple[RunRecord, Binding | None]:

@@ -100,6 +100,19 @@ def as_session(spark: SparkSession | Session, config: Config) -> Session:
     return lambda: spark
 
 
+def are_workers_elsewhere(spark: SparkSession | Session) -> bool:
+    """Say whether the workers are other machines, which may have other folders; starts no context."""
+    active = spark if isinstance(spark, SparkSession) else SparkSession.getActiveSession()
+    if active is not None:
+        return not is_local(active)
+    if is_spark_configured():
+        with contextlib.suppress(
+            PySparkException, Py4JError, RuntimeError, OSError
+        ):  # told where the session starts
+            reach_jvm()
+    return not str(SparkConf().get("spark.master", "local")).startswith("local")
+
+
 def check_machine() -> None:
     """Look for what Spark needs, before Spark prints pages about it.
 

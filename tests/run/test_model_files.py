@@ -10,7 +10,8 @@ import pytest
 from spark_embed import pipeline
 from spark_embed.config import Config
 from spark_embed.errors import ModelError
-from spark_embed.run import begin, dry_run
+from spark_embed.run import dry_run
+from spark_embed.spark import session
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 13760768\n"
 
@@ -76,8 +77,8 @@ def test_a_usable_model_starts_spark(config):
 @pytest.mark.parametrize("master", ["yarn", "k8s://https://host", "spark://host:7077"])
 def test_a_folder_that_only_the_workers_may_have_is_left_to_them(master, config, folder, monkeypatch):
     folder.rename(f"{folder}.gone")
-    monkeypatch.setattr(begin.SparkSession, "getActiveSession", lambda: None)
-    monkeypatch.setattr(begin, "SparkConf", lambda: {"spark.master": master})
+    monkeypatch.setattr(session.SparkSession, "getActiveSession", lambda: None)
+    monkeypatch.setattr(session, "SparkConf", lambda: {"spark.master": master})
     with pytest.raises(RuntimeError, match="Spark is started"):
         pipeline.run(start_spark, config)
 
