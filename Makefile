@@ -12,7 +12,7 @@ DEMO := demo
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYSPARK_PYTHON := $(CURDIR)/$(BIN)/python
 
-.PHONY: help run-local test test-fast test-crash s3-server lint format types lines readme bench bench-peers clean
+.PHONY: help run-local test test-fast test-crash s3-server lint format types lines tables bench bench-peers clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -47,8 +47,8 @@ format: $(READY)  ## put the code in its one format
 lines: $(READY)  ## lines by room of spark_embed and of its tests
 	@$(BIN)/python tools/count_lines.py
 
-readme: $(READY)  ## write the tables of README.md and CONTRIBUTING.md anew from the code
-	$(BIN)/python tools/write_readme.py
+tables: $(READY)  ## write the tables of docs/ and CONTRIBUTING.md anew from the code
+	$(BIN)/python tools/write_tables.py
 
 bench: $(READY)  ## how fast the job is against bare loops and the shapes people publish (docs/speed.md)
 	$(BIN)/python -m benchmarks.bench
