@@ -1,58 +1,86 @@
-"""A run on a cluster of one executor with fake GPUs, in a process of its own: a JVM has one SparkContext.
+"""Runs on a cluster of two executors with fake GPUs, in a process of their own: a JVM has one SparkContext.
 
-`python -m support.gpu_cluster N_GPUS KIND OPTION=VALUE ...` runs the job with that kind of model.
+`python -m support.gpu_cluster SCRIPT RUNS` runs the job as often as the JSON list says, each time with a kind
+of model and options, and writes what came of each as a line of JSON: its summary's text, or its error's.
 """
 
+import json
 import os
-import stat
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from support.checkout import TESTS
+from support.where_it_ran import FIRST_EXECUTOR
+
+N_GPUS = 2
+_SETTINGS = {
+    "spark.worker.resource.gpu.amount": N_GPUS,
+    "spark.executor.resource.gpu.amount": N_GPUS,
+    "spark.task.resource.gpu.amount": 1,
+    "spark.scheduler.minRegisteredResourcesRatio": 1.0,
+    "spark.sql.files.maxPartitionBytes": "64m",  # a task for each file, as large as that
+    "spark.sql.files.openCostInBytes": "64m",
+    "spark.python.daemon.module": "spark_embed.spark.worker_daemon",  # a worker that fails imports nothing
+    "spark.ui.enabled": "false",
+}
 
 
-def run_with_gpus(n_gpus: int, folder: Path, kind: str, **options) -> subprocess.CompletedProcess:
-    """Run the job on one executor with that many GPUs, none of which torch finds; `folder` is for scratch."""
+def run_on_gpus(folder: Path, runs: list[dict[str, str]]) -> tuple[list[dict[str, str]], str]:
+    """Run the job on executors with GPUs that torch does not find; returns the results and what was logged.
+
+    Args:
+        folder: for scratch files.
+        runs: options of each run, and its "kind".
+    """
     script = folder / "discover.sh"
-    addresses = ", ".join(f'"{number}"' for number in range(n_gpus))
-    script.write_text(f"""#!/bin/sh\necho '{{"name": "gpu", "addresses": [{addresses}]}}'\n""")
-    script.chmod(script.stat().st_mode | stat.S_IXUSR)
-    given = [f"{name}={value}" for name, value in options.items()]
-    command = [sys.executable, "-m", "support.gpu_cluster", str(n_gpus), str(script), kind, *given]
+    script.write_text(f"#!/bin/sh\necho '{json.dumps({'name': 'gpu', 'addresses': ['0', '1']})}'\n")
+    script.chmod(0o700)
     path = os.pathsep.join(filter(None, [str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path, "SPARK_LOCAL_DIRS": str(folder)}
-    return subprocess.run(
-        command, env=environment, cwd=folder, capture_output=True, text=True, check=False, timeout=200
-    )
+    command = [sys.executable, "-m", "support.gpu_cluster", str(script), json.dumps(runs)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, cwd=folder, process_group=0, **pipes) as process:
+        try:
+            stdout, stderr = process.communicate(timeout=250)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # with its JVM and executors
+            raise
+    assert process.returncode == 0, stderr
+    return list(map(json.loads, stdout.splitlines())), stderr
 
 
 def main() -> None:
+    """Start the cluster and do the runs."""
     from pyspark.sql import SparkSession
 
     from spark_embed.config import Config
+    from spark_embed.errors import SparkEmbedError
     from spark_embed.inference import udf
     from spark_embed.pipeline import run
 
-    n_gpus, script, kind, *options = sys.argv[1:]
+    script, runs = sys.argv[1], json.loads(sys.argv[2])
     settings = {
-        "spark.worker.resource.gpu.amount": n_gpus,
+        **_SETTINGS,
         "spark.worker.resource.gpu.discoveryScript": script,
-        "spark.executor.resource.gpu.amount": n_gpus,
-        "spark.task.resource.gpu.amount": "1",
-        "spark.python.daemon.module": "spark_embed.spark.worker_daemon",
         "spark.executorEnv.PYTHONPATH": os.environ["PYTHONPATH"],
-        "spark.sql.files.maxPartitionBytes": "64m",  # a task for each file, as large as that
-        "spark.sql.files.openCostInBytes": "64m",
-        "spark.ui.enabled": "false",
+        f"spark.executorEnv.{FIRST_EXECUTOR}": str(Path("first").absolute()),
     }
-    builder = SparkSession.builder.master(f"local-cluster[1,{n_gpus},1024]")
+    builder = SparkSession.builder.master(f"local-cluster[2,{N_GPUS},1024]")
     for name, value in settings.items():
-        builder = builder.config(name, value)
+        builder = builder.config(name, str(value))
     spark = builder.getOrCreate()
-    udf.find_kind = lambda model_directory: kind
     try:
-        sys.stdout.write(run(spark, Config(**dict(option.split("=", 1) for option in options))).text())
+        for options in runs:
+            kind, started = options.pop("kind"), time.monotonic()
+            udf.find_kind = lambda model_directory, kind=kind: kind
+            try:
+                result = {"said": run(spark, Config(**options)).text()}
+            except SparkEmbedError as exc:
+                result = {"error": type(exc).__name__, "said": str(exc)}
+            sys.stdout.write(json.dumps({**result, "seconds": time.monotonic() - started}) + "\n")
     finally:
         spark.stop()
 

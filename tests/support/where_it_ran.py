@@ -1,6 +1,7 @@
-"""A kind of model that tells where it ran: device, process, task, and when.
+"""A kind of model that tells where it ran: executor, device, process, task, and when.
 
-`KIND` names it to a recipe. It takes whatever GPU it is told for one, as no test has any.
+`KIND` names it to a recipe. It takes whatever GPU it is told for one, as no test has any; `FIRST_KIND` does that
+only on the first executor that asks, and is busy there for as long as the run lasts.
 """
 
 import os
@@ -9,11 +10,17 @@ from dataclasses import replace
 
 from pyspark import TaskContext
 
+from spark_embed.inference.task import executor_name
 from spark_embed.models import Inputs, Prediction, Recipe, Takes
 from spark_embed.schema import Field, Result
 
 KIND = "support.where_it_ran:WhereItRan"
+FIRST_KIND = "support.where_it_ran:OnFirstExecutor"
+FIRST_EXECUTOR = "FIRST_EXECUTOR"
+"""Environment variable of the workers: a file that says which executor that is."""
+
 IMAGE_S = 0.02
+_VERY_LONG_S = 240
 
 
 class WhereItRan:
@@ -24,6 +31,7 @@ class WhereItRan:
         Result(
             "place",
             (
+                Field("executor", "string"),
                 Field("device", "string"),
                 Field("pid", "int"),
                 Field("task", "bigint"),
@@ -35,7 +43,8 @@ class WhereItRan:
     reference = None
 
     def __init__(self, recipe: Recipe) -> None:
-        self.recipe = replace(recipe, device=recipe.device.replace("auto:", "cuda:"), dtype="float32")
+        device = f"cuda:{recipe.device.partition(':')[2]}"
+        self.recipe = replace(recipe, device=device, dtype="float32")
 
     def describe(self):
         return {"name": "where-it-ran", "source": "none", "device": self.recipe.device, "dtype": "float32"}
@@ -47,9 +56,31 @@ class WhereItRan:
         time.sleep(IMAGE_S * len(batch))
         context, n_rows = TaskContext.get(), len(batch)
         values = {
+            "executor": executor_name(),
             "device": self.recipe.device,
             "pid": os.getpid(),
             "task": context.taskAttemptId() if context else -1,
             "at_s": time.monotonic(),
         }
         return Prediction({name: [value] * n_rows for name, value in values.items()})
+
+
+class OnFirstExecutor(WhereItRan):
+    """The same; on all executors but one it looks for a GPU, and there is none."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        from spark_embed.models.device import resolve_device
+
+        try:
+            with open(os.environ[FIRST_EXECUTOR], "x") as file:
+                file.write(executor_name())
+        except FileExistsError:
+            with open(os.environ[FIRST_EXECUTOR]) as file:
+                if file.read() != executor_name():
+                    resolve_device(recipe.device)
+        super().__init__(recipe)
+
+    def predict(self, batch):
+        if TaskContext.get().partitionId():  # preflight's is 0
+            time.sleep(_VERY_LONG_S)
+        return super().predict(batch)
