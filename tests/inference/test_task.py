@@ -138,13 +138,15 @@ def test_two_running_tasks_never_share_a_gpu(start_worker):
     assert [worker.begin(address) for worker, address in ((a, "4"), (b, "5"), (c, "6"))] == ["4", "5", "6"]
     b.die()
     a.end()
-    new = start_worker()
-    assert new.begin("4") == "4"  # its own address is free; the one that was there before has to move
-    assert a.begin("5") == "5"
-    new.end()
+    new, another = start_worker(), start_worker()
+    assert new.begin("4") == "5"  # the home of none that lives
+    assert another.begin("5") == "4"  # all that is free: a worker of another session may be at home there
     c.end()
-    assert c.begin("4") == "6"
-    assert new.begin("6") == "4"
+    assert a.begin("6") == "6"  # and so it has to move, as long as that lasts
+    another.end()
+    new.end()
+    assert c.begin("5") == "4"
+    assert new.begin("4") == "5"
 
 
 def test_a_new_worker_takes_what_is_free_where_its_own_address_is_taken(start_worker):
@@ -156,6 +158,19 @@ def test_a_new_worker_takes_what_is_free_where_its_own_address_is_taken(start_wo
     assert a.begin("1") == "0"
     b.die()
     assert start_worker().begin("0") == "1"
+
+
+def test_workers_between_two_tasks_keep_their_gpus_from_new_ones(start_worker):
+    """Else two models would be on one GPU and none on the other, as long as no two tasks meet."""
+    a, b, c = start_worker(), start_worker(), start_worker()
+    a.begin("1")
+    a.end()
+    a.begin("0")
+    a.end()
+    assert b.begin("1") == "0"
+    b.end()
+    assert c.begin("0") == "0"  # no GPU is left without a model
+    assert a.begin("1") == "1"
 
 
 def test_tasks_to_which_spark_gave_one_gpu_share_it(start_worker):
@@ -198,7 +213,7 @@ def test_a_child_process_does_not_keep_its_parents_gpu(tmp_path, monkeypatch):
         if child == 0:
             signal.pause()
     try:
-        with open(tmp_path / "0") as file:
+        with open(tmp_path / "tasks/0") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     finally:
         os.kill(child, signal.SIGKILL)

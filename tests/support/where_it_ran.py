@@ -1,7 +1,7 @@
 """A kind of model that tells where it ran: executor, device, process, task, and when.
 
-`KIND` names it to a recipe. It takes whatever GPU it is told for one, as no test has any; `FIRST_KIND` does that
-only on the first executor that asks, and is busy there for as long as the run lasts.
+`KIND` names it to a recipe. It takes whatever GPU it is told for one, as no test has any; `FIRST_KIND` does
+that only on the first executor that asks, and is busy there for as long as the run lasts.
 """
 
 import os
