@@ -58,6 +58,7 @@ class ImageEmbedder:
                 `recipe.weights_sha256`.
         """
         device = resolve_device(recipe.device)  # first: where it is missing, no weights need be fetched
+        torch.cuda.empty_cache()  # of this worker's model before: its GPU may be another task's by now
         checkpoint = open_checkpoint(recipe)
         if recipe.weights_sha256 not in (None, checkpoint.weights_sha256):
             raise ModelError(
