@@ -175,8 +175,11 @@ def test_workers_between_two_tasks_keep_their_gpus_from_new_ones(start_worker):
 
 def test_tasks_to_which_spark_gave_one_gpu_share_it(start_worker):
     """spark.task.resource.gpu.amount 0.5: moving some to another GPU would put three on that."""
-    workers = [start_worker() for _ in range(4)]
-    assert [worker.begin(address) for worker, address in zip(workers, "0011", strict=True)] == [*"0011"]
+    a, b, c, d = (start_worker() for _ in range(4))
+    assert (a.begin("0"), b.begin("1")) == ("0", "1")
+    b.end()
+    assert c.begin("0") == "0"
+    assert (b.begin("1"), d.begin("1")) == ("1", "1")
 
 
 def test_executors_of_one_machine_do_not_mix(start_worker):
