@@ -169,6 +169,8 @@ def _bind(
 def report_preflight(config: Config, preflight: Preflight) -> None:
     """Say what preflight found, and refuse what --parity_action says to refuse."""
     parity = preflight.parity
+    if preflight.unused_gpu:
+        logger.warning("%s", preflight.unused_gpu)
     if isinstance(preflight.model.get("preprocessing"), str):
         logger.warning(
             "no fast path for %s: images are prepared by transformers itself, which is slower",

@@ -28,7 +28,7 @@ from spark_embed.output.state import write_marker
 from spark_embed.run.binding import Binding
 from spark_embed.run.context import RunContext
 from spark_embed.run.error_budget import ErrorBudget
-from spark_embed.run.wave import WaveData, check_commit, count_wave, run_wave
+from spark_embed.run.wave import WaveData, check_commit, check_devices, count_wave, run_wave
 from spark_embed.run.wave_failure import PassingStorageError, UnreadableShardsError, explain_failure
 from spark_embed.schema import ERRORS_NAME, SHARD, SHARD_ROW, error_columns
 from spark_embed.spark.jobs import JobGroups
@@ -228,6 +228,7 @@ def _run_one(context: WaveContext, name: str, wave: Wave) -> Marker:
     if not wave.retried:  # the rows of those are checked when they leave their table
         _check_rows(name, data, wave)
     context.budget.add(data.counted)
+    check_devices(data.counted, context.binding.preflight.model["device"])
     context.run.check()
     marker = Marker(
         run_id=context.run_id,
