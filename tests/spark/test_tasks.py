@@ -25,8 +25,34 @@ def test_a_package_that_workers_lack_is_one_line(spark, bare_python, monkeypatch
     with pytest.raises(ConfigError) as caught:
         run_tasks(spark, str, [1])
     said = str(caught.value)
-    assert said.startswith(f"the workers' Python ({bare_python}) has no ")
+    assert said.startswith(f"the workers' Python ({bare_python} on ")
+    assert ") has no " in said
     assert said.endswith(f"set PYSPARK_PYTHON to one that has it (this program's is {sys.executable})")
+
+
+@pytest.fixture
+def other_python(tmp_path) -> str:
+    """A Python that takes itself for another version."""
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.version_info = (3, 4, 0, 'final', 0)\n")
+    path = tmp_path / "python3"
+    path.write_text(f'#!/bin/sh\nPYTHONPATH="{tmp_path}:$PYTHONPATH" exec {sys.executable} "$@"\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_workers_of_another_version_are_one_line(spark, other_python, monkeypatch):
+    monkeypatch.setattr(spark.sparkContext, "pythonExec", other_python)
+    own = ".".join(map(str, sys.version_info[:2]))
+    with pytest.raises(
+        ConfigError, match=rf"^the workers' Python \({other_python} on \S+\) is 3.4, .* {own}, "
+    ):
+        run_tasks(spark, str, [1])
+
+
+def test_workers_without_their_python_are_one_line(spark, monkeypatch):
+    monkeypatch.setattr(spark.sparkContext, "pythonExec", "/no/such/python")
+    with pytest.raises(ConfigError, match=r"^the workers' Python \(/no/such/python on \S+\) is not there"):
+        run_tasks(spark, str, [1])
 
 
 def test_workers_here_run_the_python_that_runs_here_unless_one_is_named(spark, monkeypatch):
