@@ -22,7 +22,7 @@ Item = TypeVar("Item")
 ANSWER = "answer"
 
 _LACKING = re.compile(r"ModuleNotFoundError: No module named '([\w.]+)'")
-_OTHER_PYTHON = re.compile(r"different (?:minor )?version: ([\d.]+) than that in driver:? ([\d.]+)")
+_OTHER_PYTHON = re.compile(r"different version:? ([\d.]+) than that in driver:? ([\d.]+)")
 _NO_PYTHON = re.compile(r'Cannot run program "')
 _HOST = re.compile(r"\(TID \d+\) \((\S+) executor \w+\)")
 
@@ -52,7 +52,7 @@ def run_tasks(spark: SparkSession, function: Callable[[Item], Any], items: Seque
     try:
         rows = spark.range(0, n_items, 1, n_items).mapInArrow(run, f"{ANSWER} string").collect()
     except (PySparkException, Py4JJavaError) as exc:
-        if cause := _explain(spark, str(exc)):
+        if cause := explain_python(context_of(spark).pythonExec, str(exc)):
             raise ConfigError(cause) from exc
         raise
     answers = sorted((json.loads(row[ANSWER]) for row in rows), key=lambda answer: answer[0])
@@ -64,10 +64,10 @@ def run_tasks(spark: SparkSession, function: Callable[[Item], Any], items: Seque
     return [answer for _, answer, _, _ in answers]
 
 
-def _explain(spark: SparkSession, failure: str) -> str | None:
-    """Return what is wrong with the workers' Python, if that is why tasks failed."""
-    host = _HOST.search(failure)
-    python = context_of(spark).pythonExec + (f" on {host[1]}" if host else "")
+def explain_python(python: str, failure: str) -> str | None:
+    """Return what is wrong with the workers' Python, if that is why Spark says that tasks failed."""
+    if host := _HOST.search(failure):
+        python += f" on {host[1]}"
     if lacking := _LACKING.search(failure):
         return (
             f"the workers' Python ({python}) has no {lacking[1]}: install it there, or set "
@@ -78,10 +78,8 @@ def _explain(spark: SparkSession, failure: str) -> str | None:
             f"the workers' Python ({python}) is {other[1]}, the driver's is {other[2]}, and functions cannot "
             "go from one to the other: set PYSPARK_PYTHON to the same on all machines"
         )
-    if missing := _NO_PYTHON.search(failure):
-        return (
-            f"there is no {missing[1]}{f' on {host[1]}' if host else ''} for the workers: set PYSPARK_PYTHON"
-        )
+    if _NO_PYTHON.search(failure):
+        return f"the workers' Python ({python}) is not there: set PYSPARK_PYTHON to one that is"
     return None
 
 
