@@ -45,6 +45,9 @@ MIN_JAVA = 17
 _TASK_ATTEMPTS = 4
 _DAEMON_MODULE = "spark_embed.spark.worker_daemon"  # conf/local.conf
 
+# What this process has been told of the hub holds for the workers that ask it, too.
+_HUB_VARIABLES = ("HF_HUB_OFFLINE", "HF_ENDPOINT")
+
 # What pyspark raises in one thread while another one stops the session.
 _STOPPED_MEANWHILE = (PySparkException, Py4JError, OSError, AttributeError, AssertionError)
 
@@ -187,6 +190,8 @@ def _make_conf(config: Config, jars: list[str]) -> SparkConf:
     if not master.startswith("local") or master.startswith("local-cluster"):
         stop_early_daemon()
         send_to_executors(conf, config, jars)
+        for name in filter(os.environ.__contains__, _HUB_VARIABLES):
+            conf.setIfMissing(f"spark.executorEnv.{name}", os.environ[name])
         return conf
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")  # else Spark looks for the host's name, and warns

@@ -6,10 +6,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from pyspark import SparkConf
 
 from spark_embed.config import Config
 from spark_embed.errors import ConfigError, ModelError
-from spark_embed.spark import census
+from spark_embed.spark import census, session
 from spark_embed.spark.census import Executor, ask_executors, check_cluster, check_executors, tell
 from spark_embed.spark.settings import settings, table_settings
 
@@ -170,3 +171,14 @@ def submit(master, input_dir, folder, *arguments):
         "spark-submit", "--master", master, *arguments, REPOSITORY / "jobs/embed.py",
         "--input_dir", input_dir, "--output_dir", folder / "out", cwd=folder,
     )  # fmt: skip
+
+
+def test_what_this_process_has_been_told_of_the_hub_goes_to_executors(spark, monkeypatch):
+    given = SparkConf(loadDefaults=False).setMaster("spark://host:7077")
+    monkeypatch.setattr(session, "SparkConf", lambda: given)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    conf = dict(session._make_conf(Config(input_dir="in", output_dir="out"), []).getAll())
+    assert conf["spark.executorEnv.HF_HUB_OFFLINE"] == "1"
+    assert not any(name.endswith(("ENDPOINT", "TOKEN")) for name in conf)
