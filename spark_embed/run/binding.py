@@ -21,6 +21,8 @@ from spark_embed.inference.tally import Tally
 from spark_embed.inference.udf import make_feed_options, make_recipe
 from spark_embed.output.summary import describe_parity
 from spark_embed.run.wave import embed_table
+from spark_embed.spark.census import read_settings
+from spark_embed.spark.cluster import planned_slots
 from spark_embed.spark.settings import Rate, count_slots, is_task_size_set, table_settings, task_settings
 
 logger = logging.getLogger(__name__)
@@ -139,18 +141,19 @@ def _bind(
     n_rows: int,
 ) -> Binding:
     n_slots, task_cpus = count_slots(spark)
+    n_planned = planned_slots(read_settings(spark), n_slots)
     row_bytes = source.image_bytes / max(source.n_rows, 1)
-    wave_rows = round(_BLIND_WAVE_BYTES * n_slots / max(row_bytes, 1))
+    wave_rows = round(_BLIND_WAVE_BYTES * n_planned / max(row_bytes, 1))
     sizes: dict[str, str] = {}
     if preflight.row_s is not None:
-        wave_rows = round(config.wave_s * n_slots / max(preflight.row_s, 1e-6))
+        wave_rows = round(config.wave_s * n_planned / max(preflight.row_s, 1e-6))
     if source.has_urls:
-        wave_rows = min(wave_rows, _URL_WAVE_ROWS * n_slots)
+        wave_rows = min(wave_rows, _URL_WAVE_ROWS * n_planned)
     wave_rows = max(1, min(wave_rows, n_rows))
     if preflight.row_s is not None and not is_task_size_set(spark):
         share = wave_rows / max(source.n_rows, 1)
         n_bytes, n_files = round(source.n_bytes * share), math.ceil(len(source.shards) * share)
-        sizes = task_settings(n_bytes, wave_rows, n_files, Rate(preflight.row_s, n_slots))
+        sizes = task_settings(n_bytes, wave_rows, n_files, Rate(preflight.row_s, n_planned))
     return Binding(
         source,
         preflight,

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,8 +21,10 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from spark_embed.config import Config
-from spark_embed.errors import ConfigError
+from spark_embed.errors import ConfigError, SparkEmbedError
 from spark_embed.load_config import conf_folder, read_properties
+from spark_embed.spark.census import check_cluster, tell
+from spark_embed.spark.cluster import MASTER, check_settings
 from spark_embed.spark.context import (
     context_of,
     is_local,
@@ -42,6 +45,9 @@ MIN_JAVA = 17
 _TASK_ATTEMPTS = 4
 _DAEMON_MODULE = "spark_embed.spark.worker_daemon"  # conf/local.conf
 
+# What this process has been told of the hub holds for the workers that ask it, too.
+_HUB_VARIABLES = ("HF_HUB_OFFLINE", "HF_ENDPOINT")
+
 # What pyspark raises in one thread while another one stops the session.
 _STOPPED_MEANWHILE = (PySparkException, Py4JError, OSError, AttributeError, AssertionError)
 
@@ -61,12 +67,15 @@ def make_session(config: Config, started: Callable[[], None] = lambda: None) -> 
         started: called as soon as pyspark has taken over Ctrl-C, which it does in the middle of all this.
 
     Raises:
-        ConfigError: Spark does not start, or cannot reach S3 though a path is there.
+        ConfigError: Spark does not start, cannot reach S3 though a path is there, or no run can be with its
+            settings or executors.
+        ModelError: an executor lacks the model, or with --require_gpu a GPU.
     """
     if (active := SparkSession.getActiveSession()) is not None:
         check_workers(active, config.num_workers)
         use_own_python()
         adopt_session(active, config)
+        check_cluster(active, config)
         return active
     jars = bring_jars(config)
     try:
@@ -81,14 +90,15 @@ def make_session(config: Config, started: Callable[[], None] = lambda: None) -> 
         start_worker_daemon(spark)
     try:
         use_s3(spark, config)
-    except ConfigError:
+        check_cluster(spark, config)
+    except (SparkEmbedError, PySparkException, Py4JError):
         stop_session(spark)
         raise
     return spark
 
 
 def as_session(spark: SparkSession | Session, config: Config) -> Session:
-    """Return what gives a session, of a session that is there already too.
+    """Return what gives a session, of a session that is there already too, which is then looked at first.
 
     Raises:
         ConfigError: the run is on S3, and this session cannot reach it.
@@ -97,7 +107,13 @@ def as_session(spark: SparkSession | Session, config: Config) -> Session:
         return spark
     use_own_python()
     adopt_session(spark, config)
-    return lambda: spark
+
+    @cache
+    def session() -> SparkSession:
+        check_cluster(spark, config)
+        return spark
+
+    return session
 
 
 def are_workers_elsewhere(spark: SparkSession | Session) -> bool:
@@ -170,9 +186,12 @@ def _make_conf(config: Config, jars: list[str]) -> SparkConf:
     conf = SparkConf()
     conf.setAppName("spark_embed").setIfMissing("spark.log.level", "WARN")
     master = conf.get("spark.master", None) or "local[*]"
+    tell(fault for fault in check_settings({**dict(conf.getAll()), MASTER: master}) if fault.error)
     if not master.startswith("local") or master.startswith("local-cluster"):
         stop_early_daemon()
         send_to_executors(conf, config, jars)
+        for name in filter(os.environ.__contains__, _HUB_VARIABLES):
+            conf.setIfMissing(f"spark.executorEnv.{name}", os.environ[name])
         return conf
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")  # else Spark looks for the host's name, and warns
