@@ -90,7 +90,7 @@ def conf_folder() -> Path:
 
 @cache
 def _unpacked_conf_folder() -> Path:
-    """Return a copy of conf/ from the wheel that is itself on the path, as spark-submit --py-files puts it."""
+    """Return a copy of conf/ out of the zip that the package is in, as spark-submit --py-files brings it."""
     folder = Path(tempfile.mkdtemp(prefix="spark_embed-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for file in resources.files("spark_embed").joinpath("conf").iterdir():

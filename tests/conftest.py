@@ -32,14 +32,8 @@ def pytest_addoption(parser):
     parser.addoption("--crash", action="store_true", help="run what is marked `crash` (make test-crash)")
 
 
-WHOLE_RUNS = {
-    "embed",
-    "process",
-    "s3_spark",
-    "start",
-    "submit",
-    "uninterrupted",
-}  # fixtures that tests of them use
+# Fixtures that tests of whole runs use.
+WHOLE_RUNS = {"embed", "process", "s3_spark", "start", "submit", "uninterrupted"}
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks at the markers

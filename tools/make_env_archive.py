@@ -1,4 +1,4 @@
-"""An archive of an environment for spark-submit --archives, with the package from its wheel, not from a checkout.
+"""An archive of an environment for spark-submit --archives, with the package from its wheel.
 
 Usage: python tools/make_env_archive.py ENVIRONMENT WHEEL ARCHIVE
 

@@ -1,4 +1,4 @@
-"""A standalone cluster on the loopback: a master and workers in JVMs of their own, each with a GPU that is none."""
+"""A standalone cluster on the loopback: a master and workers, each a JVM, and with a GPU that is none."""
 
 import json
 import os
@@ -101,11 +101,8 @@ class Cluster:
         """Start a daemon, in a session of its own as a node has it, without any setting of this process."""
         unwanted = ("SPARK_", "PYSPARK_", "PYTHONPATH", "AWS_", "CRASH_")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
-        environment |= {
-            "SPARK_LOCAL_IP": "127.0.0.1",
-            "SPARK_DAEMON_MEMORY": f"{_DAEMON_MB}m",
-            "SPARK_DAEMON_JAVA_OPTS": _JVM,
-        }
+        environment |= {"SPARK_LOCAL_IP": "127.0.0.1", "SPARK_DAEMON_MEMORY": f"{_DAEMON_MB}m"}
+        environment["SPARK_DAEMON_JAVA_OPTS"] = _JVM
         environment["PATH"] = f"{BIN}{os.pathsep}{environment['PATH']}"
         places = ("--host", "127.0.0.1", "--webui-port", 0, "--properties-file", self._properties)
         command = [BIN / "spark-class", f"org.apache.spark.deploy.{kind}", *places, *arguments]

@@ -82,8 +82,8 @@ class Run:
         silent_s: seconds without a heartbeat after which the lock counts as lost; None: as ever.
         wave_rows: rows of each wave.
         kind: of model, module:class; None: image embedders.
-        elsewhere: the command is spark-submit to a cluster, whose executors get nothing of this environment: they
-            are given the hooks. The package comes from nowhere but what is submitted, for the driver too.
+        elsewhere: the command is spark-submit to a cluster, whose executors get nothing of this environment:
+            they are given the hooks. The package comes with what is submitted alone, for the driver too.
     """
 
     def __init__(
@@ -224,6 +224,12 @@ class Run:
         """Return the processes that have predicted, the latest first."""
         logs = sorted(self.log.glob("*.images"), key=lambda path: -path.stat().st_mtime)
         return [int(path.stem) for path in logs]
+
+
+def n_again(*runs: Run) -> int:
+    """Return how often an image went through the model that had been through it before."""
+    images = [image for run in runs for image in run.images()]
+    return len(images) - len(set(images))
 
 
 class Folder:

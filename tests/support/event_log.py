@@ -40,6 +40,11 @@ def wave_tasks(folder: Path) -> list[Task]:
     ]
 
 
+def n_failed(folder: Path) -> int:
+    """Return how many attempts at a wave's tasks failed, their executor's end included."""
+    return sum(task.failed for task in wave_tasks(folder))
+
+
 def busy_shares(tasks: list[Task]) -> dict[str, float]:
     """Return the share of the time between an executor's first and last task in which it had one.
 

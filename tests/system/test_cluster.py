@@ -1,13 +1,11 @@
-"""The commands of docs/clusters.md, on a standalone cluster of three nodes with a GPU each; an executor is killed."""
-
-import json
+"""The commands of docs/clusters.md on a standalone cluster of three nodes; one executor is killed."""
 
 import psutil
 import pytest
 
 from support.cluster import Cluster
-from support.crashes import Folder, Run
-from support.event_log import busy_shares, wave_tasks
+from support.crashes import WAVE_ROWS, Folder, Run, n_again
+from support.event_log import busy_shares, n_failed, wave_tasks
 
 N_NODES = 3
 
@@ -38,8 +36,6 @@ def test_three_executors_share_the_work_and_load_a_model_each(cluster, submit, o
     shares = busy_shares(wave_tasks(run.events))
     assert len(shares) == N_NODES
     assert min(shares.values()) >= 0.8, shares
-    metadata = json.loads((out.root / "metadata.json").read_text())
-    print(metadata["n_model_loads"])
 
 
 def test_an_executor_that_is_killed_costs_the_tasks_it_was_at(cluster, submit, out, uninterrupted):
@@ -50,7 +46,6 @@ def test_an_executor_that_is_killed_costs_the_tasks_it_was_at(cluster, submit, o
     assert run.wait() == 0, run.said
     out.assert_same(uninterrupted)
     out.assert_tidy()
-    failed = [task for task in wave_tasks(run.events) if task.failed]
-    assert failed
-    print(len(run.images()), len(set(run.images())), failed)
+    assert n_failed(run.events) == 1  # of its one core
+    assert n_again(run) <= WAVE_ROWS
     run.await_silence()
