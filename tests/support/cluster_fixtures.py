@@ -16,8 +16,10 @@ from support.commands import BIN
 from support.crashes import PACKAGE_ARCHIVE, Run
 from support.event_log import SETTINGS as EVENT_LOG
 
-# What keeps JVMs small beside each other; users have no reason to set it.
+# What fits the nodes of `Cluster`, instead of those of conf/gpu.conf.
 SMALL = {
+    "spark.executor.cores": "1",
+    "spark.task.cpus": "1",
     "spark.executor.memory": "512m",
     "spark.executor.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
 }
@@ -61,12 +63,10 @@ def submit(request, stamped, tiny_clip, node_python, tmp_path):
 
     def submit(cluster: Cluster, flag: str, out: Path, settings=None, **happening) -> Run:
         """Give it this test's places instead of the page's; `happening` is for `crashes.Run`."""
-        gpu_conf = tmp_path / "gpu.conf"
-        gpu_conf.write_text("spark.executor.cores 1\n")
         places = {
             "spark-submit": BIN / "spark-submit",
             "spark://master:7077": cluster.url,
-            "conf/gpu.conf": gpu_conf,
+            "conf/gpu.conf": REPOSITORY / "conf/gpu.conf",
             "jobs/embed.py": REPOSITORY / "jobs/embed.py",
             "/opt/python/bin/python": node_python,
             "/shared/images": stamped,

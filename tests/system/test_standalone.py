@@ -1,5 +1,7 @@
 """The commands of docs/clusters.md on a standalone cluster of three nodes; one executor is killed."""
 
+import json
+
 import psutil
 import pytest
 
@@ -29,13 +31,19 @@ def kill_executor(run: Run) -> None:
 
 def test_three_executors_share_the_work_and_load_a_model_each(cluster, submit, out, uninterrupted):
     """The package comes with --py-files to nodes whose Python does not have it."""
-    run = submit(cluster, "--py-files", out.root, row_s=0.03, wave_rows=600)
+    daemon = {"spark.python.daemon.module": "spark_embed.spark.worker_daemon"}
+    run = submit(cluster, "--py-files", out.root, daemon, row_s=0.03, wave_rows=600)
     assert run.wait() == 0, run.said
     out.assert_same(uninterrupted)
     out.assert_tidy()
     shares = busy_shares(wave_tasks(run.events))
     assert len(shares) == N_NODES
     assert min(shares.values()) >= 0.8, shares
+    metadata = json.loads((out.root / "metadata.json").read_text())
+    executors = metadata["executors"].values()
+    assert sorted(one["n_model_loads"] for one in executors) == [0, 1, 1]  # one has preflight's
+    assert sum(one["n_rows"] for one in executors) == metadata["counts"]["rows"]
+    assert metadata["n_rows_again"] == 0
 
 
 def test_an_executor_that_is_killed_costs_the_tasks_it_was_at(cluster, submit, out, uninterrupted):
@@ -47,5 +55,5 @@ def test_an_executor_that_is_killed_costs_the_tasks_it_was_at(cluster, submit, o
     out.assert_same(uninterrupted)
     out.assert_tidy()
     assert n_failed(run.events) == 1  # of its one core
-    assert n_again(run) <= WAVE_ROWS
+    assert n_again(run) <= json.loads((out.root / "metadata.json").read_text())["n_rows_again"] <= WAVE_ROWS
     run.await_silence()
