@@ -6,7 +6,7 @@ import psutil
 import pytest
 
 from support.cluster import Cluster
-from support.crashes import WAVE_ROWS, Folder, Run, n_again
+from support.crashes import Folder, Run, n_again
 from support.event_log import busy_shares, n_failed, wave_tasks
 
 N_NODES = 3
@@ -48,12 +48,12 @@ def test_three_executors_share_the_work_and_load_a_model_each(cluster, submit, o
 
 def test_an_executor_that_is_killed_costs_the_tasks_it_was_at(cluster, submit, out, uninterrupted):
     """The whole environment comes with --archives, to nodes that have none."""
-    run = submit(cluster, "--archives", out.root, row_s=0.03)
+    run = submit(cluster, "--archives", out.root, row_s=0.03, wave_rows=150)
     run.await_(lambda: len(run.images()) >= 50, "50 images")
     kill_executor(run)
     assert run.wait() == 0, run.said
     out.assert_same(uninterrupted)
     out.assert_tidy()
     assert n_failed(run.events) == 1  # of its one core
-    assert n_again(run) <= json.loads((out.root / "metadata.json").read_text())["n_rows_again"] <= WAVE_ROWS
+    assert n_again(run) <= json.loads((out.root / "metadata.json").read_text())["n_rows_again"] <= 150
     run.await_silence()
