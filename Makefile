@@ -8,11 +8,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := demo
+DIST := dist
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYSPARK_PYTHON := $(CURDIR)/$(BIN)/python
 
-.PHONY: help run-local test test-fast test-crash s3-server lint format types lines tables bench bench-peers clean
+.PHONY: help run-local test test-fast test-crash test-cluster wheel env-archive s3-server lint format types lines tables bench bench-peers clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -29,6 +30,17 @@ test-fast: $(READY)  ## without whole runs and processes of their own: for the e
 
 test-crash: $(READY) s3-server  ## series of kills, full disks and dying stores, which make test skips
 	$(BIN)/python -m pytest -m crash --crash
+
+test-cluster: $(READY)  ## a standalone cluster whose nodes leave, whose driver or master dies: make test has a part of it
+	$(BIN)/python -m pytest --crash tests/system/test_standalone.py tests/system/test_standalone_kills.py
+
+wheel: $(READY)  ## dist/: the wheel, and the same as a .zip, which is what spark-submit --py-files takes
+	rm -f $(DIST)/spark_embed-*.whl
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir $(DIST) .
+	cp $(DIST)/spark_embed-*.whl $(DIST)/spark_embed.zip
+
+env-archive: wheel  ## dist/environment.tar.gz: this environment and the wheel, for spark-submit --archives
+	$(BIN)/python tools/make_env_archive.py $(VENV) $(DIST)/spark_embed-*.whl $(DIST)/environment.tar.gz
 
 s3-server: $(READY)  ## build the S3 server that the tests run against: over a minute, once
 	@$(BIN)/python tools/make_s3_server.py

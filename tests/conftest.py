@@ -18,7 +18,7 @@ from support.checkout import MATERIAL, TESTS
 from support.image_files import encode
 from support.waiting import PATIENCE_S
 
-pytest_plugins = ["support.s3_fixtures", "support.crash_fixtures"]
+pytest_plugins = ["support.s3_fixtures", "support.crash_fixtures", "support.cluster_fixtures"]
 
 # Workers must run this interpreter, and nothing in a test may reach for a hub.
 os.environ["PYSPARK_PYTHON"] = sys.executable
@@ -32,7 +32,8 @@ def pytest_addoption(parser):
     parser.addoption("--crash", action="store_true", help="run what is marked `crash` (make test-crash)")
 
 
-WHOLE_RUNS = {"embed", "process", "s3_spark", "start", "uninterrupted"}  # fixtures that tests of them use
+# Fixtures that tests of whole runs use.
+WHOLE_RUNS = {"embed", "process", "s3_spark", "start", "submit", "uninterrupted"}
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks at the markers
