@@ -12,7 +12,7 @@ DEMO := demo
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYSPARK_PYTHON := $(CURDIR)/$(BIN)/python
 
-.PHONY: help run-local test test-fast test-crash s3-server lint format types lines readme bench bench-peers clean
+.PHONY: help run-local test test-fast test-crash test-matrix s3-server lint format types lines readme bench bench-peers clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ test-fast: $(READY)  ## without whole runs and processes of their own: for the e
 
 test-crash: $(READY) s3-server  ## series of kills, full disks and dying stores, which make test skips
 	$(BIN)/python -m pytest -m crash --crash
+
+test-matrix: $(READY) s3-server  ## some tests on every Spark from 3.5 on, and on transformers 4: 2 GB of PyPI, once
+	@$(BIN)/python tools/run_matrix.py
 
 s3-server: $(READY)  ## build the S3 server that the tests run against: over a minute, once
 	@$(BIN)/python tools/make_s3_server.py
@@ -57,7 +60,7 @@ bench-peers: $(READY)  ## the same against Daft, Ray Data, datasets and clip-ret
 	$(BIN)/python -m benchmarks.peers
 
 clean:  ## remove what these commands made
-	rm -rf $(VENV) $(DEMO) benchmarks/.cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venvs $(DEMO) benchmarks/.cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(READY): pyproject.toml constraints.txt tools/check_machine.sh
 	sh tools/check_machine.sh "$(PYTHON)"
