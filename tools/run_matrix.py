@@ -33,18 +33,22 @@ class Environment:
     tests: tuple[str, ...]
 
 
-# The latest patch of each line; py4j, tokenizers and huggingface_hub as their metadata want them.
+# What transformers 4 wants of the hub's client, and what that wants.
+_HUB = (
+    "huggingface_hub==0.36.2",
+    "requests==2.34.2",
+    "charset-normalizer==3.5.3",
+    "certifi==2026.10.19.post1",
+)
+
+# The latest patch of each line; py4j and tokenizers as their metadata want them.
 MATRIX = {
     "spark-3.5": Environment(("pyspark==3.5.9", "py4j==0.10.9.7"), SPARK_TESTS),
     "spark-4.0": Environment(("pyspark==4.0.5", "py4j==0.10.9.9"), SPARK_TESTS),
     "spark-4.2": Environment(("pyspark==4.2.1", "py4j==0.10.9.9"), SPARK_TESTS),
     "spark-4.3": Environment(("pyspark==4.3.0", "py4j==0.10.9.9"), SPARK_TESTS),
-    "transformers-4.50": Environment(
-        ("transformers==4.50.3", "tokenizers==0.21.4", "huggingface_hub==0.36.2"), MODEL_TESTS
-    ),
-    "transformers-4.57": Environment(
-        ("transformers==4.57.6", "tokenizers==0.22.2", "huggingface_hub==0.36.2"), MODEL_TESTS
-    ),
+    "transformers-4.50": Environment(("transformers==4.50.3", "tokenizers==0.21.4", *_HUB), MODEL_TESTS),
+    "transformers-4.57": Environment(("transformers==4.57.6", "tokenizers==0.22.2", *_HUB), MODEL_TESTS),
 }
 
 
