@@ -164,7 +164,11 @@ def _bind(
         wave_rows=wave_rows,
         task_size=task_size,
         settings={
-            **table_settings(source.n_bytes / max(source.n_rows, 1), plain_reader=source.needs_plain_reader),
+            **table_settings(
+                source.n_bytes / max(source.n_rows, 1),
+                n_slots=n_slots,
+                plain_reader=source.needs_plain_reader,
+            ),
             **(task_size.settings if task_size else {}),
         },
         profile_dir=os.path.abspath(config.profile_dir) if config.profile_dir else None,

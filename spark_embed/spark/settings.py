@@ -20,9 +20,11 @@ logger = logging.getLogger(__name__)
 _ARROW_BATCH_BYTES = 16 << 20
 _MIN_RECORDS, _MAX_RECORDS = 8, 256
 
+_LISTING_TASKS = 32
 
-def table_settings(bytes_per_row: float, *, plain_reader: bool = False) -> dict[str, str]:
-    """Return the SQL settings of a run over rows of about this size.
+
+def table_settings(bytes_per_row: float, *, n_slots: int = 1, plain_reader: bool = False) -> dict[str, str]:
+    """Return the SQL settings of a run over rows of about this size, in a session of so many tasks at once.
 
     With `plain_reader` parquet is read row by row: slower, and of more encodings.
 
@@ -39,8 +41,8 @@ def table_settings(bytes_per_row: float, *, plain_reader: bool = False) -> dict[
         "spark.sql.parquet.datetimeRebaseModeInWrite": "CORRECTED",
         # A file may hold Url beside url: with one of them left out, Spark must read the other by its name.
         "spark.sql.caseSensitive": "true",
-        # To list a wave's files Spark would start up to 10,000 tasks.
-        "spark.sql.sources.parallelPartitionDiscovery.parallelism": "32",
+        # To list a wave's files Spark would start up to 10,000 tasks, of which most would wait.
+        "spark.sql.sources.parallelPartitionDiscovery.parallelism": str(max(n_slots, _LISTING_TASKS)),
         # A file that cannot be read must stop the job: skipping it would lose rows without a word.
         "spark.sql.files.ignoreCorruptFiles": "false",
         "spark.sql.files.ignoreMissingFiles": "false",
