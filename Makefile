@@ -13,7 +13,7 @@ DIST := dist
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYSPARK_PYTHON := $(CURDIR)/$(BIN)/python
 
-.PHONY: help run-local test test-fast test-crash test-cluster wheel env-archive s3-server lint format types lines tables bench bench-peers clean
+.PHONY: help run-local test test-fast test-crash test-cluster test-matrix wheel env-archive s3-server lint format types lines tables bench bench-peers clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ wheel: $(READY)  ## dist/: the wheel, and the same as a .zip, which is what spar
 env-archive: wheel  ## dist/environment.tar.gz: this environment and the wheel, for spark-submit --archives
 	$(BIN)/python tools/make_env_archive.py $(VENV) $(DIST)/spark_embed-*.whl $(DIST)/environment.tar.gz
 
+test-matrix: $(READY) s3-server  ## some tests on every Spark from 3.5 on, and on transformers 4: 2 GB of PyPI, once
+	@$(BIN)/python tools/run_matrix.py
+
 s3-server: $(READY)  ## build the S3 server that the tests run against: over a minute, once
 	@$(BIN)/python tools/make_s3_server.py
 
@@ -69,7 +72,7 @@ bench-peers: $(READY)  ## the same against Daft, Ray Data, datasets and clip-ret
 	$(BIN)/python -m benchmarks.peers
 
 clean:  ## remove what these commands made
-	rm -rf $(VENV) $(DEMO) benchmarks/.cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venvs $(DEMO) benchmarks/.cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(READY): pyproject.toml constraints.txt tools/check_machine.sh
 	sh tools/check_machine.sh "$(PYTHON)"

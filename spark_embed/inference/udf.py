@@ -45,6 +45,7 @@ from spark_embed.models.registry import EMBEDDED_MODEL, find_kind
 from spark_embed.schema import EMBEDDING
 from spark_embed.spark.context import use_own_python
 from spark_embed.spark.types import IMAGE_TYPE, quoted, result_type
+from spark_embed.spark.versions import find_arrow_udf
 from spark_embed.storage import folder_path, is_s3, traffic
 
 
@@ -71,8 +72,8 @@ def make_embed_column(
         made = tallied(embed_arrays(arrays, recipe, options), gives, tally)
         return profiled(made if packed else (unpack_results(array, gives) for array in made), profile_dir)
 
-    if hasattr(F, "arrow_udf"):  # from Spark 4.1
-        return _as_column(F.arrow_udf(embed, type_))
+    if arrow_udf := find_arrow_udf():
+        return _as_column(arrow_udf(embed, type_))
 
     def embed_pandas(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         return map(make_result_frame, embed(map(make_input_array, frames)))

@@ -251,9 +251,9 @@ def _part(unit: Unit) -> Part:
 def _table(context: WaveContext, wave: Wave) -> DataFrame:
     """Return the table of references of a wave."""
     spark, source = context.run.spark, context.binding.source
-    table = source.table(spark, wave.units)
     if not wave.retried:
-        return table
+        return source.table(spark, wave.units, context.binding.task_size)
+    table = source.table(spark, wave.units)
     keys = _failed_keys(context, wave.retried)
     return table.join(keys, [SHARD, SHARD_ROW], "left_semi").select(*map(quoted, table.columns))
 

@@ -7,8 +7,9 @@ import sys
 from typing import Any, TypeVar
 
 from pyspark import Accumulator, AccumulatorParam, SparkConf, SparkContext
-from pyspark.accumulators import AccumulatorTCPServer
 from pyspark.sql import SparkSession
+
+from spark_embed.spark.versions import replace_accumulators_error_handler
 
 Value = TypeVar("Value")
 
@@ -22,7 +23,7 @@ def start_context(conf: SparkConf) -> None:
     """Start the JVM, if it does not run, and a context with these settings."""
     SparkContext.getOrCreate(conf)
     # Where the JVM ends, who waits for it says so; this server's thread would print a traceback besides.
-    AccumulatorTCPServer.handle_error = _ignore  # type: ignore[assignment,method-assign]
+    replace_accumulators_error_handler(_ignore)
 
 
 def _ignore(*_: Any) -> None:

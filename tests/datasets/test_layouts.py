@@ -92,6 +92,7 @@ def test_all_hostile_files_are_rows_as_pillow_says(embed, material):
     assert set(errors["error"]) <= {"corrupt", "too_many_pixels", "not_an_image"}
 
 
+@pytest.mark.matrix
 def test_tars_alone_give_their_texts_as_columns(embed, tmp_path, photo_bytes):
     write_tar(
         tmp_path / "in/a.tar",

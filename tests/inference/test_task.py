@@ -15,7 +15,7 @@ from spark_embed.inference import task as where
 from spark_embed.inference.task import executor_name, explain_unused_gpu, placed
 from spark_embed.models import Recipe
 
-from support.spark_tasks import Task
+from support.task_context import Task
 
 
 @pytest.mark.parametrize(

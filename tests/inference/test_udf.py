@@ -24,7 +24,7 @@ from spark_embed.spark.types import IMAGE_TYPE, result_type
 
 from support.arrow_images import embed_arrays, references
 from support.sources import find_source, table_of
-from support.spark_tasks import Task
+from support.task_context import Task
 
 
 def embed_frames(frames, recipe, options):

@@ -16,7 +16,7 @@ from spark_embed.schema import RESULT, SHARD
 
 from support.arrow_images import references
 from support.sources import find_source, table_of
-from support.spark_tasks import Task
+from support.task_context import Task
 
 DEVICES = ("cuda:0", "cuda:1", "cpu")
 
