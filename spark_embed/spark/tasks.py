@@ -14,7 +14,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from spark_embed.errors import ConfigError, SparkEmbedError, fatal_error_named
-from spark_embed.spark.context import context_of
+from spark_embed.spark.context import is_connect, worker_python
 from spark_embed.storage import Traffic, traffic
 
 Item = TypeVar("Item")
@@ -62,9 +62,10 @@ def run_tasks(spark: SparkSession, function: Callable[[Item], Any], items: Seque
 
 
 def _explain_lack(spark: SparkSession, package: str) -> str:
+    where = " of the server" if is_connect(spark) else ""
     return (
-        f"the workers' Python ({context_of(spark).pythonExec}) has no {package}: install it there, or set "
-        f"PYSPARK_PYTHON to one that has it (this program's is {sys.executable})"
+        f"the workers' Python ({worker_python(spark)}) has no {package}: install it there, or set "
+        f"PYSPARK_PYTHON{where} to one that has it (this program's is {sys.executable})"
     )
 
 
