@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
 from functools import partial, reduce
+from operator import or_
 
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_embed.datasets import BadShard
@@ -176,6 +177,8 @@ class _Loop:
             if shard.name not in bad:
                 logger.warning("shard %s is read once more, by itself: %s", shard.name, shard.reason)
                 continue
+            if any(known.name == shard.name for known in self._bad):
+                continue  # two waves had parts of it
             logger.warning("shard %s is left out, because it cannot be read: %s", shard.name, shard.reason)
             self._bad.append(shard)
         self._queue = deque(unit for unit in self._queue if unit.shard.name not in bad)
@@ -266,7 +269,7 @@ def _failed_keys(context: WaveContext, paths: Sequence[str]) -> DataFrame:
     tables = [read(*errors)] if errors else []
     if others := [path for path in paths if path not in errors]:
         columns = error_columns(context.binding.preflight.recipe.gives)
-        is_missing = reduce(Column.__or__, (F.col(quoted(name)).isNotNull() for name in columns))
+        is_missing = reduce(or_, (F.col(quoted(name)).isNotNull() for name in columns))
         tables.append(read(*others).where(is_missing))
     return reduce(DataFrame.union, (table.select(SHARD, SHARD_ROW) for table in tables))
 

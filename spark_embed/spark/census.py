@@ -33,7 +33,7 @@ from spark_embed.spark.cluster import (
     number,
 )
 from spark_embed.spark.context import is_local
-from spark_embed.spark.settings import count_slots
+from spark_embed.spark.settings import count_slots, setting
 from spark_embed.spark.tasks import run_tasks
 
 logger = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ def tell(findings: Iterable[Finding]) -> None:
 
 def read_settings(spark: SparkSession) -> dict[str, str]:
     """Return those settings of `NAMES` that are set."""
-    values: Mapping[str, str | None] = {name: spark.conf.get(name, None) for name in NAMES}
+    values: Mapping[str, str | None] = {name: setting(spark, name) for name in NAMES}
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from py4j.protocol import Py4JError
 from pyspark import SparkConf
@@ -23,12 +25,15 @@ from pyspark.sql import SparkSession
 from spark_embed.config import Config
 from spark_embed.errors import ConfigError, SparkEmbedError
 from spark_embed.load_config import conf_folder, read_properties
+from spark_embed.platforms import platform
 from spark_embed.spark.census import check_cluster, tell
 from spark_embed.spark.cluster import MASTER, check_settings
 from spark_embed.spark.context import (
     context_of,
+    is_connect,
     is_local,
     reach_jvm,
+    remote_url,
     start_context,
     stop_jvm_context,
     use_own_python,
@@ -36,13 +41,16 @@ from spark_embed.spark.context import (
 from spark_embed.spark.early_daemon import is_spark_configured, start_early_daemon, stop_early_daemon
 from spark_embed.spark.handover import ADDRESS
 from spark_embed.spark.s3.jars import on_class_path
+from spark_embed.spark.s3.s3a import needs_s3
 from spark_embed.spark.s3.session import adopt_session, bring_jars, send_to_executors, use_s3
 from spark_embed.spark.settings import count_slots
+from spark_embed.storage import is_s3
 
 logger = logging.getLogger(__name__)
 
 MIN_JAVA = 17
 _TASK_ATTEMPTS = 4
+_CONNECT_S = 10.0
 _DAEMON_MODULE = "spark_embed.spark.worker_daemon"  # conf/local.conf
 
 # What this process has been told of the hub holds for the workers that ask it, too.
@@ -73,10 +81,16 @@ def make_session(config: Config, started: Callable[[], None] = lambda: None) -> 
     """
     if (active := SparkSession.getActiveSession()) is not None:
         check_workers(active, config.num_workers)
-        use_own_python()
-        adopt_session(active, config)
+        _adopt(active, config)
         check_cluster(active, config)
         return active
+    if remote := remote_url():
+        spark = _connect(remote)
+        started()
+        check_workers(spark, config.num_workers)
+        _adopt(spark, config)
+        check_cluster(spark, config)
+        return spark
     jars = bring_jars(config)
     try:
         with on_class_path(jars):
@@ -103,10 +117,9 @@ def as_session(spark: SparkSession | Session, config: Config) -> Session:
     Raises:
         ConfigError: the run is on S3, and this session cannot reach it.
     """
-    if not isinstance(spark, SparkSession):
+    if callable(spark):
         return spark
-    use_own_python()
-    adopt_session(spark, config)
+    _adopt(spark, config)
 
     @cache
     def session() -> SparkSession:
@@ -118,9 +131,11 @@ def as_session(spark: SparkSession | Session, config: Config) -> Session:
 
 def are_workers_elsewhere(spark: SparkSession | Session) -> bool:
     """Say whether the workers are other machines, which may have other folders; starts no context."""
-    active = spark if isinstance(spark, SparkSession) else SparkSession.getActiveSession()
+    active = SparkSession.getActiveSession() if callable(spark) else spark
     if active is not None:
         return not is_local(active)
+    if remote_url():
+        return True
     if is_spark_configured():
         with contextlib.suppress(
             PySparkException, Py4JError, RuntimeError, OSError
@@ -136,7 +151,8 @@ def check_machine() -> None:
         ConfigError: no Java, too old a Java, or pandas 3.
     """
     check_pandas()
-    if "PYSPARK_GATEWAY_PORT" not in os.environ:  # else spark-submit has started the JVM
+    # Else spark-submit has started the JVM, or there is none.
+    if "PYSPARK_GATEWAY_PORT" not in os.environ and not (remote_url() or "").startswith("sc://"):
         check_java()
 
 
@@ -163,19 +179,60 @@ def stop_session(spark: SparkSession) -> None:
     The JVM's half only: pyspark's own takes a second more, in which its accumulator server looks up. What the
     JVM has to say of tasks that end with it is no news.
     """
+    if is_connect(spark):  # a server that is away would be asked for ten minutes
+        thread = threading.Thread(target=spark.stop, name="stop", daemon=True)
+        thread.start()
+        thread.join(_CONNECT_S)
+        return
     silence(spark)
     with contextlib.suppress(*_STOPPED_MEANWHILE):  # the JVM may be gone; the exit ends it anyway
         stop_jvm_context(spark)
 
 
 def silence(spark: SparkSession) -> None:
-    """Stop the JVM's log."""
+    """Stop the JVM's log, where it is this process's."""
     with contextlib.suppress(*_STOPPED_MEANWHILE):
         context_of(spark).setLogLevel("OFF")
 
 
+def _adopt(spark: SparkSession, config: Config) -> None:
+    """Prepare a session that somebody else has started, or say in one line what cannot be prepared.
+
+    Raises:
+        ConfigError: the run is on S3, and this session cannot reach it.
+    """
+    if not is_connect(spark):
+        use_own_python()
+        adopt_session(spark, config)
+        return
+    lacks = []
+    if not platform() and (needs_s3(config) or is_s3(config.model_directory or "")):
+        lacks.append("S3's jars, endpoint, region and credentials are its server's own, not this program's")
+    if config.max_error_fraction is not None:
+        lacks.append("--max_error_fraction counts at the end of each wave, not of each task")
+    if lacks:
+        logger.warning("this is a Spark Connect session: %s", "; ".join(lacks))
+
+
 def _do_nothing(rows: Iterable[int]) -> None:
     pass
+
+
+def _connect(remote: str) -> SparkSession:
+    """Return a session of the Spark Connect server that SPARK_REMOTE names.
+
+    Raises:
+        ConfigError: it cannot be reached, or a package is missing.
+    """
+    address = urlsplit(remote)
+    try:
+        if address.scheme == "sc":  # pyspark would go on trying for ten minutes
+            socket.create_connection((address.hostname or "", address.port or 15002), _CONNECT_S).close()
+        return SparkSession.builder.getOrCreate()
+    except (PySparkException, Py4JError, RuntimeError, OSError, ValueError) as exc:
+        why = str(exc).partition("\n")[0] or type(exc).__name__
+        where = remote.partition(";")[0]  # behind it there may be a token
+        raise ConfigError(f"Spark Connect cannot be used: SPARK_REMOTE {where}: {why}") from exc
 
 
 def _make_conf(config: Config, jars: list[str]) -> SparkConf:
@@ -217,8 +274,10 @@ def local_master(master: str, num_workers: int | None) -> str:
 
 def check_workers(spark: SparkSession, num_workers: int | None) -> None:
     """Warn where --num_workers and what the session can run at once differ."""
+    if not num_workers:
+        return
     slots, _ = count_slots(spark)
-    if num_workers and num_workers != slots:
+    if num_workers != slots:
         logger.warning(
             "--num_workers %d: this Spark runs %d tasks at once; its master or the cluster decides that "
             "(spark.executor.instances, spark.executor.cores)",

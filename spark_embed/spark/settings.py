@@ -10,7 +10,7 @@ from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
-from spark_embed.spark.context import context_of
+from spark_embed.spark.context import default_parallelism, what_is_lost
 
 TASK_BYTES, _TASK_BYTES_DEFAULT = "spark.sql.files.maxPartitionBytes", "134217728b"
 
@@ -51,13 +51,23 @@ def table_settings(bytes_per_row: float, *, n_slots: int = 1, plain_reader: bool
 
 def count_slots(spark: SparkSession) -> tuple[int, int]:
     """Return how many tasks the session runs at once, and the cores of each."""
-    task_cpus = int(spark.conf.get("spark.task.cpus", "1") or 1)
-    return max(1, context_of(spark).defaultParallelism // task_cpus), task_cpus
+    task_cpus = int(setting(spark, "spark.task.cpus") or 1)
+    return max(1, default_parallelism(spark) // task_cpus), task_cpus
 
 
 def is_task_size_set(spark: SparkSession) -> bool:
     """Say whether somebody has chosen how large tasks are."""
-    return spark.conf.get(TASK_BYTES, _TASK_BYTES_DEFAULT) != _TASK_BYTES_DEFAULT
+    return (setting(spark, TASK_BYTES) or _TASK_BYTES_DEFAULT) != _TASK_BYTES_DEFAULT
+
+
+def setting(spark: SparkSession, name: str) -> str | None:
+    """Return a setting; None if nobody has set it, or the platform keeps it to itself."""
+    try:
+        return spark.conf.get(name, None)
+    except (PySparkException, Py4JError) as exc:
+        if what_is_lost(exc):
+            raise
+        return None
 
 
 @contextmanager
@@ -68,14 +78,19 @@ def settings(spark: SparkSession, values: dict[str, str]) -> Iterator[None]:
     """
     before: dict[str, str | None] = {}
     for name, value in values.items():
-        old = spark.conf.get(name, None)
+        old = setting(spark, name)
         try:
             spark.conf.set(name, value)
             before[name] = old
         except (PySparkException, Py4JError) as exc:
-            logger.warning("%s stays at %s: this platform does not let it be set (%s)", name, old, exc)
+            why = str(exc).partition("\n")[0]
+            logger.warning("%s stays at %s: this platform does not let it be set (%s)", name, old, why)
     try:
         yield
+    except (PySparkException, Py4JError, ConnectionError) as exc:
+        if what_is_lost(exc):
+            before.clear()  # to ask a Connect server that is away takes ten minutes each
+        raise
     finally:
         for name, old in before.items():
             if old is None:

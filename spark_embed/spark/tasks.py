@@ -14,7 +14,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from spark_embed.errors import ConfigError, SparkEmbedError, fatal_error_named
-from spark_embed.spark.context import context_of
+from spark_embed.spark.context import worker_python
 from spark_embed.storage import Traffic, traffic
 
 Item = TypeVar("Item")
@@ -52,7 +52,7 @@ def run_tasks(spark: SparkSession, function: Callable[[Item], Any], items: Seque
     try:
         rows = spark.range(0, n_items, 1, n_items).mapInArrow(run, f"{ANSWER} string").collect()
     except (PySparkException, Py4JJavaError) as exc:
-        if cause := explain_python(context_of(spark).pythonExec, str(exc)):
+        if cause := explain_python(worker_python(spark), str(exc)):
             raise ConfigError(cause) from exc
         raise
     answers = sorted((json.loads(row[ANSWER]) for row in rows), key=lambda answer: answer[0])
