@@ -104,13 +104,7 @@ def write_summary(context: RunContext, result: RunResult) -> RunSummary:
             transport=result.binding.source.transport if result.binding else source.transport,
             not_used={kind: number for kind, (number, _) in source.not_used.kinds.items()},
         ),
-        output=OutputSummary(
-            output_dir=output.root,
-            n_files=len(ledger.results),
-            n_bytes=sum(file.n_bytes for file in ledger.results),
-            generation=ledger.generation,
-            run_id=record.run_id,
-        ),
+        output=_describe_output(output.root, ledger, record),
         timings_s=clock.with_total(),
         stage_s=counted.stage_s,
         throughput=Throughput(images_per_s=round(counted.n_rows / embed_s, 1)),
@@ -172,6 +166,16 @@ def _skews(markers: Sequence[Marker]) -> Iterator[Skew]:
     for marker in markers:
         if (counted := marker.counted).n_tasks > 1:
             yield Skew(marker.wave, counted.longest_task_s, counted.median_task_s)
+
+
+def _describe_output(root: str, ledger: Ledger, record: RunRecord) -> OutputSummary:
+    return OutputSummary(
+        output_dir=root,
+        n_files=len(ledger.results),
+        n_bytes=sum(file.n_bytes for file in ledger.results),
+        generation=ledger.generation,
+        run_id=record.run_id,
+    )
 
 
 def _describe_pending(context: RunContext, result: RunResult) -> Pending:
