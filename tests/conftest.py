@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from support.bad_server import BadServer
@@ -26,6 +27,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("SPARK_HOME", None)
 # So that they find what tests share.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
+
+# A busy machine is no failure.
+settings.register_profile("without_deadline", deadline=None)
+settings.load_profile("without_deadline")
 
 
 def pytest_addoption(parser):
