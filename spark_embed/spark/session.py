@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -15,7 +14,6 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from py4j.protocol import Py4JError
 from pyspark import SparkConf
@@ -25,9 +23,9 @@ from pyspark.sql import SparkSession
 from spark_embed.config import Config
 from spark_embed.errors import ConfigError, SparkEmbedError
 from spark_embed.load_config import conf_folder, read_properties
-from spark_embed.platforms import platform
 from spark_embed.spark.census import check_cluster, tell
 from spark_embed.spark.cluster import MASTER, check_settings
+from spark_embed.spark.connect import connect, disconnect, say_what_is_missing
 from spark_embed.spark.context import (
     context_of,
     is_connect,
@@ -41,16 +39,13 @@ from spark_embed.spark.context import (
 from spark_embed.spark.early_daemon import is_spark_configured, start_early_daemon, stop_early_daemon
 from spark_embed.spark.handover import ADDRESS
 from spark_embed.spark.s3.jars import on_class_path
-from spark_embed.spark.s3.s3a import needs_s3
 from spark_embed.spark.s3.session import adopt_session, bring_jars, send_to_executors, use_s3
 from spark_embed.spark.settings import count_slots
-from spark_embed.storage import is_s3
 
 logger = logging.getLogger(__name__)
 
 MIN_JAVA = 17
 _TASK_ATTEMPTS = 4
-_CONNECT_S = 10.0
 _DAEMON_MODULE = "spark_embed.spark.worker_daemon"  # conf/local.conf
 
 # What this process has been told of the hub holds for the workers that ask it, too.
@@ -85,7 +80,7 @@ def make_session(config: Config, started: Callable[[], None] = lambda: None) -> 
         check_cluster(active, config)
         return active
     if remote := remote_url():
-        spark = _connect(remote)
+        spark = connect(remote)
         started()
         check_workers(spark, config.num_workers)
         _adopt(spark, config)
@@ -179,10 +174,8 @@ def stop_session(spark: SparkSession) -> None:
     The JVM's half only: pyspark's own takes a second more, in which its accumulator server looks up. What the
     JVM has to say of tasks that end with it is no news.
     """
-    if is_connect(spark):  # a server that is away would be asked for ten minutes
-        thread = threading.Thread(target=spark.stop, name="stop", daemon=True)
-        thread.start()
-        thread.join(_CONNECT_S)
+    if is_connect(spark):
+        disconnect(spark)
         return
     silence(spark)
     with contextlib.suppress(*_STOPPED_MEANWHILE):  # the JVM may be gone; the exit ends it anyway
@@ -196,43 +189,20 @@ def silence(spark: SparkSession) -> None:
 
 
 def _adopt(spark: SparkSession, config: Config) -> None:
-    """Prepare a session that somebody else has started, or say in one line what cannot be prepared.
+    """Prepare a session that somebody else has started, or say what cannot be prepared.
 
     Raises:
         ConfigError: the run is on S3, and this session cannot reach it.
     """
-    if not is_connect(spark):
+    if is_connect(spark):
+        say_what_is_missing(config)
+    else:
         use_own_python()
         adopt_session(spark, config)
-        return
-    lacks = []
-    if not platform() and (needs_s3(config) or is_s3(config.model_directory or "")):
-        lacks.append("S3's jars, endpoint, region and credentials are its server's own, not this program's")
-    if config.max_error_fraction is not None:
-        lacks.append("--max_error_fraction counts at the end of each wave, not of each task")
-    if lacks:
-        logger.warning("this is a Spark Connect session: %s", "; ".join(lacks))
 
 
 def _do_nothing(rows: Iterable[int]) -> None:
     pass
-
-
-def _connect(remote: str) -> SparkSession:
-    """Return a session of the Spark Connect server that SPARK_REMOTE names.
-
-    Raises:
-        ConfigError: it cannot be reached, or a package is missing.
-    """
-    address = urlsplit(remote)
-    try:
-        if address.scheme == "sc":  # pyspark would go on trying for ten minutes
-            socket.create_connection((address.hostname or "", address.port or 15002), _CONNECT_S).close()
-        return SparkSession.builder.getOrCreate()
-    except (PySparkException, Py4JError, RuntimeError, OSError, ValueError) as exc:
-        why = str(exc).partition("\n")[0] or type(exc).__name__
-        where = remote.partition(";")[0]  # behind it there may be a token
-        raise ConfigError(f"Spark Connect cannot be used: SPARK_REMOTE {where}: {why}") from exc
 
 
 def _make_conf(config: Config, jars: list[str]) -> SparkConf:

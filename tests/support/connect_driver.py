@@ -61,6 +61,8 @@ class Driver:
         return main([f"--{name}={value}" for name, value in given.items()])
 
     def interrupt(self) -> dict:
+        # Who is started in the background ignores it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         self.after_a_wave(self.out, lambda: os.kill(os.getpid(), signal.SIGINT))
         try:
             pipeline.run(self.spark, self.config(self.out.root))
