@@ -1,18 +1,18 @@
 """How throughput grows with executors: 1, 2 and 4 of one core each, and a model whose `predict` sleeps.
 
-Usage: python -m benchmarks.scaling [--executors 1,2,4] [--seconds 25]
+Usage: python -m benchmarks.scaling [--executors 1,2,4] [--seconds 30]
 
 A sleeping model stands for one on a GPU: it takes its time and no core of this machine, so that what is
 measured is the job around it (planning, tasks, waves, results, markers), not how many cores there are.
 Executors are JVMs of their own (local-cluster). Each number of them is a process: a first run lets every
-executor load the model, then two sizes give the steady rate as the slope between them, as in
-`benchmarks.measure`. The data grow with the executors, so that every executor always has the same to do.
+executor load the model, a second is measured, by the seconds in which it embeds; what a run costs besides the
+images (the first tasks' start, the last commit) is in them. The data grow with the executors, so that every
+executor always has the same to do.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import subprocess
 import sys
@@ -30,15 +30,14 @@ from spark_embed.models import Prediction, Recipe, Takes
 from spark_embed.schema import EMBEDDING, EMBEDDING_RESULTS
 
 from benchmarks.data import CACHE, encode_jpeg
-from benchmarks.measure import REPOSITORY, Line, environment
+from benchmarks.measure import REPOSITORY, environment
 from benchmarks.report import describe_machine, warn_if_busy
 
 FOLDER = CACHE / "scaling"
 ROW_S = 0.02
 ROWS_PER_SHARD = 50
-WARM_UP_S, SMALL_S = 3, 5
+WARM_UP_S = 3
 DIM = 64
-BAR = 0.9
 
 
 class SleepingModel:
@@ -79,8 +78,8 @@ def make_shards(n_rows: int) -> Path:
     return folder
 
 
-def run_sizes(n_executors: int, sizes: tuple[int, ...]) -> list[float]:
-    """Return the seconds in which the job embeds each of these numbers of rows, in one session."""
+def run_sizes(n_executors: int, sizes: tuple[int, ...]) -> float:
+    """Return the seconds in which the job embeds the last of these numbers of rows, in one session."""
     from pyspark.sql import SparkSession
 
     from spark_embed import pipeline
@@ -89,44 +88,43 @@ def run_sizes(n_executors: int, sizes: tuple[int, ...]) -> list[float]:
 
     builder = SparkSession.builder.master(f"local-cluster[{n_executors},1,1024]")
     builder = builder.config("spark.log.level", "WARN").config("spark.ui.enabled", "false")
+    builder = builder.config("spark.ui.showConsoleProgress", "false")
     spark = builder.config("spark.executor.memory", "512m").getOrCreate()
-    seconds = []
     with patch.object(udf, "find_kind", lambda model_directory: "benchmarks.scaling:SleepingModel"):
         for n_rows in sizes:
             output = FOLDER / f"out-{n_executors}"
             config = {"input_dir": str(make_shards(n_rows)), "output_dir": str(output), "overwrite": True}
             summary = pipeline.run(spark, Config(**config))
             assert summary.counts.embedded == n_rows
-            seconds.append(summary.timings_s["embed"])
     spark.stop()
-    return seconds
+    return summary.timings_s["embed"]
 
 
-def measure(n_executors: int, large_s: int) -> Line:
-    """Run the sizes in a process of their own."""
-    rows = [round(n_executors * s / ROW_S) for s in (WARM_UP_S, SMALL_S, large_s)]
+def measure(n_executors: int, work_s: int) -> float:
+    """Return the images per second of a run with so much work for each executor, in a process of its own."""
+    rows = [round(n_executors * s / ROW_S) for s in (WARM_UP_S, work_s)]
     sizes = [max(ROWS_PER_SHARD, n_rows - n_rows % ROWS_PER_SHARD) for n_rows in rows]
     command = [sys.executable, "-m", __spec__.name, "--run", f"{n_executors}:{','.join(map(str, sizes))}"]
     done = subprocess.run(command, cwd=REPOSITORY, env=environment(), stdout=subprocess.PIPE, check=True)
-    _, small_s, large_s = json.loads(done.stdout.splitlines()[-1])
-    return Line((sizes[1], sizes[2]), (small_s, large_s))
+    return sizes[-1] / float(done.stdout.splitlines()[-1])
 
 
-def markdown(lines: dict[int, Line]) -> str:
+def markdown(rates: dict[int, float]) -> str:
     """Return the table and a plot that GitHub draws."""
-    one = next(iter(lines.values())).images_per_s / next(iter(lines))
-    rows = ["| executors | images/s | linear | share of linear |", "| --- | --- | --- | --- |"]
-    for n_executors, line in lines.items():
-        rate, linear = line.images_per_s, n_executors * one
-        rows.append(f"| {n_executors} | {rate:,.1f} | {linear:,.1f} | {rate / linear:.3f} |")
-    rates = ", ".join(f"{line.images_per_s:.1f}" for line in lines.values())
-    linear = ", ".join(f"{n_executors * one:.1f}" for n_executors in lines)
+    one = next(iter(rates.values())) / next(iter(rates))
+    heads = ["executors", "images/s", "of linear", "of what the models alone could do"]
+    rows = [f"| {' | '.join(heads)} |", "| --- | --- | --- | --- |"]
+    for n_executors, rate in rates.items():
+        linear, limit = n_executors * one, n_executors / ROW_S
+        rows.append(f"| {n_executors} | {rate:,.1f} | {rate / linear:.3f} | {rate / limit:.3f} |")
+    measured = ", ".join(f"{rate:.1f}" for rate in rates.values())
+    linear = ", ".join(f"{n_executors * one:.1f}" for n_executors in rates)
     plot = [
         "```mermaid",
         "xychart-beta",
-        f"    x-axis executors [{', '.join(map(str, lines))}]",
-        f'    y-axis "images/s" 0 --> {max(lines) * one * 1.1:.0f}',
-        f"    bar [{rates}]",
+        f"    x-axis executors [{', '.join(map(str, rates))}]",
+        f'    y-axis "images/s" 0 --> {max(rates) / ROW_S:.0f}',
+        f"    bar [{measured}]",
         f"    line [{linear}]",
         "```",
     ]
@@ -136,17 +134,17 @@ def markdown(lines: dict[int, Line]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--executors", default="1,2,4")
-    parser.add_argument("--seconds", type=int, default=25, help="of work for each executor, larger size")
+    parser.add_argument("--seconds", type=int, default=30, help="of work for each executor")
     parser.add_argument("--run", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.run:
         number, _, sizes = given.run.partition(":")
-        print(json.dumps(run_sizes(int(number), tuple(map(int, sizes.split(","))))))
+        print(run_sizes(int(number), tuple(map(int, sizes.split(",")))))
         return
     machine = describe_machine()
     warn_if_busy(machine)
-    lines = {number: measure(number, given.seconds) for number in map(int, given.executors.split(","))}
-    print(markdown(lines))
+    numbers = map(int, given.executors.split(","))
+    print(markdown({number: measure(number, given.seconds) for number in numbers}))
     print(f"\nMeasured {machine['date']} on {machine['cores']} cores, load before {machine['load_before']}.")
 
 
