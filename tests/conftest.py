@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import threading
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -37,11 +38,16 @@ WHOLE_RUNS = {"embed", "process", "s3_spark", "start", "uninterrupted"}  # fixtu
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks at the markers
 def pytest_collection_modifyitems(config, items):
+    n_slow: Counter[Path] = Counter()
     for item in items:
         if not WHOLE_RUNS.isdisjoint(item.fixturenames):
             item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("crash") and not config.getoption("crash"):
             item.add_marker(pytest.mark.skip(reason="takes many minutes: make test-crash"))
+        elif item.get_closest_marker("slow"):
+            n_slow[item.path] += 1
+    # The longest files first: in the end no process waits long for another (--no-loadscope-reorder).
+    items.sort(key=lambda item: -n_slow[item.path])
 
 
 @pytest.fixture(scope="session")
