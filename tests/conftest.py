@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import sys
 import threading
 from collections import Counter
@@ -25,6 +26,8 @@ pytest_plugins = ["support.s3_fixtures", "support.crash_fixtures"]
 os.environ["PYSPARK_PYTHON"] = sys.executable
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("SPARK_HOME", None)
+# The JVMs here live for seconds: the plain compiler alone takes a quarter less of the CPU.
+os.environ["SPARK_SUBMIT_OPTS"] = "-XX:TieredStopAtLevel=1"
 # So that they find what tests share.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
 
@@ -75,7 +78,10 @@ def spark(request):
             output_dir = "s3a://unused"
         config = Config(input_dir="unused", output_dir=output_dir, num_workers=2)
         export_s3_environment(config)
-        session = make_session(config)
+        with pytest.MonkeyPatch.context() as fewer:
+            # What fails always is tried twice, not four times: each time a new worker loads the model.
+            fewer.setattr("spark_embed.spark.session._TASK_ATTEMPTS", 2)
+            session = make_session(config)
         yield session
         session.stop()
 
@@ -179,6 +185,23 @@ def embed(spark, tiny_clip, tmp_path):
 
     embed.output_dir = tmp_path / "out"
     return embed
+
+
+@pytest.fixture
+def command_here(capsys, tiny_clip):
+    """Give the command to this process; returns its exit code and what it says to stderr."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def command_here(*argv) -> tuple[int, str]:
+        """Give it all but the model."""
+        from spark_embed.cli.main import main
+
+        code = main([*map(str, argv), "--model_directory", str(tiny_clip)])
+        return code, capsys.readouterr().err.strip()
+
+    yield command_here
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

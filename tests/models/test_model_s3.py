@@ -177,7 +177,9 @@ def test_who_may_not_read_it_is_told_so(clip_folder, upload, bucket, s3_server, 
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_the_same_weights_from_s3(embed, tiny_clip, shards, upload, tmp_path, model_copies):
+def test_a_run_goes_on_with_the_same_weights_from_s3(
+    embed, tiny_clip, shards, upload, tmp_path, model_copies
+):
     first, *more = sorted(Path(shards).glob("*.parquet"))
     (tmp_path / "in").mkdir()
     shutil.copy(first, tmp_path / "in")
