@@ -9,6 +9,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := demo
 DIST := dist
+# In the order of tests/conftest.py: the longest files first.
+TWO_AT_A_TIME := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYSPARK_PYTHON := $(CURDIR)/$(BIN)/python
@@ -23,10 +25,10 @@ run-local: $(READY) $(DEMO)/photos/.ready  ## embed a small set of real photos a
 	$(BIN)/python tools/show_neighbours.py $(DEMO)/embeddings
 
 test: $(READY) lint types s3-server  ## everything that CI runs
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest $(TWO_AT_A_TIME)
 
 test-fast: $(READY)  ## without whole runs and processes of their own: for the edit loop
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow and not crash"
+	$(BIN)/python -m pytest $(TWO_AT_A_TIME) -m "not slow and not crash"
 
 test-crash: $(READY) s3-server  ## series of kills, full disks and dying stores, which make test skips
 	$(BIN)/python -m pytest -m crash --crash

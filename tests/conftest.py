@@ -3,8 +3,10 @@
 import json
 import logging
 import os
+import signal
 import sys
 import threading
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -25,6 +27,8 @@ pytest_plugins = ["support.s3_fixtures", "support.crash_fixtures", "support.clus
 os.environ["PYSPARK_PYTHON"] = sys.executable
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("SPARK_HOME", None)
+# The JVMs here live for seconds: the plain compiler alone takes a quarter less of the CPU.
+os.environ["SPARK_SUBMIT_OPTS"] = "-XX:TieredStopAtLevel=1"
 # So that they find what tests share.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
 
@@ -43,11 +47,16 @@ WHOLE_RUNS = {"embed", "process", "s3_spark", "start", "submit", "uninterrupted"
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks at the markers
 def pytest_collection_modifyitems(config, items):
+    n_slow: Counter[Path] = Counter()
     for item in items:
         if not WHOLE_RUNS.isdisjoint(item.fixturenames):
             item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("crash") and not config.getoption("crash"):
             item.add_marker(pytest.mark.skip(reason="takes many minutes: make test-crash"))
+        elif item.get_closest_marker("slow"):
+            n_slow[item.path] += 1
+    # The longest files first: in the end no process waits long for another (--no-loadscope-reorder).
+    items.sort(key=lambda item: -n_slow[item.path])
 
 
 @pytest.fixture(scope="session")
@@ -75,7 +84,10 @@ def spark(request):
             output_dir = "s3a://unused"
         config = Config(input_dir="unused", output_dir=output_dir, num_workers=2)
         export_s3_environment(config)
-        session = make_session(config)
+        with pytest.MonkeyPatch.context() as fewer:
+            # What fails always is tried twice, not four times: each time a new worker loads the model.
+            fewer.setattr("spark_embed.spark.session._TASK_ATTEMPTS", 2)
+            session = make_session(config)
         yield session
         session.stop()
 
@@ -179,6 +191,23 @@ def embed(spark, tiny_clip, tmp_path):
 
     embed.output_dir = tmp_path / "out"
     return embed
+
+
+@pytest.fixture
+def command_here(capsys, tiny_clip):
+    """Give the command to this process; returns its exit code and what it says to stderr."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def command_here(*argv) -> tuple[int, str]:
+        """Give it all but the model."""
+        from spark_embed.cli.main import main
+
+        code = main([*map(str, argv), "--model_directory", str(tiny_clip)])
+        return code, capsys.readouterr().err.strip()
+
+    yield command_here
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -1,12 +1,10 @@
 """State that is damaged or somebody else's: the run stops, names it, says what helps, and writes nothing."""
 
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
 
-from spark_embed.cli.main import main as cli
 from spark_embed.config import Config
 from spark_embed.output.lock.owner import make_record
 from spark_embed.pipeline import run
@@ -35,19 +33,15 @@ CURES = {
 
 
 @pytest.fixture
-def embed_stamped(tiny_clip, capsys):
+def embed_stamped(command_here):
     """Give the command to this process; returns the exit code and the last line."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def embed(input_dir: Path, output_dir: Path):
-        paths = ["--input_dir", input_dir, "--output_dir", output_dir, "--model_directory", tiny_clip]
-        argv = [*map(str, paths), *(f"--{name}={value}" for name, value in OPTIONS.items())]
-        code = cli(argv)
-        return code, (capsys.readouterr().err.strip().splitlines() or [""])[-1]
+        paths = ["--input_dir", input_dir, "--output_dir", output_dir]
+        code, said = command_here(*paths, *(f"--{name}={value}" for name, value in OPTIONS.items()))
+        return code, said.rpartition("\n")[2]
 
-    yield embed
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    return embed
 
 
 @pytest.fixture(scope="module")

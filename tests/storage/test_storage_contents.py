@@ -149,6 +149,7 @@ class TestReplacedFile:
         assert bad_s3.requests["CompleteMultipartUpload"] == 2
         assert s3_server.content(bucket) == {"out/a": self.BODY}
 
+    @pytest.mark.usefixtures("short_s3_pauses")
     @pytest.mark.parametrize("failing", ["in the block", "UploadPart", "CompleteMultipartUpload"])
     def test_that_fails_leaves_what_was_there(
         self, s3_server, bucket, s3_root, bad_s3, monkeypatch, tmp_path, failing

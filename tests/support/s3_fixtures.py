@@ -38,6 +38,13 @@ def s3_spark(spark, s3_server):
     return spark
 
 
+@pytest.fixture
+def s3_spark_elsewhere(s3_spark, monkeypatch):
+    """The same for a test of another endpoint, which the session's later tasks are not told."""
+    monkeypatch.setattr(s3_spark.sparkContext, "environment", dict(s3_spark.sparkContext.environment))
+    return s3_spark
+
+
 @pytest.fixture(params=["disk", "s3"])
 def place(request, tmp_path):
     """A folder of each kind, to put files into."""

@@ -76,19 +76,9 @@ def test_after_kills_at_any_moment_nothing_is_missing_or_there_twice_or_done_aga
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_costs_nothing(start, out, uninterrupted):
-    run = start(out.root, row_s=0.02)
-    for n_images in (50, 250):
-        run.await_(lambda n_images=n_images: len(run.images()) >= n_images, f"{n_images} images")
-        os.kill(run.workers()[0], signal.SIGKILL)
-    assert run.wait() == 0, run.said
-    assert "Python worker exited unexpectedly (crashed)" in run.said  # it was at work
-    out.assert_same(uninterrupted)
-    out.assert_tidy()
-
-
-@pytest.mark.slow
-def test_a_jvm_that_is_killed_is_told_in_one_line(start, out, uninterrupted):
+def test_a_jvm_that_is_killed_is_told_in_one_line_and_a_worker_that_is_costs_nothing(
+    start, out, uninterrupted
+):
     run = start(out.root, row_s=0.02)
     run.await_(lambda: len(run.images()) >= 50, "50 images")
     (jvm,) = (one for one in run.processes() if one.name() == "java")
@@ -97,8 +87,14 @@ def test_a_jvm_that_is_killed_is_told_in_one_line(start, out, uninterrupted):
     assert "Spark's JVM has ended" in run.last_line
     assert "it goes on" in run.last_line
     assert "Traceback" not in run.said
-    assert start(out.root).wait() == 0
+    run = start(out.root, row_s=0.02)  # and goes on
+    for n_images in (50, 250):
+        run.await_(lambda n_images=n_images: len(run.images()) >= n_images, f"{n_images} images")
+        os.kill(run.workers()[0], signal.SIGKILL)
+    assert run.wait() == 0, run.said
+    assert "Python worker exited unexpectedly (crashed)" in run.said  # it was at work
     out.assert_same(uninterrupted)
+    out.assert_tidy()
 
 
 @pytest.mark.crash

@@ -1,6 +1,8 @@
 """Whole runs in, out of and across S3: a real server, Hadoop's s3a, and readers that know nothing of us."""
 
 import json
+import os
+import re
 import shutil
 
 import numpy as np
@@ -92,12 +94,16 @@ def test_spark_submit_reaches_s3_with_nothing_else_given(
 ):
     """Its JVM runs already, without the jars; the job brings them."""
     input_dir = upload_tree(s3_server, material / "img2dataset/parquet", bucket, "in")
+    environ = {"SPARK_EMBED_MODEL_DIRECTORY": clip.pop("model_directory")}
     done = run_command(
         "spark-submit", REPOSITORY / "jobs/embed.py", "--input_dir", input_dir,
         "--output_dir", f"s3://{bucket}/out", *(f"--{name}={value}" for name, value in clip.items()),
-        cwd=tmp_path,
+        environ=environ, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
+    assert "409 rows: 401 embedded, 8 errors" in done.stdout
+    once_the_session_is_up = done.stderr.partition('Setting Spark log level to "WARN"')[2]
+    assert not re.search(r" INFO [A-Z]\w+: ", once_the_session_is_up)  # Spark's own noise
     assert "copying every file" not in done.stderr  # the committers are there, too
     assert_expected(
         read_parquet(s3_server, bucket, "out/embeddings.parquet"),
@@ -112,8 +118,10 @@ def test_spark_submit_decides_where_it_runs(s3_server, bucket, shards, tiny_clip
     """A master of its own and settings that are not overridden; its executors get the jars for S3, too."""
     done = run_command(
         "spark-submit", "--master", "local-cluster[1,1,1024]", "--conf", "spark.log.level=ERROR",
+        "--conf", f"spark.executor.extraJavaOptions={os.environ['SPARK_SUBMIT_OPTS']}",
         REPOSITORY / "jobs/embed.py", "--input_dir", upload_tree(s3_server, shards, bucket, "in"),
         "--output_dir", f"s3://{bucket}/out", "--model_directory", tiny_clip, "--num_workers", 7,
+        "--parity_samples", 1,
         cwd=tmp_path, environ={"SPARK_CONF_DIR": tmp_path / "none"},  # Spark's own log, which says its level
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
@@ -137,7 +145,7 @@ def test_tars_and_folders_of_objects_are_read(
     )
 
 
-def test_a_profile_may_name_the_store(s3_spark, material, clip, tmp_path, monkeypatch):
+def test_a_profile_may_name_the_store(s3_spark_elsewhere, material, clip, tmp_path, monkeypatch):
     """Spark's JVM does not look there for it, nor would other machines find the file."""
     with find_server(tmp_path / "s3") as server:
         server.set_environment(monkeypatch)
@@ -152,7 +160,7 @@ def test_a_profile_may_name_the_store(s3_spark, material, clip, tmp_path, monkey
         monkeypatch.delenv("AWS_ENDPOINT_URL_S3")
         for folder in ("in", "folder"):
             paths = {"input_dir": f"s3://{bucket}/{folder}", "output_dir": f"s3://{bucket}/of-{folder}"}
-            assert run(s3_spark, Config(**paths, **clip, max_samples=5)).status == "complete"
+            assert run(s3_spark_elsewhere, Config(**paths, **clip, max_samples=5)).status == "complete"
             assert len(read_parquet(server, bucket, f"of-{folder}/embeddings.parquet")) >= 1
 
 

@@ -97,7 +97,7 @@ def test_a_store_that_fails_every_fifth_time_costs_nothing_and_no_secret_is_writ
 
 
 @pytest.fixture
-def run_here(s3_spark, s3_server, bucket, bad_s3, stamped, tiny_clip):
+def run_here(s3_spark_elsewhere, s3_server, bucket, bad_s3, stamped, tiny_clip):
     """Run the stamped shards from a bucket behind a bad server to the same bucket; returns the rows' keys."""
     input_dir = upload_tree(s3_server, stamped, bucket, "in")
     paths = {"input_dir": input_dir, "output_dir": f"s3://{bucket}/out", "model_directory": str(tiny_clip)}
@@ -105,7 +105,7 @@ def run_here(s3_spark, s3_server, bucket, bad_s3, stamped, tiny_clip):
     def run_here(rate, faults, seed=0, only=frozenset({"GetObject"}), **options):
         bad_s3.rate, bad_s3.faults, bad_s3.seed, bad_s3.only = rate, faults, seed, only
         try:
-            run(s3_spark, Config(**paths, **OPTIONS, **options))
+            run(s3_spark_elsewhere, Config(**paths, **OPTIONS, **options))
         finally:
             bad_s3.rate = 0.0
         tables = [read_parquet(s3_server, bucket, f"out/{name}.parquet") for name in ("embeddings", "errors")]
@@ -208,16 +208,18 @@ WRONG = {
 }
 
 
-@pytest.mark.slow
+def put_shard(store, bucket, shards) -> None:
+    store.direct.upload_file(str(shards / "00000.parquet"), bucket, "in/0.parquet")
+
+
 @pytest.mark.parametrize("wrong", WRONG)
 def test_what_is_wrong_is_one_line_that_names_the_place(
-    start, s3_server, bucket, monkeypatch, wrong, stamped, tmp_path
+    command_here, s3_server, bucket, monkeypatch, wrong, shards, tmp_path
 ):
     place, text = WRONG[wrong]
     input_dir = f"s3://{bucket}/in"
     if wrong != "missing folder":
-        for path in sorted(stamped.glob("*"))[:1]:
-            s3_server.client().upload_file(str(path), bucket, f"in/{path.name}")
+        put_shard(s3_server, bucket, shards)
     if wrong == "wrong secret":
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "MARKED-SECRET-BUT-WRONG")
     elif wrong == "wrong key":
@@ -240,11 +242,25 @@ def test_what_is_wrong_is_one_line_that_names_the_place(
     elif wrong == "dead endpoint":
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
     began = time.monotonic()
-    run = start(f"s3://{bucket}/out", "--input_dir", input_dir)
-    assert run.wait() in (2, 4), run.said
+    code, said = command_here("--input_dir", input_dir, "--output_dir", f"s3://{bucket}/out")
     assert time.monotonic() - began < SAID_WITHIN_S
-    assert text in run.last_line, run.said
-    assert f"/{place}" in run.last_line
-    assert "Traceback" not in run.said
-    assert "MARKED" not in run.said
-    assert len(run.said.strip().splitlines()) <= 3
+    assert code in (2, 4), said
+    assert_one_line(said, place, text)
+
+
+def assert_one_line(said: str, place: str, text: str) -> None:
+    lines = said.strip().splitlines()
+    assert text in lines[-1], said
+    assert f"/{place}" in lines[-1]
+    assert "Traceback" not in said
+    assert "MARKED" not in said
+    assert len(lines) <= 3
+
+
+@pytest.mark.slow
+def test_nothing_else_is_said_by_a_process_of_its_own(start, s3_server, bucket, monkeypatch, shards):
+    put_shard(s3_server, bucket, shards)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "MARKED-SECRET-BUT-WRONG")
+    run = start(f"s3://{bucket}/out", "--input_dir", f"s3://{bucket}/in")
+    assert run.wait() in (2, 4), run.said
+    assert_one_line(run.said, *WRONG["wrong secret"])

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -23,6 +22,7 @@ from spark_embed.inference.feed import FeedOptions
 from spark_embed.inference.fetch.references import Reference
 
 from support.checkout import REPOSITORY
+from support.commands import BIN
 from support.fakes import MeanColour
 from support.feeds import run_feed
 from support.image_files import encode, with_segment
@@ -214,24 +214,30 @@ def test_the_child_imports_no_torch_and_no_spark():
 
 
 @pytest.mark.slow
-def test_a_run_survives_images_that_crash_the_worker(tmp_path, tiny_clip, photo_bytes):
+def test_a_run_survives_images_that_crash_the_worker_and_leaves_no_process_and_no_folder_behind(
+    tmp_path, tiny_clip, photo_bytes
+):
     """The first attempt at a task dies with its worker; the second decodes in children."""
     images = [ordering("decode abort"), *photo_bytes[:5], ordering("open SIGSEGV"), *photo_bytes[:5]]
     rows = [{"key": str(number), "jpg": data} for number, data in enumerate(images)]
-    (tmp_path / "in").mkdir()
+    for name in ("in", "temp"):
+        (tmp_path / name).mkdir()
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in/0.parquet")
     flags = {"input_dir": "in", "output_dir": "out", "model_directory": tiny_clip, "num_workers": 1}
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(CRASHING), str(REPOSITORY)])}
-    subprocess.run(
-        [
-            str(Path(sys.executable).parent / "spark-embed"),
-            *(f"--{name}={value}" for name, value in flags.items()),
-        ],
+    process = psutil.Popen(
+        [BIN / "spark-embed", *(f"--{name}={value}" for name, value in flags.items())],
         cwd=tmp_path,
-        env=environment,
-        check=True,
-        timeout=240,
+        env={**environment, "TMPDIR": str(tmp_path / "temp")},
+        stderr=subprocess.PIPE,
+        text=True,
     )
+    family = {}
+    for line in process.stderr:
+        if "parity:" in line:
+            family = {child.pid: child for child in process.children(recursive=True)}
+    assert process.wait() == 0
+    process.stderr.close()
     errors = pd.read_parquet(tmp_path / "out/errors.parquet").sort_values("shard_row")
     assert errors["shard_row"].tolist() == [0, 6]
     assert errors["error"].tolist() == ["corrupt", "corrupt"]
@@ -249,3 +255,7 @@ def test_a_run_survives_images_that_crash_the_worker(tmp_path, tiny_clip, photo_
         if "spark_embed.inference.decode.child" in (process.info["cmdline"] or [])
         and process.info["cwd"] == str(tmp_path)
     ]
+    assert len(family) >= 3  # the JVM, the early daemon, a worker
+    _, alive = psutil.wait_procs(family.values(), timeout=60)
+    assert alive == []
+    assert list((tmp_path / "temp").glob("spark_embed-*")) == []

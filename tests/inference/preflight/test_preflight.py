@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 import pyspark
 import pytest
+import torch
 
 from spark_embed.errors import ModelError
 from spark_embed.inference.feed import FeedOptions
@@ -178,8 +179,9 @@ def test_the_pace_binds_the_run(recipe, photo_bytes):
     assert probe(recipe, [None])["row_s"] is None
 
 
-@pytest.mark.slow
-def test_what_compiling_took_and_gained_is_told(recipe, photo_bytes):
+def test_what_compiling_took_and_gained_is_told(recipe, photo_bytes, monkeypatch):
+    """Here nothing is compiled: tests/models/vision/test_compiled.py."""
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
     answer = probe(
         replace(recipe, dtype="float32", compile_rows=8), photo_bytes, replace(WANTED, batch_size=4)
     )

@@ -47,10 +47,11 @@ def images(photos) -> list[Image.Image]:
 
 @dataclass(frozen=True)
 class Case:
-    """A model, and what plain transformers makes of the images: its inputs, by its own processor."""
+    """A model, what it prepares of the images, and what plain transformers does, by its own processor."""
 
     name: str
     model: ImageEmbedder
+    prepared: list
     reference: Reference
     inputs: list[dict[str, torch.Tensor]]
 
@@ -62,13 +63,14 @@ def case(request, images, tmp_path_factory) -> Case:
     folder = tmp_path_factory.mktemp(request.param)
     reference = save_model(request.param, folder)
     inputs = [reference.process(image) for image in images]
-    return Case(request.param, ImageEmbedder(recipe(folder)), reference, inputs)
+    model = ImageEmbedder(recipe(folder))
+    return Case(request.param, model, prepare_all(model, images), reference, inputs)
 
 
 def test_prepared_pixels_are_those_of_the_models_own_processor(case, images):
     preprocessing = case.model.preprocessing
     assert (preprocessing is None) == (case.name == "siglip2-naflex")  # all others take the fast path
-    for image, expected, prepared in zip(images, case.inputs, prepare_all(case.model, images), strict=True):
+    for image, expected, prepared in zip(images, case.inputs, case.prepared, strict=True):
         if preprocessing is None:
             assert all(torch.equal(prepared[name], values[0]) for name, values in expected.items())
             continue
@@ -83,7 +85,7 @@ def test_vectors_are_those_of_plain_transformers(case, images):
     batch = {name: torch.cat([inputs[name] for inputs in case.inputs]) for name in case.inputs[0]}
     with torch.inference_mode():
         expected = case.reference.vector(batch)
-    prediction = case.model.predict(prepare_all(case.model, images))
+    prediction = case.model.predict(case.prepared)
     assert prediction.failures == {"embedding": {}}
     assert prediction.columns["embedding"].dtype == np.float32
     assert prediction.columns["embedding"].shape == expected.shape == (len(images), case.model.embedding_dim)

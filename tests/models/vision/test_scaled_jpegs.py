@@ -1,5 +1,7 @@
 """A large JPEG decoded at a smaller scale gives the vector of the whole picture, whatever resizes it."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -22,13 +24,24 @@ WAYS = {
 }
 
 
+@pytest.fixture(scope="module")
+def make_jpeg(photos):
+    """Make a photo of a size and an orientation, once."""
+
+    @cache
+    def make(size: tuple[int, int], orientation: int) -> bytes:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        return encode(photos[0].resize(size, Image.Resampling.BICUBIC), quality=90, exif=exif)
+
+    return make
+
+
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
 @pytest.mark.parametrize("size", [(901, 661), (661, 901), (7003, 661)], ids=["wide", "high", "panorama"])
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-def test_the_prepared_pixels_are_those_of_the_whole_picture(photos, way, size, orientation):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    data = encode(photos[0].resize(size, Image.Resampling.BICUBIC), quality=90, exif=exif)
+def test_the_prepared_pixels_are_those_of_the_whole_picture(make_jpeg, way, size, orientation):
+    data = make_jpeg(size, orientation)
     opened = open_image(data, min_edge=160)
     assert opened.scale == 4
     pixels = opened.decode()
@@ -48,15 +61,28 @@ def model(request, tmp_path) -> ImageEmbedder:
     return ImageEmbedder(Recipe(str(tmp_path), device="cpu", dtype="float32"))
 
 
-def test_the_vectors_of_camera_photos_keep_their_cosine(model, photos):
-    """A shorter side of some 3,000 pixels, as 12 megapixels have, with the noise of a sensor."""
+@pytest.fixture(scope="module")
+def make_camera_photos(photos):
+    """Make photos whose shorter side has a number of pixels, with the noise of a sensor, once."""
+
+    @cache
+    def make(edge: int) -> list[bytes]:
+        made = []
+        for photo in photos[::2]:
+            size = (round(edge * photo.width / photo.height), edge)
+            array = np.asarray(photo.resize(size, Image.Resampling.BICUBIC), dtype=np.float32)
+            array += 5 * np.random.default_rng(0).standard_normal(array.shape, dtype=np.float32)
+            made.append(encode(Image.fromarray(np.clip(array, 0, 255).astype(np.uint8)), quality=90))
+        return made
+
+    return make
+
+
+def test_the_vectors_of_camera_photos_keep_their_cosine(model, make_camera_photos):
+    """A shorter side of some 3,000 pixels, as 12 megapixels have."""
     min_edge = smallest_edge(model)
     scaled, whole = [], []
-    for photo in photos[::2]:
-        size = (round(4.73 * min_edge * photo.width / photo.height), round(4.73 * min_edge))
-        array = np.asarray(photo.resize(size, Image.Resampling.BICUBIC), dtype=np.float32)
-        array += np.random.default_rng(0).normal(0, 5, array.shape)
-        data = encode(Image.fromarray(np.clip(array, 0, 255).astype(np.uint8)), quality=90)
+    for data in make_camera_photos(round(4.73 * min_edge)):
         opened = open_image(data, min_edge=min_edge)
         assert opened.scale == 4
         scaled.append(model.prepare(Inputs(opened.decode(), box=opened.box)))

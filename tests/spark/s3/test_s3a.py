@@ -229,18 +229,22 @@ print(json.dumps({"rows": n_rows, "archive": str(class_archive()) in maps, "succ
 """
 
 
+# No task of ours runs, so nothing but Spark's own daemon is needed.
+OPTIONS = f"{os.environ['SPARK_SUBMIT_OPTS']} -Dspark.python.daemon.module=pyspark.daemon"
+
+
 def run_program(*argv, **environment) -> subprocess.CompletedProcess:
     command = [sys.executable, "-c", *argv]
-    return subprocess.run(
-        command, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=200
-    )
+    env = {**os.environ, "SPARK_SUBMIT_OPTS": OPTIONS, **environment}
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=200)
 
 
 @pytest.mark.slow
 def test_a_session_writes_by_the_magic_committer_and_no_secret_down(s3_server, bucket, tmp_path):
     events = {"enabled": "true", "dir": tmp_path.as_uri(), "compress": "false"}
-    options = " ".join(f"-Dspark.eventLog.{name}={value}" for name, value in events.items())
-    done = run_program(PROGRAM, f"s3://{bucket}/out", SPARK_SUBMIT_OPTS=f"{options} -Dspark.log.level=INFO")
+    log = " ".join(f"-Dspark.eventLog.{name}={value}" for name, value in events.items())
+    options = f"{OPTIONS} {log} -Dspark.log.level=INFO"
+    done = run_program(PROGRAM, f"s3://{bucket}/out", SPARK_SUBMIT_OPTS=options)
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["rows"] == 100
