@@ -119,17 +119,17 @@ class ParquetSource:
         those that are wanted in part, because Spark can leave out rows only by looking at each.
         """
         if size is None:
-            return reduce(DataFrame.unionByName, self._read(spark, units))
+            return _together(self._read(spark, units))
         by_coarse: dict[bool, list[Unit]] = {False: [], True: []}
         for unit in units:
             by_coarse[self._is_coarse(unit.shard, size)].append(unit)
         tables = self._read(spark, by_coarse[False])
         if coarse := by_coarse[True]:
             n_tasks = sum(size.n_tasks(unit.n_rows, self._read_bytes(unit.shard)) for unit in coarse)
-            table = reduce(DataFrame.unionByName, self._read(spark, coarse))
+            table = _together(self._read(spark, coarse))
             place = (SHARD, SHARD_ROW)
             tables.insert(0, table.repartitionByRange(n_tasks, *place).sortWithinPartitions(*place))
-        return reduce(DataFrame.unionByName, tables)
+        return _together(tables)
 
     def _is_coarse(self, shard: Shard, size: TaskSize) -> bool:
         """Say whether Spark's tasks of a shard would be long, and no image is among what can be sorted."""
@@ -224,6 +224,11 @@ class ParquetSource:
         return F.struct(
             *(parts.get(f.name, F.lit(None)).cast(f.dataType).alias(f.name) for f in IMAGE_TYPE.fields)
         )
+
+
+def _together(tables: Sequence[DataFrame]) -> DataFrame:
+    """Return the rows of all tables; by their own method: before Spark 4 those of Connect are another class."""
+    return reduce(lambda some, more: some.unionByName(more), tables)
 
 
 def _shard_path(root: str) -> Column:

@@ -271,7 +271,8 @@ def _failed_keys(context: WaveContext, paths: Sequence[str]) -> DataFrame:
         columns = error_columns(context.binding.preflight.recipe.gives)
         is_missing = reduce(or_, (F.col(quoted(name)).isNotNull() for name in columns))
         tables.append(read(*others).where(is_missing))
-    return reduce(DataFrame.union, (table.select(SHARD, SHARD_ROW) for table in tables))
+    keys = (table.select(SHARD, SHARD_ROW) for table in tables)
+    return reduce(lambda some, more: some.union(more), keys)
 
 
 def _check_rows(name: str, data: WaveData, wave: Wave) -> None:
