@@ -227,7 +227,7 @@ class ParquetSource:
 
 
 def _together(tables: Sequence[DataFrame]) -> DataFrame:
-    """Return the rows of all tables; by their own method: before Spark 4 those of Connect are another class."""
+    """Return the rows of all tables, by their own method: before Spark 4 Connect has a class of its own."""
     return reduce(lambda some, more: some.unionByName(more), tables)
 
 
