@@ -11,7 +11,9 @@ from pyspark import SparkConf
 from spark_embed.config import Config
 from spark_embed.errors import ConfigError, ModelError
 from spark_embed.spark import census, session
-from spark_embed.spark.census import Executor, ask_executors, check_cluster, check_executors, tell
+from spark_embed.spark.census import ask_executors, check_cluster, tell
+from spark_embed.spark.cluster import Finding
+from spark_embed.spark.executors import Executor, check_executors
 from spark_embed.spark.settings import settings, table_settings
 
 from support.checkout import REPOSITORY
@@ -69,7 +71,7 @@ def test_a_driver_without_torch_is_no_fault():
 
 
 def test_what_stops_a_run_is_told_before_what_does_not(log):
-    warning, stop = census.Finding("a warning"), census.Finding("a stop", ConfigError)
+    warning, stop = Finding("a warning"), Finding("a stop", ConfigError)
     tell([warning])
     with pytest.raises(ConfigError, match=r"^a stop$"):
         tell([warning, stop])
@@ -114,7 +116,7 @@ def test_a_model_that_is_on_the_driver_alone_is_told(spark, monkeypatch, tiny_cl
         census, "run_tasks", lambda spark, function, items: [{**function("/none"), "host": "far"}]
     )
     config = Config(input_dir="in", output_dir="out", model_directory=str(tiny_clip))
-    with pytest.raises(ModelError, match=f"{tiny_clip}: there is no such folder on far, though it is here"):
+    with pytest.raises(ModelError, match=f"{tiny_clip}: there is no such folder on far, only here: copy"):
         check_cluster(spark, config)
 
 
