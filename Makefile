@@ -33,8 +33,8 @@ test-fast: $(READY)  ## without whole runs and processes of their own: for the e
 test-crash: $(READY) s3-server  ## series of kills, full disks and dying stores, which make test skips
 	$(BIN)/python -m pytest -m crash --crash
 
-test-cluster: $(READY)  ## a standalone cluster whose nodes leave, whose driver or master dies: make test has a part of it
-	$(BIN)/python -m pytest --crash tests/system/test_standalone.py tests/system/test_standalone_kills.py
+test-cluster: $(READY)  ## clusters whose nodes leave, whose driver or master dies, with several GPUs: make test has a part of it
+	$(BIN)/python -m pytest --crash tests/system/test_gpus.py tests/system/test_standalone.py tests/system/test_standalone_kills.py
 
 wheel: $(READY)  ## dist/: the wheel, and the same as a .zip, which is what spark-submit --py-files takes
 	rm -f $(DIST)/spark_embed-*.whl

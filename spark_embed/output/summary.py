@@ -146,6 +146,8 @@ class RunSummary:
             del values["counts"]["errors_by_result"]
         values["traffic"] = values["traffic"] or {}
         values["skew"] = values["skew"] or {}
+        for executor in values["executors"].values():
+            executor["devices"] = list(executor["devices"])
         return values
 
     @classmethod

@@ -12,7 +12,7 @@ import pytest
 from support.gpu_cluster import run_on_gpus
 from support.where_it_ran import FIRST_KIND, KIND
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.crash
 
 N_SHARDS, N_IMAGES = 16, 6
 

@@ -187,7 +187,7 @@ def test_what_compiling_took_and_gained_is_told(recipe, photo_bytes, monkeypatch
     )
     assert answer["recipe"]["compile_rows"] == 4  # the batch size of the run
     assert answer["model"]["compiled"]["speedup"] > 0
-    assert answer["model"]["compiled"]["seconds"] > 0
+    assert answer["model"]["compiled"].keys() == {"seconds", "speedup"}
     assert answer["parity"]["min_cosine"] > 0.9999
 
 
