@@ -8,13 +8,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := demo
+DIST := dist
 # In the order of tests/conftest.py: the longest files first.
 TWO_AT_A_TIME := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYSPARK_PYTHON := $(CURDIR)/$(BIN)/python
 
-.PHONY: help run-local test test-fast test-crash s3-server lint format types lines readme bench bench-peers clean
+.PHONY: help run-local test test-fast test-crash test-cluster test-matrix wheel env-archive s3-server lint format types lines tables bench bench-peers clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -31,6 +32,20 @@ test-fast: $(READY)  ## without whole runs and processes of their own: for the e
 
 test-crash: $(READY) s3-server  ## series of kills, full disks and dying stores, which make test skips
 	$(BIN)/python -m pytest -m crash --crash
+
+test-cluster: $(READY)  ## a standalone cluster whose nodes leave, whose driver or master dies: make test has a part of it
+	$(BIN)/python -m pytest --crash tests/system/test_standalone.py tests/system/test_standalone_kills.py
+
+wheel: $(READY)  ## dist/: the wheel, and the same as a .zip, which is what spark-submit --py-files takes
+	rm -f $(DIST)/spark_embed-*.whl
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir $(DIST) .
+	cp $(DIST)/spark_embed-*.whl $(DIST)/spark_embed.zip
+
+env-archive: wheel  ## dist/environment.tar.gz: this environment and the wheel, for spark-submit --archives
+	$(BIN)/python tools/make_env_archive.py $(VENV) $(DIST)/spark_embed-*.whl $(DIST)/environment.tar.gz
+
+test-matrix: $(READY) s3-server  ## some tests on every Spark from 3.5 on, and on transformers 4: 2 GB of PyPI, once
+	@$(BIN)/python tools/run_matrix.py
 
 s3-server: $(READY)  ## build the S3 server that the tests run against: over a minute, once
 	@$(BIN)/python tools/make_s3_server.py
@@ -49,8 +64,8 @@ format: $(READY)  ## put the code in its one format
 lines: $(READY)  ## lines by room of spark_embed and of its tests
 	@$(BIN)/python tools/count_lines.py
 
-readme: $(READY)  ## write the tables of README.md and CONTRIBUTING.md anew from the code
-	$(BIN)/python tools/write_readme.py
+tables: $(READY)  ## write the tables of docs/ and CONTRIBUTING.md anew from the code
+	$(BIN)/python tools/write_tables.py
 
 bench: $(READY)  ## how fast the job is against bare loops and the shapes people publish (docs/speed.md)
 	$(BIN)/python -m benchmarks.bench
@@ -59,7 +74,7 @@ bench-peers: $(READY)  ## the same against Daft, Ray Data, datasets and clip-ret
 	$(BIN)/python -m benchmarks.peers
 
 clean:  ## remove what these commands made
-	rm -rf $(VENV) $(DEMO) benchmarks/.cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venvs $(DEMO) benchmarks/.cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(READY): pyproject.toml constraints.txt tools/check_machine.sh
 	sh tools/check_machine.sh "$(PYTHON)"

@@ -66,7 +66,7 @@ def answer_references(arrays: Iterator[pa.Array], what: str) -> Iterator[pa.Stru
     nowhere = Reference(), None
     free = {
         "run_feed": free_feed,
-        "load_worker_model": lambda recipe: (SimpleNamespace(gives=recipe.gives), False),
+        "load_worker_model": lambda recipe: (SimpleNamespace(gives=recipe.gives, recipe=recipe), False),
     }
     if what == RESULTS:
         free["iterate_rows"] = lambda arrays: (nowhere for array in arrays for _ in range(len(array)))

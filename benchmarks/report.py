@@ -186,11 +186,11 @@ def _cpu_info(field: str) -> str | None:
 
 
 def main() -> None:
-    """Put the last results into docs/speed.md, those of whole runs into the README, too."""
+    """Put the last results into docs/speed.md, those beside peers into the README, too."""
     results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
     _replace(DOCUMENT, "\n\n".join(markdown(result) for result in results))
-    runs = [result for result in results if "rows" in result and result["kind"] != "noop"]
-    _replace(README, "\n\n".join(_short(result) for result in runs))
+    beside_peers = [result for result in results if result["kind"].startswith("peers-")]
+    _replace(README, "\n\n".join(map(_short, beside_peers)))
 
 
 def _short(result: Result) -> str:

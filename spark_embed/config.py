@@ -1,4 +1,4 @@
-"""The only home of options: names, defaults, limits, and the README's table.
+"""The only home of options: names, defaults, limits, and their table in docs/options.md.
 
 load_config.py makes flags, environment variables and YAML keys of them. Every other room receives a finished
 `Config` and never asks where a value came from.
@@ -237,7 +237,7 @@ class Config(ModelOptions):
 
 
 def options_table() -> str:
-    """Return the README's table of flags, as Markdown."""
+    """Return the table of docs/options.md, as Markdown."""
     lines = ["| flag | default | what it does |", "|---|---|---|"]
     for name, field in sorted_options():
         lines.append(f"| `--{name}` | {default_text(field)} | {describe_option(field)} |")

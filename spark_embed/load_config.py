@@ -7,10 +7,15 @@ conf/<env>.yaml. Which options there are is config.py's business.
 from __future__ import annotations
 
 import argparse
+import atexit
 import difflib
 import re
+import shutil
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -78,7 +83,19 @@ def make_config(values: Mapping[str, Any], origins: Mapping[str, str] | None = N
 def conf_folder() -> Path:
     """Return the folder conf/: inside the package when installed from a wheel, else beside it."""
     package = Path(__file__).parent
+    if not package.is_dir():
+        return _unpacked_conf_folder()
     return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
+
+
+@cache
+def _unpacked_conf_folder() -> Path:
+    """Return a copy of conf/ out of the zip that the package is in, as spark-submit --py-files brings it."""
+    folder = Path(tempfile.mkdtemp(prefix="spark_embed-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for file in resources.files("spark_embed").joinpath("conf").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
 
 
 def read_properties(path: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from py4j.protocol import Py4JError, Py4JNetworkError
+from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
@@ -30,6 +30,7 @@ from spark_embed.run.report import RunResult, read_summary, write_summary
 from spark_embed.run.retry import find_retries
 from spark_embed.run.wave_failure import explain_store_failure
 from spark_embed.run.waves import WaveContext, run_waves
+from spark_embed.spark.context import what_is_lost
 from spark_embed.spark.jobs import JobGroups
 from spark_embed.spark.s3.s3a import export_s3_environment
 from spark_embed.spark.s3.session import committer_settings
@@ -173,9 +174,9 @@ def as_known_failure(lock: OutputLock) -> Iterator[None]:
         yield
     except (PySparkException, Py4JError, ConnectionError) as exc:
         lock.check()
-        if isinstance(exc, Py4JNetworkError | ConnectionError):
+        if what := what_is_lost(exc):
             raise SparkLostError(
-                "Spark's JVM has ended in the middle of the run, killed or out of memory; what is complete "
+                f"{what} has ended in the middle of the run, killed or out of memory; what is complete "
                 "stays so: start the same command again, and it goes on"
             ) from exc
         if failure := explain_store_failure(exc):

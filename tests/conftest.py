@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from support.bad_server import BadServer
@@ -20,7 +21,7 @@ from support.checkout import MATERIAL, TESTS
 from support.image_files import encode
 from support.waiting import PATIENCE_S
 
-pytest_plugins = ["support.s3_fixtures", "support.crash_fixtures"]
+pytest_plugins = ["support.s3_fixtures", "support.crash_fixtures", "support.cluster_fixtures"]
 
 # Workers must run this interpreter, and nothing in a test may reach for a hub.
 os.environ["PYSPARK_PYTHON"] = sys.executable
@@ -31,12 +32,17 @@ os.environ["SPARK_SUBMIT_OPTS"] = "-XX:TieredStopAtLevel=1"
 # So that they find what tests share.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
 
+# A busy machine is no failure.
+settings.register_profile("without_deadline", deadline=None)
+settings.load_profile("without_deadline")
+
 
 def pytest_addoption(parser):
     parser.addoption("--crash", action="store_true", help="run what is marked `crash` (make test-crash)")
 
 
-WHOLE_RUNS = {"embed", "process", "s3_spark", "start", "uninterrupted"}  # fixtures that tests of them use
+# Fixtures that tests of whole runs use.
+WHOLE_RUNS = {"embed", "process", "s3_spark", "start", "submit", "uninterrupted"}
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks at the markers

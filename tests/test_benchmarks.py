@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from benchmarks import data, loops
+from benchmarks import data, loops, scaling
 from benchmarks.measure import Line, Spread, System, count_vectors, ratios
 from benchmarks.processes import Process, cpu_by_kind, watch
 from benchmarks.report import describe_machine, markdown, summarize
@@ -146,6 +146,12 @@ def test_a_table_names_the_machine_and_the_spread():
     assert "| tuned | float32 | 75 (50-100) | 1.00 (1.00-1.00) | 1.0 (1.0-1.0) |" in text
     assert "torch " in text
     assert "cores of" in text
+
+
+def test_scaling_compares_with_one_executor_and_with_what_the_models_alone_could_do():
+    text = scaling.markdown({1: 40.0, 2: 76.0})
+    assert "| 2 | 76.0 | 0.950 | 0.760 |" in text
+    assert "bar [40.0, 76.0]\n    line [40.0, 80.0]" in text
 
 
 def test_the_processes_of_a_command_are_watched_to_its_end():

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import write_readme
+import write_tables
 
 from support.checkout import REPOSITORY
 
@@ -18,9 +18,9 @@ def blocks(language: str, text: str = README) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.parametrize("document", write_readme.DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", write_tables.DOCUMENTS, ids=lambda path: path.name)
 def test_the_tables_are_those_of_the_code(document):
-    assert write_readme.render(document) == document.read_text(), "run `make readme`"
+    assert write_tables.render(document) == document.read_text(), "run `make tables`"
 
 
 def test_the_error_codes_are_all_explained():

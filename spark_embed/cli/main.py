@@ -24,6 +24,8 @@ from spark_embed.storage import existing_folder, folder_path, is_s3
 
 logger = logging.getLogger(__name__)
 
+_JAVA_TRACE = "JVM stacktrace:"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code (`spark_embed.errors.EXIT_CODES`)."""
@@ -138,6 +140,8 @@ def first_cause(exc: Exception) -> str:
     text = str(exc.java_exception) if isinstance(exc, Py4JJavaError) else str(exc)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     causes = [line for line in lines if line.startswith("Caused by:") or _is_python_error(line)]
+    if _JAVA_TRACE in lines:  # Spark Connect's: what is wrong stands before it
+        lines = lines[: lines.index(_JAVA_TRACE)]
     return (causes or lines or [type(exc).__name__])[-1].removeprefix("Caused by:").strip()
 
 

@@ -28,7 +28,7 @@ _TASKS_PER_SLOT = 8
 class Entry(NamedTuple):
     """A file as it was last seen; `version` is that of its content, however often it was touched.
 
-    `n_rows`, `schema` and `odd_pages` are a parquet file's, None until its footer has been read.
+    From `n_rows` on, but for `etag`, it is what a parquet file's footer says, None until that has been read.
     """
 
     n_bytes: int
@@ -39,6 +39,7 @@ class Entry(NamedTuple):
     schema: pa.Schema | None = None
     etag: str | None = None
     odd_pages: Pages | None = None
+    group_rows: int | None = None
 
 
 @dataclass
@@ -73,10 +74,14 @@ class Catalogue:
         )
         return entry.version
 
-    def set_footer(self, path: str, n_rows: int, schema: pa.Schema, odd_pages: Pages) -> None:
+    def set_footer(
+        self, path: str, n_rows: int, schema: pa.Schema, odd_pages: Pages, group_rows: int
+    ) -> None:
         """Remember what a parquet file's footer says."""
         entry = self.entries[path]
-        self.entries[path] = entry._replace(n_rows=n_rows, schema=schema, odd_pages=odd_pages)
+        self.entries[path] = entry._replace(
+            n_rows=n_rows, schema=schema, odd_pages=odd_pages, group_rows=group_rows
+        )
 
 
 def _is_same(file: StoredFile, known: Entry) -> bool:
@@ -100,6 +105,7 @@ _SCHEMA = pa.schema(
         ("schema", pa.dictionary(pa.int32(), pa.binary())),
         ("etag", pa.string()),
         ("odd_pages", pa.map_(pa.string(), pa.string())),
+        ("group_rows", pa.int64()),
     ]
 )
 _SCHEMAS = _SCHEMA.get_field_index("schema")

@@ -28,6 +28,7 @@ from spark_embed.datasets.units import Unit
 from spark_embed.inference.fetch.rows import IMAGE_BYTES, IMAGE_PATH
 from spark_embed.inference.preflight.sample import SampleRow
 from spark_embed.schema import IMAGE, IMAGE_ID, INDEX_COLUMNS, INDEX_ROW, INDEX_SHARD, SHARD, SHARD_ROW
+from spark_embed.spark.task_size import TaskSize
 from spark_embed.spark.text import identifying_text, readable_text
 from spark_embed.spark.types import IMAGE_TYPE, quoted, spark_type, without_nulls
 
@@ -107,13 +108,39 @@ class ParquetSource:
         """Bytes of all shards."""
         return sum(shard.n_bytes for shard in self.shards)
 
-    def table(self, spark: SparkSession, units: Sequence[Unit]) -> DataFrame:
+    def table(self, spark: SparkSession, units: Sequence[Unit], size: TaskSize | None = None) -> DataFrame:
         """Return the table of references of `units`, one row per image.
+
+        With `size`, its tasks have about as many rows, by the settings that go with it. Of shards that Spark
+        cannot cut so the references are sorted into tasks first, which moves no image.
 
         Columns: `own_columns`, image_id, shard, shard_row, and the reference `IMAGE`. Shards whose
         files hold other types are read apart and cast, because Spark's reader converts hardly any; so are
         those that are wanted in part, because Spark can leave out rows only by looking at each.
         """
+        if size is None:
+            return _together(self._read(spark, units))
+        by_coarse: dict[bool, list[Unit]] = {False: [], True: []}
+        for unit in units:
+            by_coarse[self._is_coarse(unit.shard, size)].append(unit)
+        tables = self._read(spark, by_coarse[False])
+        if coarse := by_coarse[True]:
+            n_tasks = sum(size.n_tasks(unit.n_rows, self._read_bytes(unit.shard)) for unit in coarse)
+            table = _together(self._read(spark, coarse))
+            place = (SHARD, SHARD_ROW)
+            tables.insert(0, table.repartitionByRange(n_tasks, *place).sortWithinPartitions(*place))
+        return _together(tables)
+
+    def _is_coarse(self, shard: Shard, size: TaskSize) -> bool:
+        """Say whether Spark's tasks of a shard would be long, and no image is among what can be sorted."""
+        return self.transport != "bytes" and not size.fits(shard.n_rows, shard.n_bytes, shard.group_rows)
+
+    def _read_bytes(self, shard: Shard) -> float:
+        """Return the bytes of a shard's largest row group, if the workers read it."""
+        return shard.n_bytes * shard.group_rows / shard.n_rows if self.transport == "reference" else 0
+
+    def _read(self, spark: SparkSession, units: Sequence[Unit]) -> list[DataFrame]:
+        """Return the references of units, in as few tables as they take."""
         whole: dict[pa.Schema, list[Shard]] = defaultdict(list)
         tables = []
         for unit in units:
@@ -121,8 +148,7 @@ class ParquetSource:
                 whole[unit.shard.schema].append(unit.shard)
             else:
                 tables.append(self._read_group(spark, unit.shard.schema, [unit.shard], unit))
-        tables += [self._read_group(spark, schema, group) for schema, group in whole.items()]
-        return reduce(DataFrame.unionByName, tables)
+        return tables + [self._read_group(spark, schema, group) for schema, group in whole.items()]
 
     def sample(self, n_rows: int) -> list[SampleRow]:
         """Return some `n_rows` rows from all over the data set (`sample_rows`)."""
@@ -198,6 +224,11 @@ class ParquetSource:
         return F.struct(
             *(parts.get(f.name, F.lit(None)).cast(f.dataType).alias(f.name) for f in IMAGE_TYPE.fields)
         )
+
+
+def _together(tables: Sequence[DataFrame]) -> DataFrame:
+    """Return the rows of all tables, by their own method: before Spark 4 Connect has a class of its own."""
+    return reduce(lambda some, more: some.unionByName(more), tables)
 
 
 def _shard_path(root: str) -> Column:

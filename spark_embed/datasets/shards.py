@@ -38,6 +38,7 @@ class Shard:
         name: what the data set calls it: of an index file, the tar, list or folder that it is made from.
         version: of its content.
         odd_pages: what of it Spark's vectorized reader lacks.
+        group_rows: rows of its largest row group, between which alone Spark cuts it.
     """
 
     path: str
@@ -47,6 +48,7 @@ class Shard:
     name: str = ""
     version: str = ""
     odd_pages: Pages = ()
+    group_rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,12 @@ class BadShard:
 
 
 class Footer(NamedTuple):
-    """What a parquet file's footer says: its rows, its schema, and what Spark's vectorized reader lacks."""
+    """What a parquet file's footer says; `Shard` has the same."""
 
     n_rows: int
     schema: pa.Schema
     odd_pages: Pages
+    group_rows: int
 
 
 def open_shards(
@@ -77,7 +80,7 @@ def open_shards(
         raise ConfigError(f"--input_dir {input_dir}: Hadoop cannot read a name with ':', rename {colons[0]}")
     if odd := [file.path for file in files if not _is_unicode(file.path)]:
         raise ConfigError(f"--input_dir {input_dir}: Spark needs names in UTF-8, rename {shown_path(odd[0])}")
-    unread = [file for file in files if catalogue.entries[file.path].odd_pages is None]
+    unread = [file for file in files if catalogue.entries[file.path].group_rows is None]
     bad: dict[str, BadShard] = {}
     known: dict[pa.Schema, pa.Schema] = {}  # a hundred thousand shards share a handful of schemas
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
@@ -87,15 +90,23 @@ def open_shards(
             if isinstance(footer, BadShard):
                 bad[file.path] = footer
             else:
-                n_rows, schema, odd_pages = footer
-                catalogue.set_footer(file.path, n_rows, known.setdefault(schema, schema), odd_pages)
+                schema = known.setdefault(footer.schema, footer.schema)
+                catalogue.set_footer(file.path, footer.n_rows, schema, footer.odd_pages, footer.group_rows)
     good = (file for file in files if file.path not in bad)
     return [_known_shard(file, catalogue.entries[file.path]) for file in good], list(bad.values())
 
 
 def _known_shard(file: StoredFile, entry: Entry) -> Shard:
-    n_rows, odd_pages = entry.n_rows or 0, entry.odd_pages or ()
-    return Shard(file.path, file.n_bytes, n_rows, entry.schema, file.path, entry.version, odd_pages)
+    return Shard(
+        file.path,
+        file.n_bytes,
+        entry.n_rows or 0,
+        entry.schema,
+        file.path,
+        entry.version,
+        entry.odd_pages or (),
+        entry.group_rows or 0,
+    )
 
 
 def _try_footer(input_dir: str, file: StoredFile) -> Footer | BadShard:
@@ -130,7 +141,9 @@ def read_footer(path: str) -> Footer:
     if "INT96" in physical:
         leaves = iter(physical)
         schema = pa.schema([field.with_type(_with_instants(field.type, leaves)) for field in schema])
-    return Footer(footer.num_rows, schema, find_odd_pages(footer, schema.names))
+    groups = map(footer.row_group, range(footer.num_row_groups))
+    group_rows = max((group.num_rows for group in groups), default=0)
+    return Footer(footer.num_rows, schema, find_odd_pages(footer, schema.names), group_rows)
 
 
 def _is_pointer(path: str) -> bool:

@@ -15,6 +15,10 @@ _SMALL_REST = 0.2
 """A rest of a shard below this part of a wave goes with the rest, instead of making a tiny wave."""
 
 
+_MAX_UNITS = 20_000
+"""In a wave: Spark looks at each file before the first task, some 0.25 ms each on a disk and more in S3."""
+
+
 class Unit(NamedTuple):
     """`n_rows` rows of a shard, from `first` on."""
 
@@ -58,11 +62,11 @@ def subtract(units: Iterable[Unit], done: Mapping[str, Sequence[tuple[int, int]]
 def take_wave(queue: deque[Unit], n_rows: int) -> list[Unit]:
     """Take the units of a wave of about `n_rows` rows from the queue; at least one row if there is one.
 
-    A shard that is larger than what is left of the wave is cut.
+    A shard that is larger than what is left of the wave is cut. Of very small ones a wave has fewer rows.
     """
     taken: list[Unit] = []
     left = max(n_rows, 1)
-    while queue and (left > 0 or not taken):
+    while queue and len(taken) < _MAX_UNITS and (left > 0 or not taken):
         unit = queue.popleft()
         n_taken = min(unit.n_rows, _aligned_end(unit, left) - unit.first)
         if unit.n_rows - n_taken <= _SMALL_REST * n_rows:

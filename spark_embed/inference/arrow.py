@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 from pyspark.sql.pandas.types import to_arrow_type
+from pyspark.sql.types import StringType
 
 from spark_embed.errors import ERROR_DETAIL_CHARS, ConfigError, RowError
 from spark_embed.inference.feed import Outcomes
@@ -23,12 +24,15 @@ from spark_embed.models import Values, join_values
 from spark_embed.schema import Results, vector_columns
 from spark_embed.spark.types import BATCH_LIMIT, IMAGE_TYPE, STATS_TYPE, VECTOR_SPARK_TYPE, result_type
 
+Stats = dict[str, float | str]
+"""Values of `STATS_TYPE`, by name."""
+
 OWN_PREFIX = "column."
 """Before the names of own columns in the UDF's input, so that none is taken for a field of `IMAGE_TYPE`."""
 
 _FLOAT_BYTES = 4
 _STATS_ARROW = to_arrow_type(STATS_TYPE)
-_NO_STATS = dict.fromkeys(STATS_TYPE.names, 0)
+_NO_STATS = {field.name: None if field.dataType == StringType() else 0 for field in STATS_TYPE.fields}
 _IMAGE_ARROW_TYPES = [to_arrow_type(field.dataType) for field in IMAGE_TYPE]
 
 VECTOR_TYPE = to_arrow_type(VECTOR_SPARK_TYPE)
@@ -119,7 +123,9 @@ def _concatenated(chunks: Sequence[Outcomes]) -> Outcomes:
     )
 
 
-def make_result_array(outcomes: Outcomes, results: Results, stats: Mapping[str, float]) -> pa.StructArray:
+def make_result_array(
+    outcomes: Outcomes, results: Results, stats: Mapping[str, float | str]
+) -> pa.StructArray:
     """Build an array of `result_type(results, packed=True)`, without a copy of the vectors.
 
     What the rows cost goes on the first of them: the outcomes' seconds, and `stats` beside them; what neither

@@ -6,7 +6,6 @@ importable ones, so that the model cache of spark_embed.models is the worker's o
 
 from __future__ import annotations
 
-import gc
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +14,6 @@ from itertools import chain
 
 import pandas as pd
 import pyarrow as pa
-from pyspark import TaskContext
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
@@ -23,6 +21,7 @@ from pyspark.sql.pandas.functions import pandas_udf
 from spark_embed.config import ModelOptions
 from spark_embed.inference.arrow import (
     OWN_PREFIX,
+    Stats,
     iterate_rows,
     join_outcomes,
     make_input_array,
@@ -32,14 +31,21 @@ from spark_embed.inference.arrow import (
 )
 from spark_embed.inference.feed import DEFAULT_BATCH_SIZE, FeedOptions, run_feed
 from spark_embed.inference.fetch.references import FetchPolicy
-from spark_embed.inference.malloc import keep_freed_memory
 from spark_embed.inference.profile import profiled
 from spark_embed.inference.tally import Tally, tallied
-from spark_embed.models import Model, Recipe, load_model
+from spark_embed.inference.task import (
+    executor_name,
+    has_failed_before,
+    load_worker_model,
+    placed,
+    task_cpus,
+)
+from spark_embed.models import Recipe
 from spark_embed.models.registry import EMBEDDED_MODEL, find_kind
 from spark_embed.schema import EMBEDDING
 from spark_embed.spark.context import use_own_python
 from spark_embed.spark.types import IMAGE_TYPE, quoted, result_type
+from spark_embed.spark.versions import find_arrow_udf
 from spark_embed.storage import folder_path, is_s3, traffic
 
 
@@ -66,8 +72,8 @@ def make_embed_column(
         made = tallied(embed_arrays(arrays, recipe, options), gives, tally)
         return profiled(made if packed else (unpack_results(array, gives) for array in made), profile_dir)
 
-    if hasattr(F, "arrow_udf"):  # from Spark 4.1
-        return _as_column(F.arrow_udf(embed, type_))
+    if arrow_udf := find_arrow_udf():
+        return _as_column(arrow_udf(embed, type_))
 
     def embed_pandas(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         return map(make_result_frame, embed(map(make_input_array, frames)))
@@ -176,62 +182,21 @@ def embed_arrays(
     first = next(rows, None)
     if first is None:
         return
-    started = time.perf_counter()
-    model, loaded = load_worker_model(recipe)
-    load_s = time.perf_counter() - started if loaded else 0.0
-    stats: dict[str, float] = {"n_tasks": 1, "n_model_loads": int(loaded), "load_s": load_s}
-    n_threads = task_cpus() or options.n_threads
-    options = replace(options, n_threads=n_threads, isolated=options.isolated or has_failed_before())
-    for outcomes in join_outcomes(run_feed(chain([first], rows), model, options)):
-        started = time.perf_counter()
-        yield make_result_array(outcomes, model.gives, stats | traffic.take())
-        # While this generator stood still, Spark wrote the array to the JVM: the next chunk carries that.
-        stats = {"encode_s": time.perf_counter() - started}
-
-
-def task_device(recipe: Recipe) -> str:
-    """Return the device of this task: with GPU addresses from Spark, the first of them; else the recipe's.
-
-    Spark hands out addresses without hiding the other GPUs (it does not set CUDA_VISIBLE_DEVICES).
-    """
-    context = TaskContext.get()
-    gpu = context.resources().get("gpu") if context else None
-    if gpu and recipe.device in ("auto", "gpu", "cuda") and not os.environ.get("CUDA_VISIBLE_DEVICES"):
-        return f"cuda:{gpu.addresses[0]}"
-    return recipe.device
-
-
-def task_cpus() -> int | None:
-    """Return the cores that Spark gave this task (spark.task.cpus); None outside a task."""
-    context = TaskContext.get()
-    return max(1, context.cpus()) if context else None
-
-
-def has_failed_before() -> bool:
-    """Say whether an earlier attempt at this task failed: a decoder may have crashed its worker."""
-    context = TaskContext.get()
-    return context is not None and context.attemptNumber() > 0
-
-
-def load_worker_model(recipe: Recipe) -> tuple[Model, bool]:
-    """Return this worker's model on this task's device, and whether this call loaded it.
-
-    From the first load on, torch takes the task's cores and no more: it would take all of the machine's,
-    in every worker.
-    """
-    model, loaded = load_model(replace(recipe, device=task_device(recipe)))
-    if loaded:
-        if n_cpus := task_cpus():
-            import torch  # executors only
-
-            torch.set_num_threads(n_cpus)
-        if TaskContext.get() is not None:
-            keep_freed_memory()
-            # The PySpark daemon collects garbage after every task: with torch and transformers imported
-            # that was a quarter of the worker's time. Frozen objects are not walked again.
-            gc.collect()
-            gc.freeze()
-    return model, loaded
+    told = time.perf_counter()
+    with placed(recipe) as recipe:
+        model, loaded = load_worker_model(recipe)
+        load_s = time.perf_counter() - told if loaded else 0.0
+        stats: Stats = {"n_tasks": 1, "n_model_loads": int(loaded), "load_s": load_s}
+        where: Stats = {"executor": executor_name(), "device": model.recipe.device}
+        n_threads, is_again = task_cpus() or options.n_threads, has_failed_before()
+        options = replace(options, n_threads=n_threads, isolated=options.isolated or is_again)
+        for outcomes in join_outcomes(run_feed(chain([first], rows), model, options)):
+            started, n_rows = time.perf_counter(), outcomes.n_rows
+            stats |= {"n_rows": n_rows, "n_rows_again": n_rows if is_again else 0, "task_s": started - told}
+            told = started
+            yield make_result_array(outcomes, model.gives, where | stats | traffic.take())
+            # While this generator stood still, Spark wrote the array to the JVM: the next chunk carries that.
+            stats = {"encode_s": time.perf_counter() - started}
 
 
 def _as_column(function) -> Callable[[Column], Column]:  # type: ignore[no-untyped-def]

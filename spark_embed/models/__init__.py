@@ -79,7 +79,8 @@ class Recipe:
         source: folder in Hugging Face layout (a path or a URI in S3), hub id, or `EMBEDDED_MODEL`.
         revision: branch, tag or commit of a hub id; after preflight always the commit.
         dtype: "auto" until preflight has resolved it.
-        device: "auto", "gpu" (CUDA or MPS, never the CPU), "cpu", "cuda", "cuda:1" or "mps".
+        device: "auto", "gpu" (CUDA or MPS, never the CPU), both also with the number of the CUDA device that
+            it is to be, "auto:1"; "cpu", "cuda", "cuda:1" or "mps".
         normalize: scale every vector to length 1.
         weights_sha256: what the weights must hash to; None until preflight has read them.
         compile_rows: the batch size for which torch.compile makes the network; None for as it is.
@@ -234,6 +235,8 @@ def load_model(recipe: Recipe) -> tuple[Model, bool]:
             return _loaded[recipe], False
         _loaded.clear()
         model = find_class(recipe.kind)(recipe)
-        # Preflight asks with "auto" and binds the run to what that became: the same model.
-        _loaded[recipe] = _loaded[model.recipe] = _loaded[resolved(model)] = model
+        # Preflight asks with "auto", and binds the run to what it became but for the device: the same model.
+        told = resolved(model)
+        for known in (recipe, model.recipe, told, replace(told, device=recipe.device)):
+            _loaded[known] = model
         return model, True

@@ -1,6 +1,8 @@
-"""Which device runs the model, in which precision."""
+"""Which device of this machine runs the model, in which precision."""
 
 from __future__ import annotations
+
+import socket
 
 import torch
 
@@ -10,24 +12,34 @@ from spark_embed.errors import ModelError, one_line
 def resolve_device(wanted: str) -> str:
     """Return "cuda", "mps" or "cpu" for "auto", the first two for "gpu"; anything else as it is.
 
+    For "auto:1" and "gpu:1" the same, but of the CUDA devices number 1.
+
     Raises:
         ModelError: this machine does not have the wanted device.
     """
-    if wanted not in ("auto", "gpu"):
-        try:
-            torch.empty(0, device=wanted)
-        except (RuntimeError, AssertionError) as exc:  # AssertionError: a torch built without CUDA
-            raise ModelError(f"device {wanted}: cannot be used on this machine: {one_line(exc)}") from exc
-        return wanted
+    kind, _, number = wanted.partition(":")
+    if kind not in ("auto", "gpu"):
+        return _checked(wanted)
     if torch.cuda.is_available():
-        return "cuda"
+        return _checked(f"cuda:{number}") if number else "cuda"
     if torch.backends.mps.is_available():
         return "mps"
-    if wanted == "gpu":
+    if kind == "gpu":
+        given = f", though Spark gave this task GPU {number}" if number else ""
         raise ModelError(
-            f"--require_gpu true: torch {torch.__version__} finds no CUDA or MPS device on this machine"
+            f"--require_gpu true: torch {torch.__version__} finds no CUDA or MPS device on host "
+            f"{socket.gethostname()}{given}"
         )
     return "cpu"
+
+
+def _checked(device: str) -> str:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as exc:  # AssertionError: a torch built without CUDA
+        host = socket.gethostname()
+        raise ModelError(f"device {device}: cannot be used on host {host}: {one_line(exc)}") from exc
+    return device
 
 
 def resolve_dtype(wanted: str, device: str) -> str:

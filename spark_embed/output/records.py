@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from spark_embed.output.executors import Executor
 from spark_embed.schema import EMBEDDINGS_NAME, ERRORS_NAME
 
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
@@ -77,6 +78,9 @@ class Counted(BaseModel):
         stage_s: seconds by stage, summed over threads and tasks.
         s3_requests, s3_bytes: what the workers themselves have asked S3 for, and got.
         batch_limit: images that fitted into the memory of the smallest device at once; None: all of a batch.
+        executors: what each of them did, by name.
+        n_rows_again: rows of tasks that had been tried before.
+        longest_task_s, median_task_s: seconds of its tasks, without those of loading the model.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -90,6 +94,10 @@ class Counted(BaseModel):
     n_errors_by_result: dict[str, dict[str, Count]] = {}
     s3_requests: Count = 0
     s3_bytes: Count = 0
+    executors: dict[str, Executor] = {}
+    n_rows_again: Count = 0
+    longest_task_s: float = 0.0
+    median_task_s: float = 0.0
 
     @property
     def n_errors(self) -> int:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from spark_embed.errors import one_line
+from spark_embed.output.executors import Executor, Skew, describe_executors
 
 _SHOWN_CHARS = 120
 
@@ -133,6 +134,10 @@ class RunSummary:
     started_at: str
     finished_at: str
     traffic: S3Traffic | None = None
+    n_executors: int = 0
+    executors: dict[str, Executor] = field(default_factory=dict)
+    n_rows_again: int = 0
+    skew: Skew | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the summary as JSON values; what only models of several results have, only for those."""
@@ -140,6 +145,7 @@ class RunSummary:
         if not self.counts.errors_by_result:
             del values["counts"]["errors_by_result"]
         values["traffic"] = values["traffic"] or {}
+        values["skew"] = values["skew"] or {}
         return values
 
     @classmethod
@@ -165,6 +171,11 @@ class RunSummary:
         }
         traffic = values.get("traffic")  # a summary of an older version has none
         read["traffic"] = S3Traffic(**traffic) if traffic else None
+        read["skew"] = Skew(**values["skew"]) if values.get("skew") else None
+        read["executors"] = {
+            name: Executor(**{**one, "devices": tuple(one["devices"])})
+            for name, one in values.get("executors", {}).items()
+        }
         return cls(**{**values, **read})
 
     def text(self) -> str:
@@ -177,6 +188,7 @@ class RunSummary:
             for example in found
         ]
         this_run = self.this_run
+        where = describe_executors(self.n_executors, self.executors, self.n_rows_again, self.skew)
         lines = [
             f"{counts.rows:,} rows: {counts.embedded:,} embedded, {counts.errors:,} errors"
             + (f" ({by_code})" if by_code else ""),
@@ -192,6 +204,7 @@ class RunSummary:
             f"speed   {self.throughput.images_per_s:,.1f} images/s while embedding; "
             + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.timings_s.items()),
             *([f"s3      {_describe_traffic(self.traffic)}"] if self.traffic else []),
+            *([f"where   {where}"] if where else []),
             f"verdict {self.verdict.text}",
             f"output  {self.output.output_dir}",
         ]

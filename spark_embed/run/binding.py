@@ -21,7 +21,10 @@ from spark_embed.inference.tally import Tally
 from spark_embed.inference.udf import make_feed_options, make_recipe
 from spark_embed.output.summary import describe_parity
 from spark_embed.run.wave import embed_table
-from spark_embed.spark.settings import Rate, count_slots, is_task_size_set, table_settings, task_settings
+from spark_embed.spark.census import read_settings
+from spark_embed.spark.cluster import planned_slots
+from spark_embed.spark.settings import count_slots, is_task_size_set, table_settings
+from spark_embed.spark.task_size import Rate, TaskSize, find_task_size
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +36,9 @@ SAMPLE_FACTOR = 4
 _BLIND_WAVE_BYTES = 1 << 30
 
 # Rows of urls in a first wave, for each slot: what downloads take is known once there have been some. A slot
-# does between ten and a thousand a second.
+# does between ten and a thousand a second; tasks are cut for a hundred.
 _URL_WAVE_ROWS = 2_000
+_URL_ROW_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,8 @@ class Binding:
         n_slots: tasks that Spark runs at once.
         task_cpus: cores of each.
         wave_rows: rows of the first waves.
-        settings: Spark's for tables of this data set, and for the size of tasks where their speed is known
-            and nobody has set a size.
+        task_size: what tasks get; None where their speed is not known, or somebody has set a size.
+        settings: Spark's for tables of this data set, and for tasks of this size.
         profile_dir: where the tasks leave their profiles; None for nowhere.
     """
 
@@ -56,6 +60,7 @@ class Binding:
     n_slots: int
     task_cpus: int
     wave_rows: int
+    task_size: TaskSize | None
     settings: dict[str, str]
     profile_dir: str | None
 
@@ -139,18 +144,20 @@ def _bind(
     n_rows: int,
 ) -> Binding:
     n_slots, task_cpus = count_slots(spark)
+    n_planned = planned_slots(read_settings(spark), n_slots)
     row_bytes = source.image_bytes / max(source.n_rows, 1)
-    wave_rows = round(_BLIND_WAVE_BYTES * n_slots / max(row_bytes, 1))
-    sizes: dict[str, str] = {}
+    wave_rows = round(_BLIND_WAVE_BYTES * n_planned / max(row_bytes, 1))
+    task_size = None
     if preflight.row_s is not None:
-        wave_rows = round(config.wave_s * n_slots / max(preflight.row_s, 1e-6))
+        wave_rows = round(config.wave_s * n_planned / max(preflight.row_s, 1e-6))
     if source.has_urls:
-        wave_rows = min(wave_rows, _URL_WAVE_ROWS * n_slots)
+        wave_rows = min(wave_rows, _URL_WAVE_ROWS * n_planned)
     wave_rows = max(1, min(wave_rows, n_rows))
     if preflight.row_s is not None and not is_task_size_set(spark):
         share = wave_rows / max(source.n_rows, 1)
         n_bytes, n_files = round(source.n_bytes * share), math.ceil(len(source.shards) * share)
-        sizes = task_settings(n_bytes, wave_rows, n_files, Rate(preflight.row_s, n_slots))
+        row_s = max(preflight.row_s, _URL_ROW_S) if source.has_urls else preflight.row_s
+        task_size = find_task_size(n_bytes, wave_rows, n_files, Rate(row_s, n_planned))
     return Binding(
         source,
         preflight,
@@ -158,9 +165,14 @@ def _bind(
         n_slots=n_slots,
         task_cpus=task_cpus,
         wave_rows=wave_rows,
+        task_size=task_size,
         settings={
-            **table_settings(source.n_bytes / max(source.n_rows, 1), plain_reader=source.needs_plain_reader),
-            **sizes,
+            **table_settings(
+                source.n_bytes / max(source.n_rows, 1),
+                n_slots=n_slots,
+                plain_reader=source.needs_plain_reader,
+            ),
+            **(task_size.settings if task_size else {}),
         },
         profile_dir=os.path.abspath(config.profile_dir) if config.profile_dir else None,
     )
@@ -169,6 +181,8 @@ def _bind(
 def report_preflight(config: Config, preflight: Preflight) -> None:
     """Say what preflight found, and refuse what --parity_action says to refuse."""
     parity = preflight.parity
+    if preflight.unused_gpu:
+        logger.warning("%s", preflight.unused_gpu)
     if isinstance(preflight.model.get("preprocessing"), str):
         logger.warning(
             "no fast path for %s: images are prepared by transformers itself, which is slower",

@@ -15,6 +15,7 @@ from pyspark.sql import SparkSession
 from spark_embed.errors import ErrorBudgetExceeded
 from spark_embed.inference.tally import ROWS, Tally, make_tally
 from spark_embed.output.records import Counted
+from spark_embed.spark.context import is_connect
 from spark_embed.spark.jobs import JobGroups
 
 _LOOK_EVERY_S = 0.5
@@ -23,8 +24,9 @@ _LOOK_EVERY_S = 0.5
 class ErrorBudget:
     """Watches Spark jobs inside a `with` block, and cancels them once too many of their rows are errors.
 
-    Tasks report when they end, so a run stops some time after its budget is spent. Of a model with several
-    results, each has the budget for itself.
+    Tasks report when they end, so a run stops some time after its budget is spent; those of Spark Connect,
+    which has no accumulators, cannot, and only whole waves count. Of a model with several results, each has
+    the budget for itself.
 
     Args:
         spark: the session.
@@ -44,7 +46,7 @@ class ErrorBudget:
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="error budget", daemon=True)
         self.tally: Tally | None = None
-        if max_fraction is not None:
+        if max_fraction is not None and not is_connect(spark):
             self.tally = make_tally(spark)
 
     def __enter__(self) -> ErrorBudget:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from spark_embed.datasets import BadShard
+from spark_embed.output.executors import Skew, add_executors, named, worst
 from spark_embed.output.publish.publish import read_error_examples
 from spark_embed.output.records import Counted, Ledger, Marker, RunRecord, now
 from spark_embed.output.state import read_metadata
@@ -79,7 +80,7 @@ def write_summary(context: RunContext, result: RunResult) -> RunSummary:
     errors = ledger.n_errors_by_code
     embed_s = max(clock.timings_s.get("embed", 0.0), 1e-3)
     options = result.binding.options.batch_size if result.binding else 0
-    pending = _describe_pending(context, result)
+    pending, executors = _describe_pending(context, result), counted.executors
     summary = RunSummary(
         status="incomplete" if pending.n_bad_shards else "complete",
         counts=_count(ledger),
@@ -103,13 +104,7 @@ def write_summary(context: RunContext, result: RunResult) -> RunSummary:
             transport=result.binding.source.transport if result.binding else source.transport,
             not_used={kind: number for kind, (number, _) in source.not_used.kinds.items()},
         ),
-        output=OutputSummary(
-            output_dir=output.root,
-            n_files=len(ledger.results),
-            n_bytes=sum(file.n_bytes for file in ledger.results),
-            generation=ledger.generation,
-            run_id=record.run_id,
-        ),
+        output=_describe_output(output.root, ledger, record),
         timings_s=clock.with_total(),
         stage_s=counted.stage_s,
         throughput=Throughput(images_per_s=round(counted.n_rows / embed_s, 1)),
@@ -123,6 +118,10 @@ def write_summary(context: RunContext, result: RunResult) -> RunSummary:
         started_at=clock.started_at,
         finished_at=now(),
         traffic=_describe_traffic(counted, embed_s),
+        n_executors=len(executors),
+        executors=named(executors),
+        n_rows_again=counted.n_rows_again,
+        skew=worst(_skews(result.markers)),
     )
     write_json(output.metadata, summary.to_dict())
     return summary
@@ -163,6 +162,22 @@ def _describe_traffic(counted: Counted, embed_s: float) -> S3Traffic | None:
     )
 
 
+def _skews(markers: Sequence[Marker]) -> Iterator[Skew]:
+    for marker in markers:
+        if (counted := marker.counted).n_tasks > 1:
+            yield Skew(marker.wave, counted.longest_task_s, counted.median_task_s)
+
+
+def _describe_output(root: str, ledger: Ledger, record: RunRecord) -> OutputSummary:
+    return OutputSummary(
+        output_dir=root,
+        n_files=len(ledger.results),
+        n_bytes=sum(file.n_bytes for file in ledger.results),
+        generation=ledger.generation,
+        run_id=record.run_id,
+    )
+
+
 def _describe_pending(context: RunContext, result: RunResult) -> Pending:
     plan = result.plan
     shown = {shard.name: shard.reason for shard in result.bad[:_MAX_BAD_SHARDS]}
@@ -188,4 +203,6 @@ def add_up(parts: Sequence[Counted]) -> Counted:
         s3_requests=sum(part.s3_requests for part in parts),
         s3_bytes=sum(part.s3_bytes for part in parts),
         batch_limit=min((part.batch_limit for part in parts if part.batch_limit), default=None),
+        executors=add_executors(one for part in parts for one in part.executors.items()),
+        n_rows_again=sum(part.n_rows_again for part in parts),
     )

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
+from statistics import median
 from typing import cast
 
 import pyarrow as pa
@@ -23,6 +24,7 @@ from spark_embed.inference.feed import FeedOptions
 from spark_embed.inference.tally import Tally, count_errors
 from spark_embed.inference.udf import make_embed_column, make_input_column
 from spark_embed.models import Recipe
+from spark_embed.output.executors import Executor, add_executors
 from spark_embed.output.records import Counted
 from spark_embed.platforms import platform
 from spark_embed.schema import (
@@ -37,7 +39,7 @@ from spark_embed.schema import (
 )
 from spark_embed.spark.s3.s3a import committer_of
 from spark_embed.spark.settings import write_parquet
-from spark_embed.spark.types import BATCH_LIMIT, STAGE_SECONDS, STATS, STATS_TYPE, TRAFFIC
+from spark_embed.spark.types import BATCH_LIMIT, STAGE_SECONDS, STATS, TRAFFIC
 from spark_embed.storage import is_s3, list_files, parquet_input, read_text
 
 logger = logging.getLogger(__name__)
@@ -111,6 +113,23 @@ def _warn_of_renames() -> None:
     )
 
 
+def check_devices(counted: Counted, planned: str) -> None:
+    """Warn, once, where the model has run on another kind of device than in preflight."""
+    for kind in {kind for executor in counted.executors.values() for kind in executor.device_kinds}:
+        if kind != planned:
+            _warn_of_device(kind, planned)
+
+
+@cache
+def _warn_of_device(kind: str, planned: str) -> None:
+    logger.warning(
+        "some executors run the model on %s, though preflight ran on %s: their tasks take longer or shorter "
+        "(metadata.json says which: executors); --require_gpu true stops where there is no GPU",
+        kind,
+        planned,
+    )
+
+
 def count_wave(folder: str, results: Results = EMBEDDING_RESULTS) -> WaveData:
     """Count the rows of a wave by outcome and by shard; add up what they cost. Reads no vector.
 
@@ -127,17 +146,21 @@ def count_wave(folder: str, results: Results = EMBEDDING_RESULTS) -> WaveData:
     whole = _Counts()
     for one in counts:
         whole.add(one)
-    by_code, totals = whole.codes, whole.totals
+    by_code, totals, executors = whole.codes, whole.totals, add_executors(whole.executors)
     counted = Counted(
         n_rows=by_code.total(),
         n_errors_by_code={code: by_code[code] for code in sorted(filter(None, by_code))},
         n_errors_by_result={
             result.name: dict(sorted(whole.of_result(result.name))) for result in results if len(results) > 1
         },
-        n_tasks=int(totals["n_tasks"]),
-        n_model_loads=int(totals["n_model_loads"]),
+        n_tasks=sum(one.n_tasks for one in executors.values()),
+        n_model_loads=sum(one.n_model_loads for one in executors.values()),
         stage_s={name: round(totals[name], 3) for name in STAGE_SECONDS},
         batch_limit=min(whole.limits, default=None),
+        executors=executors,
+        n_rows_again=int(totals["n_rows_again"]),
+        longest_task_s=round(max(whole.tasks_s, default=0.0), 3),
+        median_task_s=round(median(whole.tasks_s or [0.0]), 3),
         **{name: int(totals[name]) for name in TRAFFIC},
     )
     return WaveData(counted, files, whole.shards)
@@ -145,25 +168,34 @@ def count_wave(folder: str, results: Results = EMBEDDING_RESULTS) -> WaveData:
 
 @dataclass
 class _Counts:
-    """Rows by code and by shard, errors by (result, code), totals by name, and limits of batches."""
+    """Rows by code and by shard, errors by (result, code), totals by name, and what cannot be added up.
+
+    Attributes:
+        limits: of batches.
+        tasks_s: seconds of each task, without the model's loading.
+    """
 
     codes: Counter[str | None] = field(default_factory=Counter)
     shards: Counter[str] = field(default_factory=Counter)
     errors: Counter[tuple[str, str]] = field(default_factory=Counter)
     totals: Counter[str] = field(default_factory=Counter)
     limits: list[int] = field(default_factory=list)
+    tasks_s: list[float] = field(default_factory=list)
+    executors: list[tuple[str, Executor]] = field(default_factory=list)
 
     def add(self, other: _Counts) -> None:
         for name in ("codes", "shards", "errors", "totals"):
             getattr(self, name).update(getattr(other, name))
         self.limits += other.limits
+        self.tasks_s += other.tasks_s
+        self.executors += other.executors
 
     def of_result(self, result: str) -> Iterator[tuple[str, int]]:
         return ((code, number) for (name, code), number in self.errors.items() if name == result)
 
 
 def _count_file(path: str, results: Results) -> _Counts:
-    """Count one file's rows."""
+    """Count one file's rows: those of one task."""
     found = _Counts()
     names = [*error_columns(results), ERROR, STATS]
     columns = [SHARD, *(f"{RESULT}.{name}" for name in names)]
@@ -174,11 +206,21 @@ def _count_file(path: str, results: Results) -> _Counts:
             if len(results) > 1:
                 found.errors.update(count_errors(result, results))
             found.shards.update(_counts(batch.column(SHARD)))
-            stats = result.field(STATS).drop_null().flatten()
-            by_name = dict(zip(STATS_TYPE.names, stats, strict=True))
-            found.limits += by_name.pop(BATCH_LIMIT).drop_null().to_pylist()
-            found.totals.update({name: pc.sum(one, min_count=0).as_py() for name, one in by_name.items()})
+            stats = result.field(STATS).drop_null()
+            found.limits += stats.field(BATCH_LIMIT).drop_null().to_pylist()
+            for name in (*STAGE_SECONDS, *TRAFFIC, "n_rows_again", "task_s"):
+                found.totals[name] += pc.sum(stats.field(name), min_count=0).as_py()
+            found.executors += add_executors(_executors_of(stats)).items()
+    if found.codes:
+        found.tasks_s.append(found.totals["task_s"] - found.totals["load_s"])
     return found
+
+
+def _executors_of(stats: pa.StructArray) -> Iterator[tuple[str, Executor]]:
+    names = ("executor", "n_tasks", "n_rows", "n_model_loads", "device", "task_s")
+    rows = zip(*(stats.field(name).to_pylist() for name in names), strict=True)
+    for name, n_tasks, n_rows, n_loads, device, task_s in rows:
+        yield name, Executor(n_tasks, n_rows, n_loads, (device,), task_s)
 
 
 def _counts(column: pa.Array) -> dict[str, int]:

@@ -84,7 +84,8 @@ def explain_store_failure(exc: Exception) -> StorageError | None:
 def _text_of(exc: Exception) -> str:
     """Return a failure with all its causes: those of Java are not in its message."""
     try:
-        return str(exc)
+        trace = getattr(exc, "getStackTrace", str)()  # Spark Connect's; a server may keep it out of the text
+        return f"{exc}\n{trace}" if trace else str(exc)
     except (Py4JError, OSError):  # the JVM, which is asked for them, has ended
         return type(exc).__name__
 

@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
 from functools import partial, reduce
+from operator import or_
 
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_embed.datasets import BadShard
@@ -28,7 +29,7 @@ from spark_embed.output.state import write_marker
 from spark_embed.run.binding import Binding
 from spark_embed.run.context import RunContext
 from spark_embed.run.error_budget import ErrorBudget
-from spark_embed.run.wave import WaveData, check_commit, count_wave, run_wave
+from spark_embed.run.wave import WaveData, check_commit, check_devices, count_wave, run_wave
 from spark_embed.run.wave_failure import PassingStorageError, UnreadableShardsError, explain_failure
 from spark_embed.schema import ERRORS_NAME, SHARD, SHARD_ROW, error_columns
 from spark_embed.spark.jobs import JobGroups
@@ -176,6 +177,8 @@ class _Loop:
             if shard.name not in bad:
                 logger.warning("shard %s is read once more, by itself: %s", shard.name, shard.reason)
                 continue
+            if any(known.name == shard.name for known in self._bad):
+                continue  # two waves had parts of it
             logger.warning("shard %s is left out, because it cannot be read: %s", shard.name, shard.reason)
             self._bad.append(shard)
         self._queue = deque(unit for unit in self._queue if unit.shard.name not in bad)
@@ -228,6 +231,7 @@ def _run_one(context: WaveContext, name: str, wave: Wave) -> Marker:
     if not wave.retried:  # the rows of those are checked when they leave their table
         _check_rows(name, data, wave)
     context.budget.add(data.counted)
+    check_devices(data.counted, context.binding.preflight.model["device"])
     context.run.check()
     marker = Marker(
         run_id=context.run_id,
@@ -250,9 +254,9 @@ def _part(unit: Unit) -> Part:
 def _table(context: WaveContext, wave: Wave) -> DataFrame:
     """Return the table of references of a wave."""
     spark, source = context.run.spark, context.binding.source
-    table = source.table(spark, wave.units)
     if not wave.retried:
-        return table
+        return source.table(spark, wave.units, context.binding.task_size)
+    table = source.table(spark, wave.units)
     keys = _failed_keys(context, wave.retried)
     return table.join(keys, [SHARD, SHARD_ROW], "left_semi").select(*map(quoted, table.columns))
 
@@ -265,9 +269,10 @@ def _failed_keys(context: WaveContext, paths: Sequence[str]) -> DataFrame:
     tables = [read(*errors)] if errors else []
     if others := [path for path in paths if path not in errors]:
         columns = error_columns(context.binding.preflight.recipe.gives)
-        is_missing = reduce(Column.__or__, (F.col(quoted(name)).isNotNull() for name in columns))
+        is_missing = reduce(or_, (F.col(quoted(name)).isNotNull() for name in columns))
         tables.append(read(*others).where(is_missing))
-    return reduce(DataFrame.union, (table.select(SHARD, SHARD_ROW) for table in tables))
+    keys = (table.select(SHARD, SHARD_ROW) for table in tables)
+    return reduce(lambda some, more: some.union(more), keys)
 
 
 def _check_rows(name: str, data: WaveData, wave: Wave) -> None:

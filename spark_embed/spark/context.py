@@ -1,16 +1,52 @@
-"""A session's SparkContext and its JVM: the one file that reaches for them, as Spark Connect has neither."""
+"""A session's SparkContext and its JVM: the one file that reaches for them, and knows who has none."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import Any, TypeVar
 
+from py4j.protocol import Py4JError, Py4JNetworkError
 from pyspark import Accumulator, AccumulatorParam, SparkConf, SparkContext
-from pyspark.accumulators import AccumulatorTCPServer
-from pyspark.sql import SparkSession
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from spark_embed.spark.versions import replace_accumulators_error_handler
 
 Value = TypeVar("Value")
+
+# How pyspark's words begin when a Connect server has been away for too long, or has forgotten the session.
+_SERVER_LOST = re.compile(
+    r"<\w+ of RPC that terminated with:\s+status = StatusCode\.UNAVAILABLE"
+    r"|(?:\([\w.]+\) )?\[(?:NO_ACTIVE_SESSION|INVALID_HANDLE\.SESSION_\w+|RETRIES_EXCEEDED)\]"
+)
+_MAX_PARTITIONS = 1 << 16
+
+
+def is_connect(spark: SparkSession) -> bool:
+    """Say whether this is a session of a Spark Connect server: without context, JVM and static settings.
+
+    Its class is no kind of `SparkSession`, and cannot be imported where grpcio is missing.
+    """
+    return type(spark).__module__.startswith("pyspark.sql.connect")
+
+
+def remote_url() -> str | None:
+    """Return where the environment says that a Spark Connect server is, if it does."""
+    return os.environ.get("SPARK_REMOTE")
+
+
+def what_is_lost(exc: Exception) -> str | None:
+    """Return what has ended, if an exception means that: the JVM, or the Connect server."""
+    if isinstance(exc, Py4JNetworkError | ConnectionError):
+        return "Spark's JVM"
+    try:
+        is_so = isinstance(exc, PySparkException) and _SERVER_LOST.match(str(exc))
+    except (Py4JError, OSError):  # the JVM, which is asked for the text
+        return "Spark's JVM"
+    return "the Spark Connect server, or this session of it," if is_so else None
 
 
 def context_of(spark: SparkSession) -> SparkContext:
@@ -22,16 +58,16 @@ def start_context(conf: SparkConf) -> None:
     """Start the JVM, if it does not run, and a context with these settings."""
     SparkContext.getOrCreate(conf)
     # Where the JVM ends, who waits for it says so; this server's thread would print a traceback besides.
-    AccumulatorTCPServer.handle_error = _ignore  # type: ignore[assignment,method-assign]
+    replace_accumulators_error_handler(_ignore)
 
 
 def _ignore(*_: Any) -> None:
     pass
 
 
-def is_context_there() -> bool:
-    """Say whether somebody has started a context in this process."""
-    return SparkContext._active_spark_context is not None
+def is_session_there() -> bool:
+    """Say whether somebody has started Spark in this process, or connected it to a server."""
+    return SparkContext._active_spark_context is not None or SparkSession.getActiveSession() is not None
 
 
 def is_jvm_there() -> bool:
@@ -45,8 +81,27 @@ def reach_jvm() -> None:
 
 
 def is_local(spark: SparkSession) -> bool:
-    """Say whether tasks run in this machine's one JVM."""
-    return str(context_of(spark).master).startswith("local[")
+    """Say whether tasks run in this machine's one JVM; where a Connect server is, it does not say."""
+    return not is_connect(spark) and str(context_of(spark).master).startswith("local[")
+
+
+def default_parallelism(spark: SparkSession) -> int:
+    """Return how many cores the session has now, as far as Spark knows."""
+    if is_connect(spark):
+        return count_partitions(spark.range(_MAX_PARTITIONS))  # by default as many as there are cores
+    return context_of(spark).defaultParallelism
+
+
+def count_partitions(table: DataFrame) -> int:
+    """Return how many tasks would read a table; on Spark Connect they have to run, to count themselves."""
+    if is_connect(table.sparkSession):
+        return table.select(F.spark_partition_id()).distinct().count()
+    return table.rdd.getNumPartitions()
+
+
+def worker_python(spark: SparkSession) -> str:
+    """Return the Python that runs in workers, or who knows it."""
+    return "the Spark Connect server's" if is_connect(spark) else context_of(spark).pythonExec
 
 
 def use_own_python() -> None:

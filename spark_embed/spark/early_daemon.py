@@ -40,7 +40,7 @@ def start_before_spark() -> None:
 
     Under spark-submit only the JVM knows the master: if that is a cluster's, `stop_early_daemon` follows.
     """
-    if platform() is None and "pyspark" not in sys.modules:
+    if platform() is None and "pyspark" not in sys.modules and "SPARK_REMOTE" not in os.environ:
         start_early_daemon()
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,12 +21,17 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from spark_embed.config import Config
-from spark_embed.errors import ConfigError
+from spark_embed.errors import ConfigError, SparkEmbedError
 from spark_embed.load_config import conf_folder, read_properties
+from spark_embed.spark.census import check_cluster, tell
+from spark_embed.spark.cluster import MASTER, check_settings
+from spark_embed.spark.connect import connect, disconnect, say_what_is_missing
 from spark_embed.spark.context import (
     context_of,
+    is_connect,
     is_local,
     reach_jvm,
+    remote_url,
     start_context,
     stop_jvm_context,
     use_own_python,
@@ -41,6 +47,9 @@ logger = logging.getLogger(__name__)
 MIN_JAVA = 17
 _TASK_ATTEMPTS = 4
 _DAEMON_MODULE = "spark_embed.spark.worker_daemon"  # conf/local.conf
+
+# What this process has been told of the hub holds for the workers that ask it, too.
+_HUB_VARIABLES = ("HF_HUB_OFFLINE", "HF_ENDPOINT")
 
 # What pyspark raises in one thread while another one stops the session.
 _STOPPED_MEANWHILE = (PySparkException, Py4JError, OSError, AttributeError, AssertionError)
@@ -61,13 +70,22 @@ def make_session(config: Config, started: Callable[[], None] = lambda: None) -> 
         started: called as soon as pyspark has taken over Ctrl-C, which it does in the middle of all this.
 
     Raises:
-        ConfigError: Spark does not start, or cannot reach S3 though a path is there.
+        ConfigError: Spark does not start, cannot reach S3 though a path is there, or no run can be with its
+            settings or executors.
+        ModelError: an executor lacks the model, or with --require_gpu a GPU.
     """
     if (active := SparkSession.getActiveSession()) is not None:
         check_workers(active, config.num_workers)
-        use_own_python()
-        adopt_session(active, config)
+        _adopt(active, config)
+        check_cluster(active, config)
         return active
+    if remote := remote_url():
+        spark = connect(remote)
+        started()
+        check_workers(spark, config.num_workers)
+        _adopt(spark, config)
+        check_cluster(spark, config)
+        return spark
     jars = bring_jars(config)
     try:
         with on_class_path(jars):
@@ -81,30 +99,38 @@ def make_session(config: Config, started: Callable[[], None] = lambda: None) -> 
         start_worker_daemon(spark)
     try:
         use_s3(spark, config)
-    except ConfigError:
+        check_cluster(spark, config)
+    except (SparkEmbedError, PySparkException, Py4JError):
         stop_session(spark)
         raise
     return spark
 
 
 def as_session(spark: SparkSession | Session, config: Config) -> Session:
-    """Return what gives a session, of a session that is there already too.
+    """Return what gives a session, of a session that is there already too, which is then looked at first.
 
     Raises:
         ConfigError: the run is on S3, and this session cannot reach it.
     """
-    if not isinstance(spark, SparkSession):
+    if callable(spark):
         return spark
-    use_own_python()
-    adopt_session(spark, config)
-    return lambda: spark
+    _adopt(spark, config)
+
+    @cache
+    def session() -> SparkSession:
+        check_cluster(spark, config)
+        return spark
+
+    return session
 
 
 def are_workers_elsewhere(spark: SparkSession | Session) -> bool:
     """Say whether the workers are other machines, which may have other folders; starts no context."""
-    active = spark if isinstance(spark, SparkSession) else SparkSession.getActiveSession()
+    active = SparkSession.getActiveSession() if callable(spark) else spark
     if active is not None:
         return not is_local(active)
+    if remote_url():
+        return True
     if is_spark_configured():
         with contextlib.suppress(
             PySparkException, Py4JError, RuntimeError, OSError
@@ -120,7 +146,8 @@ def check_machine() -> None:
         ConfigError: no Java, too old a Java, or pandas 3.
     """
     check_pandas()
-    if "PYSPARK_GATEWAY_PORT" not in os.environ:  # else spark-submit has started the JVM
+    # Else spark-submit has started the JVM, or there is none.
+    if "PYSPARK_GATEWAY_PORT" not in os.environ and not (remote_url() or "").startswith("sc://"):
         check_java()
 
 
@@ -147,15 +174,31 @@ def stop_session(spark: SparkSession) -> None:
     The JVM's half only: pyspark's own takes a second more, in which its accumulator server looks up. What the
     JVM has to say of tasks that end with it is no news.
     """
+    if is_connect(spark):
+        disconnect(spark)
+        return
     silence(spark)
     with contextlib.suppress(*_STOPPED_MEANWHILE):  # the JVM may be gone; the exit ends it anyway
         stop_jvm_context(spark)
 
 
 def silence(spark: SparkSession) -> None:
-    """Stop the JVM's log."""
+    """Stop the JVM's log, where it is this process's."""
     with contextlib.suppress(*_STOPPED_MEANWHILE):
         context_of(spark).setLogLevel("OFF")
+
+
+def _adopt(spark: SparkSession, config: Config) -> None:
+    """Prepare a session that somebody else has started, or say what cannot be prepared.
+
+    Raises:
+        ConfigError: the run is on S3, and this session cannot reach it.
+    """
+    if is_connect(spark):
+        say_what_is_missing(config)
+    else:
+        use_own_python()
+        adopt_session(spark, config)
 
 
 def _do_nothing(rows: Iterable[int]) -> None:
@@ -170,9 +213,12 @@ def _make_conf(config: Config, jars: list[str]) -> SparkConf:
     conf = SparkConf()
     conf.setAppName("spark_embed").setIfMissing("spark.log.level", "WARN")
     master = conf.get("spark.master", None) or "local[*]"
+    tell(fault for fault in check_settings({**dict(conf.getAll()), MASTER: master}) if fault.error)
     if not master.startswith("local") or master.startswith("local-cluster"):
         stop_early_daemon()
         send_to_executors(conf, config, jars)
+        for name in filter(os.environ.__contains__, _HUB_VARIABLES):
+            conf.setIfMissing(f"spark.executorEnv.{name}", os.environ[name])
         return conf
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")  # else Spark looks for the host's name, and warns
@@ -198,8 +244,10 @@ def local_master(master: str, num_workers: int | None) -> str:
 
 def check_workers(spark: SparkSession, num_workers: int | None) -> None:
     """Warn where --num_workers and what the session can run at once differ."""
+    if not num_workers:
+        return
     slots, _ = count_slots(spark)
-    if num_workers and num_workers != slots:
+    if num_workers != slots:
         logger.warning(
             "--num_workers %d: this Spark runs %d tasks at once; its master or the cluster decides that "
             "(spark.executor.instances, spark.executor.cores)",

@@ -14,7 +14,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from spark_embed.errors import ConfigError, SparkEmbedError, fatal_error_named
-from spark_embed.spark.context import context_of
+from spark_embed.spark.context import worker_python
 from spark_embed.storage import Traffic, traffic
 
 Item = TypeVar("Item")
@@ -22,6 +22,9 @@ Item = TypeVar("Item")
 ANSWER = "answer"
 
 _LACKING = re.compile(r"ModuleNotFoundError: No module named '([\w.]+)'")
+_OTHER_PYTHON = re.compile(r"different version:? ([\d.]+) than that in driver:? ([\d.]+)")
+_NO_PYTHON = re.compile(r'Cannot run program "')
+_HOST = re.compile(r"\(TID \d+\) \((\S+) executor \w+\)")
 
 traffic_of_tasks = Traffic()
 """What these tasks have asked S3 for, by the workers' own count; kept on the driver."""
@@ -35,7 +38,7 @@ def run_tasks(spark: SparkSession, function: Callable[[Item], Any], items: Seque
 
     Raises:
         SparkEmbedError: what the function raised, for the first item.
-        ConfigError: the workers' Python lacks a package, this one maybe.
+        ConfigError: the workers' Python lacks a package, this one maybe, or is none that fits the driver's.
     """
 
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -49,8 +52,8 @@ def run_tasks(spark: SparkSession, function: Callable[[Item], Any], items: Seque
     try:
         rows = spark.range(0, n_items, 1, n_items).mapInArrow(run, f"{ANSWER} string").collect()
     except (PySparkException, Py4JJavaError) as exc:
-        if lacking := _LACKING.search(str(exc)):
-            raise ConfigError(_explain_lack(spark, lacking[1])) from exc
+        if cause := explain_python(worker_python(spark), str(exc)):
+            raise ConfigError(cause) from exc
         raise
     answers = sorted((json.loads(row[ANSWER]) for row in rows), key=lambda answer: answer[0])
     for *_, asked in answers:
@@ -61,11 +64,23 @@ def run_tasks(spark: SparkSession, function: Callable[[Item], Any], items: Seque
     return [answer for _, answer, _, _ in answers]
 
 
-def _explain_lack(spark: SparkSession, package: str) -> str:
-    return (
-        f"the workers' Python ({context_of(spark).pythonExec}) has no {package}: install it there, or set "
-        f"PYSPARK_PYTHON to one that has it (this program's is {sys.executable})"
-    )
+def explain_python(python: str, failure: str) -> str | None:
+    """Return what is wrong with the workers' Python, if that is why Spark says that tasks failed."""
+    if host := _HOST.search(failure):
+        python += f" on {host[1]}"
+    if lacking := _LACKING.search(failure):
+        return (
+            f"the workers' Python ({python}) has no {lacking[1]}: install it there, or set "
+            f"PYSPARK_PYTHON to one that has it (this program's is {sys.executable})"
+        )
+    if other := _OTHER_PYTHON.search(failure):
+        return (
+            f"the workers' Python ({python}) is {other[1]}, the driver's is {other[2]}, and functions cannot "
+            "go from one to the other: set PYSPARK_PYTHON to the same on all machines"
+        )
+    if _NO_PYTHON.search(failure):
+        return f"the workers' Python ({python}) is not there: set PYSPARK_PYTHON to one that is"
+    return None
 
 
 def _call(function: Callable[[Item], Any], item: Item) -> tuple[Any, tuple[str, str] | None, dict[str, int]]:

@@ -6,6 +6,8 @@ from pyspark.sql import Column
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from spark_embed.spark.versions import valid_utf8
+
 
 def readable_text(value: Column, data_type: T.DataType) -> Column:
     """Return a value with U+FFFD for what is not UTF-8 in its text, however deep; nulls stay null.
@@ -26,14 +28,14 @@ def readable_text(value: Column, data_type: T.DataType) -> Column:
     if isinstance(data_type, T.StructType):
         fields = (readable_text(value.getField(f.name), f.dataType).alias(f.name) for f in data_type)
         return F.when(value.isNotNull(), F.struct(*fields))
-    return _readable(value)
+    return valid_utf8(value)
 
 
 def identifying_text(value: Column, data_type: T.DataType) -> Column:
     """Return what names a row as text: bytes in lower-case hex, all else as Spark writes it."""
     if isinstance(data_type, T.BinaryType):
         return F.lower(F.hex(value))
-    return _readable(value.cast("string"))  # a struct may hold bytes
+    return valid_utf8(value.cast("string"))  # a struct may hold bytes
 
 
 def _holds_text(data_type: T.DataType) -> bool:
@@ -44,9 +46,3 @@ def _holds_text(data_type: T.DataType) -> bool:
     if isinstance(data_type, T.StructType):
         return any(_holds_text(field.dataType) for field in data_type)
     return isinstance(data_type, T.StringType)
-
-
-def _readable(text: Column) -> Column:
-    if hasattr(F, "make_valid_utf8"):  # from Spark 4.0 on, where decode() takes nothing but UTF-8
-        return F.make_valid_utf8(text)
-    return F.decode(text.cast("binary"), "UTF-8")

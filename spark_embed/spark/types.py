@@ -44,8 +44,13 @@ IMAGE_TYPE = T.StructType(
 
 STATS_TYPE = T.StructType(
     [
+        T.StructField("executor", T.StringType()),  # host:pid
+        T.StructField("device", T.StringType()),
         T.StructField("n_tasks", T.IntegerType()),  # 1 in the first batch of a task
         T.StructField("n_model_loads", T.IntegerType()),  # 1 where this batch had to load the model
+        T.StructField("n_rows", T.IntegerType()),  # of the batch
+        T.StructField("n_rows_again", T.IntegerType()),  # the same where the task had been tried before
+        T.StructField("task_s", T.FloatType()),  # on the clock, since the batch before
         *(T.StructField(name, T.FloatType()) for name in STAGE_SECONDS),
         *(T.StructField(name, T.LongType()) for name in TRAFFIC),
         T.StructField(BATCH_LIMIT, T.IntegerType()),  # images that fitted into the device at once; null: all

@@ -47,6 +47,8 @@ def test_a_failed_spark_job_is_told_by_its_cause():
         "    at org.apache.spark.Foo.bar(Foo.scala:1)",
     ]
     assert first_cause(RuntimeError("\n".join(lines))) == lines[2]
+    of_connect = ["[PATH_NOT_FOUND] Path does not exist: file:/a.", "", "JVM stacktrace:", "a.B", "\tat a.C"]
+    assert first_cause(RuntimeError("\n".join(of_connect))) == of_connect[0]
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from support.shard_files import error_of, find, rows, write
 from support.sources import table_of
 
 
+@pytest.mark.matrix
 def test_shards_whose_types_differ_are_read_as_one_table(spark, tmp_path):
     """pandas writes a column without values as null; a narrower number fits into a wider one."""
     write(tmp_path, "0.parquet", {"n": pa.array([1], pa.int32()), "t": pa.nulls(1), "jpg": [b"1"]})
@@ -104,6 +105,7 @@ def test_equal_ids_look_the_same_from_every_shard(spark, tmp_path, values):
         assert rows(table_of(spark, find(tmp_path)), "image_id") == [("1.0",), ("1.0",)]
 
 
+@pytest.mark.matrix
 def test_spark_reads_each_arrow_type_as_our_schema_says(spark, tmp_path):
     types = {
         "bool": pa.array([True]),
@@ -154,6 +156,7 @@ def test_a_column_that_spark_cannot_hold_stops_the_job_until_it_is_dropped(spark
     assert table_of(spark, find(tmp_path, drop_columns=("t",))).count() == 1
 
 
+@pytest.mark.matrix
 def test_the_timestamps_of_sparks_own_writer_are_read_as_spark_reads_them(spark, tmp_path):
     text = "timestamp'1969-07-20 20:17:40.123456'"
     written = spark.sql(

@@ -34,7 +34,7 @@ def vectors_by(embeddings: pd.DataFrame, column: str) -> pd.DataFrame:
     return embeddings.set_index(column)["embedding"]
 
 
-@pytest.mark.parametrize("folder", IMG2DATASET)
+@pytest.mark.parametrize("folder", [pytest.param("parquet", marks=pytest.mark.matrix), "webdataset", "files"])
 def test_img2datasets_layouts_give_401_vectors_and_8_errors(embed, material, expected, folder):
     metadata, embeddings, errors = embed(
         material / "img2dataset" / folder, model_directory=str(material / "clip-tiny"), dtype="float32"
@@ -98,6 +98,7 @@ def test_all_hostile_files_are_rows_as_pillow_says(embed, material):
     assert metadata["counts"]["rows"] == len(manifest) > 600
 
 
+@pytest.mark.matrix
 def test_tars_alone_give_their_texts_as_columns(embed, tmp_path, photo_bytes):
     write_tar(
         tmp_path / "in/a.tar",

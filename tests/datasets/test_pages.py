@@ -87,9 +87,9 @@ def test_a_catalogue_keeps_them_and_an_older_one_is_filled(tmp_path):
     write_catalogue(catalogue, path)
     assert read_catalogue(path).entries == catalogue.entries
     assert catalogue.entries["a.parquet"].odd_pages == shard.odd_pages
-    pq.write_table(pq.read_table(path).drop_columns(["odd_pages"]), path)
+    pq.write_table(pq.read_table(path).drop_columns(["group_rows"]), path)
     older = read_catalogue(path)
-    assert older.entries["a.parquet"].odd_pages is None
+    assert older.entries["a.parquet"].group_rows is None
     source = shard_source(config, identified(None, find_layout(config), older, verify=False), older)
     assert source.shards == (shard,)
 

@@ -45,6 +45,7 @@ def test_bytes_that_name_a_row_are_text_in_its_image_id(spark, tmp_path, column,
     assert [row["image_id"] for row in written(spark, tmp_path / "in", tmp_path / "out")] == ids
 
 
+@pytest.mark.matrix
 def test_text_that_is_not_utf_8_is_marked_wherever_it_stands_and_the_rest_is_as_it_was(spark, tmp_path):
     text = broken([b"\xff1", b"x\xed\xa0\x80", b"\xf0\x9f\x99\x82"])
     pairs = pa.MapArray.from_arrays(pa.array([0, 1, 2, 3], pa.int32()), text, text)

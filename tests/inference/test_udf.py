@@ -8,22 +8,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from pyspark.resource import ResourceInformation
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_type
 
 from spark_embed import models
 from spark_embed.config import Config, ModelOptions
 from spark_embed.inference import arrow, udf
+from spark_embed.inference import task as where
 from spark_embed.inference.feed import FeedOptions
 from spark_embed.inference.fetch.references import FetchPolicy, Reference
-from spark_embed.inference.udf import make_embed_column, make_recipe, task_device
+from spark_embed.inference.udf import make_embed_column, make_recipe
 from spark_embed.models import Recipe, load_model
 from spark_embed.schema import EMBEDDING_RESULTS, IMAGE
 from spark_embed.spark.types import IMAGE_TYPE, result_type
 
 from support.arrow_images import embed_arrays, references
 from support.sources import find_source, table_of
+from support.task_context import Task
 
 
 def embed_frames(frames, recipe, options):
@@ -139,40 +140,9 @@ def test_a_uri_that_is_not_utf_8_is_a_path_like_any_other(
     assert results[0].r.error_detail == rf"{tmp_path}/\xff.jpg"
 
 
-class Task:
-    """A stand-in for TaskContext.get(), with what Spark gave the task."""
-
-    def __init__(self, cpus=1, attempt=0, **addresses):
-        self.cpus = lambda: cpus
-        self.attemptNumber = lambda: attempt
-        self.resources = lambda: {n: ResourceInformation(n, found) for n, found in addresses.items()}
-
-
-@pytest.mark.parametrize(
-    ("device", "task", "visible", "expected"),
-    [
-        ("auto", Task(gpu=["3", "1"]), None, "cuda:3"),
-        ("gpu", Task(gpu=["3"]), None, "cuda:3"),
-        ("cuda", Task(gpu=["3"]), "", "cuda:3"),
-        ("cuda", Task(gpu=["3"]), "3", "cuda"),  # the only one that is seen, and its number is 0
-        ("cpu", Task(gpu=["3"]), None, "cpu"),
-        ("cuda:1", Task(gpu=["3"]), None, "cuda:1"),
-        ("auto", Task(), None, "auto"),
-        ("auto", Task(fpga=["3"]), None, "auto"),
-        ("auto", None, None, "auto"),
-    ],
-)
-def test_the_device_is_the_one_that_spark_gave_the_task(device, task, visible, expected, monkeypatch):
-    monkeypatch.setattr(udf.TaskContext, "get", lambda: task)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if visible is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert task_device(Recipe(device=device)) == expected
-
-
 @pytest.mark.parametrize(("task", "n_threads"), [(Task(cpus=3), 3), (Task(cpus=0), 1), (None, None)])
 def test_a_worker_takes_the_cores_of_its_task(task, n_threads, recipe, monkeypatch):
-    monkeypatch.setattr(udf.TaskContext, "get", lambda: task)
+    monkeypatch.setattr(where.TaskContext, "get", lambda: task)
     given = []
     monkeypatch.setattr(torch, "set_num_threads", lambda n: given.append(n))
     monkeypatch.setattr(udf, "run_feed", lambda _, __, options: given.append(options.n_threads) or [])
@@ -184,7 +154,7 @@ def test_a_worker_takes_the_cores_of_its_task(task, n_threads, recipe, monkeypat
 
 @pytest.mark.parametrize(("task", "isolated"), [(None, False), (Task(), False), (Task(attempt=1), True)])
 def test_a_task_that_failed_before_decodes_in_child_processes(task, isolated, recipe, monkeypatch):
-    monkeypatch.setattr(udf.TaskContext, "get", lambda: task)
+    monkeypatch.setattr(where.TaskContext, "get", lambda: task)
     given = []
     monkeypatch.setattr(udf, "run_feed", lambda _, __, options: given.append(options.isolated) or [])
     list(embed_arrays(iter([references([b"1"])]), recipe, FeedOptions()))

@@ -18,11 +18,16 @@ from spark_embed.models.local_copy import copy_folder
 
 from support.waiting import wait_until
 
+# Some workers: forked, as Spark's daemon forks them.
 PROGRAM = """
-import json, sys
+import boto3, json, os, sys
 from spark_embed import storage
 from spark_embed.models.local_copy import copy_folder
-print(json.dumps([copy_folder(sys.argv[1], storage.list_folder(sys.argv[1])), storage.traffic.n_bytes]))
+for _ in range(int(sys.argv[2]) - 1):
+    if not os.fork():
+        break
+answer = copy_folder(sys.argv[1], storage.list_folder(sys.argv[1])), storage.traffic.n_bytes
+os.write(1, f"{json.dumps(answer)}\\n".encode())
 """
 
 pytestmark = pytest.mark.usefixtures("model_copies")
@@ -43,8 +48,8 @@ def make_copy(source) -> Path:
     return Path(copy_folder(source, storage.list_folder(source)))
 
 
-def start(source) -> subprocess.Popen:
-    command = [sys.executable, "-c", PROGRAM, source]
+def start(source, n_workers=1) -> subprocess.Popen:
+    command = [sys.executable, "-c", PROGRAM, source, str(n_workers)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -72,10 +77,11 @@ def test_another_content_is_another_copy(source, bucket, s3_server):
 
 def test_of_many_that_want_it_at_once_one_fetches_it(source, model_copies, bad_s3):
     bad_s3.rate, bad_s3.only, bad_s3.faults, bad_s3.delay_s = 1, {"GetObject"}, ("delay",), 2
-    workers = [start(source) for _ in range(4)]
-    answers = [json.loads(worker.communicate(timeout=100)[0]) for worker in workers]
+    said, _ = start(source, n_workers=10).communicate(timeout=100)
+    answers = [json.loads(line) for line in said.splitlines()]
     assert len({copy for copy, _ in answers}) == 1
-    assert sorted(n_bytes for _, n_bytes in answers) == [0, 0, 0, N_BYTES]
+    assert sorted(n_bytes for _, n_bytes in answers) == [*[0] * 9, N_BYTES]
+    assert bad_s3.met["delay", "GetObject"] == 2  # none for the empty one
     assert contents(Path(answers[0][0])) == FILES
     assert sorted(path.suffix for path in model_copies.iterdir()) == ["", ""]  # the copy and the lock
 

@@ -140,7 +140,11 @@ def test_a_model_that_does_not_fit_into_the_device_is_refused(clip_folder, monke
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nGPU 0 has ...")
 
     monkeypatch.setattr(ImageEmbedder, "_predict", no_room)
-    assert "does not fit into the memory of device cpu: CUDA out of memory" in refusal(recipe(clip_folder))
+    text = refusal(recipe(clip_folder))
+    assert (
+        f"does not fit into the memory of device cpu on host {socket.gethostname()}: CUDA out of mem" in text
+    )
+    assert "--dtype bfloat16" in text
 
 
 def test_other_weights_than_those_of_the_run_are_refused(clip_folder):
@@ -176,15 +180,22 @@ def test_a_download_that_breaks_off_is_refused(monkeypatch, error):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
 def test_a_device_that_is_not_there_is_refused(clip_folder):
-    with pytest.raises(ModelError, match=r"^device cuda: cannot be used on this machine"):
+    with pytest.raises(
+        ModelError, match=rf"^device cuda: cannot be used on host {re.escape(socket.gethostname())}: "
+    ):
         ImageEmbedder(recipe(clip_folder, device="cuda"))
 
 
 def test_require_gpu_stops_where_there_is_none(clip_folder, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(ModelError, match=r"^--require_gpu true: .* finds no CUDA or MPS device"):
-        ImageEmbedder(recipe(clip_folder, device="gpu"))
+    host = re.escape(socket.gethostname())
+    with pytest.raises(
+        ModelError, match=rf"^--require_gpu true: .* finds no CUDA or MPS device on host {host}$"
+    ):
+        ImageEmbedder(recipe("/no/such/model", device="gpu"))  # told before any weights are looked for
+    with pytest.raises(ModelError, match=f"on host {host}, though Spark gave this task GPU 2$"):
+        resolve_device("gpu:2")
     assert resolve_device("auto") == "cpu"
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert resolve_device("gpu") == "mps"

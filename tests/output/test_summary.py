@@ -55,20 +55,28 @@ WRITTEN = {
     "started_at": "2026-01-01T00:00:00+00:00",
     "finished_at": "2026-01-01T00:00:05+00:00",
     "traffic": {},
+    "n_executors": 2,
+    "executors": {
+        "a:1": {"n_tasks": 2, "n_rows": 2, "n_model_loads": 1, "devices": ["cuda:0"], "busy_s": 1.5},
+        "b:1": {"n_tasks": 1, "n_rows": 1, "n_model_loads": 1, "devices": ["cuda:0"], "busy_s": 0.5},
+    },
+    "n_rows_again": 1,
+    "skew": {"wave": "00000-1", "longest_task_s": 1.5, "median_task_s": 0.5},
 }
 
 
-@pytest.mark.parametrize("traffic", [{}, TRAFFIC])
-def test_what_is_read_is_written_again_as_it_was(traffic):
-    values = WRITTEN | {"traffic": traffic}
+@pytest.mark.parametrize("others", [{}, {"traffic": TRAFFIC}, {"skew": {}, "executors": {}}])
+def test_what_is_read_is_written_again_as_it_was(others):
+    values = WRITTEN | others
     assert json.loads(json.dumps(RunSummary.from_dict(values).to_dict())) == values
 
 
-def test_a_summary_without_traffic_is_read():
-    values = {name: value for name, value in WRITTEN.items() if name != "traffic"}
+def test_a_summary_of_before_is_read():
+    since = {"traffic": {}, "n_executors": 0, "executors": {}, "n_rows_again": 0, "skew": {}}
+    values = {name: value for name, value in WRITTEN.items() if name not in since}
     summary = RunSummary.from_dict(values)
     assert summary.error_examples["not_found"] == [ErrorExample("a.parquet#2", None)]
-    assert summary.to_dict() == WRITTEN
+    assert summary.to_dict() == WRITTEN | since
 
 
 def test_people_are_told_in_so_many_lines():
@@ -83,6 +91,8 @@ def test_people_are_told_in_so_many_lines():
         "speed   1.5 images/s while embedding; embed 2.0 s, total 5.0 s",
         "s3      12 requests by the workers, 4.00 an image, 3.0 MB at 1.5 MB/s; "
         "5 to look ahead, index and publish, 7 by the driver",
+        "where   2 executors, a model each; 1 rows embedded again, because a task or its executor failed; "
+        "longest task 1.5 s, median 0.5 s",
         "verdict Decoding took long",
         "output  /out",
     ]

@@ -24,6 +24,7 @@ def write_shards(folder, images):
     pq.write_table(pa.table({"jpg": images}), folder / "0.parquet")
 
 
+@pytest.mark.matrix
 def test_a_run_of_mostly_errors_publishes_nothing(embed, tmp_path, photo_bytes):
     write_shards(tmp_path / "in", [photo_bytes[0], *[b"<html>"] * 6, None])
     expected = (

@@ -1,13 +1,24 @@
 """metadata.json: what a run did, on what, how it went, and what it cost."""
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pyspark.sql import functions as F
 
 from spark_embed.config import Config
+from spark_embed.inference import task as where
+from spark_embed.inference import udf
 from spark_embed.inference.feed import FeedOptions
 from spark_embed.models import Recipe
-from spark_embed.run.wave import count_wave, embed_table, run_wave
+from spark_embed.output.executors import Executor
+from spark_embed.run.report import add_up
+from spark_embed.run.wave import _warn_of_device, check_devices, count_wave, embed_table, run_wave
+from spark_embed.schema import RESULT, SHARD
 
+from support.arrow_images import references
 from support.sources import find_source, table_of
+from support.task_context import Task
+
+DEVICES = ("cuda:0", "cuda:1", "cpu")
 
 
 def test_the_record_says_what_ran_on_what_and_how(embed, shards, tiny_clip):
@@ -47,6 +58,51 @@ def test_the_record_says_what_ran_on_what_and_how(embed, shards, tiny_clip):
 def test_each_worker_loads_the_model_once(embed, shards):
     metadata, _, _ = embed(shards, normalize=False, batch_size=1)  # 27 batches
     assert metadata["n_model_loads"] <= 2
+    (executor,) = metadata["executors"].values()  # in local mode there is one
+    assert (executor["n_rows"], executor["n_tasks"]) == (27, metadata["n_tasks"])
+    assert executor["n_model_loads"] == metadata["n_model_loads"]
+    assert executor["devices"] == ["cpu"]
+    assert executor["busy_s"] >= metadata["stage_s"]["predict_s"] > 0
+    assert (metadata["n_executors"], metadata["n_rows_again"]) == (1, 0)
+
+
+def test_what_each_executor_did_is_counted_from_the_rows(tiny_clip, photo_bytes, tmp_path, monkeypatch):
+    """A file for each task, as Spark writes them."""
+    tasks = [("a:1", 0, 5), ("b:1", 0, 3), ("a:1", 1, 2)]  # executor, attempt, rows
+    recipe = Recipe(str(tiny_clip), dtype="float32")
+    for number, (executor, attempt, n_rows) in enumerate(tasks):
+        monkeypatch.setattr(udf, "executor_name", lambda executor=executor: executor)
+        monkeypatch.setattr(where.TaskContext, "get", lambda attempt=attempt: Task(attempt=attempt))
+        batches = iter([references([photo_bytes[0]] * n_rows)])
+        results = pa.chunked_array(list(udf.embed_arrays(batches, recipe, FeedOptions())))
+        table = pa.table({SHARD: ["0.parquet"] * n_rows, RESULT: results})
+        pq.write_table(table, tmp_path / f"{number}.parquet")
+    counted = count_wave(str(tmp_path)).counted
+    assert {name: (one.n_tasks, one.n_rows) for name, one in counted.executors.items()} == {
+        "a:1": (2, 7),
+        "b:1": (1, 3),
+    }
+    assert (counted.n_tasks, counted.n_rows, counted.n_rows_again) == (3, 10, 2)
+    assert sum(one.busy_s for one in counted.executors.values()) >= counted.longest_task_s > 0
+    assert counted.longest_task_s >= counted.median_task_s > 0
+    assert {one.devices for one in counted.executors.values()} == {("cpu",)}
+    again = counted.model_copy(update={"longest_task_s": 9.0})
+    assert add_up([counted, again]).executors["b:1"].n_rows == 6
+    assert add_up([counted, again]).n_rows_again == 4
+
+
+def test_a_run_on_other_devices_than_preflights_is_told_once(log):
+    executors = {
+        f"{name}:1": Executor(1, 9, 1, (device,), 1.0) for name, device in zip("abc", DEVICES, strict=True)
+    }
+    counted = add_up([]).model_copy(update={"executors": executors})
+    _warn_of_device.cache_clear()
+    for _ in range(2):
+        check_devices(counted, "cuda")
+    assert log.text.count("some executors run the model on cpu, though preflight ran on cuda") == 1
+    log.clear()
+    check_devices(counted.model_copy(update={"executors": {"a:1": executors["a:1"]}}), "cuda")
+    assert log.text == ""
 
 
 def test_every_task_leaves_a_profile_if_asked(embed, shards, tmp_path):

@@ -51,6 +51,7 @@ def test_a_finished_run_ends_at_once_without_a_model(embed, shards, embedded_row
     assert second == first
 
 
+@pytest.mark.matrix
 def test_new_shards_cost_only_themselves_and_old_files_are_not_rewritten(embed, folder, embedded_rows):
     last = folder / "00002.parquet"
     kept = last.rename(folder.parent / "later")
@@ -67,6 +68,7 @@ def test_new_shards_cost_only_themselves_and_old_files_are_not_rewritten(embed, 
     assert set(count_places(embeddings, errors).values()) == {1}
 
 
+@pytest.mark.matrix
 def test_a_replaced_shard_is_done_again_and_its_old_rows_are_gone(embed, folder, embedded_rows, photo_bytes):
     embed(folder)
     pq.write_table(
@@ -184,6 +186,7 @@ def test_a_file_that_has_lost_its_folder_says_what_made_it(embed, shards, tiny_c
             assert about["fingerprint"]["dtype"] == metadata["model"]["dtype"]
 
 
+@pytest.mark.matrix
 def test_waves_may_be_small_even_inside_one_shard(embed, tmp_path, photo_bytes):
     (tmp_path / "in").mkdir()
     table = pa.table({"n": range(7), "jpg": [photo_bytes[row % 6] for row in range(7)]})
@@ -239,6 +242,7 @@ def test_a_data_set_without_a_row_has_columns_even_after_an_interruption(embed, 
     assert list(errors) == ["key", "image_id", "shard", "shard_row", "error", "error_detail"]
 
 
+@pytest.mark.matrix
 def test_errors_are_retried_and_recovered_rows_move(embed, tmp_path, photo_bytes, embedded_rows):
     (tmp_path / "in").mkdir()
     for shard in range(3):

@@ -108,6 +108,7 @@ def test_a_group_that_failed_does_not_count(spark):
     assert jobs.n_done() == 0
 
 
+@pytest.mark.matrix
 def test_all_groups_are_cancelled_and_nobody_elses_job(spark, gate):
     """A group that has ended is nobody's any more."""
     jobs = JobGroups(spark)

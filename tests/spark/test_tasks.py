@@ -4,10 +4,11 @@ import subprocess
 import sys
 
 import pytest
+from pyspark.errors import PySparkRuntimeError
 
 from spark_embed.errors import ConfigError
 from spark_embed.spark.context import use_own_python
-from spark_embed.spark.tasks import run_tasks
+from spark_embed.spark.tasks import explain_python, run_tasks
 
 
 @pytest.fixture
@@ -25,8 +26,26 @@ def test_a_package_that_workers_lack_is_one_line(spark, bare_python, monkeypatch
     with pytest.raises(ConfigError) as caught:
         run_tasks(spark, str, [1])
     said = str(caught.value)
-    assert said.startswith(f"the workers' Python ({bare_python}) has no ")
+    assert said.startswith(f"the workers' Python ({bare_python} on ")
+    assert ") has no " in said
     assert said.endswith(f"set PYSPARK_PYTHON to one that has it (this program's is {sys.executable})")
+
+
+@pytest.mark.parametrize("colon", [":", ""])  # as pyspark 4.1 writes it, and 3.5
+def test_workers_of_another_version_are_one_line(colon):
+    told = PySparkRuntimeError(
+        errorClass="PYTHON_VERSION_MISMATCH",
+        messageParameters={"worker_version": "3.10", "driver_version": "3.11"},
+    )
+    failure = f"Lost task 1.3 in stage 0.0 (TID 6) (10.0.0.1 executor 0): {str(told).replace(':', colon)}"
+    said = explain_python("python3", failure)
+    assert said.startswith("the workers' Python (python3 on 10.0.0.1) is 3.10, the driver's is 3.11, and ")
+
+
+def test_workers_without_their_python_are_one_line(spark, monkeypatch):
+    monkeypatch.setattr(spark.sparkContext, "pythonExec", "/no/such/python")
+    with pytest.raises(ConfigError, match=r"^the workers' Python \(/no/such/python on \S+\) is not there"):
+        run_tasks(spark, str, [1])
 
 
 def test_workers_here_run_the_python_that_runs_here_unless_one_is_named(spark, monkeypatch):

@@ -231,7 +231,7 @@ def test_a_line_of_code_is_no_failure():
 def test_a_footer_that_the_store_does_not_give_is_no_bad_shard(away, s3_root):
     path = away("a.parquet", b"PAR1")
     file = storage.StoredFile("a.parquet", 4)
-    catalogue = SimpleNamespace(entries={"a.parquet": SimpleNamespace(odd_pages=None)})
+    catalogue = SimpleNamespace(entries={"a.parquet": SimpleNamespace(group_rows=None)})
     with pytest.raises(
         StorageError, match=f"{path}: cannot be read as parquet: .*the store cannot be reached"
     ):

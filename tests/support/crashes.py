@@ -26,6 +26,8 @@ from support.vectors import cosines
 
 HOOKS = Path(__file__).parent / "crash_hooks"
 
+PACKAGE_ARCHIVE = "spark_embed.zip"  # as an executor has it in its folder, of --py-files
+
 DEADLINE_S = 200  # for what takes a while: a whole run, say
 LOOK_EVERY_S = 0.1  # to look at all processes takes 20 ms of a core
 WAVE_ROWS = 60
@@ -80,6 +82,8 @@ class Run:
         silent_s: seconds without a heartbeat after which the lock counts as lost; None: as ever.
         wave_rows: rows of each wave.
         kind: of model, module:class; None: image embedders.
+        elsewhere: the command is spark-submit to a cluster, whose executors get nothing of this environment:
+            they are given the hooks. The package comes with what is submitted alone, for the driver too.
     """
 
     def __init__(
@@ -91,21 +95,30 @@ class Run:
         silent_s: float | None = None,
         wave_rows: int = WAVE_ROWS,
         kind: str | None = None,
+        elsewhere: bool = False,
     ):
         self.log = log
+        self.elsewhere = elsewhere
         self.token = uuid.uuid4().hex
         log.mkdir(parents=True)
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("SPARK_EMBED_", "PYSPARK_"))}
         environment["PATH"] = f"{BIN}{os.pathsep}{environment['PATH']}"
         environment["PYTHONPATH"] = os.pathsep.join(map(str, (HOOKS, REPOSITORY, TESTS)))
-        environment |= {"CRASH_LOG": str(log), "CRASH_TOKEN": self.token}
-        environment |= {"CRASH_ROW_S": str(row_s), "CRASH_WAVE_ROWS": str(wave_rows)}
+        happening = {"CRASH_LOG": str(log), "CRASH_TOKEN": self.token}
+        happening |= {"CRASH_ROW_S": str(row_s), "CRASH_WAVE_ROWS": str(wave_rows)}
         if silent_s is not None:
-            environment["CRASH_SILENT_S"] = str(silent_s)
+            happening["CRASH_SILENT_S"] = str(silent_s)
         if kind:
-            environment["CRASH_KIND"] = kind
+            happening["CRASH_KIND"] = kind
         if hold:
-            environment["CRASH_HOLD"] = hold
+            happening["CRASH_HOLD"] = hold
+        environment |= happening
+        if elsewhere:
+            environment["PYTHONPATH"] = str(HOOKS)
+            sent = {"PYTHONPATH": f"{PACKAGE_ARCHIVE}{os.pathsep}{HOOKS}", **happening}
+            settings = (f"spark.executorEnv.{name}={value}" for name, value in sent.items())
+            program, *rest = argv
+            argv = [program, *(word for setting in settings for word in ("--conf", setting)), *rest]
         with open(log / "stderr", "w") as stderr, open(log / "stdout", "w") as stdout:
             self.process = subprocess.Popen(
                 [str(word) for word in argv],
@@ -118,8 +131,9 @@ class Run:
 
     @property
     def said(self) -> str:
-        """All that it has written to stderr."""
-        return (self.log / "stderr").read_text(errors="replace")
+        """All that it has written to stderr, which spark-submit makes one with its program's stdout."""
+        names = ("stdout", "stderr") if self.elsewhere else ("stderr",)
+        return "".join((self.log / name).read_text(errors="replace") for name in names)
 
     @property
     def last_line(self) -> str:
@@ -210,6 +224,12 @@ class Run:
         """Return the processes that have predicted, the latest first."""
         logs = sorted(self.log.glob("*.images"), key=lambda path: -path.stat().st_mtime)
         return [int(path.stem) for path in logs]
+
+
+def n_again(*runs: Run) -> int:
+    """Return how often an image went through the model that had been through it before."""
+    images = [image for run in runs for image in run.images()]
+    return len(images) - len(set(images))
 
 
 class Folder:

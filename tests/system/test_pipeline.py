@@ -49,6 +49,7 @@ def test_the_default_model_finds_photos_of_the_same_category(embed, material):
     assert precision >= 0.92
 
 
+@pytest.mark.matrix
 def test_images_by_reference_and_through_spark_give_the_same(embed, shards, tmp_path):
     by_reference, vectors, errors = embed(shards)
     assert by_reference["input"]["transport"] == "reference"
@@ -63,6 +64,7 @@ def test_images_by_reference_and_through_spark_give_the_same(embed, shards, tmp_
     )
 
 
+@pytest.mark.matrix
 def test_rows_keep_their_columns_and_their_place(embed, shards, photo_bytes):
     metadata, embeddings, errors = embed(shards)
     own = pd.concat([pd.read_parquet(path) for path in sorted(shards.iterdir())]).drop(columns="jpg")
@@ -79,6 +81,7 @@ def test_rows_keep_their_columns_and_their_place(embed, shards, photo_bytes):
     assert metadata["counts"]["errors_by_code"] == {"null_bytes": 3}
 
 
+@pytest.mark.matrix
 def test_a_url_column_of_local_paths_is_read_within_its_roots(embed, tmp_path, photo_bytes):
     for name in ("in/sub/near.jpg", "in/top.jpg", "allowed/far.jpg", "secret/no.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -124,6 +127,7 @@ def test_urls_are_downloaded_in_sparks_workers(embed, tmp_path):
     assert metadata["stage_s"]["download_s"] > 0
 
 
+@pytest.mark.matrix
 def test_every_kind_of_own_column_arrives_unchanged(embed, tmp_path, photo_bytes):
     table = pa.table(
         {
@@ -157,6 +161,7 @@ def test_every_kind_of_own_column_arrives_unchanged(embed, tmp_path, photo_bytes
     assert verify(Output(str(tmp_path / "out"))).text().endswith("nothing is wrong")
 
 
+@pytest.mark.matrix
 def test_an_image_that_cannot_be_used_is_a_row_and_never_an_exception(embed, tmp_path, photo_bytes):
     images = [photo_bytes[0], b"", b"<html>", photo_bytes[0][:3000], None]
     (tmp_path / "in").mkdir()
@@ -224,6 +229,7 @@ def test_only_the_first_rows_are_embedded_if_asked(embed, shards):
     ]
 
 
+@pytest.mark.matrix
 def test_the_udf_stands_once_in_the_plan_even_over_shards_of_different_types(
     spark, tiny_clip, tmp_path, photo_bytes
 ):

@@ -25,7 +25,11 @@ from support.s3_runs import assert_tidy, keys_below, read_parquet, upload_tree
 from support.s3_server import find_server
 from support.vectors import cosines
 
-TIMES_ON_S3 = [(True, True), (True, False), (False, True)]  # both on the disk: test_layouts.py
+TIMES_ON_S3 = [  # both on the disk: test_layouts.py
+    pytest.param(True, True, marks=pytest.mark.matrix),
+    (True, False),
+    (False, True),
+]
 
 
 @pytest.fixture
@@ -84,6 +88,7 @@ def test_the_same_vectors_wherever_they_come_from_and_go(
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_spark_submit_reaches_s3_with_nothing_else_given(
     s3_server, bucket, material, clip, expected, tmp_path
 ):

@@ -129,7 +129,10 @@ def make_folder_index(
     for name in set(list_names(folder)) - {_LIST, *(group.file for group in groups)}:
         delete(os.path.join(folder, name))
     schema = read_footer(os.path.join(folder, groups[0].file)).schema
-    shards = [Shard(one.file, one.n_bytes, one.n_rows, schema, one.name, one.version) for one in groups]
+    shards = [
+        Shard(one.file, one.n_bytes, one.n_rows, schema, one.name, one.version, group_rows=one.n_rows)
+        for one in groups
+    ]
     return Index(folder, tuple(shards), (), sum(group.image_bytes for group in groups))
 
 

@@ -197,10 +197,13 @@ def open_index(folder: str, files: Sequence[tuple[str, str, str]], bad: tuple[Ba
     for file, name, version in files:
         path = os.path.join(folder, file)
         facts = json.loads(pq.read_metadata(parquet_input(path)).metadata[_FACTS])
-        n_rows, schema, _ = read_footer(path)
+        footer = read_footer(path)
         filled = {*INDEX_COLUMNS, *facts["filled"]}
-        schema = pa.schema([field for field in schema if field.name in filled])
-        shards.append(Shard(file, stat(path).n_bytes, n_rows, schema, name, version))
+        schema = pa.schema([field for field in footer.schema if field.name in filled])
+        n_bytes = stat(path).n_bytes
+        shards.append(
+            Shard(file, n_bytes, footer.n_rows, schema, name, version, group_rows=footer.group_rows)
+        )
         image_bytes += facts["image_bytes"]
         for kind, (number, example) in facts["not_used"].items():
             not_used.add(kind, example, number)

@@ -23,8 +23,8 @@ class Preflight:
     """What the executors said.
 
     Attributes:
-        recipe: the run's recipe with device, dtype, commit and the weights' hash resolved, and with what the
-            model takes and gives.
+        recipe: the run's recipe with dtype, commit and the weights' hash resolved, and with what the model
+            takes and gives. Its device is what was wanted: each worker takes the best that its machine has.
         codes: all that errors of its rows may have.
         model: what metadata.json says of the model; `jpeg_scaling` is the `FeedOptions.min_edge` of the run.
         parity: see `spark_embed.inference.preflight.parity.Parity`, as a dict; `rejected` says which
@@ -33,6 +33,7 @@ class Preflight:
         batch_size: images in a forward pass: what was wanted, or found.
         row_s: seconds that a row will take one task, about; None where there was no image to try.
         unread: why the first of the images could not be read, where none could.
+        unused_gpu: why the model ran on the CPU, though Spark gave the task a GPU; None where it did not.
         versions: of the packages that decide what a vector is, on the executor; "unknown" for a copy
             that came without its metadata.
     """
@@ -44,6 +45,7 @@ class Preflight:
     batch_size: int
     row_s: float | None
     unread: str | None
+    unused_gpu: str | None
     versions: dict[str, str]
 
 

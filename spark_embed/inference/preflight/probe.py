@@ -30,7 +30,13 @@ from spark_embed.inference.preflight.parity import (
 )
 from spark_embed.inference.preflight.sample import SampleRow, read_own_columns
 from spark_embed.inference.preflight.timing import Pace, estimate_pace, find_batch_size, measure_pace
-from spark_embed.inference.udf import has_failed_before, load_worker_model, task_cpus
+from spark_embed.inference.task import (
+    explain_unused_gpu,
+    has_failed_before,
+    load_worker_model,
+    placed,
+    task_cpus,
+)
 from spark_embed.models import Inputs, Model, Prepared, Recipe, resolved
 
 MAX_SAMPLE_BYTES = 64 << 20
@@ -80,6 +86,16 @@ def probe(
     Raises:
         ModelError: the model cannot be used.
     """
+    with placed(recipe) as here:
+        answer = _probe(rows, here, options, wanted)
+    if "recipe" in answer:  # every task finds its own device
+        answer["recipe"]["device"] = recipe.device
+    return answer
+
+
+def _probe(
+    rows: Sequence[SampleRow], recipe: Recipe, options: FeedOptions, wanted: ProbeOptions
+) -> dict[str, Any]:
     recipe, compile_wanted = replace(recipe, compile_rows=None), recipe.compile_rows is not None
     errors: list[RowError] = []
     try:
@@ -99,19 +115,25 @@ def probe(
         pace = _measure_pace(model, prepared, wanted.batch_size) if prepared else None
         compiled = None
         if compile_wanted and pace:
-            model, pace, compiled = _compile(model, prepared, pace.batch_size)
+            model, pace, compiled = _compile(recipe.device, model, prepared, pace.batch_size)
             parity = measure_parity(model, compared, references)
     except UnreachableError as exc:
         return {"unreachable": str(exc)}
-    device = model.recipe.device.partition(":")[0]  # every task finds its own GPU's number
+    device = model.recipe.device.partition(":")[0]
     return {
-        "recipe": asdict(replace(resolved(model), device=device)),
+        "recipe": asdict(resolved(model)),
         "codes": sorted(model.codes | (ERROR_CODES if model.takes.image else frozenset())),
-        "model": {**model.describe(), "compiled": compiled, "jpeg_scaling": scaling.min_edge},
+        "model": {
+            **model.describe(),
+            "device": device,
+            "compiled": compiled,
+            "jpeg_scaling": scaling.min_edge,
+        },
         "parity": {**_told(parity), "rejected": rejected, "jpeg_scaling": asdict(scaling)},
         "batch_size": pace.batch_size if pace else wanted.batch_size or options.batch_size,
         "row_s": _row_s(pace, sample, model.recipe.device) if pace else None,
         "unread": str(errors[0]) if errors and not sample else None,
+        "unused_gpu": explain_unused_gpu(device),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
     }
 
@@ -202,12 +224,12 @@ def _measure_pace(model: Model, prepared: Sequence[Prepared], batch_size: int | 
 
 
 def _compile(
-    model: Model, prepared: Sequence[Prepared], batch_size: int
+    device: str, model: Model, prepared: Sequence[Prepared], batch_size: int
 ) -> tuple[Model, Pace, dict[str, float]]:
     """Load the model again, compiled for its batch size; return it, its pace, what that took and gained."""
     before = measure_pace(model, prepared, batch_size)
     started = time.perf_counter()
-    compiled, _ = load_worker_model(replace(model.recipe, compile_rows=batch_size))
+    compiled, _ = load_worker_model(replace(model.recipe, device=device, compile_rows=batch_size))
     seconds = time.perf_counter() - started
     pace = measure_pace(compiled, prepared, batch_size)
     gained = {"seconds": round(seconds, 1), "speedup": round(before.predict_s / pace.predict_s, 2)}

@@ -1,6 +1,6 @@
 """Which network class a model family loads and which of its outputs is the embedding.
 
-The README's table of models is made from `FAMILIES`.
+The table of models in docs/models.md is made from `FAMILIES`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Family:
     """How one model family gives an image's vector.
 
     Attributes:
-        title: the name in the README.
+        title: the name in that table.
         output: what the vector is, in words.
         dim: where its size comes from in the model's config.json.
         network: transformers class to load.
@@ -140,7 +140,7 @@ def find_family(model_type: str, source: str) -> Family:
 
 
 def models_table() -> str:
-    """Return the README's table of models, as Markdown."""
+    """Return the table of docs/models.md, as Markdown."""
     lines = ["| family | `model_type` | the vector is | its size |", "|---|---|---|---|"]
     for family in dict.fromkeys(FAMILIES.values()):
         types = ", ".join(f"`{name}`" for name, other in FAMILIES.items() if other is family)

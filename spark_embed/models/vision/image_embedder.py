@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -56,6 +57,8 @@ class ImageEmbedder:
             ModelError: it cannot be loaded or run, or its weights are not those of
                 `recipe.weights_sha256`.
         """
+        device = resolve_device(recipe.device)  # first: where it is missing, no weights need be fetched
+        torch.cuda.empty_cache()  # of this worker's model before: its GPU may be another task's by now
         checkpoint = open_checkpoint(recipe)
         if recipe.weights_sha256 not in (None, checkpoint.weights_sha256):
             raise ModelError(
@@ -63,7 +66,6 @@ class ImageEmbedder:
                 f"{checkpoint.weights_sha256}, those of the run to {recipe.weights_sha256}; "
                 "every worker needs the same model"
             )
-        device = resolve_device(recipe.device)
         self.recipe = replace(
             recipe,
             device=device,
@@ -249,7 +251,12 @@ def _grey(height: int, width: int) -> Inputs:
 def _why_it_does_not_run(recipe: Recipe, exc: Exception) -> str:
     where = f"--model_directory {recipe.source}: "
     if is_out_of_memory(exc) or (isinstance(exc, ImageError) and exc.code == "out_of_memory"):
-        return f"{where}it does not fit into the memory of device {recipe.device}: {one_line(exc)}"
+        return (
+            f"{where}it does not fit into the memory of device {recipe.device} on host "
+            f"{socket.gethostname()}: {one_line(exc)}; take --dtype bfloat16 or float16, a smaller model or "
+            "a larger device; let no two tasks share one (spark.task.resource.gpu.amount 1); and where only "
+            "preflight's second copy, in float32, is too much, --parity_samples 0"
+        )
     return (
         f"{where}cannot embed an image; do preprocessor_config.json and config.json belong together? "
         f"{type(exc).__name__}: {one_line(exc)}"

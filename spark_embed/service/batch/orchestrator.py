@@ -16,7 +16,7 @@ from spark_embed.load_config import make_config, read_yaml
 from spark_embed.service.batch.loader import UnifiedDataLoader
 from spark_embed.service.batch.paths import Folder
 from spark_embed.service.batch.writer import UnifiedOutputWriter
-from spark_embed.spark.context import is_context_there
+from spark_embed.spark.context import is_session_there
 from spark_embed.spark.session import Session, check_machine, make_session
 from spark_embed.storage import folder_path
 
@@ -137,7 +137,7 @@ def _compared(name: str, value: object) -> str:
 @contextmanager
 def _session(config: Config) -> Iterator[Session]:
     """Give what returns the session, and stop that if it was not there before."""
-    is_ours = not is_context_there()
+    is_ours = not is_session_there()
     if is_ours:
         check_machine()
     made: list[SparkSession] = []

@@ -131,10 +131,12 @@ def committer_settings(spark: SparkSession, config: Config) -> dict[str, str]:
     """Return the SQL settings with which Spark writes --output_dir by S3A's committer.
 
     None where the output is not on S3, where somebody has chosen another committer, where the class path has
-    none, and on platforms that have their own.
+    none, and on platforms and Spark Connect servers, which have their own.
     """
     values = committer_classes()
-    if not is_s3(config.output_dir) or platform() or any(spark.conf.get(name, None) for name in values):
+    if not is_s3(config.output_dir) or platform() or context.is_connect(spark):
+        return {}
+    if any(spark.conf.get(name, None) for name in values):
         return {}
     if not _are_classes_there(context.jvm_of(spark), values.values()):
         logger.debug("no committers for S3 on the class path (spark-hadoop-cloud)")

@@ -206,7 +206,7 @@ def test_a_broken_list_is_told(walks, content):
 
 
 @given(st.lists(st.sets(st.integers(0, 120)), min_size=1, max_size=5))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_every_image_is_in_one_group_whatever_came_and_went(states):
     images_of = {}
     groups: list[Group] = []

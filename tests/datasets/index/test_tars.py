@@ -112,7 +112,7 @@ def test_a_tar_that_is_cut_off_is_told(tmp_path, n_bytes):
         read(tmp_path / "a.tar", data[:n_bytes])
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.tuples(st.integers(0, 6000), st.binary(min_size=1, max_size=20)), min_size=1, max_size=4),
     st.integers(0, 12_000),
@@ -128,7 +128,7 @@ def test_broken_bytes_raise_nothing_else(tmp_path, changes, n_bytes):
     assert all(offset + length <= n_bytes for sample in samples for offset, length in sample.images.values())
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=3000))
 def test_random_bytes_raise_nothing_else(tmp_path, data):
     with pytest.raises(StorageError):

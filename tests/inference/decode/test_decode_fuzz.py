@@ -23,9 +23,7 @@ def gives_pixels_or_image_error(data: bytes, allow_truncated: bool = False) -> N
 
 
 # The same examples on every run; they are few, so that the suite stays fast.
-bounded = settings(
-    max_examples=200, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
-)
+bounded = settings(max_examples=200, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
 
 @bounded

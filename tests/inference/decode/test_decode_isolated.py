@@ -247,7 +247,8 @@ def test_a_run_survives_images_that_crash_the_worker_and_leaves_no_process_and_n
     ]
     embeddings = pd.read_parquet(tmp_path / "out/embeddings.parquet")
     assert sorted(embeddings["shard_row"]) == [1, 2, 3, 4, 5, 7, 8, 9, 10, 11]
-    assert json.loads((tmp_path / "out/metadata.json").read_text())["counts"]["rows"] == 12
+    metadata = json.loads((tmp_path / "out/metadata.json").read_text())
+    assert metadata["counts"]["rows"] == metadata["n_rows_again"] == 12
     assert not [
         process
         for process in psutil.process_iter(["cmdline", "cwd"])

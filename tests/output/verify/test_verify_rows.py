@@ -142,7 +142,7 @@ def keys_batch(keys) -> pa.RecordBatch:
     position=st.integers(0, len(KEYS) - 1),
     what=st.sampled_from(["dropped", "doubled", "renumbered", "moved"]),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_any_row_that_is_not_itself_is_found(data, position, what):
     keys = list(KEYS)
     shard, row = keys.pop(position)

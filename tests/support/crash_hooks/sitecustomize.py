@@ -30,15 +30,23 @@ class _Patcher:
         if name not in self._patches:
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
-        load = spec.loader.exec_module
-
-        def exec_module(module):
-            load(module)
-            for patch in self._patches[name]:
-                patch(module)
-
-        spec.loader.exec_module = exec_module
+        spec.loader = _PatchingLoader(spec.loader, self._patches[name])
         return spec
+
+
+class _PatchingLoader:
+    """Loads as another loader does, which may be that of all modules in a zip, and changes the module."""
+
+    def __init__(self, loader, patches):
+        self._loader, self._patches = loader, patches
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        self._loader.exec_module(module)
+        for patch in self._patches:
+            patch(module)
 
 
 def _append(name, text):

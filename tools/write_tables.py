@@ -1,6 +1,6 @@
-"""Write the tables of README.md and CONTRIBUTING.md anew from the code that they describe.
+"""Write the tables of docs/ and CONTRIBUTING.md anew from the code that they describe.
 
-Usage: write_readme.py
+Usage: write_tables.py
 """
 
 import ast
@@ -40,7 +40,8 @@ def _first_sentence(file: Path) -> str:
 
 
 DOCUMENTS = {
-    ROOT / "README.md": {"models": models_table, "options": options_table, "exit_codes": exit_codes_table},
+    ROOT / "docs" / "options.md": {"options": options_table, "exit_codes": exit_codes_table},
+    ROOT / "docs" / "models.md": {"models": models_table},
     ROOT / "CONTRIBUTING.md": {"rooms": rooms_table},
 }
 
