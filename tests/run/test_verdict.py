@@ -175,7 +175,7 @@ def write_shards(folder, columns, n_shards=2):
 def test_a_run_of_large_photos_is_held_back_by_decoding(judged, tmp_path, photos):
     large = encode(photos[0].resize((2400, 1800)), quality=92)
     verdict = judged(
-        write_shards(tmp_path / "in", {"jpg": [large] * 15}), parity_samples=1, jpeg_scaling="off"
+        write_shards(tmp_path / "in", {"jpg": [large] * 30}), parity_samples=1, jpeg_scaling="off"
     )
     assert verdict.kind == "decode", verdict
     assert "Decoding and resizing took" in verdict.text
@@ -199,7 +199,7 @@ def deep_clip(tmp_path_factory):
 
 def test_a_run_of_small_photos_is_held_back_by_the_model(judged, tmp_path, photos, deep_clip):
     small = encode(photos[0].resize((64, 64)))
-    verdict = judged(write_shards(tmp_path / "in", {"jpg": [small] * 50}), model=deep_clip, parity_samples=1)
+    verdict = judged(write_shards(tmp_path / "in", {"jpg": [small] * 100}), model=deep_clip, parity_samples=1)
     assert verdict.kind == "device", verdict
     assert "The model computed" in verdict.text
 
@@ -208,7 +208,7 @@ def test_a_run_over_slow_files_is_held_back_by_fetching(judged, tmp_path, photos
     tiny_image_in_a_large_file = encode(photos[0].resize((16, 16))) + bytes(48 << 20)
     (tmp_path / "files").mkdir()
     (tmp_path / "files/a.jpg").write_bytes(tiny_image_in_a_large_file)
-    urls = {"url": [str(tmp_path / "files/a.jpg")] * 25}
+    urls = {"url": [str(tmp_path / "files/a.jpg")] * 60}
     shards = write_shards(tmp_path / "in", urls)
     verdict = judged(shards, allowed_roots=(str(tmp_path / "files"),), parity_samples=1)
     assert verdict.kind == "fetch", verdict
@@ -220,7 +220,7 @@ def test_a_run_of_a_few_images_is_held_back_by_its_start(judged, tmp_path, photo
 
 
 def test_a_run_of_many_small_tasks_is_held_back_by_their_number(judged, tmp_path, spark, photo_bytes):
-    shards = write_shards(tmp_path / "in", {"jpg": photo_bytes[:1]}, n_shards=30)
+    shards = write_shards(tmp_path / "in", {"jpg": photo_bytes[:1]}, n_shards=40)
     n_bytes = str(10 << 20)  # opening one file counts as much as a task may hold
     one_shard_a_task = {
         "spark.sql.files.maxPartitionBytes": n_bytes,
@@ -229,4 +229,4 @@ def test_a_run_of_many_small_tasks_is_held_back_by_their_number(judged, tmp_path
     with settings(spark, one_shard_a_task):
         verdict = judged(shards)
     assert verdict.kind == "small tasks", verdict
-    assert "30 of them" in verdict.text
+    assert "40 of them" in verdict.text
