@@ -1,5 +1,6 @@
 """The probe binds the run: what it measures decides the precision, and what it cannot measure, too."""
 
+import threading
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 
@@ -180,14 +181,19 @@ def test_the_pace_binds_the_run(recipe, photo_bytes):
 
 
 def test_what_compiling_took_and_gained_is_told(recipe, photo_bytes, monkeypatch):
-    """Here nothing is compiled: tests/models/vision/test_compiled.py."""
-    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    """Here nothing is compiled, in a while: tests/models/vision/test_compiled.py."""
+
+    def compile_nothing(function, **options):
+        threading.Event().wait(0.2)
+        return function
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
     answer = probe(
         replace(recipe, dtype="float32", compile_rows=8), photo_bytes, replace(WANTED, batch_size=4)
     )
     assert answer["recipe"]["compile_rows"] == 4  # the batch size of the run
     assert answer["model"]["compiled"]["speedup"] > 0
-    assert answer["model"]["compiled"].keys() == {"seconds", "speedup"}
+    assert answer["model"]["compiled"]["seconds"] >= 0.2
     assert answer["parity"]["min_cosine"] > 0.9999
 
 
