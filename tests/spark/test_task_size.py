@@ -55,6 +55,17 @@ def test_a_task_of_a_long_run_takes_up_to_a_minute(row_s, n_rows, n_slots):
     assert 30 < n_rows * row_s / tasks <= 64
 
 
+@pytest.mark.parametrize(("n_files", "n_slots"), [(120, 4), (17, 4), (100, 8), (1000, 7), (33, 2), (5, 4)])
+def test_slots_end_together_where_tasks_are_of_whole_files(n_files, n_slots):
+    """No file is cut here, so nothing is shorter than rounds of one file each."""
+    files = [File(50, MB, 50)] * n_files
+    size = find_task_size(n_files * MB, n_files * 50, n_files, Rate(0.2, n_slots))
+    tasks = rows_by_task(files, size.n_bytes, size.open_bytes)
+    longest_s = max(sum(tasks[slot::n_slots]) for slot in range(n_slots)) * 0.2
+    assert sum(tasks) == n_files * 50
+    assert longest_s <= math.ceil(n_files / n_slots) * 10 * 1.1
+
+
 def test_a_short_run_has_four_tasks_a_slot_or_tasks_of_two_seconds():
     assert n_tasks(2 * GB, 16_000, 16, Rate(0.004, 2)) == pytest.approx(8, rel=0.02)
     assert n_tasks(GB, 4_000, 4, Rate(0.001, 2)) == pytest.approx(2, rel=0.02)
