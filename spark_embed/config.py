@@ -203,7 +203,10 @@ class Config(ModelOptions):
         300, "Run", "seconds of work between two checkpoints: what an interruption costs at most twice", gt=0
     )
     num_workers: int | None = _option(
-        None, "Run", "tasks at once; default: one per core here, the cluster's slots elsewhere", ge=1
+        None,
+        "Run",
+        "tasks at once on this machine; default: one per core; a cluster's settings decide there",
+        ge=1,
     )
     config: str | None = _option(
         None, "Run", "YAML file (local or s3://) with any of these options", min_length=1

@@ -87,7 +87,7 @@ def _check_packages(here: Executor, seen: Sequence[Executor]) -> Iterator[Findin
         if lacking := found.pop(None, None):
             yield Finding(
                 f"the Python of the executors on {shown_hosts(lacking)} has no {package}: install it there, "
-                "or set PYSPARK_PYTHON to one that has it",
+                "or set spark.pyspark.python or PYSPARK_PYTHON to one that has it",
                 ConfigError,
             )
         hosts = {version: shown_hosts(names) for version, names in found.items() if version}

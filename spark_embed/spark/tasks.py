@@ -71,15 +71,18 @@ def explain_python(python: str, failure: str) -> str | None:
     if lacking := _LACKING.search(failure):
         return (
             f"the workers' Python ({python}) has no {lacking[1]}: install it there, or set "
-            f"PYSPARK_PYTHON to one that has it (this program's is {sys.executable})"
+            f"spark.pyspark.python or PYSPARK_PYTHON to one that has it (this program's is {sys.executable})"
         )
     if other := _OTHER_PYTHON.search(failure):
         return (
             f"the workers' Python ({python}) is {other[1]}, the driver's is {other[2]}, and functions cannot "
-            "go from one to the other: set PYSPARK_PYTHON to the same on all machines"
+            "go from one to the other: set spark.pyspark.python or PYSPARK_PYTHON to the same on all machines"
         )
     if _NO_PYTHON.search(failure):
-        return f"the workers' Python ({python}) is not there: set PYSPARK_PYTHON to one that is"
+        return (
+            f"the workers' Python ({python}) is not there: set spark.pyspark.python or PYSPARK_PYTHON to one "
+            "that is"
+        )
     return None
 
 

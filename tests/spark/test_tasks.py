@@ -28,7 +28,7 @@ def test_a_package_that_workers_lack_is_one_line(spark, bare_python, monkeypatch
     said = str(caught.value)
     assert said.startswith(f"the workers' Python ({bare_python} on ")
     assert ") has no " in said
-    assert said.endswith(f"set PYSPARK_PYTHON to one that has it (this program's is {sys.executable})")
+    assert said.endswith(f"PYSPARK_PYTHON to one that has it (this program's is {sys.executable})")
 
 
 @pytest.mark.parametrize("colon", [":", ""])  # as pyspark 4.1 writes it, and 3.5
