@@ -74,8 +74,12 @@ def _take(folder: str, address: str, own: str, visible: Sequence[str]) -> tuple[
             if visible and gpu not in visible:
                 continue  # noted by a worker that sees others
             if (lock := _lock(tasks, gpu)) is not None:
-                os.pwrite(lock, address.encode(), 0)
-                _settle(homes, gpu)
+                try:
+                    os.pwrite(lock, address.encode(), 0)
+                    _settle(homes, gpu)
+                except OSError:
+                    _unlock(lock)
+                    raise
                 return gpu, lock
     return _home.gpu if _home else own, None
 

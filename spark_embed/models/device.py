@@ -21,7 +21,9 @@ def resolve_device(wanted: str) -> str:
     if kind not in ("auto", "gpu"):
         return _checked(wanted)
     if torch.cuda.is_available():
-        return _checked(f"cuda:{number}") if number else "cuda"
+        # The only one may have another name with Spark: a MIG slice, a UUID, the host's number of it.
+        is_only = torch.cuda.device_count() == 1
+        return _checked(f"cuda:{number}") if number and not is_only else "cuda"
     if torch.backends.mps.is_available():
         return "mps"
     if kind == "gpu":

@@ -40,6 +40,8 @@ _BLIND_WAVE_BYTES = 1 << 30
 _URL_WAVE_ROWS = 2_000
 _URL_ROW_S = 0.01
 
+_MAX_GROWTH = 4
+
 
 @dataclass(frozen=True)
 class Binding:
@@ -145,13 +147,15 @@ def _bind(
 ) -> Binding:
     n_slots, task_cpus = count_slots(spark)
     n_planned = planned_slots(read_settings(spark), n_slots)
+    # Those that dynamic allocation may bring get tasks; but if they do not come, a wave must not take hours.
+    wave_slots = min(n_planned, _MAX_GROWTH * n_slots)
     row_bytes = source.image_bytes / max(source.n_rows, 1)
-    wave_rows = round(_BLIND_WAVE_BYTES * n_planned / max(row_bytes, 1))
+    wave_rows = round(_BLIND_WAVE_BYTES * wave_slots / max(row_bytes, 1))
     task_size = None
     if preflight.row_s is not None:
-        wave_rows = round(config.wave_s * n_planned / max(preflight.row_s, 1e-6))
+        wave_rows = round(config.wave_s * wave_slots / max(preflight.row_s, 1e-6))
     if source.has_urls:
-        wave_rows = min(wave_rows, _URL_WAVE_ROWS * n_planned)
+        wave_rows = min(wave_rows, _URL_WAVE_ROWS * wave_slots)
     wave_rows = max(1, min(wave_rows, n_rows))
     if preflight.row_s is not None and not is_task_size_set(spark):
         share = wave_rows / max(source.n_rows, 1)

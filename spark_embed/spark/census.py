@@ -51,7 +51,7 @@ def check_cluster(spark: SparkSession, config: Config) -> None:
         ModelError: an executor lacks the model, or with --require_gpu a GPU.
     """
     conf = read_settings(spark)
-    tell(check_settings(conf))
+    tell(check_settings(conf, runs=True))
     n_slots, task_cpus = count_slots(spark)
     if is_local(spark):
         tell(check_local(conf, n_slots, _n_gpus()))

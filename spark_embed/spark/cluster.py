@@ -46,10 +46,13 @@ class Finding:
     error: type[SparkEmbedError] | None = None
 
 
-def check_settings(conf: Mapping[str, str]) -> list[Finding]:
-    """Return what is wrong by the settings alone; before a context starts, too."""
+def check_settings(conf: Mapping[str, str], *, runs: bool = False) -> list[Finding]:
+    """Return what is wrong by the settings alone, before a context starts or in one that runs.
+
+    A session that runs may keep some of its settings to itself.
+    """
     return [
-        *_check_gpu_settings(conf),
+        *_check_gpu_settings(conf, runs=runs),
         *_check_memory(conf),
         *([] if _is_local(conf) else _check_copies(conf)),
     ]
@@ -81,7 +84,7 @@ def planned_slots(conf: Mapping[str, str], n_slots: int) -> int:
     return max(n_slots, int(n_executors * max(1, per_executor)) if n_executors < _UNLIMITED else 0)
 
 
-def _check_gpu_settings(conf: Mapping[str, str]) -> Iterator[Finding]:
+def _check_gpu_settings(conf: Mapping[str, str], *, runs: bool) -> Iterator[Finding]:
     if not (amount := number(conf, TASK_GPUS, 0)):
         return
     told = f"{TASK_GPUS} {conf[TASK_GPUS]}"
@@ -91,7 +94,7 @@ def _check_gpu_settings(conf: Mapping[str, str]) -> Iterator[Finding]:
             f"ever without a word; leave it and {EXECUTOR_GPUS} out: the job finds the GPU here by itself",
             ConfigError,
         )
-    elif not number(conf, EXECUTOR_GPUS, 0):
+    elif not runs and not number(conf, EXECUTOR_GPUS, 0):
         yield Finding(
             f"{told} without {EXECUTOR_GPUS}: Spark does not start so; set {EXECUTOR_GPUS} to the GPUs of "
             "an executor, or leave both out",

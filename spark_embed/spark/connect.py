@@ -35,10 +35,12 @@ def connect(remote: str) -> SparkSession:
         if address.scheme == "sc":
             socket.create_connection((address.hostname or "", address.port or _PORT), _PATIENCE_S).close()
         return SparkSession.builder.getOrCreate()
-    except (PySparkException, Py4JError, RuntimeError, OSError, ValueError) as exc:
+    except (PySparkException, Py4JError, RuntimeError, OSError, ValueError, ImportError) as exc:
         why = str(exc).partition("\n")[0] or type(exc).__name__
-        where = remote.partition(";")[0]  # behind it there may be a token
-        raise ConfigError(f"Spark Connect cannot be used: SPARK_REMOTE {where}: {why}") from exc
+        where, _, parameters = remote.partition(";")
+        for secret in filter(None, parameters.split(";")):  # a token, maybe
+            why = why.replace(secret, "...")
+        raise ConfigError(f"Spark Connect cannot be used: SPARK_REMOTE {where}: {why}") from None
 
 
 def disconnect(spark: SparkSession) -> None:

@@ -90,10 +90,11 @@ def _check_packages(here: Executor, seen: Sequence[Executor]) -> Iterator[Findin
                 "or set spark.pyspark.python or PYSPARK_PYTHON to one that has it",
                 ConfigError,
             )
+        mine = own if package == OWN_PACKAGE else None  # the driver runs no model
         hosts = {version: shown_hosts(names) for version, names in found.items() if version}
-        if len({own, *hosts} - {None, ""}) > 1:
+        if len({mine, *hosts} - {None, ""}) > 1:
             versions = ", ".join(f"{version} on {names}" for version, names in hosts.items())
-            told = f"{package} is {versions}" + (f", and {own} here" if own else "")
+            told = f"{package} is {versions}" + (f", and {mine} here" if mine else "")
             if package == OWN_PACKAGE:
                 yield Finding(f"{told}: install the same everywhere, or send it with --py-files", ConfigError)
             else:

@@ -82,9 +82,13 @@ def make_session(config: Config, started: Callable[[], None] = lambda: None) -> 
     if remote := remote_url():
         spark = connect(remote)
         started()
-        check_workers(spark, config.num_workers)
-        _adopt(spark, config)
-        check_cluster(spark, config)
+        try:
+            check_workers(spark, config.num_workers)
+            _adopt(spark, config)
+            check_cluster(spark, config)
+        except (SparkEmbedError, PySparkException, Py4JError):
+            stop_session(spark)
+            raise
         return spark
     jars = bring_jars(config)
     try:

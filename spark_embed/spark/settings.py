@@ -10,6 +10,7 @@ from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
+from spark_embed.spark.cluster import EXECUTOR_CORES, EXECUTOR_GPUS, TASK_CPUS, TASK_GPUS, number
 from spark_embed.spark.context import default_parallelism, what_is_lost
 
 TASK_BYTES, _TASK_BYTES_DEFAULT = "spark.sql.files.maxPartitionBytes", "134217728b"
@@ -50,9 +51,15 @@ def table_settings(bytes_per_row: float, *, n_slots: int = 1, plain_reader: bool
 
 
 def count_slots(spark: SparkSession) -> tuple[int, int]:
-    """Return how many tasks the session runs at once, and the cores of each."""
-    task_cpus = int(setting(spark, "spark.task.cpus") or 1)
-    return max(1, default_parallelism(spark) // task_cpus), task_cpus
+    """Return how many tasks the session runs at once, by its cores and GPUs, and the cores of each."""
+    values = {name: setting(spark, name) for name in (TASK_CPUS, TASK_GPUS, EXECUTOR_CORES, EXECUTOR_GPUS)}
+    conf = {name: value for name, value in values.items() if value}
+    task_cpus = int(number(conf, TASK_CPUS, 1))
+    n_slots = default_parallelism(spark) // task_cpus
+    by_cores = number(conf, EXECUTOR_CORES, 0) // task_cpus
+    if by_cores and (amount := number(conf, TASK_GPUS, 0)) and (gpus := number(conf, EXECUTOR_GPUS, 0)):
+        n_slots = int(n_slots * min(1, gpus // amount / by_cores))
+    return max(1, n_slots), task_cpus
 
 
 def is_task_size_set(spark: SparkSession) -> bool:

@@ -15,8 +15,10 @@ DYNAMIC = {
 }
 
 
-@pytest.mark.parametrize(("conf", "n_slots"), [({}, 2), (DYNAMIC, 200)])
-def test_waves_are_sized_for_the_executors_that_may_come(spark, monkeypatch, conf, n_slots):
+@pytest.mark.parametrize(("conf", "n_slots", "wave_slots"), [({}, 2, 2), (DYNAMIC, 200, 8)])
+def test_executors_that_may_come_have_tasks_in_waves_that_do_not_wait_for_them(
+    spark, monkeypatch, conf, n_slots, wave_slots
+):
     monkeypatch.setattr(binding, "read_settings", lambda spark: conf)
     shards = SimpleNamespace(
         image_bytes=10**14, n_bytes=10**14, n_rows=10**9, shards=range(1000), has_urls=False,
@@ -25,5 +27,6 @@ def test_waves_are_sized_for_the_executors_that_may_come(spark, monkeypatch, con
     preflight = SimpleNamespace(row_s=0.01, batch_size=8, model={"jpeg_scaling": None})
     config = Config(input_dir="in", output_dir="out", wave_s=100)
     bound = binding._bind(spark, config, shards, preflight, FeedOptions(), 10**9)
-    assert bound.wave_rows == n_slots * 100 / 0.01
+    assert bound.wave_rows == wave_slots * 100 / 0.01
+    assert bound.wave_rows / bound.task_size.n_rows >= n_slots
     assert bound.n_slots == 2  # that are there

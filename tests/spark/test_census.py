@@ -41,7 +41,8 @@ TWO_OF_ONE = [replace(ONE, n_gpus=2), replace(ONE, n_gpus=2, name="one 2")]
     [
         ([ONE, TWO], {}, None, None),
         ([ONE, with_versions(TWO, torch=None)], {}, ConfigError, "executors on two has no torch: install it"),
-        ([with_versions(ONE, torch="2.4"), TWO], {}, None, "torch is 2.4 on one, 2.15 on two, and 2.15 here"),
+        ([with_versions(ONE, torch="2.4"), TWO], {}, None, "torch is 2.4 on one, 2.15 on two: vectors"),
+        ([with_versions(ONE, torch="2.15+cu")], {}, None, None),  # the driver's is none of the model's
         ([with_versions(ONE, torch="")], {}, None, None),  # who knows
         ([with_versions(ONE, spark_embed="0.2.0")], {}, ConfigError, "0.2.0 on one, and 0.1.0 here: install"),
         ([replace(ONE, n_gpus=1), TWO], ONE_TASK, None, "1 of 2 executors have no GPU (two): all are used"),
