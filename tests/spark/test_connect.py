@@ -8,9 +8,7 @@ from spark_embed.spark.connect import connect
 
 @pytest.mark.parametrize("remote", ["sc://127.0.0.1:1/;token=hush", "sc://127.0.0.1:1;token=hush"])
 def test_a_token_is_in_no_error(remote):
-    with pytest.raises(
-        ConfigError, match="^Spark Connect cannot be used: SPARK_REMOTE sc://127.0.0.1:1"
-    ) as told:
+    with pytest.raises(ConfigError, match="SPARK_REMOTE sc://127") as told:
         connect(remote)
     assert "hush" not in str(told.value)
     assert told.value.__suppress_context__
