@@ -159,7 +159,7 @@ def _check_copies(conf: Mapping[str, str]) -> Iterator[Finding]:
     if _seconds(idle) < _SHORT_IDLE_S:
         cures.append(f"{_IDLE} {_SHORT_IDLE_S}s")
     if number(conf, _MAX_EXECUTORS, _UNLIMITED) >= _UNLIMITED:
-        cures.append(f"{_MAX_EXECUTORS}, for which tasks are cut")
+        cures.append(f"{_MAX_EXECUTORS}, by which tasks are cut")
     if cures:
         yield Finding(
             f"{_DYNAMIC} true: executors that idle for {idle} are removed, and new ones load the model anew; "
