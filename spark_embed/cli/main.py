@@ -105,7 +105,8 @@ def _run_with_spark(config: Config, clock: Clock, interruption: Interruption) ->
 
         from spark_embed import pipeline
         from spark_embed.run.dry_run import describe_run
-        from spark_embed.spark.session import check_machine, make_session, silence, stop_session
+        from spark_embed.spark.machine import check_machine
+        from spark_embed.spark.session import make_session, silence, stop_session
 
         borrowed = SparkSession.getActiveSession()  # a notebook's or a platform's
         if borrowed is None:

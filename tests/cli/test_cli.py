@@ -113,7 +113,7 @@ def fake_java(tmp_path):
 @pytest.mark.parametrize("version", ["1.8.0_402", "11.0.22"])
 def test_an_old_java_is_told(fake_java, monkeypatch, version):
     from spark_embed.errors import ConfigError
-    from spark_embed.spark.session import check_java
+    from spark_embed.spark.machine import check_java
 
     monkeypatch.setenv("JAVA_HOME", fake_java(version))
     with pytest.raises(ConfigError, match="too old: install Java 17"):
@@ -122,11 +122,11 @@ def test_an_old_java_is_told(fake_java, monkeypatch, version):
 
 def test_pandas_3_is_told(monkeypatch):
     from spark_embed.errors import ConfigError
-    from spark_embed.spark import session
+    from spark_embed.spark import machine
 
-    monkeypatch.setattr(session, "version", lambda package: "3.0.1")
+    monkeypatch.setattr(machine, "version", lambda package: "3.0.1")
     with pytest.raises(ConfigError, match="needs pandas 2"):
-        session.check_pandas()
+        machine.check_pandas()
 
 
 @pytest.mark.parametrize(

@@ -224,12 +224,19 @@ def test_a_child_process_does_not_keep_its_parents_gpu(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "has_cuda", "expected"),
-    [("auto:1", True, "cuda:1"), ("gpu:1", True, "cuda:1"), ("auto:1", False, "cpu"), ("auto", True, "cuda")],
+    ("wanted", "n_gpus", "expected"),
+    [
+        ("auto:1", 2, "cuda:1"),
+        ("gpu:1", 2, "cuda:1"),
+        ("auto:1", 0, "cpu"),
+        ("auto", 2, "cuda"),
+        ("gpu:MIG-7", 1, "cuda"),
+    ],
 )
-def test_a_place_becomes_a_device_of_this_machine(wanted, has_cuda, expected, monkeypatch):
+def test_a_place_becomes_a_device_of_this_machine(wanted, n_gpus, expected, monkeypatch):
     from spark_embed.models.device import resolve_device
 
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: n_gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
     monkeypatch.setattr(torch, "empty", lambda *_, device: device)
     assert resolve_device(wanted) == expected

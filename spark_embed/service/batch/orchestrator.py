@@ -17,7 +17,8 @@ from spark_embed.service.batch.loader import UnifiedDataLoader
 from spark_embed.service.batch.paths import Folder
 from spark_embed.service.batch.writer import UnifiedOutputWriter
 from spark_embed.spark.context import is_session_there
-from spark_embed.spark.session import Session, check_machine, make_session
+from spark_embed.spark.machine import check_machine
+from spark_embed.spark.session import Session, make_session
 from spark_embed.storage import folder_path
 
 # Options of the command: what they do happens before and around a run.
