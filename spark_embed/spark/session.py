@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -78,13 +78,10 @@ def make_session(config: Config, started: Callable[[], None] = lambda: None) -> 
     if remote := remote_url():
         spark = connect(remote)
         started()
-        try:
+        with _stopped_if_refused(spark):
             check_workers(spark, config.num_workers)
             _adopt(spark, config)
             check_cluster(spark, config)
-        except (SparkEmbedError, PySparkException, Py4JError):
-            stop_session(spark)
-            raise
         return spark
     jars = bring_jars(config)
     try:
@@ -94,16 +91,23 @@ def make_session(config: Config, started: Callable[[], None] = lambda: None) -> 
         spark = SparkSession.builder.getOrCreate()
     except (PySparkException, Py4JError, RuntimeError, OSError) as exc:
         raise ConfigError(f"Spark does not start: {str(exc).splitlines()[0]}") from exc
-    check_workers(spark, config.num_workers)
-    if is_local(spark):
-        start_worker_daemon(spark)
-    try:
+    with _stopped_if_refused(spark):
+        check_workers(spark, config.num_workers)
+        if is_local(spark):
+            start_worker_daemon(spark)
         use_s3(spark, config)
         check_cluster(spark, config)
+    return spark
+
+
+@contextlib.contextmanager
+def _stopped_if_refused(spark: SparkSession) -> Iterator[None]:
+    """Stop a session that this process has begun, if a `with` block finds that no run can be with it."""
+    try:
+        yield
     except (SparkEmbedError, PySparkException, Py4JError):
         stop_session(spark)
         raise
-    return spark
 
 
 def as_session(spark: SparkSession | Session, config: Config) -> Session:
