@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
-from py4j.protocol import Py4JError
+from py4j.protocol import Py4JError, Py4JJavaError
 from pyspark import SparkConf
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
@@ -90,7 +90,8 @@ def make_session(config: Config, started: Callable[[], None] = lambda: None) -> 
         started()
         spark = SparkSession.builder.getOrCreate()
     except (PySparkException, Py4JError, RuntimeError, OSError) as exc:
-        raise ConfigError(f"Spark does not start: {str(exc).splitlines()[0]}") from exc
+        said = str(exc.java_exception if isinstance(exc, Py4JJavaError) else exc)
+        raise ConfigError(f"Spark does not start: {said.splitlines()[0]}") from exc
     with _stopped_if_refused(spark):
         check_workers(spark, config.num_workers)
         if is_local(spark):
