@@ -41,7 +41,7 @@ from spark_embed.inference.task import (
     task_cpus,
 )
 from spark_embed.models import Recipe
-from spark_embed.models.registry import EMBEDDED_MODEL, find_kind
+from spark_embed.models.registry import EMBEDDED_MODEL, find_kind, find_options
 from spark_embed.schema import EMBEDDING
 from spark_embed.spark.context import use_own_python
 from spark_embed.spark.types import IMAGE_TYPE, quoted, result_type
@@ -140,6 +140,7 @@ def make_recipe(options: ModelOptions) -> Recipe:
         source = folder_path(source, "--model_directory")
     elif os.path.isdir(os.path.expanduser(source)) and options.model_directory:
         source = os.path.abspath(os.path.expanduser(source))
+    kind = find_kind(options)
     return Recipe(
         source=source,
         revision=options.revision,
@@ -149,7 +150,8 @@ def make_recipe(options: ModelOptions) -> Recipe:
         allow_pickle_weights=options.allow_pickle_weights,
         trust_remote_code=options.trust_remote_code,
         compile_rows=_batch_size(options) if options.compile else None,
-        kind=find_kind(options.model_directory),
+        kind=kind,
+        options=find_options(kind, options),
     )
 
 

@@ -84,6 +84,7 @@ class Recipe:
         normalize: scale every vector to length 1.
         weights_sha256: what the weights must hash to; None until preflight has read them.
         compile_rows: the batch size for which torch.compile makes the network; None for as it is.
+        options: those of its kind, by name (`spark_embed.models.registry.Kind`); values are hashable.
         takes, gives: what the model needs of a row and makes of it; of another kind than an image embedder,
             only its loading tells (`resolved`).
     """
@@ -98,8 +99,17 @@ class Recipe:
     trust_remote_code: bool = False
     compile_rows: int | None = None
     kind: str = IMAGE_EMBEDDER
+    options: tuple[tuple[str, Any], ...] = ()
     takes: Takes = Takes()
     gives: Results = EMBEDDING_RESULTS
+
+    def option(self, name: str) -> Any:
+        """Return the value of an option of the kind.
+
+        Raises:
+            KeyError: the kind has no such option.
+        """
+        return dict(self.options)[name]
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
@@ -108,10 +118,15 @@ class Recipe:
         return cls(
             **{
                 **values,
+                "options": tuple((name, _hashable(value)) for name, value in values["options"]),
                 "takes": Takes(takes["image"], tuple(takes["columns"]), takes["edge"]),
                 "gives": read_results(values["gives"]),
             }
         )
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 
 @dataclass

