@@ -111,7 +111,9 @@ def settings(spark: SparkSession, values: dict[str, str]) -> Iterator[None]:
 def read_parquet(spark: SparkSession, paths: Iterable[str], schema: StructType | None = None) -> DataFrame:
     """Return what these files hold, of `schema` or of their own."""
     reader = spark.read.option("__globPaths__", "false")  # x[1].parquet is a name, not a pattern
-    reader = reader.option("recursiveFileLookup", "true")  # else [ or * in a folder's name multiplies the rows
+    reader = reader.option(
+        "recursiveFileLookup", "true"
+    )  # else [ or * in a folder's name multiplies the rows
     return (reader.schema(schema) if schema else reader).parquet(*map(hadoop_path, paths))
 
 

@@ -79,7 +79,7 @@ def spark_uri(path: str) -> str:
 
 
 def hadoop_path(path: str) -> str:
-    """Return a path as Spark is given it to read or write; not encoded, as Hadoop's Path takes names as they are.
+    """Return a path as Spark is given it, to read or to write: nothing encoded, as Hadoop's Path takes it.
 
     One on this machine has its scheme: without one Spark looks in the file system that fs.defaultFS names, on
     YARN the cluster's HDFS. Databricks mounts its volumes under plain paths, for Spark as for everybody.

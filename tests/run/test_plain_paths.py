@@ -1,4 +1,4 @@
-"""A path without a scheme is this machine's, whatever file system Spark takes for the default one (YARN: HDFS)."""
+"""A path without a scheme is this machine's, whatever Spark's default file system is (YARN: HDFS)."""
 
 import pandas as pd
 import pyarrow as pa
@@ -24,7 +24,9 @@ def test_a_run_and_its_retry_stay_on_this_machine_whatever_the_names(spark, tiny
         for again in (config, config.model_copy(update={"retry_errors": True})):
             summary = run(spark, again)
     assert summary.to_dict()["this_run"]["rows"] == 1  # the retry read the published errors
-    embeddings, errors = (pd.read_parquet(output_dir / f"{name}.parquet") for name in ("embeddings", "errors"))
+    embeddings, errors = (
+        pd.read_parquet(output_dir / f"{name}.parquet") for name in ("embeddings", "errors")
+    )
     assert sorted(embeddings["image_id"]) == list("abc")
     assert set(embeddings["shard"]) == {"x[1] %2B?.parquet"}
     assert list(errors["error"]) == ["null_bytes"]
