@@ -53,8 +53,8 @@ _MODULES = {
 # What transformers imports only when it is asked for.
 _LAZY = {"transformers": ("AutoModel", "AutoImageProcessor")}
 
-# What a package raises that is there, but not whole: without a library of the machine's (OSError from ctypes),
-# with another package's other version (AttributeError), or built for another numpy (ValueError).
+# What a package raises that is there, but not whole: without a library of the machine's (OSError, of ctypes),
+# beside another package's wrong version (AttributeError), built for another numpy (ValueError).
 _IMPORT_ERRORS = (ImportError, OSError, AttributeError, RuntimeError, TypeError, ValueError)
 
 _PATIENCE_S = 45
