@@ -152,6 +152,7 @@ def make_recipe(options: ModelOptions) -> Recipe:
         compile_rows=_batch_size(options) if options.compile else None,
         kind=kind,
         options=find_options(kind, options),
+        secrets=options.secrets,
     )
 
 

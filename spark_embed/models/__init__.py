@@ -85,6 +85,7 @@ class Recipe:
         weights_sha256: what the weights must hash to; None until preflight has read them.
         compile_rows: the batch size for which torch.compile makes the network; None for as it is.
         options: those of its kind, by name (`spark_embed.models.registry.Kind`); values are hashable.
+        secrets: variables that the worker's environment needs, and where their values are (--secrets).
         takes, gives: what the model needs of a row and makes of it; of another kind than an image embedder,
             only its loading tells (`resolved`).
     """
@@ -98,6 +99,7 @@ class Recipe:
     allow_pickle_weights: bool = False
     trust_remote_code: bool = False
     compile_rows: int | None = None
+    secrets: tuple[str, ...] = ()
     kind: str = IMAGE_EMBEDDER
     options: tuple[tuple[str, Any], ...] = ()
     takes: Takes = Takes()
@@ -119,6 +121,7 @@ class Recipe:
             **{
                 **values,
                 "options": tuple((name, _hashable(value)) for name, value in values["options"]),
+                "secrets": tuple(values["secrets"]),
                 "takes": Takes(takes["image"], tuple(takes["columns"]), takes["edge"]),
                 "gives": read_results(values["gives"]),
             }
