@@ -81,6 +81,17 @@ def spark_uri(path: str) -> str:
     return quote(path, safe="/:") if is_s3(path) else path
 
 
+def hadoop_path(path: str) -> str:
+    """Return a path as Spark is given it, to read or to write: nothing encoded, as Hadoop's Path takes it.
+
+    One on this machine has its scheme: without one Spark looks in the file system that fs.defaultFS names, on
+    YARN the cluster's HDFS, on Databricks dbfs:. There a volume alone has a plain path for Spark, too, which
+    reads it through the catalog and not as a file.
+    """
+    is_volume = platform() == "databricks" and path.startswith(_VOLUMES)
+    return path if is_s3(path) or is_volume else f"file://{path}"
+
+
 def joined_path(folder: str, path: str) -> str:
     """Return `path` as it looks from `folder`; an absolute one, or a URI, as it is. Free of `..` in S3."""
     if uri_scheme(path):
