@@ -1,27 +1,30 @@
-"""The command as a task inside a platform's own process: it ends by returning, and fails by an exception."""
+"""The command as a platform's task: it ends by returning, and fails in a way that the platform understands."""
 
 from __future__ import annotations
 
+import sys
+
 from spark_embed.cli.main import run_command
+from spark_embed.platforms import platform
 
 
-class TaskFailed(SystemExit):
-    """The end of a task that failed: its text says what was wrong, its `code` is the exit code."""
-
-    def __init__(self, error: str, code: int) -> None:
-        super().__init__(error)
-        self.code = code
+class TaskFailed(RuntimeError):
+    """The end of a task that failed, inside a process that goes on; its text says what was wrong."""
 
 
 def run() -> None:
     """Run the command with the arguments of this process.
 
-    Databricks takes what a wheel's entry point returns for success, whatever it is, and any SystemExit, of
-    exit code 0, too, for a failure, of which it shows the text.
+    Databricks executes the file of a task in an IPython shell: a SystemExit there, of exit code 0, too, is no
+    end but an error of the platform's (INTERNAL_ERROR), which it tries again whatever max_retries says. What
+    the entry point of a wheel returns, on the other hand, it does not look at.
 
     Raises:
-        TaskFailed: the exit code is not 0.
+        TaskFailed: the command failed, on Databricks.
+        SystemExit: it failed, in a process of its own.
     """
     outcome = run_command()
+    if outcome.code and platform() == "databricks":
+        raise TaskFailed(outcome.error)
     if outcome.code:
-        raise TaskFailed(outcome.error, outcome.code)
+        sys.exit(outcome.code)

@@ -115,7 +115,7 @@ def execute(task: dict) -> dict:
 
 
 def main() -> None:
-    builder = SparkSession.builder.master("local[2,4]")
+    builder = SparkSession.builder.master("local[1,4]")
     for name, value in SETTINGS.items():
         builder = builder.config(name, value)
     builder.getOrCreate()
