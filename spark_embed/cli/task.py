@@ -1,4 +1,4 @@
-"""The command as a platform's task: it ends by returning, and fails in a way that the platform understands."""
+"""The command as a platform's task: it ends by returning, and fails in a way that a platform understands."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from spark_embed.cli.main import run_command
 from spark_embed.platforms import platform
 
 
-class TaskFailed(RuntimeError):
+class TaskError(RuntimeError):
     """The end of a task that failed, inside a process that goes on; its text says what was wrong."""
 
 
@@ -20,11 +20,11 @@ def run() -> None:
     the entry point of a wheel returns, on the other hand, it does not look at.
 
     Raises:
-        TaskFailed: the command failed, on Databricks.
+        TaskError: the command failed, on Databricks.
         SystemExit: it failed, in a process of its own.
     """
     outcome = run_command()
     if outcome.code and platform() == "databricks":
-        raise TaskFailed(outcome.error)
+        raise TaskError(outcome.error)
     if outcome.code:
         sys.exit(outcome.code)

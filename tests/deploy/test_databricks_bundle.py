@@ -13,6 +13,7 @@ from databricks.bundles.jobs import Job
 
 from spark_embed.load_config import conf_folder, load_config, read_properties
 
+from support.checkout import REPOSITORY
 from support.databricks_bundle import BUNDLE, local_file, read_bundle
 
 TARGETS = ("dev", "prod")
@@ -112,6 +113,15 @@ def test_development_is_one_machine_and_no_schedule_and_production_is_safe_to_de
     assert (dev["mode"], prod["mode"]) == ("development", "production")
     # The wheel of a running job is in a folder that no later commit's deploy empties.
     assert prod["workspace"]["artifact_path"].endswith("/prod/wheels/0123abc")
+
+
+@pytest.mark.parametrize("path", ["docs/databricks.md", "deploy/databricks/databricks.yml"])
+def test_the_two_commands_name_a_target_a_job_and_its_parameters(path):
+    text = (REPOSITORY / path).read_text()
+    assert re.search(r"databricks bundle deploy -t (\w+)", text)[1] in TARGETS
+    target, name, words = re.search(r"databricks bundle run -t (\w+) (\w+) -- (.+)", text).groups()
+    known = {parameter["name"] for parameter in jobs(target)[name]["parameters"]}
+    assert set(re.findall(r"--(\w+)=", words)) == {"input_dir", "output_dir"} < known
 
 
 def test_the_files_that_it_names_are_there():

@@ -70,6 +70,7 @@ def test_a_job_embeds_what_is_in_a_volume_and_the_next_one_has_nothing_to_do(api
         RunResultState.SUCCESS,
     )
     assert "27 rows: 24 embedded, 3 errors (3 null_bytes)" in output.logs
+    assert "Traceback" not in output.logs
     # What Spark calls dbfs:/... the workers have read themselves.
     metadata = json.loads((volume / "out/metadata.json").read_text())
     assert metadata["input"]["transport"] == "reference"
@@ -96,6 +97,6 @@ def test_the_error_of_a_job_that_fails_is_the_line_that_says_why(api, workspace,
     said = (
         f"--input_dir dbfs:{volume}/in: give the path by which Databricks shows it as a folder, {volume}/in"
     )
-    assert output.error == f"TaskFailed: {said}"
+    assert output.error == f"TaskError: {said}"
     assert said in output.logs
     assert not (volume / "other").exists()

@@ -80,7 +80,7 @@ class Driver:
         return code
 
     def command_on_serverless(self) -> dict:
-        """Run the command as on Databricks' serverless: in another thread, and few settings may be changed."""
+        """Run the command as on Databricks' serverless: in another thread, where few settings may be set."""
         from pyspark.sql.connect.conf import RuntimeConf
 
         given = {**self.options, "output_dir": self.out.root.with_name("serverless"), "max_samples": 20}
