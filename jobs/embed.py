@@ -3,9 +3,7 @@
 Thin on purpose: what stands in __main__ is pickled by value, so everything else is in the package.
 """
 
-import sys
-
-from spark_embed.cli.main import main
+from spark_embed.cli.task import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
+from typing import Any
 
 EXIT_CODE = 130
 
@@ -17,7 +18,7 @@ _END_S = 8.0
 
 
 class Interruption:
-    """What a signal does to this process. Lives on the driver's main thread.
+    """What a signal does to this process. Lives on the driver's main thread; on another it does nothing.
 
     Once a run has begun, the first one raises KeyboardInterrupt, and the run lets go of what it has. If that
     takes too long, or at a second signal, the process ends at once: what is complete is on the disk, and the
@@ -32,6 +33,8 @@ class Interruption:
         self._say = say
         self._seen = threading.Event()
         self._said = threading.Lock()
+        self._before: dict[int, Any] = {}
+        self._timer: threading.Timer | None = None
 
     @property
     def is_seen(self) -> bool:
@@ -75,14 +78,23 @@ class Interruption:
             self._say()
         return EXIT_CODE
 
+    def let_go(self) -> None:
+        """Give the signals back to whose process this is: it goes on."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
     def _take_over(self, on_signal: Callable[[int, FrameType | None], None]) -> None:
+        if threading.current_thread() is not threading.main_thread():  # to others Python gives no signals
+            return
         for number in _SIGNALS:
-            signal.signal(number, on_signal)
+            self._before.setdefault(number, signal.signal(number, on_signal))
 
     def _start_timer(self) -> None:
-        timer = threading.Timer(_END_S, self._end)
-        timer.daemon = True
-        timer.start()
+        self._timer = threading.Timer(_END_S, self._end)
+        self._timer.daemon = True
+        self._timer.start()
 
     def _end(self) -> None:
         self.say()

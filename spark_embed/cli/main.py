@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
+from typing import NamedTuple
 
 from spark_embed.cli.commands import COMMANDS
 from spark_embed.cli.interruption import Interruption
@@ -17,6 +18,7 @@ from spark_embed.errors import BadShardsError, SparkEmbedError
 from spark_embed.load_config import load_config
 from spark_embed.output.folder import Output, check_output
 from spark_embed.output.state import read_progress
+from spark_embed.platforms import platform
 from spark_embed.run.clock import Clock
 from spark_embed.spark.early_daemon import start_before_spark
 from spark_embed.spark.s3.s3a import export_s3_environment
@@ -27,8 +29,25 @@ logger = logging.getLogger(__name__)
 _JAVA_TRACE = "JVM stacktrace:"
 
 
+class Outcome(NamedTuple):
+    """How the command ended.
+
+    Attributes:
+        code: the exit code (`spark_embed.errors.EXIT_CODES`).
+        error: the line that says what was wrong, if anything was.
+    """
+
+    code: int
+    error: str = ""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the job and return its exit code (`spark_embed.errors.EXIT_CODES`)."""
+    """Run the command and return its exit code."""
+    return run_command(argv).code
+
+
+def run_command(argv: Sequence[str] | None = None) -> Outcome:
+    """Run the command and return how it ended."""
     clock = Clock()
     start_logging("dev")
     argv = sys.argv[1:] if argv is None else argv
@@ -37,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if argv and argv[0] in COMMANDS:
             COMMANDS[argv[0]](argv[1:], sys.stdout.write)
-            return 0
+            return Outcome(0)
         config = load_config(argv, os.environ)
         start_logging(config.env)
         interruption.watch()
@@ -46,19 +65,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         start_before_spark()
         sys.stdout.write(_run(config, clock, interruption) + "\n")
     except KeyboardInterrupt:
-        return interruption.say()
+        return Outcome(interruption.say(), "interrupted")
     except SparkEmbedError as exc:
         if interruption.is_seen:
-            return interruption.say()
+            return Outcome(interruption.say(), "interrupted")
         if isinstance(exc, BadShardsError) and exc.summary:
             sys.stdout.write(exc.summary + "\n")
         logger.error("%s", exc)
-        return exc.exit_code
+        return Outcome(exc.exit_code, str(exc))
     except Exception:  # of any kind: whoever a signal cut off in the middle may raise errors of its own
         if interruption.is_seen:
-            return interruption.say()
+            return Outcome(interruption.say(), "interrupted")
         raise  # a bug, with its traceback
-    return 0
+    finally:
+        if platform() == "databricks":  # the process is the platform's, and goes on
+            interruption.let_go()
+    return Outcome(0)
 
 
 def check_folders(config: Config) -> None:
@@ -105,10 +127,11 @@ def _run_with_spark(config: Config, clock: Clock, interruption: Interruption) ->
 
         from spark_embed import pipeline
         from spark_embed.run.dry_run import describe_run
+        from spark_embed.spark.context import find_session
         from spark_embed.spark.machine import check_machine
         from spark_embed.spark.session import make_session, silence, stop_session
 
-        borrowed = SparkSession.getActiveSession()  # a notebook's or a platform's
+        borrowed = find_session()  # a notebook's or a platform's
         if borrowed is None:
             check_machine()
     sessions: list[SparkSession] = []

@@ -68,7 +68,7 @@ class Progress:
             self._tell(self._jobs.n_done())
 
     def _show(self) -> None:
-        if not sys.stderr.isatty():
+        if not getattr(sys.stderr, "isatty", lambda: False)():  # some platforms' own stream has none
             started = time.monotonic()
             while not self._done.wait(_LOG_INTERVAL_S):
                 logger.info("%s", self._line(self._jobs.n_done(), time.monotonic() - started))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
@@ -40,7 +40,14 @@ from spark_embed.schema import (
 from spark_embed.spark.s3.s3a import committer_of
 from spark_embed.spark.settings import write_parquet
 from spark_embed.spark.types import BATCH_LIMIT, STAGE_SECONDS, STATS, TRAFFIC
-from spark_embed.storage import is_s3, list_files, parquet_input, read_text
+from spark_embed.storage import (
+    is_s3,
+    list_files,
+    list_names,
+    parquet_input,
+    read_json,
+    read_text,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +112,17 @@ def check_commit(folder: str) -> None:
         _warn_of_renames()
 
 
+def _committed(folder: str, names: Iterable[str]) -> list[str]:
+    """Return which of a wave's files count where Databricks has committed it.
+
+    What failed attempts at its tasks have written stays beside them; a list has the others, _committed_<id>:
+    docs.databricks.com, "Transactional writes to cloud storage with DBIO".
+    """
+    lists = [name for name in list_names(folder) if name.startswith("_committed_")]
+    added = {name for path in lists for name in read_json(f"{folder}/{path}")["added"]}
+    return [name for name in names if not lists or name in added]
+
+
 @cache
 def _warn_of_renames() -> None:
     logger.warning(
@@ -137,6 +155,8 @@ def count_wave(folder: str, results: Results = EMBEDDING_RESULTS) -> WaveData:
         StorageError: the wave cannot be read.
     """
     files = {file.path: file.n_bytes for file in list_files(folder, ".parquet")}
+    if platform() == "databricks":
+        files = {name: files[name] for name in _committed(folder, files)}
     try:
         with ThreadPoolExecutor(_READ_THREADS) as pool:
             paths = [os.path.join(folder, name) for name in files]

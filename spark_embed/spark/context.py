@@ -13,6 +13,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from spark_embed.platforms import platform
 from spark_embed.spark.versions import replace_accumulators_error_handler
 
 Value = TypeVar("Value")
@@ -68,6 +69,18 @@ def _ignore(*_: Any) -> None:
 def is_session_there() -> bool:
     """Say whether somebody has started Spark in this process, or connected it to a server."""
     return SparkContext._active_spark_context is not None or SparkSession.getActiveSession() is not None
+
+
+def find_session() -> SparkSession | None:
+    """Return the session that somebody else has begun in this process, if anybody has.
+
+    To Spark a session is active in the thread that began it; other threads share it all the same. On
+    Databricks there always is one.
+    """
+    active = SparkSession.getActiveSession()
+    if active is None and (is_session_there() or platform() == "databricks"):
+        return SparkSession.builder.getOrCreate()
+    return active
 
 
 def is_jvm_there() -> bool:

@@ -25,6 +25,7 @@ from spark_embed.spark.cluster import MASTER, check_settings
 from spark_embed.spark.connect import connect, disconnect, say_what_is_missing
 from spark_embed.spark.context import (
     context_of,
+    find_session,
     is_connect,
     is_local,
     reach_jvm,
@@ -70,7 +71,7 @@ def make_session(config: Config, started: Callable[[], None] = lambda: None) -> 
             settings or executors.
         ModelError: an executor lacks the model, or with --require_gpu a GPU.
     """
-    if (active := SparkSession.getActiveSession()) is not None:
+    if (active := find_session()) is not None:
         check_workers(active, config.num_workers)
         _adopt(active, config)
         check_cluster(active, config)
@@ -131,7 +132,7 @@ def as_session(spark: SparkSession | Session, config: Config) -> Session:
 
 def are_workers_elsewhere(spark: SparkSession | Session) -> bool:
     """Say whether the workers are other machines, which may have other folders; starts no context."""
-    active = SparkSession.getActiveSession() if callable(spark) else spark
+    active = find_session() if callable(spark) else spark
     if active is not None:
         return not is_local(active)
     if remote_url():

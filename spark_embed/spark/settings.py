@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
@@ -86,14 +87,18 @@ def settings(spark: SparkSession, values: dict[str, str]) -> Iterator[None]:
     A setting that the platform does not allow to change is left alone.
     """
     before: dict[str, str | None] = {}
+    refused: dict[str, str] = {}
     for name, value in values.items():
         old = setting(spark, name)
+        if old == value:
+            continue
         try:
             spark.conf.set(name, value)
             before[name] = old
         except (PySparkException, Py4JError) as exc:
-            why = str(exc).partition("\n")[0]
-            logger.warning("%s stays at %s: this platform does not let it be set (%s)", name, old, why)
+            refused[f"{name} {value}"] = str(exc).partition("\n")[0]
+    if refused:
+        _warn_of_refused(", ".join(refused), next(iter(refused.values())))
     try:
         yield
     except (PySparkException, Py4JError, ConnectionError) as exc:
@@ -106,6 +111,11 @@ def settings(spark: SparkSession, values: dict[str, str]) -> Iterator[None]:
                 spark.conf.unset(name)
             else:
                 spark.conf.set(name, old)
+
+
+@cache
+def _warn_of_refused(names: str, why: str) -> None:
+    logger.warning("this platform keeps its own settings where a run would have %s (%s)", names, why)
 
 
 def read_parquet(spark: SparkSession, paths: Iterable[str], schema: StructType | None = None) -> DataFrame:

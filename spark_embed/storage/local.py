@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import threading
@@ -12,6 +13,9 @@ from typing import BinaryIO
 
 from spark_embed.storage.files import StoredFile, n_bytes_at, write_error
 from spark_embed.storage.local_walk import walk as walk
+
+UNSUPPORTED = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+"""What a file system answers that cannot do what it is asked for: FUSE, FAT."""
 
 
 def list_names(folder: str) -> list[str]:
@@ -75,7 +79,7 @@ def replaced_file(path: str) -> Iterator[str]:
         os.makedirs(folder, exist_ok=True)
         yield staged
         sync(staged)
-        os.replace(staged, path)
+        move(staged, path)
         sync(folder)
     except OSError as exc:
         raise write_error(path, exc, n_bytes_at(staged)) from exc
@@ -139,7 +143,9 @@ def copy_tree(path: str, to: str, /) -> None:
     """Make the file or folder at `path`, if there is one, appear at `to`, too, files linked if possible."""
     os.makedirs(os.path.dirname(to), exist_ok=True)
     if os.path.isdir(path):
-        shutil.copytree(path, to, copy_function=_link)
+        os.makedirs(to, exist_ok=True)
+        for name in list_names(path):
+            copy_tree(os.path.join(path, name), os.path.join(to, name))
     elif os.path.lexists(path):
         _link(path, to)
 
@@ -148,7 +154,7 @@ def _link(path: str, to: str) -> None:
     try:
         os.link(path, to)
     except OSError:
-        shutil.copy2(path, to)
+        _copy(path, to)
 
 
 def is_file(path: str) -> bool:
@@ -177,7 +183,7 @@ def make_way(path: str, aside: str, /, *, for_folder: bool) -> None:
         return
     os.makedirs(os.path.dirname(aside), exist_ok=True)
     if for_folder or os.path.isdir(path):
-        os.rename(path, aside)
+        move(path, aside)
     else:
         with suppress(OSError):
             os.link(path, aside)
@@ -193,9 +199,27 @@ def put_back(aside: str, path: str, /) -> None:
 def move(path: str, to: str) -> None:
     """Move the file or folder at `path` to `to`, both on one file system.
 
-    There must be nothing at `to`, or a file whose place a file takes: a reader sees one or the other.
+    There must be nothing at `to`, or a file whose place a file takes: a reader sees one or the other. Where
+    the file system cannot rename (Databricks' volumes: ENOSYS, earth-mover/icechunk#2341), it is copied, and
+    such a one shows a file once it is closed.
     """
-    os.rename(path, to)
+    try:
+        os.replace(path, to)
+    except OSError as exc:
+        if exc.errno not in UNSUPPORTED:
+            raise
+        _copy(path, to)
+        delete(path)
+
+
+def _copy(path: str, to: str) -> None:
+    """Copy contents alone: where one cannot rename, one cannot set modes and times either."""
+    if not os.path.isdir(path):
+        shutil.copyfile(path, to)
+        return
+    os.makedirs(to, exist_ok=True)
+    for name in list_names(path):
+        _copy(os.path.join(path, name), os.path.join(to, name))
 
 
 def check_writable(folder: str) -> None:

@@ -16,6 +16,7 @@ from spark_embed.errors import ConfigError
 from spark_embed.platforms import platform
 
 _S3_SCHEMES = ("s3", "s3a", "s3n")
+_DBFS, _VOLUMES = "dbfs", "/Volumes/"  # Databricks' own file system, and where its catalog's folders are
 _TO_ESCAPE = re.compile(r"[\udc80-\udcff]|\\(?=x[0-9a-fA-F]{2})")  # os.fsdecode's, and a \x that is there
 
 # A name may hold a colon: only with a slash after it, or of these, is what stands before it a scheme.
@@ -67,6 +68,8 @@ def spark_path(uri: str) -> str:
     Raises:
         OSError: neither local nor in S3.
     """
+    if uri_scheme(uri) == _DBFS:
+        return _dbfs_folder(unquote(uri))
     path = unquote(uri) if is_s3(uri) else local_path(uri)
     if path is None:
         raise OSError(f"only local files and S3 can be read by the worker itself: {uri}")
@@ -82,9 +85,11 @@ def hadoop_path(path: str) -> str:
     """Return a path as Spark is given it, to read or to write: nothing encoded, as Hadoop's Path takes it.
 
     One on this machine has its scheme: without one Spark looks in the file system that fs.defaultFS names, on
-    YARN the cluster's HDFS. Databricks mounts its volumes under plain paths, for Spark as for everybody.
+    YARN the cluster's HDFS, on Databricks dbfs:. There a volume alone has a plain path for Spark, too, which
+    reads it through the catalog and not as a file.
     """
-    return path if is_s3(path) or platform() == "databricks" else f"file://{path}"
+    is_volume = platform() == "databricks" and path.startswith(_VOLUMES)
+    return path if is_s3(path) or is_volume else f"file://{path}"
 
 
 def joined_path(folder: str, path: str) -> str:
@@ -133,13 +138,17 @@ def folder_path(uri: str, flag: str) -> str:
 
 def _refusal(uri: str) -> str:
     """Return why a URI of another kind names no folder, and what to give instead."""
-    scheme, _, rest = uri.partition(":")
-    if scheme.lower() == "dbfs":
-        path = "/" + rest.lstrip("/")
-        inside = path if path.startswith("/Volumes/") else f"/dbfs{path}"
-        return f"give the path by which Databricks shows it as a folder, {inside}"
+    scheme = uri.partition(":")[0]
+    if scheme.lower() == _DBFS:
+        return f"give the path by which Databricks shows it as a folder, {_dbfs_folder(uri)}"
     which = "another machine's file:" if scheme.lower() == "file" else f"{scheme}:"
     return f"{which} is not read; only local paths (a mounted store's, too), file: and s3:// (or s3a://) are"
+
+
+def _dbfs_folder(uri: str) -> str:
+    """Return the path by which Databricks shows a dbfs: URI on every machine."""
+    path = "/" + uri.partition(":")[2].lstrip("/")
+    return path if path.startswith(_VOLUMES) else f"/dbfs{path}"
 
 
 def _s3_folder(uri: str, flag: str) -> str:

@@ -100,7 +100,7 @@ class _StagedOnDisk:
     def finish(self) -> int:
         local.sync(self.sink)  # the waves that it is made from are deleted once it is published
         n_bytes = os.path.getsize(self.sink)
-        os.replace(self.sink, self._staged)
+        local.move(self.sink, self._staged)
         return n_bytes
 
     def discard(self) -> None:

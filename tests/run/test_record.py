@@ -66,6 +66,28 @@ def test_each_worker_loads_the_model_once(embed, shards):
     assert (metadata["n_executors"], metadata["n_rows_again"]) == (1, 0)
 
 
+def test_what_failed_attempts_leave_beside_a_wave_does_not_count_on_databricks(
+    tiny_clip, photo_bytes, tmp_path, monkeypatch
+):
+    """Its commit protocol lists what counts, and deletes nothing of an executor that has gone."""
+    recipe = Recipe(str(tiny_clip), dtype="float32")
+    for name in ("part-0-left.parquet", "part-0-done.parquet"):
+        results = pa.chunked_array(
+            list(udf.embed_arrays(iter([references(photo_bytes[:2])]), recipe, FeedOptions()))
+        )
+        pq.write_table(pa.table({SHARD: ["0.parquet"] * 2, RESULT: results}), tmp_path / name)
+    (tmp_path / "_started_77").touch()
+    (tmp_path / "_committed_77").write_text('{"added":["part-0-done.parquet"],"removed":[]}')
+    (tmp_path / "_committed_vacuum78").write_text('{"added":[],"removed":["part-0-old.parquet"]}')
+    assert count_wave(str(tmp_path)).counted.n_rows == 4
+    monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "18.2")
+    data = count_wave(str(tmp_path))
+    assert (data.counted.n_rows, list(data.files)) == (2, ["part-0-done.parquet"])
+    for path in tmp_path.glob("_*"):
+        path.unlink()
+    assert count_wave(str(tmp_path)).counted.n_rows == 4  # another protocol, which leaves nothing
+
+
 def test_what_each_executor_did_is_counted_from_the_rows(tiny_clip, photo_bytes, tmp_path, monkeypatch):
     """A file for each task, as Spark writes them."""
     tasks = [("a:1", 0, 5), ("b:1", 0, 3), ("a:1", 1, 2)]  # executor, attempt, rows

@@ -12,12 +12,14 @@ from spark_embed.errors import ConfigError, StorageError
 from spark_embed.storage import (
     delete,
     folder_path,
+    hadoop_path,
     is_below,
     joined_path,
     list_files,
     list_names,
     local_path,
     read_json,
+    spark_path,
     split_s3,
     uri_scheme,
     write_json,
@@ -164,6 +166,20 @@ def test_a_folder_in_s3_gets_the_scheme_of_this_spark(monkeypatch, uri):
     assert folder_path(uri, "--input_dir") == "s3a://bucket/a b%20"
     monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "18.0")
     assert folder_path(uri, "--input_dir") == "s3://bucket/a b%20"
+
+
+def test_what_databricks_calls_dbfs_is_a_folder_on_every_machine():
+    assert spark_path("dbfs:/Volumes/a/b/50%25%20x.parquet") == "/Volumes/a/b/50% x.parquet"
+    assert spark_path("dbfs:/in/x") == "/dbfs/in/x"
+
+
+def test_only_a_volume_is_given_to_spark_without_a_scheme(monkeypatch):
+    monkeypatch.delenv("DATABRICKS_RUNTIME_VERSION", raising=False)
+    assert hadoop_path("/Volumes/a/50% [x]") == "file:///Volumes/a/50% [x]"
+    monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "18.0")
+    assert hadoop_path("/Volumes/a/50% [x]") == "/Volumes/a/50% [x]"
+    assert hadoop_path("/dbfs/in/x") == "file:///dbfs/in/x"  # else Spark would take it for dbfs:/dbfs/in/x
+    assert hadoop_path("s3://bucket/x") == "s3://bucket/x"
 
 
 def test_a_key_in_s3_is_taken_as_it_is():

@@ -1,6 +1,8 @@
 """What is deleted, copied and moved, on a disk and in S3; and what only S3 has: uploads nobody completed."""
 
+import errno
 import itertools
+import os
 import random
 from contextlib import contextmanager, suppress
 
@@ -194,3 +196,23 @@ def test_uploads_are_given_up_below_a_path_only(s3_server, bucket, s3_root):
 def test_uploads_of_who_may_not_list_them_stop_nobody(s3_server, bucket, s3_root, monkeypatch):
     s3_server.make_user("MARKEDWHOMAYNOTHING", "MARKED-SECRET-OF-NOBODY").set_environment(monkeypatch)
     assert storage.delete_uploads(s3_root) == 0
+
+
+def test_what_a_file_system_cannot_rename_is_copied(tmp_path, monkeypatch):
+    """As Databricks' volumes; there modes and times cannot be set either."""
+
+    def refuse(*_, **__):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    for name in ("rename", "replace", "link", "chmod", "utime"):
+        monkeypatch.setattr(os, name, refuse)
+    out, aside = tmp_path / "out", tmp_path / "aside/1"
+    storage.write_json(str(out / "a/x.json"), 1)
+    storage.write_json(str(out / "a/x.json"), 2)
+    storage.make_way(str(out), str(aside), for_folder=False)
+    assert (out.exists(), storage.read_json(str(aside / "a/x.json"))) == (False, 2)
+    storage.put_back(str(aside), str(out))
+    storage.copy_tree(str(out), str(aside))
+    for folder in (out, aside):
+        assert [path.name for path in folder.rglob("*") if path.is_file()] == ["x.json"]
+        assert storage.read_json(str(folder / "a/x.json")) == 2

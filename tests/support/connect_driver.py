@@ -27,6 +27,7 @@ from spark_embed.spark.jobs import JobGroups
 from spark_embed.spark.session import make_session
 
 from support.crashes import OPTIONS, Folder, await_, shard_name
+from support.databricks_cluster import refuse
 from support.shard_files import break_pages
 from support.waiting import PATIENCE_S, wait_until
 
@@ -77,6 +78,25 @@ class Driver:
         code = self.command()
         broken.unlink()
         return code
+
+    def command_on_serverless(self) -> dict:
+        """Run the command as on Databricks' serverless: in another thread, where few settings may be set."""
+        from pyspark.sql.connect.conf import RuntimeConf
+
+        given = {**self.options, "output_dir": self.out.root.with_name("serverless"), "max_samples": 20}
+        kept = {name: getattr(RuntimeConf, name) for name in ("get", "set", "unset")}
+        os.environ["DATABRICKS_RUNTIME_VERSION"] = "client.4.9"
+        for name, function in kept.items():
+            setattr(RuntimeConf, name, refuse(name, function))
+        try:
+            with ThreadPoolExecutor(1) as thread:
+                code = thread.submit(main, [f"--{name}={value}" for name, value in given.items()]).result()
+        finally:
+            del os.environ["DATABRICKS_RUNTIME_VERSION"]
+            for name, function in kept.items():
+                setattr(RuntimeConf, name, function)
+        counts = json.loads((given["output_dir"] / "metadata.json").read_text())["counts"]
+        return {"code": code, "embedded": counts["embedded"], "goes_on": self.spark.range(3).count() == 3}
 
     def embed_own_column(self) -> float:
         """Return the smallest cosine of image_embedding's vectors with those of the run."""
@@ -161,6 +181,7 @@ def run(driver: Driver) -> dict:
         "images_before": len(driver.images()),
         "second_code": driver.command(),
         "images_after": len(driver.images()),
+        "serverless": driver.command_on_serverless(),
         "cosine": driver.embed_own_column(),
         "cancelled": driver.cancel_a_group(),
         "model_error": driver.fail_with_a_model_error(),

@@ -110,6 +110,12 @@ def test_a_bad_shard_is_named_and_the_others_stay_done(driven):
     assert "ERROR   1 shards cannot be read; all others are done and published; the first, 00009" in said
 
 
+def test_it_works_where_it_looks_like_databricks_serverless(driven):
+    told, said, _ = driven
+    assert told["serverless"] == {"code": 0, "embedded": 18, "goes_on": True}
+    assert said.count("this platform keeps its own settings where a run would have") == 1
+
+
 def test_image_embedding_gives_the_vectors_of_a_run(driven):
     told, _, _ = driven
     assert told["cosine"] > 0.999

@@ -22,6 +22,7 @@ from spark_embed.storage import (
     rows_per_batch,
     spark_path,
     stat,
+    uri_scheme,
 )
 
 _BATCH_BYTES = 8 << 20
@@ -66,6 +67,8 @@ class RowReader:
 
     def _open(self, uri: str, version: str) -> None:
         self._path, self._version = spark_path(uri), version
+        # Spark has it from a catalog there, which may know another time of it than the folder shows.
+        self._is_foreign = uri_scheme(uri) == "dbfs"
         source = parquet_input(self._path, self._check_version())
         try:
             self._file = pq.ParquetFile(source, buffer_size=_STREAM_BUFFER_BYTES, pre_buffer=False)
@@ -95,7 +98,9 @@ class RowReader:
 
     def _check_version(self) -> StoredFile:
         found = stat(self._path)
-        if file_version(found.n_bytes, found.modified_ns) != self._version:
+        n_bytes = self._version.partition("-")[0]
+        is_same = file_version(found.n_bytes, found.modified_ns) == self._version
+        if not is_same and not (self._is_foreign and n_bytes == str(found.n_bytes)):
             raise StorageError(f"{self._path} changed while it was being read; run again")
         return found
 

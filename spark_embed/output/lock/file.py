@@ -13,13 +13,13 @@ from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from spark_embed.storage import delete, is_s3
+from spark_embed.storage.local import UNSUPPORTED, move
 from spark_embed.storage.s3.file import read_object
 from spark_embed.storage.s3.writes import check_conditions, delete_if, put_if
 
-# What a file system without flock, or without hard links (FUSE, FAT), answers.
-_UNSUPPORTED = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
-_NO_FLOCK = _UNSUPPORTED | {errno.ENOLCK}
-_NO_LINKS = _UNSUPPORTED | {errno.EPERM}
+# What a file system without flock, or without hard links, answers.
+_NO_FLOCK = UNSUPPORTED | {errno.ENOLCK}
+_NO_LINKS = UNSUPPORTED | {errno.EPERM}
 
 _STAGED = ".tmp"
 
@@ -88,15 +88,16 @@ class DiskLockFile:
             except OSError as exc:
                 if exc.errno not in _NO_LINKS:
                     raise
-                with open(self._path, "xb"):  # takes the name, for a moment without content
-                    os.replace(staged, self._path)
+                with open(self._path, "xb"):
+                    pass  # has the name, for a moment without content
+                move(staged, self._path)
             return True
         return False
 
     def replace(self, text: str) -> bool:
         """Give the file another content; the guard sees to it that it is still the same."""
         with self._staged(text) as staged:
-            os.replace(staged, self._path)
+            move(staged, self._path)
         return True
 
     def read(self) -> str | None:

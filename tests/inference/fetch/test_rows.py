@@ -12,7 +12,7 @@ import pytest
 
 from spark_embed.errors import StorageError
 from spark_embed.inference.fetch.rows import RowReader
-from spark_embed.storage import file_version
+from spark_embed.storage import file_version, paths
 
 from support.shard_files import break_pages
 
@@ -86,6 +86,14 @@ def test_a_file_that_changes_is_noticed(path):
         reader.read(path.as_uri(), 900, planned)  # in the next row group
     with pytest.raises(StorageError, match="changed"):
         RowReader("jpg").read(path.as_uri(), 1, planned)
+
+
+def test_in_a_volume_whose_clock_is_another_than_sparks_a_file_is_known_by_its_size(path, monkeypatch):
+    monkeypatch.setattr(paths, "_VOLUMES", f"{path.parent}/")
+    uri, n_bytes = f"dbfs:{path}", path.stat().st_size
+    assert RowReader("jpg").read(uri, 1, f"{n_bytes}-1")[0] is not None
+    with pytest.raises(StorageError, match="changed"):
+        RowReader("jpg").read(uri, 1, f"{n_bytes + 1}-1")
 
 
 def test_what_cannot_be_reached_is_an_oserror_so_that_bytes_can_travel_through_spark(tmp_path):
