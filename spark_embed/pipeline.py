@@ -96,12 +96,10 @@ def run(spark: SparkSession | Session, config: Config, clock: Clock | None = Non
             progress.publishing()
             ledger = publisher.finish()
         left = publisher.n_rows_left if limit.is_reached else 0
-        summary = summarize(context, RunResult(plan, record, ledger, publisher.of_this_run, bad, binding, left))
+        result = RunResult(plan, record, ledger, publisher.of_this_run, bad, binding, left)
+        summary = summarize(context, result)
         progress.done(is_stopped=limit.is_reached)
-    if limit.is_reached:
-        raise stopped_error(limit, plan, publisher, summary.text())
-    if bad and config.fail_on_bad_shard:
-        raise bad_shards_error(bad, "all others are done and published", summary.text())
+    check_whole(limit, plan, publisher, bad, summary)
     return summary
 
 
@@ -166,8 +164,22 @@ def check_may_publish(limit: Limit, plan: Plan, publisher: Publisher, bad: Seque
         raise bad_shards_error(bad, "all others are done, and the one file (--output_files) waits for them")
 
 
+def check_whole(
+    limit: Limit, plan: Plan, publisher: Publisher, bad: Sequence[BadShard], summary: RunSummary
+) -> None:
+    """Tell by an error that not every row is there: exit code 0 says that each is.
+
+    Raises:
+        StoppedError, BadShardsError: rows are pending.
+    """
+    if limit.is_reached:
+        raise stopped_error(limit, plan, publisher, summary.text())
+    if bad and limit.config.fail_on_bad_shard:
+        raise bad_shards_error(bad, "all others are done and published", summary.text())
+
+
 def bad_shards_error(bad: Sequence[BadShard], others: str, summary: str = "") -> BadShardsError:
-    """Return what to raise in the end, where not every row is there: exit code 0 says that each is."""
+    """Return what to raise where shards cannot be read."""
     return BadShardsError(
         f"{len(bad):,} shards cannot be read; {others}; the first, {bad[0].name}: {bad[0].reason}; mend or "
         "remove them and start the same command again (--fail_on_bad_shard false: do without them)",
