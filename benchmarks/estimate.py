@@ -86,8 +86,8 @@ def stop_half_way(argv: list[str], n_images: int) -> str:
     return (
         f"--max_hours {limit_s / 3600:.4f} ({limit_s:.1f} s of {total_s:.1f} s): ended after "
         f"{stopped['timings_s']['total']:.1f} s with exit code {code}, {stopped['counts']['rows']:,} of "
-        f"{n_images:,} rows published; the same command did the other {whole['this_run']['rows']:,}, and verify "
-        "finds nothing wrong"
+        f"{n_images:,} rows published; the same command did the other {whole['this_run']['rows']:,}, and "
+        "verify finds nothing wrong"
     )
 
 

@@ -51,7 +51,7 @@ def find_pace(rounds: Sequence[tuple[Pass, Pass]]) -> Pace:
         difference = large.rows_per_task - small.rows_per_task
         row_s = (large.task_s - small.task_s) / difference if difference > 0 else whole
         # No task costs less than its rows; and a pass that was disturbed says nothing.
-        paces.append(min(max(row_s, whole / 3), whole))
+        paces.append(min(max(row_s, whole / 10), whole))
     row_s = statistics.median(paces)
     error = 2 * statistics.stdev(paces) / len(paces) ** 0.5 / row_s if len(paces) > 1 else 0.0
     spread = statistics.median(large.spread for _, large in rounds)
