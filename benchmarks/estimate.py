@@ -72,9 +72,10 @@ def row(model: str, argv: list[str], n_samples: int) -> tuple[str, float]:
 
 
 def stop_half_way(argv: list[str], n_images: int) -> str:
-    """Stop a run in the middle of what the last one took, let the same command go on; returns a sentence."""
-    total_s = json.loads((OUTPUT / "metadata.json").read_text())["timings_s"]["total"]
+    """Stop a run in the middle of what one took, let the same command go on; returns a sentence."""
     shutil.rmtree(OUTPUT, ignore_errors=True)
+    total_s = run_real(argv)[1]["timings_s"]["total"]
+    shutil.rmtree(OUTPUT)
     limit_s = 0.6 * total_s
     code, stopped = run_real(argv, "--max_hours", str(limit_s / 3600))
     status = json.loads(call("status", str(OUTPUT), "--json").stdout)["state"]
@@ -101,7 +102,7 @@ def main() -> None:
     machine = describe_machine()
     warn_if_busy(machine)
     jobs = {model: options(model, given.n_images) for model in given.models.split(",")}
-    for argv in jobs.values():  # files into the page cache
+    for argv in jobs.values() if given.rounds else ():  # files into the page cache
         run_estimate(argv, given.samples)
     print(f"| {' | '.join(HEADS)} |\n| {' | '.join(['---'] * len(HEADS))} |")
     deviations: dict[str, list[float]] = {model: [] for model in jobs}
@@ -110,7 +111,7 @@ def main() -> None:
             line, deviation = row(model, argv, given.samples)
             deviations[model].append(abs(deviation))
             print(line, flush=True)
-    for model, found in deviations.items():
+    for model, found in deviations.items() if given.rounds else ():
         print(f"\n{model}: off by {statistics.median(found):.0%} in the median, at most {max(found):.0%}")
     print(f"\n{stop_half_way(argv, given.n_images)}")
     print(f"\nMeasured {machine['date']} on {machine['cores']} cores of {machine['cpu']}.")

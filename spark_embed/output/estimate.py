@@ -136,7 +136,6 @@ def estimate(sampled: Sampled, n_workers: int, hourly_price: float | None) -> Es
     rate = sampled.n_slots * workers / pace.row_s
     embed_s = sampled.n_rows / rate
     seconds = fixed_s + embed_s
-    margin_s = pace.uncertainty * embed_s + _FIXED_UNCERTAINTY * fixed_s
     return Estimate(
         n_rows=sampled.n_rows,
         n_shards=sampled.n_shards,
@@ -148,7 +147,7 @@ def estimate(sampled: Sampled, n_workers: int, hourly_price: float | None) -> Es
         uncertainty=round(pace.uncertainty, 3),
         fixed_s=round(fixed_s, 2),
         seconds=round(seconds, 2),
-        least_s=round(seconds - margin_s, 2),
-        most_s=round(seconds + margin_s, 2),
+        least_s=round(fixed_s / (1 + _FIXED_UNCERTAINTY) + embed_s / (1 + pace.uncertainty), 2),
+        most_s=round(fixed_s * (1 + _FIXED_UNCERTAINTY) + embed_s * (1 + pace.uncertainty), 2),
         cost=None if hourly_price is None else cost_of(n_workers, seconds, hourly_price, sampled.n_rows),
     )

@@ -16,8 +16,10 @@ from spark_embed.spark.settings import count_slots
 from spark_embed.spark.tasks import run_tasks
 
 # Of the time that is left, what waves are planned for; and each for a half of that, as the other wave that
-# runs takes its part: a run at half the speed that was thought loses nothing at the limit.
+# runs takes its part: a run at half the speed that was thought loses nothing at the limit. Before the first
+# wave is complete, only preflight has an idea of the speed: of one task, alone and with its model loaded.
 _PLANNED_SHARE = 0.9
+_FIRST_SHARE = 0.25
 _WAVES_AT_ONCE = 2
 
 # A wave of less work is not worth its start; with short waves a tenth of --wave_s.
@@ -51,19 +53,21 @@ class Limit:
         """Take in which executors have run tasks, by name."""
         self.n_machines = max(self.n_machines, count_hosts(executors))
 
-    def fitting_rows(self, rate: float | None, n_under_way: float) -> float:
+    def fitting_rows(self, rate: float | None, n_under_way: float, *, is_measured: bool) -> float:
         """Return how many rows a further wave may have at most; 0: none is to be started.
 
         Args:
             rate: rows per second of the whole run; None if nothing is known of it.
             n_under_way: rows of waves that are running which are still to be done.
+            is_measured: whether the rate is that of complete waves.
         """
         left_s = self.left_s
         if left_s <= 0:
             return 0
         if math.isinf(left_s) or rate is None:
             return math.inf
-        n_rows = (_PLANNED_SHARE * left_s * rate - n_under_way) / _WAVES_AT_ONCE
+        share = _PLANNED_SHARE if is_measured else _FIRST_SHARE
+        n_rows = (share * left_s * rate - n_under_way) / _WAVES_AT_ONCE
         return n_rows if n_rows >= self._least_s * rate else 0
 
     def _limits(self) -> Iterable[tuple[float, str]]:

@@ -160,7 +160,8 @@ class _Loop:
         if self._n_done:
             rate = self._n_done / (time.monotonic() - self._started)
         n_started = self._n_ended + sum(wave.n_rows for wave in self._running.values())
-        return self._context.limit.fitting_rows(rate, n_started - self._context.jobs.n_done())
+        n_under_way = n_started - self._context.jobs.n_done()
+        return self._context.limit.fitting_rows(rate, n_under_way, is_measured=bool(self._n_done))
 
     def _end(self, future: Future[Marker]) -> Exception | None:
         """Take in a wave that has ended; return what makes going on pointless, if anything does."""
