@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from spark_embed.cli.commands import COMMANDS
+from spark_embed.cli.estimate import EstimateOptions, as_sample, read_estimate_flags
 from spark_embed.cli.interruption import Interruption
 from spark_embed.cli.logs import start_logging
 from spark_embed.config import Config
-from spark_embed.errors import BadShardsError, SparkEmbedError
+from spark_embed.errors import ConfigError, SparkEmbedError
 from spark_embed.load_config import load_config
 from spark_embed.output.folder import Output, check_output
 from spark_embed.output.state import read_progress
@@ -23,6 +25,9 @@ from spark_embed.run.clock import Clock
 from spark_embed.spark.early_daemon import start_before_spark
 from spark_embed.spark.s3.s3a import export_s3_environment
 from spark_embed.storage import existing_folder, folder_path, is_s3
+
+if TYPE_CHECKING:
+    from spark_embed.spark.session import Session
 
 logger = logging.getLogger(__name__)
 
@@ -52,24 +57,27 @@ def run_command(argv: Sequence[str] | None = None) -> Outcome:
     start_logging("dev")
     argv = sys.argv[1:] if argv is None else argv
     config: Config | None = None
+    estimate: EstimateOptions | None = None
     interruption = Interruption(lambda: logger.error("%s", describe_interruption(config, clock)))
     try:
         if argv and argv[0] in COMMANDS:
             COMMANDS[argv[0]](argv[1:], sys.stdout.write)
             return Outcome(0)
+        if argv and argv[0] == "estimate":
+            estimate, argv = read_estimate_flags(argv[1:])
         config = load_config(argv, os.environ)
         start_logging(config.env)
         interruption.watch()
         export_s3_environment(config)
         check_folders(config)
         start_before_spark()
-        sys.stdout.write(_run(config, clock, interruption) + "\n")
+        sys.stdout.write(_run(config, clock, interruption, estimate) + "\n")
     except KeyboardInterrupt:
         return Outcome(interruption.say(), "interrupted")
     except SparkEmbedError as exc:
         if interruption.is_seen:
             return Outcome(interruption.say(), "interrupted")
-        if isinstance(exc, BadShardsError) and exc.summary:
+        if exc.summary:
             sys.stdout.write(exc.summary + "\n")
         logger.error("%s", exc)
         return Outcome(exc.exit_code, str(exc))
@@ -108,20 +116,22 @@ def describe_interruption(config: Config | None, clock: Clock) -> str:
     return f"interrupted{done}; nothing is lost: start the same command again, and it goes on"
 
 
-def _run(config: Config, clock: Clock, interruption: Interruption) -> str:
+def _run(config: Config, clock: Clock, interruption: Interruption, estimate: EstimateOptions | None) -> str:
     # Flags first: a wrong one is told before Spark is imported and its JVM started.
     from py4j.protocol import Py4JError
     from pyspark.errors import PySparkException
 
     try:
-        return _run_with_spark(config, clock, interruption)
+        return _run_with_spark(config, clock, interruption, estimate)
     except (PySparkException, Py4JError) as exc:
         if not interruption.is_seen:
             logger.debug("all of it", exc_info=exc)
         raise SparkEmbedError(f"the Spark job failed: {first_cause(exc)}") from exc
 
 
-def _run_with_spark(config: Config, clock: Clock, interruption: Interruption) -> str:
+def _run_with_spark(
+    config: Config, clock: Clock, interruption: Interruption, estimate: EstimateOptions | None
+) -> str:
     with clock.measure("start"):
         from pyspark.sql import SparkSession
 
@@ -149,12 +159,32 @@ def _run_with_spark(config: Config, clock: Clock, interruption: Interruption) ->
 
     interruption.watch_run(None)
     try:
+        if estimate:
+            return _estimate(session, config, clock, estimate)
         if config.dry_run:
             return describe_run(session, config)
         return pipeline.run(session, config, clock).text()
     finally:
         if sessions and borrowed is None:
             stop_session(sessions[0])
+
+
+def _estimate(session: Session, config: Config, clock: Clock, wanted: EstimateOptions) -> str:
+    from spark_embed.output.estimate import estimate
+    from spark_embed.run.sampling import sample_run
+    from spark_embed.spark.session import are_workers_elsewhere
+
+    price, price_of = wanted.hourly_price(config)
+    if wanted.is_here and are_workers_elsewhere(session):
+        raise ConfigError(
+            "--output_dir: the workers are on other machines: name a folder that they reach, too; a folder "
+            "in it is made and deleted"
+        )
+    sampled = sample_run(session, as_sample(config), clock, wanted.n_samples)
+    found = estimate(sampled, wanted.n_workers or sampled.n_machines, price)
+    if wanted.is_json:
+        return json.dumps({**found.to_dict(), "price_of": price_of}, indent=2)
+    return "\n".join([found.text(), *([f"price   {price_of}"] if price_of else [])])
 
 
 def first_cause(exc: Exception) -> str:
