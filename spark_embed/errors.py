@@ -125,6 +125,12 @@ class SparkLostError(SparkEmbedError):
     exit_code = 9
 
 
+class CloudError(SparkEmbedError):
+    """A cloud refuses what it is asked for, or what runs there has failed."""
+
+    exit_code = 11
+
+
 EXIT_CODES: dict[int, str] = {
     0: "done; every input row is in embeddings.parquet or in errors.parquet",
     1: "the Spark job failed, or a bug: the lines above say which",
@@ -138,6 +144,7 @@ EXIT_CODES: dict[int, str] = {
     VerifyError.exit_code: "spark-embed verify found something wrong",
     BadShardsError.exit_code: "shards of the input cannot be read and are left out; all other rows are done",
     SparkLostError.exit_code: "Spark's JVM has ended, killed or out of memory; the same command goes on",
+    CloudError.exit_code: "spark-embed emr: AWS refuses a call, or the step or its cluster failed",
     130: "interrupted (Ctrl-C or SIGTERM); the same command goes on",
 }
 

@@ -87,6 +87,12 @@ class Status:
         }
         return "\n".join(f"{name:<8}{text}" for name, text in lines.items() if text)
 
+    def line(self) -> str:
+        """Return the status as one line: how far, how fast, how many errors."""
+        told = [self.phase if self.state == "running" else self.state, self._rows_text(), self._speed_text()]
+        n_errors = sum(self.errors_by_code.values())
+        return ", ".join(filter(None, [*told, f"{n_errors:,} errors" if n_errors else None]))
+
     def _state_text(self) -> str:
         if self.state == "running":
             phase = self.phase or "starting"

@@ -1,0 +1,316 @@
+"""`spark-embed emr ...`: deploy, clusters, steps, logs; knows what people type, emr/ knows how it is done."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from spark_embed.config import Config
+from spark_embed.emr import aws, deploy, follow, logs, requests
+from spark_embed.emr.cluster_file import Cluster, read_cluster
+from spark_embed.errors import CloudError, ConfigError
+from spark_embed.load_config import Parser, load_config
+from spark_embed.storage import is_s3, uri_scheme
+
+logger = logging.getLogger(__name__)
+
+Write = Callable[[str], object]
+
+_CODES = "exit codes: 0 done; 2 a flag or the cluster file is wrong; 4 S3 cannot be used; 11 AWS refuses"
+_ENDS = f"{_CODES}, or (--wait) the step or its cluster failed; 130 Ctrl-C while waiting: the step goes on"
+
+
+def run_emr(argv: Sequence[str], write: Write) -> None:
+    """Do what one of the subcommands says.
+
+    Raises:
+        SparkEmbedError: as the epilogs of the subcommands say.
+    """
+    # The job's own flags: what stands behind the first --.
+    cut = list(argv).index("--") if "--" in argv else len(argv)
+    given = _parser().parse_args(argv[:cut])
+    given.job = list(argv[cut + 1 :])
+    if given.job and given.command is not _submit:
+        raise ConfigError("only 'spark-embed emr submit' takes flags of the job behind --")
+    given.command(given, read_cluster(given.cluster), write)
+
+
+def _deploy(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
+    model = deploy.deploy_model(cluster, given.model_directory) if given.model_directory else None
+    version = deploy.deploy_release(cluster, deploy.find_checkout())
+    told = {"release_version": version, "release": requests.release_folder(cluster, version)}
+    _tell(told | ({"model_directory": model} if model else {}), write)
+
+
+def _create_cluster(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
+    request = requests.run_job_flow(cluster, _version(given, cluster))
+    if given.dry_run:
+        return _tell({"operation": "RunJobFlow", "parameters": request}, write)
+    client = aws.emr_client(cluster.region)
+    cluster_id = aws.call(client, "RunJobFlow", **request)["JobFlowId"]
+    _tell({"cluster_id": cluster_id}, write)
+    if given.wait:
+        follow.follow_cluster(client, cluster_id, logger.info)
+    return None
+
+
+def _submit(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
+    config = check_job(given.job)
+    version, is_alone = _version(given, cluster), given.cluster_id is None
+    step = requests.job_step(
+        cluster,
+        version,
+        [*given.job, *_price_flags(cluster, given.job)],
+        name=f"spark_embed to {config.output_dir}",
+        deploy_mode=given.deploy_mode,
+        is_alone=is_alone,
+    )
+    operation, request = (
+        ("RunJobFlow", requests.run_job_flow(cluster, version, [step]))
+        if is_alone
+        else ("AddJobFlowSteps", requests.add_steps(given.cluster_id, [step]))
+    )
+    if given.dry_run:
+        return _tell({"operation": operation, "parameters": request}, write)
+    client = aws.emr_client(cluster.region)
+    answer = aws.call(client, operation, **request)
+    cluster_id = answer["JobFlowId"] if is_alone else given.cluster_id
+    logger.info("sent to cluster %s", cluster_id)  # by now it costs, whatever comes next
+    step_id = answer["StepIds"][0] if not is_alone else _step_id(client, cluster_id, None)
+    _tell({"cluster_id": cluster_id, "step_id": step_id}, write)
+    if given.wait:
+        follow.follow_step(client, cluster_id, step_id, logger.info)
+    return None
+
+
+def _status(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
+    client = aws.emr_client(cluster.region)
+    described = follow.describe_cluster(client, given.cluster_id)
+    fleets = aws.call(client, "ListInstanceFleets", ClusterId=given.cluster_id).get("InstanceFleets", [])
+    steps = aws.call(client, "ListSteps", ClusterId=given.cluster_id).get("Steps", [])
+    for line in follow.describe(described, fleets, steps):
+        write(line + "\n")
+    if given.wait:
+        step_id = _step_id(client, given.cluster_id, given.step_id)
+        follow.follow_step(client, given.cluster_id, step_id, logger.info)
+
+
+def _logs(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
+    client = aws.emr_client(cluster.region)
+    described = follow.describe_cluster(client, given.cluster_id)
+    log_uri = described.get("LogUri")
+    if not log_uri:
+        raise CloudError(f"cluster {given.cluster_id} puts no logs into S3: it was made without a LogUri")
+    death = aws.death_reason(described)
+    if death and death[0] == aws.BOOTSTRAP_FAILURE:
+        ended, what = follow.ended_s(described["Status"]), f"cluster {given.cluster_id} {death[0]}"
+        log = follow.wait_for_log(
+            lambda: logs.bootstrap_log(log_uri, given.cluster_id, death[1]), ended, logger.info
+        )
+    else:
+        step = follow.describe_step(
+            client, given.cluster_id, _step_id(client, given.cluster_id, given.step_id)
+        )
+        what = f"step {step['Id']} {step['Status']['State']}"
+        log = follow.read_driver_log(log_uri, given.cluster_id, step, logger.info)
+    if log is None:
+        raise CloudError(f"{what}: no log is in {log_uri} yet; {logs.SHIPPED_EVERY}")
+    for text in (log.stdout, log.stderr):
+        write(text if text.endswith("\n") or not text else f"{text}\n")
+    is_bad = not what.endswith(("COMPLETED", "RUNNING", "PENDING"))
+    write(f"{what}, {log.folder}" + (f": {log.error() or log.last_line()}" if is_bad else "") + "\n")
+
+
+def _cancel(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
+    client = aws.emr_client(cluster.region)
+    step_id = _step_id(client, given.cluster_id, given.step_id)
+    answer = aws.call(
+        client,
+        "CancelSteps",
+        ClusterId=given.cluster_id,
+        StepIds=[step_id],
+        StepCancellationOption="SEND_INTERRUPT",  # the job then ends as after Ctrl-C
+    )
+    for info in answer.get("CancelStepsInfoList", []):
+        if info.get("Status") == "FAILED":
+            raise CloudError(f"CancelSteps: step {step_id}: {info.get('Reason') or 'it cannot be cancelled'}")
+    _tell({"cluster_id": given.cluster_id, "step_id": step_id, "state": "CANCEL_PENDING"}, write)
+
+
+def _terminate(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
+    client = aws.emr_client(cluster.region)
+    described = follow.describe_cluster(
+        client, given.cluster_id
+    )  # of an unknown one TerminateJobFlows is silent
+    if not aws.has_ended(described):
+        aws.call(client, "TerminateJobFlows", JobFlowIds=[given.cluster_id])
+        described = follow.describe_cluster(client, given.cluster_id)
+    _tell({"cluster_id": given.cluster_id, "state": described["Status"]["State"]}, write)
+
+
+def check_job(argv: Sequence[str]) -> Config:
+    """Check the job's flags as the job will on the cluster, where the environment of this machine is not.
+
+    Raises:
+        ConfigError: one is wrong, or names what the cluster does not see.
+    """
+    if not argv:
+        raise ConfigError(
+            "the job's own flags come last, behind --: ... -- --input_dir s3://... --output_dir s3://..."
+        )
+    flags = [word.partition("=")[0] for word in argv]
+    if "--help" in flags or "-h" in flags or "--version" in flags:
+        raise ConfigError("'spark-embed --help' lists the job's flags")
+    _refuse_local(
+        "--config", _value(argv, "--config"), "put it into S3 (aws s3 cp FILE s3://...) and give that"
+    )
+    config = load_config(argv, {})
+    copy = "copy it to S3 (aws s3 sync FOLDER s3://...) and give that"
+    _refuse_local("--input_dir", config.input_dir, copy)
+    _refuse_local("--output_dir", config.output_dir, "give a folder in S3: s3://...")
+    model = config.model_directory
+    if model and (model.startswith((".", "/", "~")) or os.path.exists(model) or uri_scheme(model) == "file"):
+        how = "'spark-embed emr deploy --model_directory FOLDER' puts it into S3 and prints the path to give"
+        _refuse_local("--model_directory", model, how)
+    return config
+
+
+def _refuse_local(flag: str, path: str | None, cure: str) -> None:
+    if path is not None and not is_s3(path):
+        raise ConfigError(f"{flag} {path}: is not in S3, and the cluster does not see this machine; {cure}")
+
+
+def _value(argv: Sequence[str], flag: str) -> str | None:
+    """Return the value of a flag of the job, before it is known whether they are right."""
+    for word, following in zip(argv, [*argv[1:], None], strict=True):
+        if word.startswith(f"{flag}="):
+            return word.partition("=")[2]
+        if word == flag:
+            return following
+    return None
+
+
+def _price_flags(cluster: Cluster, job: Sequence[str]) -> list[str]:
+    """Return --hourly_price of a worker, for the job; nothing where it is given already, or not known."""
+    return []
+
+
+def _version(given: argparse.Namespace, cluster: Cluster) -> str:
+    """Return which release to use: the one that is named, else the newest."""
+    named: str | None = given.release_version
+    if given.dry_run:  # asks nobody
+        version = named or deploy.version_of(deploy.find_checkout())
+        if not named:
+            logger.info(
+                "the release shown is this checkout's, %s; without --dry_run it is the newest deployed",
+                version,
+            )
+        return version
+    version = named or deploy.newest_version(cluster)
+    deploy.check_version(cluster, version)
+    return version
+
+
+def _step_id(client: Any, cluster_id: str, given: str | None) -> str:
+    """Return the step that is named, else the newest of the cluster."""
+    if given:
+        return given
+    steps = aws.call(client, "ListSteps", ClusterId=cluster_id).get("Steps", [])  # the newest first
+    if not steps:
+        raise CloudError(f"cluster {cluster_id} has no steps")
+    return str(steps[0]["Id"])
+
+
+def _tell(told: Mapping[str, Any], write: Write) -> None:
+    write(json.dumps(told, indent=2) + "\n")
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="spark-embed emr",
+        description="Run the job on Amazon EMR. What the cluster is stands in a file (--cluster); its "
+        "comments say what to put there. First 'deploy', then 'submit'; each has a --help.",
+        epilog=_ENDS,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
+
+    def add(
+        name: str, command: Callable[..., None], text: str, epilog: str = _CODES
+    ) -> argparse.ArgumentParser:
+        one = commands.add_parser(name, help=text, description=text, epilog=epilog, allow_abbrev=False)
+        one.set_defaults(command=command, cluster_id=None)
+        one.add_argument(
+            "--cluster",
+            metavar="FILE",
+            default="emr/cluster.yaml",
+            help="the cluster file [emr/cluster.yaml]",
+        )
+        return one
+
+    one = add(
+        "deploy",
+        _deploy,
+        "Put this checkout into S3 as a release: wheel, job, conf, bootstrap; unchanged, not again.",
+    )
+    one.add_argument(
+        "--model_directory",
+        metavar="FOLDER",
+        help="put this model there, too, and print the path for the job",
+    )
+    one = add(
+        "create-cluster",
+        _create_cluster,
+        "Start a cluster for many steps. It ends when it was idle for idle_timeout_s.",
+        _ENDS,
+    )
+    _add_sending(one, "until it takes steps")
+    one = add(
+        "submit",
+        _submit,
+        "Run the job as a step: on a cluster of its own, which ends with it, or with --cluster_id on one "
+        "that is there. The job's flags come last, behind --.",
+        _ENDS,
+    )
+    one.usage = "%(prog)s [--cluster_id ID] [--wait] [--dry_run] ... -- --input_dir S3 --output_dir S3 ..."
+    one.add_argument("--cluster_id", metavar="ID", help="add the step to this cluster")
+    one.add_argument(
+        "--deploy_mode",
+        choices=("client", "cluster"),
+        default="client",
+        help="where the driver runs; client: on the primary node, so that its log is the step's [client]",
+    )
+    _add_sending(one, "until the step has ended, and show the job's progress")
+    one = add("status", _status, "Say what a cluster and its steps do, and how far the job is.", _ENDS)
+    _add_ids(one)
+    one.add_argument("--wait", action="store_true", help="then wait until the step has ended")
+    one = add(
+        "logs",
+        _logs,
+        "Print the log of a step's driver, or of a bootstrap action that failed; the last line says what was "
+        f"wrong. {logs.SHIPPED_EVERY}: this waits for it.",
+    )
+    _add_ids(one)
+    _add_ids(add("cancel", _cancel, "Cancel a step. The job ends as after Ctrl-C: nothing complete is lost."))
+    one = add("terminate", _terminate, "End a cluster with all that runs on it.")
+    one.add_argument("--cluster_id", metavar="ID", required=True, help="which")
+    return parser
+
+
+def _add_sending(parser: argparse.ArgumentParser, until: str) -> None:
+    parser.add_argument("--release_version", metavar="VERSION", help="of 'deploy' [the newest deployed]")
+    parser.add_argument("--wait", action="store_true", help=f"wait {until}")
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="print the API call as JSON and send nothing; needs no credentials",
+    )
+
+
+def _add_ids(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cluster_id", metavar="ID", required=True, help="of 'submit' or 'create-cluster'")
+    parser.add_argument("--step_id", metavar="ID", help="which step [the newest]")
