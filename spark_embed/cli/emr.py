@@ -5,16 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from spark_embed.config import Config
-from spark_embed.emr import aws, deploy, follow, logs, requests
+from spark_embed.emr import aws, deploy, follow, job_flags, logs, requests
 from spark_embed.emr.cluster_file import Cluster, read_cluster
 from spark_embed.errors import CloudError, ConfigError
-from spark_embed.load_config import Parser, load_config
-from spark_embed.storage import is_s3, uri_scheme
+from spark_embed.load_config import Parser
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +56,7 @@ def _create_cluster(given: argparse.Namespace, cluster: Cluster, write: Write) -
 
 
 def _submit(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
-    config = check_job(given.job)
+    config = job_flags.check_job(given.job)
     version, is_alone = _version(given, cluster), given.cluster_id is None
     step = requests.job_step(
         cluster,
@@ -150,48 +147,6 @@ def _terminate(given: argparse.Namespace, cluster: Cluster, write: Write) -> Non
         aws.call(client, "TerminateJobFlows", JobFlowIds=[given.cluster_id])
         described = follow.describe_cluster(client, given.cluster_id)
     _tell({"cluster_id": given.cluster_id, "state": described["Status"]["State"]}, write)
-
-
-def check_job(argv: Sequence[str]) -> Config:
-    """Check the job's flags as the job will on the cluster, where the environment of this machine is not.
-
-    Raises:
-        ConfigError: one is wrong, or names what the cluster does not see.
-    """
-    if not argv:
-        raise ConfigError(
-            "the job's own flags come last, behind --: ... -- --input_dir s3://... --output_dir s3://..."
-        )
-    flags = [word.partition("=")[0] for word in argv]
-    if "--help" in flags or "-h" in flags or "--version" in flags:
-        raise ConfigError("'spark-embed --help' lists the job's flags")
-    _refuse_local(
-        "--config", _value(argv, "--config"), "put it into S3 (aws s3 cp FILE s3://...) and give that"
-    )
-    config = load_config(argv, {})
-    copy = "copy it to S3 (aws s3 sync FOLDER s3://...) and give that"
-    _refuse_local("--input_dir", config.input_dir, copy)
-    _refuse_local("--output_dir", config.output_dir, "give a folder in S3: s3://...")
-    model = config.model_directory
-    if model and (model.startswith((".", "/", "~")) or os.path.exists(model) or uri_scheme(model) == "file"):
-        how = "'spark-embed emr deploy --model_directory FOLDER' puts it into S3 and prints the path to give"
-        _refuse_local("--model_directory", model, how)
-    return config
-
-
-def _refuse_local(flag: str, path: str | None, cure: str) -> None:
-    if path is not None and not is_s3(path):
-        raise ConfigError(f"{flag} {path}: is not in S3, and the cluster does not see this machine; {cure}")
-
-
-def _value(argv: Sequence[str], flag: str) -> str | None:
-    """Return the value of a flag of the job, before it is known whether they are right."""
-    for word, following in zip(argv, [*argv[1:], None], strict=True):
-        if word.startswith(f"{flag}="):
-            return word.partition("=")[2]
-        if word == flag:
-            return following
-    return None
 
 
 def _price_flags(cluster: Cluster, job: Sequence[str]) -> list[str]:

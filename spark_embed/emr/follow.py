@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from spark_embed.emr import aws, logs
+from spark_embed.emr.job_flags import flag_value
 from spark_embed.errors import CloudError, ConfigError, SparkEmbedError
 from spark_embed.output.folder import Output
 from spark_embed.output.status import read_status
@@ -107,23 +108,12 @@ def read_driver_log(log_uri: str, cluster_id: str, step: Mapping[str, Any], say:
     return log or logs.step_log(log_uri, cluster_id, step)
 
 
-def output_dir(step: Mapping[str, Any]) -> str | None:
-    """Return the --output_dir among a step's arguments."""
-    args = step.get("Config", {}).get("Args", [])
-    for word, following in zip(args, [*args[1:], None], strict=True):
-        if word == "--output_dir":
-            return following if following is None else str(following)
-        if word.startswith("--output_dir="):
-            return str(word.partition("=")[2])
-    return None
-
-
 def describe_progress(step: Mapping[str, Any]) -> str | None:
     """Return how far the job of a step is, in a line, by what it has left in its --output_dir.
 
     Of a step that runs only what a run at work says: what is there before is of another run.
     """
-    folder = output_dir(step)
+    folder = flag_value(step.get("Config", {}).get("Args", []), "--output_dir")
     if folder is None:
         return None
     try:

@@ -8,9 +8,9 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
+from spark_embed.emr.job_flags import flag_value
 from spark_embed.errors import StorageError, one_line
 from spark_embed.storage import folder_path, list_folder, list_names, open_binary
 
@@ -90,7 +90,7 @@ def driver_log(log_uri: str, cluster_id: str, step: Mapping[str, Any]) -> Log | 
         StorageError: the logs cannot be read.
     """
     log = step_log(log_uri, cluster_id, step)
-    if log is None or not is_cluster_mode(step):
+    if log is None or flag_value(step["Config"]["Args"], "--deploy-mode") != "cluster":
         return log
     for application in reversed(_APPLICATION.findall(log.stderr)):
         folder = f"{_home(log_uri, cluster_id)}/containers/{application}"
@@ -127,12 +127,6 @@ def bootstrap_log(log_uri: str, cluster_id: str, reason: str) -> Log | None:
 def bootstrap_folder(log_uri: str, cluster_id: str) -> str:
     """Return where the logs of bootstrap actions are, for people."""
     return f"{log_uri.rstrip('/')}/{cluster_id}/node/INSTANCE/bootstrap-actions/"
-
-
-def is_cluster_mode(step: Mapping[str, Any]) -> bool:
-    """Say whether a step's driver is one of YARN's containers."""
-    args = step.get("Config", {}).get("Args", [])
-    return ("--deploy-mode", "cluster") in pairwise(args)
 
 
 def _home(log_uri: str, cluster_id: str) -> str:

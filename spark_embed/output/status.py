@@ -89,7 +89,8 @@ class Status:
 
     def line(self) -> str:
         """Return the status as one line: how far, how fast, how many errors."""
-        told = [self.phase if self.state == "running" else self.state, self._rows_text(), self._speed_text()]
+        now = (self.phase or "starting") if self.state == "running" else self.state
+        told = [now, self._rows_text() if self.n_rows else None, self._speed_text()]
         n_errors = sum(self.errors_by_code.values())
         return ", ".join(filter(None, [*told, f"{n_errors:,} errors" if n_errors else None]))
 

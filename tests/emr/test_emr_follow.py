@@ -78,7 +78,8 @@ def test_what_is_unchanged_is_sent_once(emr, s3_server, bucket, cluster_file, co
         *("spark_embed.zip", "spark_embed-0.1.0-py3-none-any.whl", "manifest.json", "home/current.json"),
     } <= keys
     here = first["model_directory"].removeprefix(f"s3://{bucket}/")
-    assert set(keys_below(s3_server, bucket, here)) == {f"{here}/config.json", f"{here}/deep/weights"}
+    weights = (model / "deep/weights").read_bytes()
+    assert s3_server.content(bucket, f"{here}/") == {"config.json": b"{}", "deep/weights": weights}
     (model / "config.json").write_text("[]")
     monkeypatch.setattr("spark_embed.emr.deploy._build_wheel", lambda *_: pytest.fail("it is there"))
     _, out, _ = command("deploy", "--cluster", cluster_file, "--model_directory", model)

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import threading
 
 import numpy as np
@@ -87,8 +88,10 @@ def test_what_is_submitted_embeds_the_images_and_who_waits_sees_it(
     code, out, err = ended[0]
     assert code == 0, err
     assert json.loads(out)["cluster_id"] == cluster_id
-    assert "409 complete" in err  # the job's own progress
-    assert "COMPLETED" in err.splitlines()[-1]
+    assert re.search(r" RUNNING: \w+, [\d,]+ of 409 complete", err)  # the job's own progress
+    last = err.splitlines()[-1]
+    assert "COMPLETED: complete, 409 of 409 complete (100.0 %), " in last
+    assert last.endswith(", 8 errors")
 
     expected = pd.read_parquet(material / "img2dataset/expected-clip-tiny.parquet").set_index("key")
     embeddings = read_parquet(s3_server, bucket, "out/embeddings.parquet")
