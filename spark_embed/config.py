@@ -6,9 +6,10 @@ load_config.py makes flags, environment variables and YAML keys of them. Every o
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
 Environment = Literal["dev", "prod"]
@@ -28,6 +29,18 @@ def _split_names(value: object) -> object:
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_names)]
+
+
+_SECRET = re.compile(r"[A-Za-z_]\w*=[\w/+=.@:-]+", re.ASCII)
+
+
+def _check_secrets(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not all(map(_SECRET.fullmatch, names)):
+        raise ValueError("must be VARIABLE=secret-name or VARIABLE=secret-name:key, comma-separated")
+    return names
+
+
+Secrets = Annotated[tuple[str, ...], BeforeValidator(_split_names), AfterValidator(_check_secrets)]
 
 
 BatchSize = Annotated[int, Field(ge=1)] | Literal["auto"]
@@ -76,6 +89,12 @@ class ModelOptions(BaseModel):
         False, "Model", "accept weights that are not safetensors (loaded with weights_only=True)"
     )
     trust_remote_code: bool = _option(False, "Model", "let the model folder bring its own Python code")
+    secrets: Secrets = _option(
+        (),
+        "Run",
+        "environment variables to fill from AWS Secrets Manager, by name, on the driver and in each worker: "
+        "HF_TOKEN=secret-name, or HF_TOKEN=secret-name:key; comma-separated",
+    )
     decode_timeout_s: float = _option(
         30, "Input", "an image that takes longer to decode is an error row", gt=0
     )
@@ -88,7 +107,7 @@ class ModelOptions(BaseModel):
 
 
 class Config(ModelOptions):
-    """All options of a run. Immutable; written as it is into metadata.json (no option is a secret)."""
+    """All options of a run. Immutable; written as it is into metadata.json (secrets are only named)."""
 
     # An unset shell variable gives an empty text, which would else name the working folder.
     input_dir: str = _option(

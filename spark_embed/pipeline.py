@@ -30,6 +30,7 @@ from spark_embed.run.report import RunResult, read_summary, write_summary
 from spark_embed.run.retry import find_retries
 from spark_embed.run.wave_failure import explain_store_failure
 from spark_embed.run.waves import WaveContext, run_waves
+from spark_embed.secrets import fill_environment
 from spark_embed.spark.context import what_is_lost
 from spark_embed.spark.jobs import JobGroups
 from spark_embed.spark.s3.s3a import export_s3_environment
@@ -66,6 +67,7 @@ def run(spark: SparkSession | Session, config: Config, clock: Clock | None = Non
     for earlier in (traffic, traffic_of_tasks):  # of this process's runs before
         earlier.take()
     export_s3_environment(config)
+    fill_environment(config.secrets)
     with clock.measure("plan"), impatient():
         layout, output = find_layout(config), check_output(config)
         is_new = not exists(output.root)

@@ -28,6 +28,7 @@ from spark_embed.datasets.units import Unit
 from spark_embed.inference.fetch.rows import IMAGE_BYTES, IMAGE_PATH
 from spark_embed.inference.preflight.sample import SampleRow
 from spark_embed.schema import IMAGE, IMAGE_ID, INDEX_COLUMNS, INDEX_ROW, INDEX_SHARD, SHARD, SHARD_ROW
+from spark_embed.spark.settings import read_parquet
 from spark_embed.spark.task_size import TaskSize
 from spark_embed.spark.text import identifying_text, readable_text
 from spark_embed.spark.types import IMAGE_TYPE, quoted, spark_type, without_nulls
@@ -163,12 +164,8 @@ class ParquetSource:
         file_schema = T.StructType(
             [T.StructField(field.name, without_nulls(spark_type(field.type))) for field in present]
         )
-        frame = (
-            spark.read.schema(file_schema)
-            .option("__globPaths__", "false")  # x[1].parquet is a name, not a pattern
-            .option("recursiveFileLookup", "true")  # else [ or * in a folder's name multiplies the rows
-            .parquet(*(os.path.join(self.folder, shard.path) for shard in shards))
-        )
+        paths = (os.path.join(self.folder, shard.path) for shard in shards)
+        frame = read_parquet(spark, paths, file_schema)
         if part:
             index = F.col("_metadata.row_index")
             frame = frame.where((index >= part.first) & (index < part.first + part.n_rows))

@@ -20,6 +20,7 @@ from pyspark import TaskContext
 from spark_embed.inference.malloc import keep_freed_memory
 from spark_embed.inference.seats import take_gpu
 from spark_embed.models import Model, Recipe, load_model
+from spark_embed.secrets import fill_environment
 
 
 @contextmanager
@@ -96,6 +97,7 @@ def load_worker_model(recipe: Recipe) -> tuple[Model, bool]:
     From the first load on, torch takes the task's cores and no more: it would take all of the machine's,
     in every worker.
     """
+    fill_environment(recipe.secrets)
     model, loaded = load_model(recipe)
     if loaded:
         if n_cpus := task_cpus():

@@ -149,6 +149,7 @@ def make_recipe(options: ModelOptions) -> Recipe:
         allow_pickle_weights=options.allow_pickle_weights,
         trust_remote_code=options.trust_remote_code,
         compile_rows=_batch_size(options) if options.compile else None,
+        secrets=options.secrets,
         kind=find_kind(options.model_directory),
     )
 

@@ -84,6 +84,7 @@ class Recipe:
         normalize: scale every vector to length 1.
         weights_sha256: what the weights must hash to; None until preflight has read them.
         compile_rows: the batch size for which torch.compile makes the network; None for as it is.
+        secrets: variables that the worker's environment needs, and where their values are (--secrets).
         takes, gives: what the model needs of a row and makes of it; of another kind than an image embedder,
             only its loading tells (`resolved`).
     """
@@ -97,6 +98,7 @@ class Recipe:
     allow_pickle_weights: bool = False
     trust_remote_code: bool = False
     compile_rows: int | None = None
+    secrets: tuple[str, ...] = ()
     kind: str = IMAGE_EMBEDDER
     takes: Takes = Takes()
     gives: Results = EMBEDDING_RESULTS
@@ -108,6 +110,7 @@ class Recipe:
         return cls(
             **{
                 **values,
+                "secrets": tuple(values["secrets"]),
                 "takes": Takes(takes["image"], tuple(takes["columns"]), takes["edge"]),
                 "gives": read_results(values["gives"]),
             }

@@ -18,6 +18,7 @@ from spark_embed.run.clock import Clock
 from spark_embed.run.context import RunContext
 from spark_embed.run.one_file import check_unchanged
 from spark_embed.run.plan import find_plan, report_plan
+from spark_embed.secrets import fill_environment
 from spark_embed.spark.context import count_partitions
 from spark_embed.spark.s3.s3a import export_s3_environment
 from spark_embed.spark.session import Session, as_session
@@ -32,6 +33,7 @@ def describe_run(spark: SparkSession | Session, config: Config) -> str:
         SparkEmbedError: as `run`.
     """
     export_s3_environment(config)
+    fill_environment(config.secrets)
     with impatient():
         layout, run_state = find_layout(config), check_output(config)
         check_model_files(spark, config, run_state)

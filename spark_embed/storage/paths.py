@@ -78,6 +78,15 @@ def spark_uri(path: str) -> str:
     return quote(path, safe="/:") if is_s3(path) else path
 
 
+def hadoop_path(path: str) -> str:
+    """Return a path as Spark is given it, to read or to write: nothing encoded, as Hadoop's Path takes it.
+
+    One on this machine has its scheme: without one Spark looks in the file system that fs.defaultFS names, on
+    YARN the cluster's HDFS. Databricks mounts its volumes under plain paths, for Spark as for everybody.
+    """
+    return path if is_s3(path) or platform() == "databricks" else f"file://{path}"
+
+
 def joined_path(folder: str, path: str) -> str:
     """Return `path` as it looks from `folder`; an absolute one, or a URI, as it is. Free of `..` in S3."""
     if uri_scheme(path):

@@ -1,22 +1,15 @@
 """--model_directory as a hub id: a machine's workers fetch it once, and not at all where they may not."""
 
-import hashlib
-import json
 import os
 import subprocess
 import sys
-import threading
-from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from support.waiting import PATIENCE_S
+from support.hub import WEIGHTS, Hub
 
 N_WORKERS = 10
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-WEIGHTS = "model.safetensors"
 FILES = {"config.json": b"{}", "preprocessor_config.json": b"[]", WEIGHTS: os.urandom(100_000)}
 
 # Forked from one process, as Spark's daemon does it.
@@ -44,69 +37,11 @@ while True:
 """
 
 
-class Hub(ThreadingHTTPServer):
-    """The hub with one model. It gives the weights when `n_workers` have asked what they are."""
-
-    daemon_threads = True
-    n_workers = 1
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Answer)
-        self.asked = Counter[tuple[str, str]]()
-        self.are_all_here = threading.Event()
-
-    def note(self, method: str, name: str) -> None:
-        self.asked[method, name] += 1
-        if self.asked["HEAD", WEIGHTS] >= self.n_workers:
-            self.are_all_here.set()
-
-
-class Answer(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        name = path.rpartition("/")[2]
-        self.server.note(self.command, name)
-        if path.startswith("/api/models/org/clip/tree/"):
-            return self.give(
-                json.dumps(
-                    [{"type": "file", "path": n, "oid": "0" * 40, "size": len(d)} for n, d in FILES.items()]
-                ).encode()
-            )
-        if path.startswith("/api/models/org/clip"):
-            about = {"id": "org/clip", "sha": COMMIT, "siblings": [{"rfilename": name} for name in FILES]}
-            return self.give(json.dumps(about).encode())
-        if self.command == "GET" and name == WEIGHTS:
-            self.server.are_all_here.wait(PATIENCE_S)
-        return self.give(FILES.get(name, b""), 200 if name in FILES else 404)
-
-    def give(self, body: bytes, status: int = 200) -> None:
-        self.send_response(status)
-        fields = {
-            "Content-Length": len(body),
-            "ETag": f'"{hashlib.sha1(body).hexdigest()}"',
-            "X-Repo-Commit": COMMIT,
-        }
-        for name, value in fields.items():
-            self.send_header(name, str(value))
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def hub():
-    with Hub() as hub:
-        threading.Thread(target=hub.serve_forever, daemon=True).start()
+    with Hub(FILES) as hub:
+        hub.start()
         yield hub
-        hub.shutdown()
 
 
 @pytest.fixture
@@ -115,10 +50,9 @@ def find(hub, tmp_path):
 
     def find(n_workers: int, **environment: str) -> list[str]:
         hub.n_workers = n_workers
-        endpoint = f"http://127.0.0.1:{hub.server_address[1]}"
         fields = {
             "HF_HOME": str(tmp_path / "hub"),
-            "HF_ENDPOINT": endpoint,
+            "HF_ENDPOINT": hub.address,
             "HF_HUB_OFFLINE": "0",
             **environment,
         }

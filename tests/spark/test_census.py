@@ -1,7 +1,10 @@
 """What executors are: asked by tasks before the model, told in one line each."""
 
+import re
+import socket
 import sys
-from dataclasses import replace
+import tomllib
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,8 +24,8 @@ from support.commands import run_command
 from support.waiting import wait_until
 
 HERE = Executor("driver", "driver 1", {"spark-embed": "0.1.0", "torch": "2.15"})
-ONE = replace(HERE, host="one", name="one 1")
-TWO = replace(HERE, host="two", name="two 1")
+ONE = replace(HERE, host="one", name="one 1", python="/bin/p3, 3.11.2")
+TWO = replace(HERE, host="two", name="two 1", python="/bin/p3, 3.11.2")
 GPUS = {"spark.executor.resource.gpu.amount": "1", "spark.task.resource.gpu.amount": "1"}
 
 
@@ -40,7 +43,18 @@ TWO_OF_ONE = [replace(ONE, n_gpus=2), replace(ONE, n_gpus=2, name="one 2")]
     ("seen", "conf", "error", "said"),
     [
         ([ONE, TWO], {}, None, None),
-        ([ONE, with_versions(TWO, torch=None)], {}, ConfigError, "executors on two has no torch: install it"),
+        (
+            [ONE, with_versions(TWO, torch=None)],
+            {},
+            ConfigError,
+            "on two (/bin/p3, 3.11.2) has no torch: inst",
+        ),
+        (
+            [ONE, replace(TWO, broken={"torch": "OSError: no lib"})],
+            {},
+            ConfigError,
+            "import it: OSError: no lib;",
+        ),
         ([with_versions(ONE, torch="2.4"), TWO], {}, None, "torch is 2.4 on one, 2.15 on two: vectors"),
         ([with_versions(ONE, torch="2.15+cu")], {}, None, None),  # the driver's is none of the model's
         ([with_versions(ONE, torch="")], {}, None, None),  # who knows
@@ -90,19 +104,39 @@ def test_a_task_sees_what_this_process_does(spark):
     assert seen.versions == census.look().versions
     assert seen.versions["torch"] == version("torch")
     assert seen.host == census.look().host
-    assert seen.has_model
-    (seen,) = ask_executors(spark, "/no/such/folder")
-    assert not seen.has_model
+    assert seen.python == f"{sys.executable}, {'.'.join(map(str, sys.version_info[:3]))}"
+    assert (seen.lacks, seen.broken) == ([], {})
+    (seen,) = ask_executors(spark, ["/no/such/folder", "/"])
+    assert seen.lacks == ["/no/such/folder"]
+
+
+def test_all_that_the_package_depends_on_is_imported_by_those_who_are_asked():
+    """But for Spark's own half, what reads a YAML file and what shows progress: the driver's."""
+    with (REPOSITORY / "pyproject.toml").open("rb") as file:
+        dependencies = tomllib.load(file)["project"]["dependencies"]
+    names = {re.split("[<>=]", dependency)[0] for dependency in dependencies}
+    assert names - census._MODULES.keys() == {"pyspark", "pyyaml", "tqdm"}
+
+
+def test_a_package_that_is_not_there_is_told_from_one_that_is_broken(monkeypatch, tmp_path):
+    (tmp_path / "broken_one.py").write_text("import ctypes\nctypes.CDLL('libcudart-none.so')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(census, "_MODULES", {"one": "broken_one", "two": "no_such_module", "three": "json"})
+    seen = census._look([])
+    assert seen["versions"] == {"one": "", "two": None, "three": ""}
+    assert list(seen["broken"]) == ["one"]
+    assert seen["broken"]["one"].startswith("OSError: libcudart-none.so: cannot open shared object file")
 
 
 @pytest.fixture
-def no_torch(tmp_path) -> str:
-    """A Python that has all packages but torch."""
+def broken_torch(tmp_path) -> str:
+    """A Python with a torch that lacks a library of the machine's."""
     packages = tmp_path / "packages"
     packages.mkdir()
     for path in Path(census.find_spec("torch").origin).parents[1].iterdir():
         if path.name.partition("-")[0] != "torch":
             (packages / path.name).symlink_to(path)
+    (packages / "torch.py").write_text("import ctypes\nctypes.CDLL('libcudart-none.so')")
     python = tmp_path / "python3"
     python.write_text(
         f'#!/bin/sh\nPYTHONPATH="{packages}:{REPOSITORY}:$PYTHONPATH" exec {sys._base_executable} -S "$@"\n'
@@ -112,12 +146,24 @@ def no_torch(tmp_path) -> str:
 
 
 @pytest.mark.usefixtures("elsewhere")
-def test_a_model_that_is_on_the_driver_alone_is_told(spark, monkeypatch, tiny_clip):
-    monkeypatch.setattr(
-        census, "run_tasks", lambda spark, function, items: [{**function("/none"), "host": "far"}]
-    )
-    config = Config(input_dir="in", output_dir="out", model_directory=str(tiny_clip))
-    with pytest.raises(ModelError, match=f"{tiny_clip}: there is no such folder on far, only here: copy"):
+@pytest.mark.parametrize(
+    ("flag", "error", "cure"),
+    [
+        ("model_directory", ModelError, "copy it to every machine"),
+        ("input_dir", ConfigError, "a plain path is one that all machines mount; else name a folder in S3"),
+        ("output_dir", ConfigError, "a plain path is one that all machines mount"),
+    ],
+)
+def test_a_folder_that_is_on_the_driver_alone_is_told(spark, monkeypatch, tmp_path, flag, error, cure):
+    def run_tasks(spark, function, items):
+        seen = census.look()
+        return [{**asdict(seen), "host": "far", "lacks": items[0]}]
+
+    monkeypatch.setattr(census, "run_tasks", run_tasks)
+    config = Config(**{"input_dir": "s3://bucket/in", "output_dir": "/not/yet", flag: f"file://{tmp_path}"})
+    with pytest.raises(
+        error, match=f"^--{flag} {tmp_path}: there is no such folder on far, only here: {cure}"
+    ):
         check_cluster(spark, config)
 
 
@@ -159,12 +205,14 @@ def test_gpus_asked_for_in_local_mode_end_a_run_before_spark_waits_for_ever(tmp_
 
 
 @pytest.mark.slow
-def test_each_executor_of_a_cluster_is_asked(tmp_path, shards, no_torch):
+def test_each_executor_of_a_cluster_is_asked(tmp_path, shards, broken_torch):
     """Two executors; the fault of their Python ends the run, what can be borne is told before."""
-    settings = ("--conf", f"spark.pyspark.python={no_torch}", "--conf", "spark.speculation=true")
+    settings = ("--conf", f"spark.pyspark.python={broken_torch}", "--conf", "spark.speculation=true")
     done = submit("local-cluster[2,1,1024]", shards, tmp_path, *settings)
     assert done.returncode == 2, done.stdout[-3000:]
-    assert "has no torch: install it there" in done.stdout.splitlines()[-1]
+    said = done.stdout.splitlines()[-1]
+    assert f"{socket.gethostname()} ({sys._base_executable}, 3." in said
+    assert "has torch, but cannot import it: OSError: libcudart-none.so: cannot open shared object" in said
     assert "WARNING spark.speculation true: " in done.stdout
     assert not (tmp_path / "out").exists()
 

@@ -42,6 +42,16 @@ def test_workers_of_another_version_are_one_line(colon):
     assert said.startswith("the workers' Python (python3 on 10.0.0.1) is 3.10, the driver's is 3.11, and ")
 
 
+def test_a_package_that_does_not_load_is_one_line():
+    failure = """Lost task 0.0 in stage 0.0 (TID 0) (10.0.0.1 executor 0): Traceback (most recent call last):
+ImportError: libarrow.so.2600: cannot open shared object file: No such file or directory
+"""
+    said = explain_python("python3", failure)
+    assert said.startswith(
+        "the workers' Python (python3 on 10.0.0.1) cannot import a package that it has: liba"
+    )
+
+
 def test_workers_without_their_python_are_one_line(spark, monkeypatch):
     monkeypatch.setattr(spark.sparkContext, "pythonExec", "/no/such/python")
     with pytest.raises(ConfigError, match=r"^the workers' Python \(/no/such/python on \S+\) is not there"):
