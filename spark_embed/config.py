@@ -9,7 +9,16 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 
 Environment = Literal["dev", "prod"]
@@ -227,6 +236,18 @@ class Config(ModelOptions):
         "tasks at once on this machine; default: one per core; a cluster's settings decide there",
         ge=1,
     )
+    hourly_price: float | None = _option(
+        None, "Run", "USD per hour of one machine: the summary then says what the run has cost", gt=0
+    )
+    max_hours: float | None = _option(
+        None,
+        "Run",
+        "stop so many hours after the start: what is complete is published, and the same command goes on",
+        gt=0,
+    )
+    max_cost: float | None = _option(
+        None, "Run", "the same where the run's machines have cost so many USD, by --hourly_price", gt=0
+    )
     config: str | None = _option(
         None, "Run", "YAML file (local or s3://) with any of these options", min_length=1
     )
@@ -256,6 +277,13 @@ class Config(ModelOptions):
         min_length=1,
     )
     dry_run: bool = _option(False, "Run", "print what was found and what would run, then stop")
+
+    @field_validator("max_cost")
+    @classmethod
+    def _has_price(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and info.data.get("hourly_price") is None:
+            raise ValueError("needs --hourly_price, what one machine costs an hour")
+        return value
 
 
 def options_table() -> str:

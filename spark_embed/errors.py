@@ -57,11 +57,14 @@ class ImageError(RowError):
 class SparkEmbedError(Exception):
     """The job cannot go on. Its text is one line that says what to do; nothing was lost.
 
-    `is_final`: nothing that is under way is worth waiting for.
+    Attributes:
+        is_final: nothing that is under way is worth waiting for.
+        summary: of the run, for a person; empty where it has published nothing.
     """
 
     exit_code = 1
     is_final = False
+    summary = ""
 
 
 class ConfigError(SparkEmbedError):
@@ -107,10 +110,7 @@ class VerifyError(SparkEmbedError):
 
 
 class BadShardsError(SparkEmbedError):
-    """Shards of the input could not be read; all others are done.
-
-    `summary`: of the run, for a person; empty where it has published nothing.
-    """
+    """Shards of the input could not be read; all others are done."""
 
     exit_code = 8
 
@@ -123,6 +123,16 @@ class SparkLostError(SparkEmbedError):
     """Spark's JVM has ended in the middle of the run."""
 
     exit_code = 9
+
+
+class StoppedError(SparkEmbedError):
+    """The run has come to --max_hours or --max_cost; what is complete stays."""
+
+    exit_code = 10
+
+    def __init__(self, message: str, summary: str = "") -> None:
+        super().__init__(message)
+        self.summary = summary
 
 
 class CloudError(SparkEmbedError):
@@ -144,6 +154,7 @@ EXIT_CODES: dict[int, str] = {
     VerifyError.exit_code: "spark-embed verify found something wrong",
     BadShardsError.exit_code: "shards of the input cannot be read and are left out; all other rows are done",
     SparkLostError.exit_code: "Spark's JVM has ended, killed or out of memory; the same command goes on",
+    StoppedError.exit_code: "stopped at --max_hours or --max_cost; the same command goes on",
     CloudError.exit_code: "spark-embed emr: AWS refuses a call, or the step or its cluster failed",
     130: "interrupted (Ctrl-C or SIGTERM); the same command goes on",
 }

@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 
 from spark_embed.config import Config
 from spark_embed.datasets import BadShard, find_layout
-from spark_embed.errors import BadShardsError, ResumeError, SparkLostError, StorageError
+from spark_embed.errors import BadShardsError, ResumeError, SparkLostError, StoppedError, StorageError
 from spark_embed.output.folder import Output, check_output
 from spark_embed.output.lock.lock import OutputLock
 from spark_embed.output.summary import RunSummary
@@ -21,6 +21,7 @@ from spark_embed.run.binding import Binding
 from spark_embed.run.clock import Clock
 from spark_embed.run.context import RunContext
 from spark_embed.run.error_budget import ErrorBudget
+from spark_embed.run.limit import Limit, list_executors
 from spark_embed.run.one_file import check_unchanged
 from spark_embed.run.plan import Plan, find_plan, report_plan
 from spark_embed.run.progress import Progress
@@ -59,6 +60,7 @@ def run(spark: SparkSession | Session, config: Config, clock: Clock | None = Non
         ModelError: the model cannot be used, or its parity is below a limit that was told to fail.
         StorageError: reading or writing failed, or rows went missing.
         BadShardsError: shards cannot be read; all others are done (--fail_on_bad_shard).
+        StoppedError: --max_hours or --max_cost is reached; what is complete stays.
         SparkLostError: the JVM has ended.
         ErrorBudgetExceeded: more rows are errors than --max_error_fraction allows.
         ResumeError: another run is at work in the folder, or what stands there is of another model.
@@ -87,25 +89,33 @@ def run(spark: SparkSession | Session, config: Config, clock: Clock | None = Non
         publisher = Publisher(context, plan, record)
         publisher.settle()
         progress = ProgressFile(context, plan, publisher)
+        limit = Limit(config, clock)
         with clock.measure("embed"):
-            unreadable = embed(context, plan, binding, publisher, progress) if binding else []
+            unreadable = embed(context, plan, binding, publisher, progress, limit) if binding else []
         bad = (*plan.source.bad, *unreadable)
-        if config.output_files and bad and config.fail_on_bad_shard:
-            raise bad_shards_error(
-                bad, "all others are done, and the one file (--output_files) waits for them"
-            )
+        check_may_publish(limit, plan, publisher, bad)
         with clock.measure("publish"):
             progress.publishing()
-            ledger = publisher.finish(unreadable)
-        summary = summarize(context, RunResult(plan, record, ledger, publisher.of_this_run, bad, binding))
-        progress.done()
+            ledger = publisher.finish()
+        left = publisher.n_rows_left if limit.is_reached else 0
+        summary = summarize(
+            context, RunResult(plan, record, ledger, publisher.of_this_run, bad, binding, left)
+        )
+        progress.done(is_stopped=limit.is_reached)
+    if limit.is_reached:
+        raise stopped_error(limit, plan, publisher, summary.text())
     if bad and config.fail_on_bad_shard:
         raise bad_shards_error(bad, "all others are done and published", summary.text())
     return summary
 
 
 def embed(
-    context: RunContext, plan: Plan, binding: Binding, publisher: Publisher, progress: ProgressFile
+    context: RunContext,
+    plan: Plan,
+    binding: Binding,
+    publisher: Publisher,
+    progress: ProgressFile,
+    limit: Limit,
 ) -> list[BadShard]:
     """Embed what is pending, in waves; returns the shards that turned out to be unreadable.
 
@@ -115,7 +125,9 @@ def embed(
     spark, config = context.spark, context.config
     jobs = JobGroups(spark)
     budget = ErrorBudget(spark, jobs, config.max_error_fraction, config.min_error_count)
-    waves = WaveContext(context, binding, publisher.record.run_id, jobs, budget, publisher.add)
+    if config.max_cost is not None:
+        limit.saw(list_executors(spark))
+    waves = WaveContext(context, binding, publisher.record.run_id, jobs, budget, limit, publisher.add)
     retries = find_retries(context.output, publisher.ledger, binding) if config.retry_errors else []
     n_rows = sum(unit.n_rows for unit in plan.units)
     values = {**binding.settings, **committer_settings(spark, config)}
@@ -135,13 +147,27 @@ def summarize(context: RunContext, result: RunResult) -> RunSummary:
     Raises:
         StorageError: it cannot be written.
     """
-    summary = None if result.markers else read_summary(context, result)
+    summary = None if result.markers or result.n_rows_left else read_summary(context, result)
     if summary:
         logger.info("%s", _nothing_done(result))
     else:
         summary = write_summary(context, result)
-        logger.info("done", extra={"counts": summary.to_dict()["counts"], "timings_s": summary.timings_s})
+        extra = {"counts": summary.to_dict()["counts"], "timings_s": summary.timings_s}
+        logger.info("stopped" if result.n_rows_left else "done", extra=extra)
     return summary
+
+
+def check_may_publish(limit: Limit, plan: Plan, publisher: Publisher, bad: Sequence[BadShard]) -> None:
+    """Let what is complete wait for what is not, where readers would find half of something.
+
+    Raises:
+        StoppedError, BadShardsError: it waits.
+    """
+    config = limit.config
+    if limit.is_reached and not (publisher.may_publish_part and publisher.has_rows):
+        raise stopped_error(limit, plan, publisher)
+    if config.output_files and bad and config.fail_on_bad_shard:
+        raise bad_shards_error(bad, "all others are done, and the one file (--output_files) waits for them")
 
 
 def bad_shards_error(bad: Sequence[BadShard], others: str, summary: str = "") -> BadShardsError:
@@ -149,6 +175,20 @@ def bad_shards_error(bad: Sequence[BadShard], others: str, summary: str = "") ->
     return BadShardsError(
         f"{len(bad):,} shards cannot be read; {others}; the first, {bad[0].name}: {bad[0].reason}; mend or "
         "remove them and start the same command again (--fail_on_bad_shard false: do without them)",
+        summary,
+    )
+
+
+def stopped_error(limit: Limit, plan: Plan, publisher: Publisher, summary: str = "") -> StoppedError:
+    """Return what to raise where a limit leaves rows for a later run."""
+    pending, config = plan.pending, limit.config
+    where = "complete and published" if summary else "complete, and will be published once all are"
+    again = "the same command" + (" without --overwrite" if config.overwrite else "") + " goes on"
+    if not publisher.of_this_run:
+        again += ", but give it more time, or shorter waves (--wave_s): this run has completed none"
+    return StoppedError(
+        f"stopped at {limit}: {pending.n_complete + publisher.n_rows:,} of {pending.n_rows:,} rows are "
+        f"{where}; {again}",
         summary,
     )
 

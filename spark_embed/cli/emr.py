@@ -8,10 +8,11 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from spark_embed.emr import aws, deploy, follow, job_flags, logs, requests
+from spark_embed.emr import aws, deploy, follow, job_flags, logs, price, requests
 from spark_embed.emr.cluster_file import Cluster, read_cluster
 from spark_embed.errors import CloudError, ConfigError
-from spark_embed.load_config import Parser
+from spark_embed.load_config import Parser, conf_folder
+from spark_embed.prices import read_prices
 
 logger = logging.getLogger(__name__)
 
@@ -56,12 +57,13 @@ def _create_cluster(given: argparse.Namespace, cluster: Cluster, write: Write) -
 
 
 def _submit(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
-    config = job_flags.check_job(given.job)
+    job = _with_price(cluster, given.job)
+    config = job_flags.check_job(job)
     version, is_alone = _version(given, cluster), given.cluster_id is None
     step = requests.job_step(
         cluster,
         version,
-        [*given.job, *_price_flags(cluster, given.job)],
+        job,
         name=f"spark_embed to {config.output_dir}",
         deploy_mode=given.deploy_mode,
         is_alone=is_alone,
@@ -149,9 +151,16 @@ def _terminate(given: argparse.Namespace, cluster: Cluster, write: Write) -> Non
     _tell({"cluster_id": given.cluster_id, "state": described["Status"]["State"]}, write)
 
 
-def _price_flags(cluster: Cluster, job: Sequence[str]) -> list[str]:
-    """Return --hourly_price of a worker, for the job; nothing where it is given already, or not known."""
-    return []
+def _with_price(cluster: Cluster, flags: Sequence[str]) -> list[str]:
+    """Return the job's flags with --hourly_price, unless that is there, or not known."""
+    path = str(conf_folder() / "prices.yaml")
+    if not flags or job_flags.flag_value(flags, "--hourly_price") is not None:
+        return list(flags)
+    try:
+        return [*flags, "--hourly_price", f"{price.worker_price(cluster, read_prices(path)):.4f}"]
+    except ConfigError as exc:
+        logger.info("the summary will not say what the run has cost: %s", exc)
+        return list(flags)
 
 
 def _version(given: argparse.Namespace, cluster: Cluster) -> str:

@@ -13,7 +13,7 @@ from spark_embed.cli.commands import COMMANDS
 from spark_embed.cli.interruption import Interruption
 from spark_embed.cli.logs import start_logging
 from spark_embed.config import Config
-from spark_embed.errors import BadShardsError, SparkEmbedError
+from spark_embed.errors import SparkEmbedError
 from spark_embed.load_config import load_config
 from spark_embed.output.folder import Output, check_output
 from spark_embed.output.state import read_progress
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SparkEmbedError as exc:
         if interruption.is_seen:
             return interruption.say()
-        if isinstance(exc, BadShardsError) and exc.summary:
+        if exc.summary:
             sys.stdout.write(exc.summary + "\n")
         logger.error("%s", exc)
         return exc.exit_code

@@ -62,6 +62,11 @@ def add_executors(parts: Iterable[tuple[str, Executor]]) -> dict[str, Executor]:
     return {name: replace(executor, busy_s=round(executor.busy_s, 3)) for name, executor in by_rows}
 
 
+def count_hosts(executors: Iterable[str]) -> int:
+    """Return on how many machines executors are, by their names: host:pid."""
+    return len({name.rpartition(":")[0] for name in executors})
+
+
 def named(executors: Mapping[str, Executor]) -> dict[str, Executor]:
     """Return the first `MAX_NAMED` of them, and all others as one, "others"."""
     items = list(executors.items())

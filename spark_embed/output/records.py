@@ -216,7 +216,8 @@ class ProgressRecord(Record):
     """progress.json: how far the run is that is at work, rewritten every few seconds.
 
     Attributes:
-        phase: "embed", "publish" or "done": written as the last act of a run that has ended as it should.
+        phase: "embed", "publish", or as the last act of a run that has ended as it should "done" or, at its
+            limit (--max_hours, --max_cost), "stopped".
         updated_s: Unix time, seconds, of the machine that runs the driver.
         n_rows: rows that there will be in the end.
         n_complete: of them in complete waves or published.
@@ -228,7 +229,7 @@ class ProgressRecord(Record):
     """
 
     run_id: str
-    phase: Literal["embed", "publish", "done"]
+    phase: Literal["embed", "publish", "done", "stopped"]
     started_at: str
     updated_s: float
     n_rows: Count

@@ -14,6 +14,7 @@ from spark_embed.output.snapshot import Snapshot, read_snapshot
 
 State = Literal["running", "interrupted", "complete", "incomplete"]
 
+_ENDED = ("done", "stopped")
 _TO_DO = {
     "interrupted": "start the same command again, and it goes on",
     "incomplete": "the last run ended without the rest, and its last lines say why",
@@ -38,7 +39,7 @@ class Status:
 
     Attributes:
         host, pid, since: of the run at work.
-        phase: what the last run does, or did last: "embed", "publish" or "done".
+        phase: what the last run does, or did last: "embed", "publish", "done" or "stopped".
         n_complete: of the rows those that are published or in complete waves.
         n_waves: complete waves that are not published yet.
         n_shards, n_complete_shards: of the input, and of them complete when the last run began; when it is
@@ -98,6 +99,8 @@ class Status:
         if self.state == "running":
             phase = self.phase or "starting"
             return f"running on host {self.host}, pid {self.pid}, since {self.since} ({phase})"
+        if self.phase == "stopped" and self.state == "incomplete":
+            return f"incomplete: stopped at --max_hours or --max_cost; {_TO_DO['interrupted']}"
         return f"{self.state}: {_TO_DO[self.state]}" if self.state in _TO_DO else self.state
 
     def _rows_text(self) -> str:
@@ -109,7 +112,7 @@ class Status:
     def _shards_text(self) -> str | None:
         if self.n_shards is None or self.n_complete_shards is None:
             return None
-        when = "" if self.phase == "done" else " when the run began"
+        when = "" if self.phase in _ENDED else " when the run began"
         return f"{self.n_complete_shards:,} of {self.n_shards:,} complete{when}"
 
     def _speed_text(self) -> str | None:
@@ -192,7 +195,7 @@ def _state(snapshot: Snapshot) -> State:
         return "running"
     if snapshot.ledger is None or snapshot.is_older or snapshot.waves:
         return "interrupted"
-    if progress is None or progress.phase != "done":
+    if progress is None or progress.phase not in _ENDED:
         return "interrupted"
     is_whole = (progress.n_complete, progress.n_complete_shards) == (progress.n_rows, progress.n_shards)
     return "complete" if is_whole else "incomplete"

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from spark_embed.errors import one_line
+from spark_embed.output.cost import Cost
 from spark_embed.output.executors import Executor, Skew, describe_executors
 
 _SHOWN_CHARS = 120
@@ -38,11 +39,15 @@ class ThisRun:
 
 @dataclass(frozen=True)
 class Pending:
-    """Shards that a later run may still change; of the bad ones, the first few and why."""
+    """What a later run may still change.
+
+    Of the bad shards there are the first few and why; rows are left by --max_hours and --max_cost.
+    """
 
     n_bad_shards: int
     bad_shards: dict[str, str]
     n_gone_shards: int
+    n_rows_left: int = 0
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,7 @@ class RunSummary:
     executors: dict[str, Executor] = field(default_factory=dict)
     n_rows_again: int = 0
     skew: Skew | None = None
+    cost: Cost | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the summary as JSON values; what only models of several results have, only for those."""
@@ -146,6 +152,7 @@ class RunSummary:
             del values["counts"]["errors_by_result"]
         values["traffic"] = values["traffic"] or {}
         values["skew"] = values["skew"] or {}
+        values["cost"] = values["cost"] or {}
         for executor in values["executors"].values():
             executor["devices"] = list(executor["devices"])
         return values
@@ -174,6 +181,7 @@ class RunSummary:
         traffic = values.get("traffic")  # a summary of an older version has none
         read["traffic"] = S3Traffic(**traffic) if traffic else None
         read["skew"] = Skew(**values["skew"]) if values.get("skew") else None
+        read["cost"] = Cost(**values["cost"]) if values.get("cost") else None
         read["executors"] = {
             name: Executor(**{**one, "devices": tuple(one["devices"])})
             for name, one in values.get("executors", {}).items()
@@ -189,7 +197,8 @@ class RunSummary:
             for code, found in self.error_examples.items()
             for example in found
         ]
-        this_run = self.this_run
+        this_run, n_rows_left = self.this_run, self.pending.n_rows_left
+        of_this_run = "" if this_run.rows == counts.rows else ", this run alone"
         where = describe_executors(self.n_executors, self.executors, self.n_rows_again, self.skew)
         lines = [
             f"{counts.rows:,} rows: {counts.embedded:,} embedded, {counts.errors:,} errors"
@@ -200,6 +209,7 @@ class RunSummary:
             ),
             *examples,
             *([] if this_run.rows == counts.rows else [_describe_this_run(this_run)]),
+            *([f"PENDING {n_rows_left:,} rows: the same command goes on"] if n_rows_left else []),
             *(f"PENDING shard {name}: {_shown(why)}" for name, why in self.pending.bad_shards.items()),
             f"model   {describe_model(self.model)}",
             f"parity  {describe_parity(self.parity)}",
@@ -207,6 +217,7 @@ class RunSummary:
             + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.timings_s.items()),
             *([f"s3      {_describe_traffic(self.traffic)}"] if self.traffic else []),
             *([f"where   {where}"] if where else []),
+            *([f"cost    {self.cost.text()}{of_this_run}"] if self.cost else []),
             f"verdict {self.verdict.text}",
             f"output  {self.output.output_dir}",
         ]

@@ -33,6 +33,11 @@ class Clock:
             self._measured_s += seconds
             self.timings_s[name] = round(self.timings_s.get(name, 0.0) + seconds, 3)
 
+    @property
+    def total_s(self) -> float:
+        """Seconds since the clock was made."""
+        return time.perf_counter() - self._start
+
     def with_total(self) -> dict[str, float]:
         """Return the timings, and the seconds since the clock was made as "total"."""
-        return {**self.timings_s, "total": round(time.perf_counter() - self._start, 3)}
+        return {**self.timings_s, "total": round(self.total_s, 3)}

@@ -15,7 +15,7 @@ from spark_embed.run.plan import Plan
 from spark_embed.run.publisher import Publisher
 from spark_embed.storage import impatient
 
-Phase = Literal["embed", "publish", "done"]
+Phase = Literal["embed", "publish", "done", "stopped"]
 
 
 class ProgressFile:
@@ -33,9 +33,9 @@ class ProgressFile:
         """Say that all waves are over."""
         self._write("publish", self._publisher.n_rows)
 
-    def done(self) -> None:
-        """Say that the run has ended as it should."""
-        self._write("done", self._publisher.n_rows)
+    def done(self, *, is_stopped: bool = False) -> None:
+        """Say that the run has ended as it should, be it at its limit."""
+        self._write("stopped" if is_stopped else "done", self._publisher.n_rows)
 
     def _write(self, phase: Phase, n_done: int) -> None:
         publisher, pending = self._publisher, self._plan.pending

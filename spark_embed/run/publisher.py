@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
-from spark_embed.datasets import BadShard
 from spark_embed.output.publish.change import Change
 from spark_embed.output.publish.publish import publish
 from spark_embed.output.publish.staging import Staging
 from spark_embed.output.records import Ledger, Marker, RunRecord
 from spark_embed.output.state import give_up_uploads
 from spark_embed.run.context import RunContext
-from spark_embed.run.plan import Plan, names_of
+from spark_embed.run.plan import Plan
 
 # Data of waves beyond which it is published while the run goes on, in files of --output_file_bytes: enough
 # for a publishing to be worth its while, little enough for no disk to fill up with what is there twice.
@@ -51,6 +50,11 @@ class Publisher:
         return sum(part.n_rows for marker in self.of_this_run for part in marker.units)
 
     @property
+    def n_rows_left(self) -> int:
+        """Rows that are not complete; of the input as it was planned."""
+        return self._left.total()
+
+    @property
     def has_rows(self) -> bool:
         """Whether anything is complete: otherwise there is nothing to publish, not even columns."""
         return self.ledger is not None or bool(self.markers)
@@ -82,18 +86,23 @@ class Publisher:
             self._left[part.shard] -= part.n_rows
             self.n_completed_shards += not self._left[part.shard]
         if self._may_publish_early():
-            self._publish(self._change([]))
+            self._publish(self._change())
 
-    def finish(self, unreadable: list[BadShard]) -> Ledger:
+    @property
+    def may_publish_part(self) -> bool:
+        """Whether what is complete can be published before the rest is, and takes nothing from readers."""
+        plan = self._plan
+        return not (plan.pending.replaced or plan.run_state.older or self.record.output_files)
+
+    def finish(self) -> Ledger:
         """Publish what is not published, and take away what the input has no more, once all waves are over.
 
-        Args:
-            unreadable: shards whose units stay pending.
+        Of replaced shards that are not complete, the old rows stay, and the new ones are done again.
 
         Raises:
             StorageError, ResumeError: as `add`.
         """
-        change = self._change(unreadable)
+        change = self._change()
         if self.ledger is None or self.markers or change.removed:
             ledger = self._publish(change)
             give_up_uploads(self._context.output)  # of tasks that were lost
@@ -105,17 +114,14 @@ class Publisher:
         n_bytes = sum(sum(marker.files.values()) for marker in self.markers)
         return (
             n_bytes > _PUBLISH_FILES * self._context.config.output_file_bytes
-            and not (self._plan.pending.replaced or self._plan.run_state.older)
+            and self.may_publish_part
             and not self._context.config.retry_errors
-            and not self.record.output_files
         )
 
-    def _change(self, unreadable: list[BadShard]) -> Change:
+    def _change(self) -> Change:
         """Return what the unpublished waves change, and what is gone from the input."""
         source, pending = self._plan.source, self._plan.pending
-        names = {shard.name for shard in unreadable}
-        incomplete = names_of(unit for unit in pending.units if unit.shard.name in names)
-        withheld = pending.replaced & incomplete
+        withheld = pending.replaced & {name for name, n_rows in self._left.items() if n_rows}
         gone = frozenset(pending.gone if self._context.config.prune else ())
         return Change(
             tuple(self.markers),

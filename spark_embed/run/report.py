@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from spark_embed.datasets import BadShard
-from spark_embed.output.executors import Skew, add_executors, named, worst
+from spark_embed.output.cost import Cost, cost_of
+from spark_embed.output.executors import Skew, add_executors, count_hosts, named, worst
 from spark_embed.output.publish.publish import read_error_examples
 from spark_embed.output.records import Counted, Ledger, Marker, RunRecord, now
 from spark_embed.output.state import read_metadata
@@ -41,7 +42,8 @@ class RunResult:
     Attributes:
         markers: of the waves of this run.
         bad: shards that could not be read.
-        plan: of this run; None if it had nothing to embed.
+        binding: of this run; None if it had nothing to embed.
+        n_rows_left: rows that a limit left for a later run.
     """
 
     plan: Plan
@@ -50,6 +52,7 @@ class RunResult:
     markers: Sequence[Marker]
     bad: Sequence[BadShard]
     binding: Binding | None
+    n_rows_left: int = 0
 
 
 def read_summary(context: RunContext, result: RunResult) -> RunSummary | None:
@@ -81,8 +84,9 @@ def write_summary(context: RunContext, result: RunResult) -> RunSummary:
     embed_s = max(clock.timings_s.get("embed", 0.0), 1e-3)
     options = result.binding.options.batch_size if result.binding else 0
     pending, executors = _describe_pending(context, result), counted.executors
+    timings_s = clock.with_total()
     summary = RunSummary(
-        status="incomplete" if pending.n_bad_shards else "complete",
+        status="incomplete" if pending.n_bad_shards or pending.n_rows_left else "complete",
         counts=_count(ledger),
         this_run=ThisRun(
             rows=counted.n_rows,
@@ -105,7 +109,7 @@ def write_summary(context: RunContext, result: RunResult) -> RunSummary:
             not_used={kind: number for kind, (number, _) in source.not_used.kinds.items()},
         ),
         output=_describe_output(output.root, ledger, record),
-        timings_s=clock.with_total(),
+        timings_s=timings_s,
         stage_s=counted.stage_s,
         throughput=Throughput(images_per_s=round(counted.n_rows / embed_s, 1)),
         parity=record.parity,
@@ -122,6 +126,7 @@ def write_summary(context: RunContext, result: RunResult) -> RunSummary:
         executors=named(executors),
         n_rows_again=counted.n_rows_again,
         skew=worst(_skews(result.markers)),
+        cost=_describe_cost(config.hourly_price, counted, timings_s["total"]),
     )
     write_json(output.metadata, summary.to_dict())
     return summary
@@ -162,6 +167,13 @@ def _describe_traffic(counted: Counted, embed_s: float) -> S3Traffic | None:
     )
 
 
+def _describe_cost(hourly_price: float | None, counted: Counted, total_s: float) -> Cost | None:
+    """Return what this run has cost, None without a price; one without a task, its driver's machine."""
+    if hourly_price is None:
+        return None
+    return cost_of(max(1, count_hosts(counted.executors)), total_s, hourly_price, counted.n_rows)
+
+
 def _skews(markers: Sequence[Marker]) -> Iterator[Skew]:
     for marker in markers:
         if (counted := marker.counted).n_tasks > 1:
@@ -185,6 +197,7 @@ def _describe_pending(context: RunContext, result: RunResult) -> Pending:
         n_bad_shards=len(result.bad),
         bad_shards=shown,
         n_gone_shards=0 if context.config.prune else len(plan.pending.gone),
+        n_rows_left=result.n_rows_left,
     )
 
 

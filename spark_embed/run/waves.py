@@ -29,6 +29,7 @@ from spark_embed.output.state import write_marker
 from spark_embed.run.binding import Binding
 from spark_embed.run.context import RunContext
 from spark_embed.run.error_budget import ErrorBudget
+from spark_embed.run.limit import Limit
 from spark_embed.run.wave import WaveData, check_commit, check_devices, count_wave, run_wave
 from spark_embed.run.wave_failure import PassingStorageError, UnreadableShardsError, explain_failure
 from spark_embed.schema import ERRORS_NAME, SHARD, SHARD_ROW, error_columns
@@ -60,6 +61,7 @@ class WaveContext:
     run_id: str
     jobs: JobGroups
     budget: ErrorBudget
+    limit: Limit
     done: Callable[[Marker], None]
 
 
@@ -81,6 +83,8 @@ def run_waves(
     context: WaveContext, units: Iterable[Unit], first_number: int, retries: Iterable[Wave] = ()
 ) -> list[BadShard]:
     """Embed the units; returns the shards that turned out to be unreadable, whose units stay pending.
+
+    So do those that the limit leaves no time for; it then is reached.
 
     Args:
         context: what the waves share.
@@ -108,13 +112,17 @@ class _Loop:
         self._n_store_failures = 0  # waves that the store made fail, since one was complete
         self._started = time.monotonic()
         self._n_done = 0
+        self._n_ended = 0  # rows of complete waves as they were planned
 
     def run(self) -> list[BadShard]:
         failure: Exception | None = None
         try:
-            while self._running or (not failure and (self._queue or self._ready)):
-                while not failure and len(self._running) < _WAVES_AT_ONCE and (self._queue or self._ready):
+            while self._running or (not failure and self._may_start()):
+                while not failure and len(self._running) < _WAVES_AT_ONCE and self._may_start():
                     self._start()
+                if self._context.limit.left_s <= 0:
+                    failure = self._stop() or failure
+                    break
                 self._context.run.watch()
                 for future in wait(self._running, _LOOK_EVERY_S, FIRST_COMPLETED).done:
                     failure = self._end(future) or failure
@@ -123,7 +131,12 @@ class _Loop:
             raise
         if failure:
             raise failure
+        self._context.limit.is_reached |= bool(self._queue or self._ready)
         return self._bad
+
+    def _may_start(self) -> bool:
+        """Say whether there is another wave, and time for it."""
+        return bool(self._queue or self._ready) and self._fitting_rows() > 0
 
     def _start(self) -> None:
         wave = self._ready.popleft() if self._ready else self._take()
@@ -135,10 +148,20 @@ class _Loop:
         return Wave(tuple(take_wave(self._queue, self._wave_rows())))
 
     def _wave_rows(self) -> int:
-        """Return the rows that a wave should have, by the speed so far."""
-        if not self._n_done:
-            return self._context.binding.wave_rows
-        return round(self._context.run.config.wave_s * self._n_done / (time.monotonic() - self._started))
+        """Return the rows that a wave should have, by the speed so far and the time that is left."""
+        n_rows: float = self._context.binding.wave_rows
+        if self._n_done:
+            n_rows = self._context.run.config.wave_s * self._n_done / (time.monotonic() - self._started)
+        return round(min(n_rows, self._fitting_rows()))
+
+    def _fitting_rows(self) -> float:
+        """Return how many rows a wave may have that ends before the limit; 0: none."""
+        row_s = self._context.binding.preflight.row_s
+        rate = self._context.binding.n_slots / row_s if row_s else None
+        if self._n_done:
+            rate = self._n_done / (time.monotonic() - self._started)
+        n_started = self._n_ended + sum(wave.n_rows for wave in self._running.values())
+        return self._context.limit.fitting_rows(rate, n_started - self._context.jobs.n_done())
 
     def _end(self, future: Future[Marker]) -> Exception | None:
         """Take in a wave that has ended; return what makes going on pointless, if anything does."""
@@ -163,6 +186,8 @@ class _Loop:
             return exc
         self._n_store_failures = 0
         self._n_done += marker.counted.n_rows
+        self._n_ended += wave.n_rows
+        self._context.limit.saw(marker.counted.executors)
         self._context.done(marker)
         return None
 
@@ -189,6 +214,20 @@ class _Loop:
 
     def _again(self, wave: Wave, *parts: tuple[Unit, ...]) -> None:
         self._ready += (replace(wave, units=units) for units in parts if units)
+
+    def _stop(self) -> Exception | None:
+        """Give up what is running at the limit, but not a wave that is complete by now.
+
+        Returns what else makes going on pointless, if anything does.
+        """
+        self._cancel()
+        failure = None
+        for future in [future for future in self._running if future.done()]:
+            exc = future.exception()
+            if exc is None or (isinstance(exc, SparkEmbedError) and exc.is_final):
+                failure = self._end(future) or failure
+        self._context.limit.is_reached |= bool(self._running)
+        return failure
 
     def _cancel(self) -> None:
         """Cancel what is running and wait a little, so that no task writes on behind our back."""

@@ -7,9 +7,11 @@ import yaml
 
 from spark_embed.emr.aws import call, emr_client, explain
 from spark_embed.emr.cluster_file import read_cluster
+from spark_embed.emr.price import worker_price
 from spark_embed.emr.requests import job_step, run_job_flow, spark_settings
 from spark_embed.errors import CloudError, ConfigError
 from spark_embed.load_config import conf_folder, read_properties
+from spark_embed.prices import Prices
 
 from support.checkout import REPOSITORY
 from support.commands import BIN, run_command
@@ -119,6 +121,38 @@ def test_a_hub_id_is_no_path(write_cluster, command):
     job = [*JOB, "--model_directory", "openai/clip-vit-base-patch32"]
     dry = ["submit", "--cluster", write_cluster(), "--dry_run", "--release_version", "1-a"]
     assert command(*dry, "--", *job)[0] == 0
+
+
+def test_a_worker_costs_its_share_of_the_cluster(write_cluster):
+    """One primary, one core on demand, three tasks on spot; the first type of a fleet stands for it."""
+    fleets = {
+        "primary": {"types": ["m"], "on_demand": 1},
+        "core": {"types": ["g", "h"], "on_demand": 1},
+        "task": {"types": ["g"], "spot": 3},
+    }
+    cluster = read_cluster(write_cluster(fleets=fleets))
+    instances = {"m": {"ec2": 0.4, "emr": 0.1}, "g": {"ec2": 1.0, "emr": 0.25, "spot": 0.5}}
+    told = {"date": "2026-01-01", "region": "us-east-1", "path": "p.yaml"}
+    prices = Prices(**told, instances=instances)
+    assert worker_price(cluster, prices) == pytest.approx((0.4 + 0.1 + 1.0 + 0.25 + 3 * (0.5 + 0.25)) / 4)
+    instances["g"].pop("emr")
+    with pytest.raises(ConfigError, match=r"p.yaml .* has no emr price of g: add g: \{emr: USD\} there"):
+        worker_price(cluster, Prices(**told, instances=instances))
+    with pytest.raises(ConfigError, match="has prices of eu-west-9, and the cluster is in us-east-1"):
+        worker_price(cluster, prices.model_copy(update={"region": "eu-west-9"}))
+
+
+@pytest.mark.parametrize("given", [[], ["--hourly_price", "9"]])
+def test_the_job_is_told_the_price_of_a_worker_unless_somebody_has(
+    write_cluster, command, monkeypatch, given
+):
+    monkeypatch.setattr("spark_embed.emr.price.worker_price", lambda *_: 1.25)
+    dry = ["submit", "--cluster", write_cluster(), "--dry_run", "--release_version", "1-a", "--"]
+    code, out, _ = command(*dry, *JOB, "--max_cost", "5", *given)
+    assert code == 0
+    args = json.loads(out)["parameters"]["Steps"][0]["HadoopJarStep"]["Args"]
+    assert args.count("--hourly_price") == 1
+    assert args[args.index("--hourly_price") + 1] == ("9" if given else "1.2500")
 
 
 @pytest.mark.slow

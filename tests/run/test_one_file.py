@@ -262,13 +262,13 @@ def test_a_run_that_starts_anew_may_die_at_any_moment_of_its_publishing(
     moments: list[str] = []
     finish = Publisher.finish
 
-    def watched(publisher, unreadable):
+    def watched(publisher):
         with monkeypatch.context() as patch:
             names = ("replace", "rename", "link", "unlink")
             watch = (moments, out, copies, 2)
             patch.setattr(local, "os", Moments(local.os, names, *watch))
             patch.setattr(local, "shutil", Moments(local.shutil, ("rmtree",), *watch))
-            return finish(publisher, unreadable)
+            return finish(publisher)
 
     monkeypatch.setattr(pipeline.Publisher, "finish", watched)
     place.run(spark, out, overwrite=True, normalize=False, **after)

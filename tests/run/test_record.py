@@ -31,7 +31,7 @@ def test_the_record_says_what_ran_on_what_and_how(embed, shards, tiny_clip):
         "errors_by_code": {"null_bytes": 3},
         "n_waves": 1,
     }
-    assert metadata["pending"] == {"n_bad_shards": 0, "bad_shards": {}, "n_gone_shards": 0}
+    assert metadata["pending"] == {"n_bad_shards": 0, "bad_shards": {}, "n_gone_shards": 0, "n_rows_left": 0}
     model = metadata["model"]
     assert model["name"] == "tiny-clip"
     assert model["source"] == str(tiny_clip)
