@@ -34,7 +34,13 @@ def run_emr(argv: Sequence[str], write: Write) -> None:
     given.job = list(argv[cut + 1 :])
     if given.job and given.command is not _submit:
         raise ConfigError("only 'spark-embed emr submit' takes flags of the job behind --")
-    given.command(given, read_cluster(given.cluster), write)
+    cluster = read_cluster(given.cluster)
+    try:
+        given.command(given, cluster, write)
+    except KeyboardInterrupt as exc:
+        raise follow.Detached(
+            "interrupted; what was sent to AWS goes on ('aws emr list-clusters --active' shows what there is)"
+        ) from exc
 
 
 def _deploy(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:

@@ -60,7 +60,6 @@ def run_job_flow(cluster: Cluster, version: str, steps: Sequence[Request] = ()) 
         "Tags": [{"Key": key, "Value": value} for key, value in cluster.tags.items()],
         "AutoTerminationPolicy": {"IdleTimeout": cluster.idle_timeout_s},
         "EbsRootVolumeSize": _ROOT_VOLUME_GB,
-        "VisibleToAllUsers": True,
     }
     if cluster.security_configuration:
         request["SecurityConfiguration"] = cluster.security_configuration

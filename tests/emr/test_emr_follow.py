@@ -132,6 +132,18 @@ def test_a_cluster_for_many_steps_is_made_used_and_ended(emr, release, cluster_f
         assert json.loads(command("terminate", *here)[1])["state"] == "TERMINATED"
 
 
+def test_ctrl_c_before_aws_has_answered_is_not_start_again(emr, release, cluster_file, command, monkeypatch):
+    """That would be a second cluster."""
+
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("spark_embed.emr.aws.call", interrupt)
+    code, _, err = command("submit", "--cluster", cluster_file, "--", *JOB)
+    assert code == 130
+    assert "interrupted; what was sent to AWS goes on ('aws emr list-clusters --active'" in err
+
+
 def test_ctrl_c_leaves_the_step_running_and_says_how_to_go_on(emr, submitted, command, monkeypatch):
     here = submitted()
 

@@ -73,7 +73,7 @@ def test_what_is_submitted_embeds_the_images_and_who_waits_sees_it(
     deployed = json.loads(out)
     source = upload_tree(s3_server, material / "img2dataset/parquet", bucket, "in")
     job = ["--input_dir", source, "--output_dir", f"s3://{bucket}/out", "--dtype", "float32", "--wave_s", "1"]
-    job += ["--model_directory", deployed["model_directory"], "--parity_samples", "4"]
+    job += ["--model_directory", deployed["model_directory"], "--parity_samples", "0"]
 
     ended: list[tuple[int, str, str]] = []
     submit = ["submit", "--cluster", cluster_here, "--wait", "--", *job]
