@@ -1,4 +1,4 @@
-"""emr/bootstrap.sh as a node runs it, in an environment with nothing of this one's; AWS's part is a double."""
+"""emr/bootstrap.sh as a node runs it, in an environment of its own; what AWS has there is a double."""
 
 import shutil
 import subprocess
