@@ -44,7 +44,7 @@ _CURES: tuple[tuple[str, str], ...] = (
     ),
     (
         r"[Ss]ervice ?[Rr]ole|EMR_DefaultRole",
-        "check service_role in the cluster file (aws emr create-default-roles makes the default one)",
+        "check service_role in the cluster file (aws iam list-roles)",
     ),
     (r"[Ii]nstance type", "check types in the cluster file: not every region and zone has every type"),
     (r"[Ss]ecurity ?[Cc]onfiguration", "check security_configuration in the cluster file"),

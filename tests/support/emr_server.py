@@ -72,14 +72,14 @@ class EmrServer:
         step.end_date_time = datetime.now(UTC).replace(tzinfo=None)
         step.state = state
 
-    def end_cluster(self, cluster_id: str, code: str, message: str) -> None:
-        """Let a cluster end by itself, with its steps."""
+    def end_cluster(self, cluster_id: str, code: str, message: str, steps: str) -> None:
+        """Let a cluster end by itself; `steps` is what becomes of its steps."""
         cluster = self.backend.clusters[cluster_id]
         cluster.terminate()
         cluster.state = "TERMINATED_WITH_ERRORS"
         self._reasons[cluster_id] = {"Code": code, "Message": message}
         for step in cluster.steps:
-            self.end_step(cluster_id, "CANCELLED", step.id)
+            step.state = steps
 
     def _answer(self, environ, start_response):
         request = Request(environ)
