@@ -199,6 +199,36 @@ def _tell(told: Mapping[str, Any], write: Write) -> None:
     write(json.dumps(told, indent=2) + "\n")
 
 
+# Name -> what does it, what --help says, its exit codes.
+_COMMANDS: Mapping[str, tuple[Callable[..., None], str, str]] = {
+    "deploy": (
+        _deploy,
+        "Put this checkout into S3 as a release: wheel, job, conf, bootstrap; unchanged, not again.",
+        _CODES,
+    ),
+    "create-cluster": (
+        _create_cluster,
+        "Start a cluster for many steps. It ends when it was idle for idle_timeout_s.",
+        _ENDS,
+    ),
+    "submit": (
+        _submit,
+        "Run the job as a step: on a cluster of its own, which ends with it, or with --cluster_id on one "
+        "that is there. The job's flags come last, behind --.",
+        _ENDS,
+    ),
+    "status": (_status, "Say what a cluster and its steps do, and how far the job is.", _ENDS),
+    "logs": (
+        _logs,
+        "Print the log of a step's driver, or of a bootstrap action that failed; the last line says what was "
+        f"wrong. {logs.SHIPPED_EVERY}: this waits for it.",
+        _CODES,
+    ),
+    "cancel": (_cancel, "Cancel a step. The job ends as after Ctrl-C: nothing complete is lost.", _CODES),
+    "terminate": (_terminate, "End a cluster with all that runs on it.", _CODES),
+}
+
+
 def _parser() -> Parser:
     parser = Parser(
         prog="spark-embed emr",
@@ -207,67 +237,28 @@ def _parser() -> Parser:
         epilog=_ENDS,
         allow_abbrev=False,
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
-
-    def add(
-        name: str, command: Callable[..., None], text: str, epilog: str = _CODES
-    ) -> argparse.ArgumentParser:
-        one = commands.add_parser(name, help=text, description=text, epilog=epilog, allow_abbrev=False)
-        one.set_defaults(command=command, cluster_id=None)
-        one.add_argument(
-            "--cluster",
-            metavar="FILE",
-            default="emr/cluster.yaml",
-            help="the cluster file [emr/cluster.yaml]",
-        )
-        return one
-
-    one = add(
-        "deploy",
-        _deploy,
-        "Put this checkout into S3 as a release: wheel, job, conf, bootstrap; unchanged, not again.",
-    )
-    one.add_argument(
-        "--model_directory",
-        metavar="FOLDER",
-        help="put this model there, too, and print the path for the job",
-    )
-    one = add(
-        "create-cluster",
-        _create_cluster,
-        "Start a cluster for many steps. It ends when it was idle for idle_timeout_s.",
-        _ENDS,
-    )
-    _add_sending(one, "until it takes steps")
-    one = add(
-        "submit",
-        _submit,
-        "Run the job as a step: on a cluster of its own, which ends with it, or with --cluster_id on one "
-        "that is there. The job's flags come last, behind --.",
-        _ENDS,
-    )
-    one.usage = "%(prog)s [--cluster_id ID] [--wait] [--dry_run] ... -- --input_dir S3 --output_dir S3 ..."
-    one.add_argument("--cluster_id", metavar="ID", help="add the step to this cluster")
-    one.add_argument(
-        "--deploy_mode",
-        choices=("client", "cluster"),
-        default="client",
-        help="where the driver runs; client: on the primary node, so that its log is the step's [client]",
-    )
-    _add_sending(one, "until the step has ended, and show the job's progress")
-    one = add("status", _status, "Say what a cluster and its steps do, and how far the job is.", _ENDS)
-    _add_ids(one)
-    one.add_argument("--wait", action="store_true", help="then wait until the step has ended")
-    one = add(
-        "logs",
-        _logs,
-        "Print the log of a step's driver, or of a bootstrap action that failed; the last line says what was "
-        f"wrong. {logs.SHIPPED_EVERY}: this waits for it.",
-    )
-    _add_ids(one)
-    _add_ids(add("cancel", _cancel, "Cancel a step. The job ends as after Ctrl-C: nothing complete is lost."))
-    one = add("terminate", _terminate, "End a cluster with all that runs on it.")
-    one.add_argument("--cluster_id", metavar="ID", required=True, help="which")
+    added = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
+    of: dict[str, argparse.ArgumentParser] = {}
+    for name, (command, text, epilog) in _COMMANDS.items():
+        of[name] = added.add_parser(name, help=text, description=text, epilog=epilog, allow_abbrev=False)
+        of[name].set_defaults(command=command, cluster_id=None)
+        says = "the cluster file [emr/cluster.yaml]"
+        of[name].add_argument("--cluster", metavar="FILE", default="emr/cluster.yaml", help=says)
+    says = "put this model there, too, and print the path for the job"
+    of["deploy"].add_argument("--model_directory", metavar="FOLDER", help=says)
+    _add_sending(of["create-cluster"], "until it takes steps")
+    submit = of["submit"]
+    submit.usage = "%(prog)s [--cluster_id ID] [--wait] [--dry_run] ... -- --input_dir S3 --output_dir S3 ..."
+    submit.add_argument("--cluster_id", metavar="ID", help="add the step to this cluster")
+    says = "where the driver runs; client: on the primary node, so that its log is the step's [client]"
+    submit.add_argument("--deploy_mode", choices=("client", "cluster"), default="client", help=says)
+    _add_sending(submit, "until the step has ended, and show the job's progress")
+    for name in ("status", "logs", "cancel", "terminate"):
+        says = "of 'submit' or 'create-cluster'"
+        of[name].add_argument("--cluster_id", metavar="ID", required=True, help=says)
+    for name in ("status", "logs", "cancel"):
+        of[name].add_argument("--step_id", metavar="ID", help="which step [the newest]")
+    of["status"].add_argument("--wait", action="store_true", help="then wait until the step has ended")
     return parser
 
 
@@ -279,8 +270,3 @@ def _add_sending(parser: argparse.ArgumentParser, until: str) -> None:
         action="store_true",
         help="print the API call as JSON and send nothing; needs no credentials",
     )
-
-
-def _add_ids(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--cluster_id", metavar="ID", required=True, help="of 'submit' or 'create-cluster'")
-    parser.add_argument("--step_id", metavar="ID", help="which step [the newest]")
