@@ -8,7 +8,7 @@ umask 022
 
 readonly VENV=${BOOTSTRAP_ROOT:-}/opt/spark_embed
 readonly CACHE=${BOOTSTRAP_ROOT:-}/mnt/spark_embed/cache
-readonly CGROUP=${BOOTSTRAP_ROOT:-}/spark-rapids-cgroup # as emr/configurations-gpu.yaml says
+readonly CGROUP=${BOOTSTRAP_ROOT:-}/spark-rapids-cgroup # as emr/cluster.yaml says
 readonly CPU_TORCH=https://download.pytorch.org/whl/cpu # a fifth of the one with CUDA
 
 step="reading the arguments"

@@ -135,6 +135,12 @@ class StoppedError(SparkEmbedError):
         self.summary = summary
 
 
+class CloudError(SparkEmbedError):
+    """A cloud refuses what it is asked for, or what runs there has failed."""
+
+    exit_code = 11
+
+
 EXIT_CODES: dict[int, str] = {
     0: "done; every input row is in embeddings.parquet or in errors.parquet",
     1: "the Spark job failed, or a bug: the lines above say which",
@@ -149,6 +155,7 @@ EXIT_CODES: dict[int, str] = {
     BadShardsError.exit_code: "shards of the input cannot be read and are left out; all other rows are done",
     SparkLostError.exit_code: "Spark's JVM has ended, killed or out of memory; the same command goes on",
     StoppedError.exit_code: "stopped at --max_hours or --max_cost; the same command goes on",
+    CloudError.exit_code: "spark-embed emr: AWS refuses a call, or the step or its cluster failed",
     130: "interrupted (Ctrl-C or SIGTERM); the same command goes on",
 }
 

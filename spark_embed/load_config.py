@@ -123,7 +123,8 @@ def _read_flags(argv: Sequence[str]) -> dict[str, Any]:
         prog="spark-embed",
         description="Turn a folder of images in parquet shards into a folder of embeddings, with Spark. "
         "'spark-embed status OUTPUT_DIR' says how far a run is, 'spark-embed verify OUTPUT_DIR' whether what "
-        "it wrote is whole, 'spark-embed estimate --input_dir ...' what a run will take; each has a --help.",
+        "it wrote is whole, 'spark-embed estimate --input_dir ...' what a run will take, 'spark-embed emr' "
+        "runs it on Amazon EMR; each has a --help.",
         epilog="exit codes: " + "; ".join(f"{code} {text}" for code, text in EXIT_CODES.items()),
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
@@ -231,13 +232,12 @@ def _explain(exc: ValidationError, origins: Mapping[str, str]) -> str:
         return f"unknown option {name!r}{_nearest(name, '')}"
     origin = f" (from {origins[name]})" if name in origins else ""
     # One error for each kind of value that the option takes.
-    message = ", or ".join(
-        _reworded(other["msg"]) for other in errors if other["loc"][:1] == error["loc"][:1]
-    )
+    message = ", or ".join(reworded(other["msg"]) for other in errors if other["loc"][:1] == error["loc"][:1])
     return f"--{name} {error['input']!r}{origin}: {message}"
 
 
-def _reworded(message: str) -> str:
+def reworded(message: str) -> str:
+    """Return one of pydantic's messages as the rest of a sentence that begins with the option."""
     return (
         message.removeprefix("Value error, ").replace("Input should", "must").replace("String should", "must")
     )

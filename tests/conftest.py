@@ -21,7 +21,12 @@ from support.checkout import MATERIAL, TESTS
 from support.image_files import encode
 from support.waiting import PATIENCE_S
 
-pytest_plugins = ["support.s3_fixtures", "support.crash_fixtures", "support.cluster_fixtures"]
+pytest_plugins = [
+    "support.s3_fixtures",
+    "support.crash_fixtures",
+    "support.cluster_fixtures",
+    "support.emr_fixtures",
+]
 
 # Workers must run this interpreter, and nothing in a test may reach for a hub.
 os.environ["PYSPARK_PYTHON"] = sys.executable

@@ -1,4 +1,4 @@
-"""The subcommands, which look at an output folder; none needs Spark, a model or torch."""
+"""The subcommands, which look at an output folder or ask a cloud; none needs Spark, a model or torch."""
 
 from __future__ import annotations
 
@@ -53,7 +53,22 @@ def run_verify(argv: Sequence[str], write: Write) -> None:
     report.check()
 
 
-COMMANDS: Mapping[str, Callable[[Sequence[str], Write], None]] = {"status": run_status, "verify": run_verify}
+def run_emr(argv: Sequence[str], write: Write) -> None:
+    """Do something on Amazon EMR.
+
+    Raises:
+        SparkEmbedError: as `spark_embed.cli.emr.run_emr`.
+    """
+    from spark_embed.cli.emr import run_emr
+
+    run_emr(argv, write)
+
+
+COMMANDS: Mapping[str, Callable[[Sequence[str], Write], None]] = {
+    "emr": run_emr,
+    "status": run_status,
+    "verify": run_verify,
+}
 
 
 def _parser(command: str, description: str, epilog: str) -> Parser:

@@ -88,6 +88,13 @@ class Status:
         }
         return "\n".join(f"{name:<8}{text}" for name, text in lines.items() if text)
 
+    def line(self) -> str:
+        """Return the status as one line: how far, how fast, how many errors."""
+        now = (self.phase or "starting") if self.state == "running" else self.state
+        told = [now, self._rows_text() if self.n_rows else None, self._speed_text()]
+        n_errors = sum(self.errors_by_code.values())
+        return ", ".join(filter(None, [*told, f"{n_errors:,} errors" if n_errors else None]))
+
     def _state_text(self) -> str:
         if self.state == "running":
             phase = self.phase or "starting"

@@ -11,6 +11,7 @@ from spark_embed.storage.contents import parquet_input as parquet_input
 from spark_embed.storage.contents import read_json as read_json
 from spark_embed.storage.contents import read_text as read_text
 from spark_embed.storage.contents import replace_text as replace_text
+from spark_embed.storage.contents import upload as upload
 from spark_embed.storage.contents import write_json as write_json
 from spark_embed.storage.contents import write_text as write_text
 from spark_embed.storage.files import StoredFile as StoredFile

@@ -11,6 +11,7 @@ from spark_embed.storage.files import StoredFile, is_disk_full, no_space_error, 
 from spark_embed.storage.paths import is_s3
 from spark_embed.storage.s3.download import download_object
 from spark_embed.storage.s3.file import S3File
+from spark_embed.storage.s3.store import upload_file
 from spark_embed.storage.store import create, open_binary, read_bytes, replace_bytes, write_bytes
 
 
@@ -47,6 +48,18 @@ def download(path: str, to: str, known: StoredFile) -> None:
             raise no_space_error(to, known.n_bytes) from exc
         detail = str(exc).removeprefix(f"{path}: ")
         raise StorageError(f"{path}: cannot be copied to {to}: {detail}") from exc
+
+
+def upload(file: str, to: str) -> None:
+    """Write a file of this machine to the object at `to` in S3, which appears when all of it is there.
+
+    Raises:
+        StorageError: it cannot be read or written.
+    """
+    try:
+        upload_file(to, file)
+    except OSError as exc:
+        raise write_error(to, exc, 0) from exc
 
 
 def read_text(path: str) -> str | None:

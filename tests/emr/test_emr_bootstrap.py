@@ -189,7 +189,7 @@ def test_the_script_is_clean_to_shellcheck():
 
 
 def test_the_gpu_settings_are_what_emr_takes_and_name_the_folder_that_the_script_mounts():
-    configurations = yaml.safe_load((REPOSITORY / "emr/configurations-gpu.yaml").read_text())
+    configurations = yaml.safe_load((REPOSITORY / "emr/cluster.yaml").read_text())["configurations"]
     model = ServiceModel(Loader().load_service_model("emr", "service-2"))
     found = ParamValidator().validate(configurations, model.shape_for("ConfigurationList"))
     assert not found.has_errors(), found.generate_report()

@@ -118,14 +118,19 @@ def replaced_file(path: str) -> Iterator[str]:
                 yield staged
             finally:
                 n_bytes = n_bytes_at(staged)
-            with open(staged, "rb") as file:
-                if n_bytes > PART_BYTES:
-                    send_file(file, path)
-                else:
-                    put(path, file.read())
+            upload_file(path, staged)
     except OSError as exc:
         # No space is this machine's.
         raise write_error(tempfile.gettempdir() if is_disk_full(exc) else path, exc, n_bytes) from exc
+
+
+def upload_file(path: str, file: str) -> None:
+    """Write an object with the content of a file on this machine, of any size."""
+    with open(file, "rb") as opened:
+        if n_bytes_at(file) > PART_BYTES:
+            send_file(opened, path)
+        else:
+            put(path, opened.read())
 
 
 def write_bytes(path: str, data: bytes) -> None:

@@ -1,0 +1,272 @@
+"""`spark-embed emr ...`: deploy, clusters, steps, logs; knows what people type, emr/ knows how it is done."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from spark_embed.emr import aws, deploy, follow, job_flags, logs, price, requests
+from spark_embed.emr.cluster_file import Cluster, read_cluster
+from spark_embed.errors import CloudError, ConfigError
+from spark_embed.load_config import Parser, conf_folder
+from spark_embed.prices import read_prices
+
+logger = logging.getLogger(__name__)
+
+Write = Callable[[str], object]
+
+_CODES = "exit codes: 0 done; 2 a flag or the cluster file is wrong; 4 S3 cannot be used; 11 AWS refuses"
+_ENDS = f"{_CODES}, or (--wait) the step or its cluster failed; 130 Ctrl-C while waiting: the step goes on"
+
+
+def run_emr(argv: Sequence[str], write: Write) -> None:
+    """Do what one of the subcommands says.
+
+    Raises:
+        SparkEmbedError: as the epilogs of the subcommands say.
+    """
+    # The job's own flags: what stands behind the first --.
+    cut = list(argv).index("--") if "--" in argv else len(argv)
+    given = _parser().parse_args(argv[:cut])
+    given.job = list(argv[cut + 1 :])
+    if given.job and given.command is not _submit:
+        raise ConfigError("only 'spark-embed emr submit' takes flags of the job behind --")
+    cluster = read_cluster(given.cluster)
+    try:
+        given.command(given, cluster, write)
+    except KeyboardInterrupt as exc:
+        raise follow.Detached(
+            "interrupted; what was sent to AWS goes on ('aws emr list-clusters --active' shows what there is)"
+        ) from exc
+
+
+def _deploy(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
+    model = deploy.deploy_model(cluster, given.model_directory) if given.model_directory else None
+    version = deploy.deploy_release(cluster, deploy.find_checkout())
+    told = {"release_version": version, "release": requests.release_folder(cluster, version)}
+    _tell(told | ({"model_directory": model} if model else {}), write)
+
+
+def _create_cluster(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
+    request = requests.run_job_flow(cluster, _version(given, cluster))
+    if given.dry_run:
+        return _tell({"operation": "RunJobFlow", "parameters": request}, write)
+    client = aws.emr_client(cluster.region)
+    cluster_id = aws.call(client, "RunJobFlow", **request)["JobFlowId"]
+    _tell({"cluster_id": cluster_id}, write)
+    if given.wait:
+        follow.follow_cluster(client, cluster_id, logger.info)
+    return None
+
+
+def _submit(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
+    job = _with_price(cluster, given.job)
+    config = job_flags.check_job(job)
+    version, is_alone = _version(given, cluster), given.cluster_id is None
+    step = requests.job_step(
+        cluster,
+        version,
+        job,
+        name=f"spark_embed to {config.output_dir}",
+        deploy_mode=given.deploy_mode,
+        is_alone=is_alone,
+    )
+    operation, request = (
+        ("RunJobFlow", requests.run_job_flow(cluster, version, [step]))
+        if is_alone
+        else ("AddJobFlowSteps", requests.add_steps(given.cluster_id, [step]))
+    )
+    if given.dry_run:
+        return _tell({"operation": operation, "parameters": request}, write)
+    client = aws.emr_client(cluster.region)
+    answer = aws.call(client, operation, **request)
+    cluster_id = answer["JobFlowId"] if is_alone else given.cluster_id
+    logger.info("sent to cluster %s", cluster_id)  # by now it costs, whatever comes next
+    step_id = answer["StepIds"][0] if not is_alone else _step_id(client, cluster_id, None)
+    _tell({"cluster_id": cluster_id, "step_id": step_id}, write)
+    if given.wait:
+        follow.follow_step(client, cluster_id, step_id, logger.info)
+    return None
+
+
+def _status(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
+    client = aws.emr_client(cluster.region)
+    described = follow.describe_cluster(client, given.cluster_id)
+    fleets = aws.call(client, "ListInstanceFleets", ClusterId=given.cluster_id).get("InstanceFleets", [])
+    steps = aws.call(client, "ListSteps", ClusterId=given.cluster_id).get("Steps", [])
+    for line in follow.describe(described, fleets, steps):
+        write(line + "\n")
+    if given.wait:
+        step_id = _step_id(client, given.cluster_id, given.step_id)
+        follow.follow_step(client, given.cluster_id, step_id, logger.info)
+
+
+def _logs(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
+    client = aws.emr_client(cluster.region)
+    described = follow.describe_cluster(client, given.cluster_id)
+    log_uri = described.get("LogUri")
+    if not log_uri:
+        raise CloudError(f"cluster {given.cluster_id} puts no logs into S3: it was made without a LogUri")
+    death = aws.death_reason(described)
+    if death and death[0] == aws.BOOTSTRAP_FAILURE:
+        ended, what = follow.ended_s(described["Status"]), f"cluster {given.cluster_id} {death[0]}"
+        log = follow.wait_for_log(
+            lambda: logs.bootstrap_log(log_uri, given.cluster_id, death[1]), ended, logger.info
+        )
+    else:
+        step = follow.describe_step(
+            client, given.cluster_id, _step_id(client, given.cluster_id, given.step_id)
+        )
+        what = f"step {step['Id']} {step['Status']['State']}"
+        log = follow.read_driver_log(log_uri, given.cluster_id, step, logger.info)
+    if log is None:
+        raise CloudError(f"{what}: no log is in {log_uri} yet; {logs.SHIPPED_EVERY}")
+    for text in (log.stdout, log.stderr):
+        write(text if text.endswith("\n") or not text else f"{text}\n")
+    is_bad = not what.endswith(("COMPLETED", "RUNNING", "PENDING"))
+    write(f"{what}, {log.folder}" + (f": {log.error() or log.last_line()}" if is_bad else "") + "\n")
+
+
+def _cancel(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
+    client = aws.emr_client(cluster.region)
+    step_id = _step_id(client, given.cluster_id, given.step_id)
+    answer = aws.call(
+        client,
+        "CancelSteps",
+        ClusterId=given.cluster_id,
+        StepIds=[step_id],
+        StepCancellationOption="SEND_INTERRUPT",  # the job then ends as after Ctrl-C
+    )
+    for info in answer.get("CancelStepsInfoList", []):
+        if info.get("Status") == "FAILED":
+            raise CloudError(f"CancelSteps: step {step_id}: {info.get('Reason') or 'it cannot be cancelled'}")
+    _tell({"cluster_id": given.cluster_id, "step_id": step_id, "state": "CANCEL_PENDING"}, write)
+
+
+def _terminate(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
+    client = aws.emr_client(cluster.region)
+    described = follow.describe_cluster(
+        client, given.cluster_id
+    )  # of an unknown one TerminateJobFlows is silent
+    if not aws.has_ended(described):
+        aws.call(client, "TerminateJobFlows", JobFlowIds=[given.cluster_id])
+        described = follow.describe_cluster(client, given.cluster_id)
+    _tell({"cluster_id": given.cluster_id, "state": described["Status"]["State"]}, write)
+
+
+def _with_price(cluster: Cluster, flags: Sequence[str]) -> list[str]:
+    """Return the job's flags with --hourly_price, unless that is there, or not known."""
+    path = str(conf_folder() / "prices.yaml")
+    if not flags or job_flags.flag_value(flags, "--hourly_price") is not None:
+        return list(flags)
+    try:
+        return [*flags, "--hourly_price", f"{price.worker_price(cluster, read_prices(path)):.4f}"]
+    except ConfigError as exc:
+        logger.info("the summary will not say what the run has cost: %s", exc)
+        return list(flags)
+
+
+def _version(given: argparse.Namespace, cluster: Cluster) -> str:
+    """Return which release to use: the one that is named, else the newest."""
+    named: str | None = given.release_version
+    if given.dry_run:  # asks nobody
+        version = named or deploy.version_of(deploy.find_checkout())
+        if not named:
+            logger.info(
+                "the release shown is this checkout's, %s; without --dry_run it is the newest deployed",
+                version,
+            )
+        return version
+    version = named or deploy.newest_version(cluster)
+    deploy.check_version(cluster, version)
+    return version
+
+
+def _step_id(client: Any, cluster_id: str, given: str | None) -> str:
+    """Return the step that is named, else the newest of the cluster."""
+    if given:
+        return given
+    steps = aws.call(client, "ListSteps", ClusterId=cluster_id).get("Steps", [])  # the newest first
+    if not steps:
+        raise CloudError(f"cluster {cluster_id} has no steps")
+    return str(steps[0]["Id"])
+
+
+def _tell(told: Mapping[str, Any], write: Write) -> None:
+    write(json.dumps(told, indent=2) + "\n")
+
+
+# Name -> what does it, what --help says, its exit codes.
+_COMMANDS: Mapping[str, tuple[Callable[..., None], str, str]] = {
+    "deploy": (
+        _deploy,
+        "Put this checkout into S3 as a release: wheel, job, conf, bootstrap; unchanged, not again.",
+        _CODES,
+    ),
+    "create-cluster": (
+        _create_cluster,
+        "Start a cluster for many steps. It ends when it was idle for idle_timeout_s.",
+        _ENDS,
+    ),
+    "submit": (
+        _submit,
+        "Run the job as a step: on a cluster of its own, which ends with it, or with --cluster_id on one "
+        "that is there. The job's flags come last, behind --.",
+        _ENDS,
+    ),
+    "status": (_status, "Say what a cluster and its steps do, and how far the job is.", _ENDS),
+    "logs": (
+        _logs,
+        "Print the log of a step's driver, or of a bootstrap action that failed; the last line says what was "
+        f"wrong. {logs.SHIPPED_EVERY}: this waits for it.",
+        _CODES,
+    ),
+    "cancel": (_cancel, "Cancel a step. The job ends as after Ctrl-C: nothing complete is lost.", _CODES),
+    "terminate": (_terminate, "End a cluster with all that runs on it.", _CODES),
+}
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="spark-embed emr",
+        description="Run the job on Amazon EMR. What the cluster is stands in a file (--cluster); its "
+        "comments say what to put there. First 'deploy', then 'submit'; each has a --help.",
+        epilog=_ENDS,
+        allow_abbrev=False,
+    )
+    added = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
+    of: dict[str, argparse.ArgumentParser] = {}
+    for name, (command, text, epilog) in _COMMANDS.items():
+        of[name] = added.add_parser(name, help=text, description=text, epilog=epilog, allow_abbrev=False)
+        of[name].set_defaults(command=command, cluster_id=None)
+        says = "the cluster file [emr/cluster.yaml]"
+        of[name].add_argument("--cluster", metavar="FILE", default="emr/cluster.yaml", help=says)
+    says = "put this model there, too, and print the path for the job"
+    of["deploy"].add_argument("--model_directory", metavar="FOLDER", help=says)
+    _add_sending(of["create-cluster"], "until it takes steps")
+    submit = of["submit"]
+    submit.usage = "%(prog)s [--cluster_id ID] [--wait] [--dry_run] ... -- --input_dir S3 --output_dir S3 ..."
+    submit.add_argument("--cluster_id", metavar="ID", help="add the step to this cluster")
+    says = "where the driver runs; client: on the primary node, so that its log is the step's [client]"
+    submit.add_argument("--deploy_mode", choices=("client", "cluster"), default="client", help=says)
+    _add_sending(submit, "until the step has ended, and show the job's progress")
+    for name in ("status", "logs", "cancel", "terminate"):
+        says = "of 'submit' or 'create-cluster'"
+        of[name].add_argument("--cluster_id", metavar="ID", required=True, help=says)
+    for name in ("status", "logs", "cancel"):
+        of[name].add_argument("--step_id", metavar="ID", help="which step [the newest]")
+    of["status"].add_argument("--wait", action="store_true", help="then wait until the step has ended")
+    return parser
+
+
+def _add_sending(parser: argparse.ArgumentParser, until: str) -> None:
+    parser.add_argument("--release_version", metavar="VERSION", help="of 'deploy' [the newest deployed]")
+    parser.add_argument("--wait", action="store_true", help=f"wait {until}")
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="print the API call as JSON and send nothing; needs no credentials",
+    )

@@ -1,0 +1,159 @@
+"""The logs that EMR puts into S3: where a step's driver or a bootstrap action wrote, and what was wrong."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from spark_embed.emr.job_flags import flag_value
+from spark_embed.errors import StorageError, one_line
+from spark_embed.storage import folder_path, list_folder, list_names, open_binary
+
+SHIPPED_EVERY = "EMR puts logs into S3 every 5 minutes, and once more when a step ends"
+
+_APPLICATION = re.compile(r"\bapplication_\d+_\d+\b")
+_INSTANCE = re.compile(r"\bi-[0-9a-f]{6,}\b")
+# cli/logs.py's two formats, then a Python traceback's end, then what Java and Spark say.
+_JOB_ERROR = re.compile(r"^\d\d:\d\d:\d\d (?:ERROR|CRITICAL) +(?P<said>.+)$")
+_OTHER_ERRORS = (
+    re.compile(r"^(?P<said>(?:\w+\.)*\w*(?:Error|Exception|Exit|Interrupt)(?:: .+)?)$"),
+    re.compile(r"^(?P<said>(?:Caused by: |Exception in thread |bash: |.*\bERROR\b|.*[Ee]rror: ).*)$"),
+)
+_ENDS = ("ERROR", "CRITICAL")
+_LINE_CHARS = 2_000
+
+
+@dataclass(frozen=True)
+class Log:
+    """What a program on the cluster has written.
+
+    Attributes:
+        folder: in S3, where it is.
+        stderr: where the job's own log goes.
+        stdout: where its summary goes.
+        written_s: when EMR put the newest of it there; epoch.
+    """
+
+    folder: str
+    stderr: str
+    stdout: str
+    written_s: float
+
+    def error(self) -> str | None:
+        """Return the line that says what was wrong, None if there is none."""
+        return find_error(self.stderr) or find_error(self.stdout)
+
+    def last_line(self) -> str:
+        """Return the last line that says anything."""
+        lines = [line for line in f"{self.stdout}\n{self.stderr}".splitlines() if line.strip()]
+        return one_line(lines[-1], _LINE_CHARS) if lines else ""
+
+
+def find_error(text: str) -> str | None:
+    """Return the last line of a log that says what was wrong: the job's own, else Python's, else Java's."""
+    lines = [line.strip() for line in text.splitlines()]
+    for line in reversed(lines):
+        if said := _job_error(line):
+            return one_line(said, _LINE_CHARS)
+    for pattern in _OTHER_ERRORS:
+        for line in reversed(lines):
+            if found := pattern.match(line):
+                return one_line(found["said"], _LINE_CHARS)
+    return None
+
+
+def _job_error(line: str) -> str | None:
+    if found := _JOB_ERROR.match(line):
+        return found["said"]
+    if line.startswith("{"):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            return None
+        if isinstance(entry, dict) and entry.get("level") in _ENDS:
+            return str(entry.get("message"))
+    return None
+
+
+def driver_log(log_uri: str, cluster_id: str, step: Mapping[str, Any]) -> Log | None:
+    """Return the log of a step's driver, as far as it is in S3; None if nothing is there yet.
+
+    In client mode that is the step's own. In cluster mode this names the application, whose first container,
+    of the last attempt, is the driver.
+
+    Raises:
+        StorageError: the logs cannot be read.
+    """
+    log = step_log(log_uri, cluster_id, step)
+    if log is None or flag_value(step["Config"]["Args"], "--deploy-mode") != "cluster":
+        return log
+    for application in reversed(_APPLICATION.findall(log.stderr)):
+        folder = f"{_home(log_uri, cluster_id)}/containers/{application}"
+        drivers = [name for name in list_names(folder) if name.endswith("_000001")]
+        if drivers and (found := _read_log(f"{folder}/{drivers[-1]}")):
+            return found
+    return None
+
+
+def step_log(log_uri: str, cluster_id: str, step: Mapping[str, Any]) -> Log | None:
+    """Return the log of spark-submit itself, as far as it is in S3."""
+    return _read_log(f"{_home(log_uri, cluster_id)}/steps/{step['Id']}")
+
+
+def bootstrap_log(log_uri: str, cluster_id: str, reason: str) -> Log | None:
+    """Return the log of the bootstrap action that failed, as far as it is in S3.
+
+    Args:
+        log_uri: of the cluster.
+        cluster_id: of the cluster.
+        reason: what EMR says of it, in which it names the instance.
+    """
+    home = f"{_home(log_uri, cluster_id)}/node"
+    named = _INSTANCE.findall(reason)
+    logs = [
+        log
+        for node in [*named, *list_names(home)]
+        for number in list_names(f"{home}/{node}/bootstrap-actions")
+        if (log := _read_log(f"{home}/{node}/bootstrap-actions/{number}"))
+    ]
+    return next((log for log in logs if log.error()), logs[0] if logs else None)
+
+
+def bootstrap_folder(log_uri: str, cluster_id: str) -> str:
+    """Return where the logs of bootstrap actions are, for people."""
+    return f"{log_uri.rstrip('/')}/{cluster_id}/node/INSTANCE/bootstrap-actions/"
+
+
+def _home(log_uri: str, cluster_id: str) -> str:
+    return f"{folder_path(log_uri, 'LogUri')}/{cluster_id}"
+
+
+def _read_log(folder: str) -> Log | None:
+    files = [file for file in list_folder(folder) if file.path.startswith(("stderr", "stdout"))]
+    if not files:
+        return None
+    names = [file.path for file in files]
+    texts = {
+        kind: "".join(_read(f"{folder}/{name}") for name in _parts(names, kind))
+        for kind in ("stderr", "stdout")
+    }
+    return Log(folder, **texts, written_s=max(file.modified_ns for file in files) / 1e9)
+
+
+def _parts(names: list[str], kind: str) -> Iterator[str]:
+    """Yield the files of a log in order: what was rotated away has its time in its name."""
+    yield from sorted(name for name in names if name.startswith(kind))
+
+
+def _read(path: str) -> str:
+    try:
+        with open_binary(path) as file:
+            data = file.read()
+        return (gzip.decompress(data) if path.endswith(".gz") else data).decode(errors="replace")
+    except (OSError, EOFError, zlib.error) as exc:
+        raise StorageError(f"{path}: cannot be read: {exc}") from exc
