@@ -113,7 +113,7 @@ def main() -> None:
             print(line, flush=True)
     for model, found in deviations.items() if given.rounds else ():
         print(f"\n{model}: off by {statistics.median(found):.0%} in the median, at most {max(found):.0%}")
-    print(f"\n{stop_half_way(argv, given.n_images)}")
+    print(f"\n{stop_half_way(list(jobs.values())[-1], given.n_images)}")
     print(f"\nMeasured {machine['date']} on {machine['cores']} cores of {machine['cpu']}.")
 
 

@@ -15,6 +15,7 @@ from spark_embed.datasets.shards import Shard
 from spark_embed.datasets.units import Unit
 from spark_embed.errors import ConfigError
 from spark_embed.output.estimate import Pace, Pass, Sampled, estimate, find_pace
+from spark_embed.run import sampling
 from spark_embed.run.sampling import spread
 
 
@@ -132,8 +133,9 @@ def temporary(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("command_here")  # it puts the handlers of signals back
 def test_the_command_says_how_long_and_how_much_and_leaves_nothing_behind(
-    spark, tiny_clip, capsys, photo_bytes, tmp_path, temporary
+    spark, tiny_clip, capsys, photo_bytes, tmp_path, temporary, monkeypatch
 ):
+    monkeypatch.setattr(sampling, "_MAX_ROUNDS", 1)
     (tmp_path / "in").mkdir()
     for shard in range(3):
         images = [photo_bytes[(shard + row) % len(photo_bytes)] for row in range(200)]
