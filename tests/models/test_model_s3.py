@@ -112,7 +112,9 @@ def test_a_folders_own_code_runs_only_where_it_may(clip_folder, upload, tmp_path
     (clip_folder / "own_code.py").write_text(CODE)
     uri = upload(clip_folder)
     assert "image processor cannot be loaded" in refusal(uri)
-    assert type(ImageEmbedder(recipe(uri, trust_remote_code=True)).processor).__name__ == "OwnProcessor"
+    assert (
+        type(ImageEmbedder(recipe(uri, trust_remote_code=True)).network.processor).__name__ == "OwnProcessor"
+    )
 
 
 def test_pickled_weights_are_fetched_only_where_they_are_allowed(tmp_path, upload, model_copies):

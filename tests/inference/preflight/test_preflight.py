@@ -19,7 +19,7 @@ from spark_embed.inference.preflight.probe import ProbeOptions
 from spark_embed.inference.preflight.probe import probe as run_probe
 from spark_embed.inference.preflight.sample import SampleRow
 from spark_embed.models import Recipe
-from spark_embed.models.vision import image_embedder
+from spark_embed.models.vision import network
 from spark_embed.models.vision.image_embedder import ImageEmbedder
 
 from support.image_files import encode
@@ -38,7 +38,7 @@ def recipe(tmp_path) -> Recipe:
 def fast_bfloat16(monkeypatch):
     """A device on which dtype "auto" is bfloat16, on any machine."""
     monkeypatch.setattr(
-        image_embedder, "resolve_dtype", lambda dtype, device: "bfloat16" if dtype == "auto" else dtype
+        network, "resolve_dtype", lambda dtype, device: "bfloat16" if dtype == "auto" else dtype
     )
 
 
@@ -102,7 +102,9 @@ def test_large_jpegs_are_scaled_if_the_sample_keeps_parity_so(recipe, photos, ph
 
     strict = probe(recipe, images, replace(asked, min_cosine=1.0))
     assert strict["model"]["jpeg_scaling"] is None
-    assert strict["parity"]["jpeg_scaling"]["why_not"].startswith("it takes a vector's cosine down to 0.99")
+    assert strict["parity"]["jpeg_scaling"]["why_not"].startswith(
+        "with it smallest cosine with plain transformers is 0.99"
+    )
 
 
 @pytest.mark.parametrize(
