@@ -108,12 +108,12 @@ def device_steps(model: ImageEmbedder, image: bytes, batch_size: int) -> Iterato
     device = torch.device(model.recipe.device)
     prepared = model.prepare(Inputs(open_image(image).decode()))
     batch = torch.stack([prepared] * batch_size).to(device, memory_format=torch.channels_last)
-    pixel_values = model.preprocessing.normalize(batch, getattr(torch, model.recipe.dtype))
+    pixel_values = model.network.preprocessing.normalize(batch, getattr(torch, model.recipe.dtype))
     wait = waiter(device)
     while True:
         with torch.inference_mode():
             for _ in range(4):  # enough to keep the device's queue filled
-                model.forward({"pixel_values": pixel_values})
+                model.network.forward({"pixel_values": pixel_values})
             wait()
         yield 4 * batch_size
 

@@ -68,11 +68,20 @@ Layouts = Literal["auto", "parquet", "webdataset", "img2dataset_files", "image_f
 S3Jars = Literal["slim", "full", "none"]
 
 
+Task = Literal["embed", "classify", "auto"]
+
+
 class ModelOptions(BaseModel):
     """The options that decide what a vector is; `image_embedding` takes them by the same names."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
+    task: Task = _option(
+        "embed",
+        "Model",
+        "embed: a vector of each image; classify: labels by the model's head; auto: classify if config.json "
+        "names a class ForImageClassification, else embed",
+    )
     model_directory: str | None = _option(
         None,
         "Model",
@@ -94,6 +103,13 @@ class ModelOptions(BaseModel):
         "torch.compile the network: some 20 s in each worker, for the gain that the summary says",
     )
     normalize: bool = _option(True, "Model", "scale every vector to length 1 (L2)")
+    top_k: int = _option(5, "Model", "classify: labels in top_labels and top_scores, the best first", ge=1)
+    min_score: float = _option(
+        0, "Model", "classify: labels with a lower score are not in top_labels and top_scores", ge=0, le=1
+    )
+    with_embedding: bool = _option(
+        False, "Model", "classify: the vector of each image as well, of the same forward pass"
+    )
     allow_pickle_weights: bool = _option(
         False, "Model", "accept weights that are not safetensors (loaded with weights_only=True)"
     )

@@ -10,6 +10,7 @@ IMAGE_ID = "image_id"
 SHARD = "shard"
 SHARD_ROW = "shard_row"
 EMBEDDING = "embedding"
+LABEL = "label"
 ERROR = "error"
 ERROR_DETAIL = "error_detail"
 

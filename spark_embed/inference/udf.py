@@ -19,6 +19,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
 
 from spark_embed.config import ModelOptions
+from spark_embed.errors import ConfigError
 from spark_embed.inference.arrow import (
     OWN_PREFIX,
     Stats,
@@ -41,7 +42,7 @@ from spark_embed.inference.task import (
     task_cpus,
 )
 from spark_embed.models import Recipe
-from spark_embed.models.registry import EMBEDDED_MODEL, find_kind, find_options
+from spark_embed.models.registry import EMBEDDED_MODEL, IMAGE_EMBEDDER, find_kind, find_options
 from spark_embed.schema import EMBEDDING
 from spark_embed.spark.context import use_own_python
 from spark_embed.spark.types import IMAGE_TYPE, quoted, result_type
@@ -108,7 +109,7 @@ def image_embedding(image: str | Column, *, model: str | None = None, **options:
 
     Raises:
         pydantic.ValidationError: an option that is none of these, or a value that is not allowed.
-        ConfigError: a URI in S3 that cannot be a folder's.
+        ConfigError: a URI in S3 that cannot be a folder's, or a task other than to embed.
     """
     return image_embedding_result(image, model=model, **options)[EMBEDDING]
 
@@ -123,7 +124,10 @@ def image_embedding_result(image: str | Column, *, model: str | None = None, **o
     column = F.col(image) if isinstance(image, str) else image
     nowhere = (F.lit(None).cast(field.dataType).alias(field.name) for field in IMAGE_TYPE.fields[1:])
     reference = F.struct(column.alias("bytes"), *nowhere)
-    return make_embed_column(make_recipe(checked), make_feed_options(checked))(reference)
+    recipe = make_recipe(checked)
+    if recipe.kind != IMAGE_EMBEDDER:
+        raise ConfigError(f"task {checked.task}: this column is an embedding; the command gives labels")
+    return make_embed_column(recipe, make_feed_options(checked))(reference)
 
 
 def make_recipe(options: ModelOptions) -> Recipe:

@@ -25,6 +25,9 @@ Prepared = Any
 Values = npt.NDArray[np.float32] | Sequence[Any]
 """A column of results: of vectors float32 (n, dim), or a sequence of n lists where lengths differ."""
 
+Compared = Mapping[str, npt.NDArray[Any]]
+"""Compared of results that are compared: vectors float32 (n, dim), numbers (n,); whole ones must be equal."""
+
 
 @dataclass(frozen=True)
 class Takes:
@@ -155,7 +158,7 @@ class Model(Protocol):
         takes: what it needs of a row.
         gives: the results that it makes of one. A row is an error row only if none of them can be made.
         codes: the codes of its own errors, beside those of images (`spark_embed.errors.ERROR_CODES`).
-        reference: what its vectors are compared with before a run; None for nothing.
+        reference: what its results are compared with before a run; None for nothing.
     """
 
     recipe: Recipe
@@ -191,13 +194,7 @@ class Model(Protocol):
 
 
 class ReferenceModel(Protocol):
-    """The same model by the library that it comes from, and nothing of ours: what parity compares with.
-
-    Attributes:
-        column: of the vectors that are compared.
-    """
-
-    column: str
+    """The same model by the library that it comes from, and nothing of ours: what parity compares with."""
 
     def prepare(self, pixels: npt.NDArray[np.uint8]) -> Any:
         """Return the reference's inputs for RGB pixels, uint8 (height, width, 3).
@@ -211,8 +208,8 @@ class ReferenceModel(Protocol):
         """Return the largest difference of a prepared pixel in grey levels, 0 to 255; None if none can be."""
         ...
 
-    def predict(self, batch: Sequence[Any]) -> npt.NDArray[np.float32]:
-        """Return the reference's vectors, float32 (n, dim), by float32; takes a copy of the model."""
+    def predict(self, batch: Sequence[Any]) -> Compared:
+        """Return those of the model's columns that can be compared, by float32; takes a copy of the model."""
         ...
 
 

@@ -27,6 +27,7 @@ HUB_ERRORS: tuple[type[Exception], ...] = tuple(
 when a download breaks off (httpx from hub 1 on). Its checks of a config.json's types are here, too."""
 
 _DOWNLOAD_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, RuntimeError, *HUB_ERRORS)
+_CONFIG_ERRORS: tuple[type[Exception], ...] = (StorageError, *_DOWNLOAD_ERRORS)
 
 
 def find_folder(recipe: Recipe) -> tuple[str, str | None]:
@@ -78,6 +79,27 @@ def _download(recipe: Recipe) -> str:
             f"--model_directory {recipe.source}: neither a folder here nor a hub id that can be fetched: "
             f"{one_line(exc)}"
         ) from exc
+
+
+def find_config(recipe: Recipe) -> dict[str, Any]:
+    """Return the config.json of a model that may be here, in S3 or on the hub, without fetching the rest.
+
+    Raises:
+        ModelError: as `find_folder`, or it is missing or broken.
+    """
+    source = recipe.source
+    if folder := local_folder(recipe):
+        return read_config(folder, source)
+    try:
+        if storage.is_s3(source):
+            text = storage.read_text(f"{storage.folder_path(source, '--model_directory')}/config.json")
+            if text is None:
+                raise _no_config(source)
+            return parse_object(text)
+        path = huggingface_hub.hf_hub_download(source, "config.json", revision=recipe.revision)
+        return read_object(path)
+    except _CONFIG_ERRORS as exc:
+        raise ModelError(f"--model_directory {source}: config.json cannot be read: {one_line(exc)}") from exc
 
 
 def _copy(recipe: Recipe) -> str:

@@ -15,6 +15,9 @@ EMBEDDED_MODEL = "efficientnet_lite0"
 IMAGE_EMBEDDER = "spark_embed.models.vision.image_embedder:ImageEmbedder"
 """Images -> one vector each. A kind is named by where its class is: module:class."""
 
+IMAGE_CLASSIFIER = "spark_embed.models.vision.image_classifier:ImageClassifier"
+"""Images -> labels and their scores, by a classification head."""
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -30,13 +33,30 @@ class Kind:
     options: tuple[str, ...] = ()
 
 
-KINDS: dict[str, Kind] = {IMAGE_EMBEDDER: Kind("spark_embed.models.vision.files:check_files")}
+KINDS: dict[str, Kind] = {
+    IMAGE_EMBEDDER: Kind("spark_embed.models.vision.files:check_files"),
+    IMAGE_CLASSIFIER: Kind(
+        "spark_embed.models.vision.files:check_classifier_files", ("with_embedding", "top_k", "min_score")
+    ),
+}
 """By the name of the kind. One that is not here has no check and no options of its own."""
 
 
 def find_kind(options: ModelOptions) -> str:
-    """Return the kind of model that the options want; driver only."""
-    return IMAGE_EMBEDDER
+    """Return the kind of model that the options want; driver only.
+
+    Raises:
+        ModelError: the model is asked what it is (--task auto), and has no config.json that can be read.
+    """
+    if options.task == "auto":
+        is_classifier = _find("spark_embed.models.vision.files:is_classifier_folder")
+        return (
+            IMAGE_CLASSIFIER if is_classifier(options.model_directory, options.revision) else IMAGE_EMBEDDER
+        )
+    return _KIND_OF_TASK[options.task]
+
+
+_KIND_OF_TASK = {"embed": IMAGE_EMBEDDER, "classify": IMAGE_CLASSIFIER}
 
 
 def find_options(kind: str, options: ModelOptions) -> tuple[tuple[str, Any], ...]:

@@ -248,9 +248,10 @@ def _describe_traffic(traffic: S3Traffic) -> str:
 
 
 def describe_model(model: dict[str, Any]) -> str:
-    """Return one line on the model: name, length of a vector, precision, device, gain of --compile."""
+    """Return one line on the model: name, labels, size of a vector, precision, device, gain of --compile."""
+    labels = f"{model['n_labels']:,} labels, " if "n_labels" in model else ""
     dim = f"{model['embedding_dim']} values, " if "embedding_dim" in model else ""
-    line = f"{model['name']}, {dim}{model.get('dtype', 'no precision')} on {model['device']}"
+    line = f"{model['name']}, {labels}{dim}{model.get('dtype', 'no precision')} on {model['device']}"
     if min_edge := model.get("jpeg_scaling"):  # a summary of an older version says nothing of it
         line += f", JPEGs scaled down to {min_edge:,} pixels or more"
     if compiled := model["compiled"]:
@@ -259,13 +260,23 @@ def describe_model(model: dict[str, Any]) -> str:
 
 
 def describe_parity(parity: dict[str, Any]) -> str:
-    """Return one line on how the run's vectors compare with plain transformers."""
+    """Return one line on how the run's results compare with plain transformers."""
     if not parity["n_images"]:
         why = parity.get("unmeasured")
         return f"not measured: {why}" if why else "not measured"
-    line = (
-        f"smallest cosine {parity['min_cosine']:.6f} with plain transformers on {parity['n_images']} images"
-    )
+    line = describe_measures(parity)
     if parity["max_pixel_difference"] is not None:
         line += f", pixels within {parity['max_pixel_difference']:.1f} grey levels"
     return line
+
+
+def describe_measures(parity: dict[str, Any]) -> str:
+    """Return what was measured of labels, of vectors, or of both."""
+    n_images, parts = parity["n_images"], []
+    if "n_same_label" in parity:
+        parts.append(f"same label as by plain transformers on {parity['n_same_label']} of {n_images} images")
+        parts.append(f"scores within {parity['max_score_difference']:.4f}")
+    if parity["min_cosine"] is not None:
+        rest = "" if parts else f" with plain transformers on {n_images} images"
+        parts.append(f"smallest cosine {parity['min_cosine']:.6f}{rest}")
+    return ", ".join(parts)

@@ -15,11 +15,12 @@ from spark_embed.datasets import ParquetSource, readable_roots
 from spark_embed.errors import ModelError, StorageError, one_line
 from spark_embed.inference.feed import FeedOptions
 from spark_embed.inference.fetch.references import DownloadPolicy, FetchPolicy
+from spark_embed.inference.preflight.parity import find_shortfall
 from spark_embed.inference.preflight.preflight import Preflight, run_preflight
 from spark_embed.inference.preflight.probe import ProbeOptions, UnreachableError
 from spark_embed.inference.tally import Tally
 from spark_embed.inference.udf import make_feed_options, make_recipe
-from spark_embed.output.summary import describe_parity
+from spark_embed.output.summary import describe_measures, describe_parity
 from spark_embed.run.wave import embed_table
 from spark_embed.spark.census import read_settings
 from spark_embed.spark.cluster import planned_slots
@@ -89,7 +90,9 @@ def make_binding(
         dtype: what "auto" has been resolved to by an earlier run that this one goes on with.
         jpeg_scaling: what that run has decided of --jpeg_scaling auto.
     """
-    if config.model_directory is None:
+    if config.model_directory is None and config.task == "classify":
+        logger.info("model: the embedded EfficientNet-Lite0, with ImageNet's 1,000 labels")
+    elif config.model_directory is None:
         logger.info(
             "model: the embedded EfficientNet-Lite0 (ImageNet); for CLIP give "
             "--model_directory openai/clip-vit-large-patch14 or a folder that holds it"
@@ -194,22 +197,20 @@ def report_preflight(config: Config, preflight: Preflight) -> None:
         )
     if rejected := parity["rejected"]:
         logger.info(
-            "dtype: float32, because %s takes a vector's cosine down to %.6f (--parity_min_cosine %s); "
-            "--dtype %s is faster",
+            "dtype: float32, because with %s %s; --dtype %s is faster",
             rejected["dtype"],
-            rejected["min_cosine"],
-            config.parity_min_cosine,
+            find_shortfall({**parity, **rejected}, config.parity_min_cosine),
             rejected["dtype"],
         )
     _report_scaling(config, parity["jpeg_scaling"])
     logger.info("parity: %s", describe_parity(parity), extra={"parity": parity})
     if parity.get("unmeasured") or not config.parity_samples:
         return
-    if parity["n_images"] and parity["min_cosine"] >= config.parity_min_cosine:
+    shortfall = find_shortfall(parity, config.parity_min_cosine)
+    if parity["n_images"] and not shortfall:
         return
     text = (
-        f"parity: smallest cosine with plain transformers is {parity['min_cosine']:.6f}, below "
-        f"--parity_min_cosine {config.parity_min_cosine}; --dtype float32 is the most exact"
+        f"parity: {shortfall}; --dtype float32 is the most exact"
         if parity["n_images"]
         else "parity: no image of the sample could be compared"
         + (f" (the first: {one_line(preflight.unread, 120)})" if preflight.unread else "")
@@ -226,9 +227,7 @@ def _report_scaling(config: Config, scaling: dict[str, Any]) -> None:
         logger.info(
             "jpeg_scaling: JPEGs of %s pixels or more a side are decoded at 1/2, 1/4 or 1/8: %s",
             f"{2 * min_edge:,}",
-            f"smallest cosine {scaling['min_cosine']:.6f} on {scaling['n_images']} images"
-            if scaling["n_images"]
-            else earlier,
+            describe_measures(scaling) if scaling["n_images"] else earlier,
         )
     elif config.jpeg_scaling == "auto":
         logger.info("jpeg_scaling: none, %s", f"because {why}" if (why := scaling["why_not"]) else earlier)

@@ -20,7 +20,7 @@ class SmallDevice:
     def __init__(self, model: ImageEmbedder, room: int, error: Exception = CUDA) -> None:
         self.tried: list[int] = []
         self.room, self.error = room, error
-        model._network.register_forward_pre_hook(self._check, with_kwargs=True)
+        model.network._network.register_forward_pre_hook(self._check, with_kwargs=True)
 
     def _check(self, network, args, inputs) -> None:
         self.tried.append(len(inputs["pixel_values"]))
@@ -56,16 +56,16 @@ def test_a_batch_that_does_not_fit_is_repeated_in_halves_that_stay(clip, batch, 
 
 def test_a_failure_keeps_its_row_when_the_batch_is_cut(clip, batch, monkeypatch):
     SmallDevice(clip, 4)
-    forward = clip.forward
+    forward = clip.network.forward
 
     def forward_with_nan(inputs):
-        vectors = forward(inputs)
-        vectors[(inputs["pixel_values"] == black).flatten(1).all(1)] = torch.nan
-        return vectors
+        outputs = forward(inputs)
+        outputs["embedding"][(inputs["pixel_values"] == black).flatten(1).all(1)] = torch.nan
+        return outputs
 
     batch[7] = torch.zeros_like(batch[7])
-    black = clip.preprocessing.normalize(batch[7][None])
-    monkeypatch.setattr(clip, "forward", forward_with_nan)
+    black = clip.network.preprocessing.normalize(batch[7][None])
+    monkeypatch.setattr(clip.network, "forward", forward_with_nan)
     assert {row: error.code for row, error in clip.predict(batch).failures["embedding"].items()} == {
         7: "bad_vector"
     }

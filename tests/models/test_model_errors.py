@@ -20,6 +20,7 @@ from spark_embed.models import EMBEDDED_MODEL, Recipe
 from spark_embed.models.device import resolve_device
 from spark_embed.models.vision.efficientnet_lite0 import WEIGHTS_SHA256
 from spark_embed.models.vision.image_embedder import ImageEmbedder
+from spark_embed.models.vision.network import VisionNetwork
 
 from support.small_models import change_weights, pickle_weights, recipe, save_model
 
@@ -90,10 +91,10 @@ BROKEN_FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "another crop": (lambda folder: put(folder, crop_size=32), r"belong together\? .*32"),
     "one mean": (lambda folder: put(folder, image_mean=[0.5]), "mean .* must have 3 values"),
-    "a mean that is a word": (lambda folder: put(folder, image_mean="grey"), "cannot embed an image"),
+    "a mean that is a word": (lambda folder: put(folder, image_mean="grey"), "cannot run on an image"),
     "std 0": (lambda folder: put(folder, image_std=[0, 0, 0]), "must not be 0"),
     "negative size": (lambda folder: put(folder, size=-224, crop_size=-224), "must be positive|cannot embed"),
-    "unknown filter": (lambda folder: put(folder, resample=99), "cannot embed an image.*99"),
+    "unknown filter": (lambda folder: put(folder, resample=99), "cannot run on an image.*99"),
     "a size that is a word": (lambda folder: put_clip_size(folder, hidden_size="much"), "cannot be loaded"),
     "weights that are a folder": (
         lambda folder: replace_by_folder(folder / "model.safetensors"),
@@ -139,7 +140,7 @@ def test_a_model_that_does_not_fit_into_the_device_is_refused(clip_folder, monke
     def no_room(self, batch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nGPU 0 has ...")
 
-    monkeypatch.setattr(ImageEmbedder, "_predict", no_room)
+    monkeypatch.setattr(VisionNetwork, "_run", no_room)
     text = refusal(recipe(clip_folder))
     assert (
         f"does not fit into the memory of device cpu on host {socket.gethostname()}: CUDA out of mem" in text

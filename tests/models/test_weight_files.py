@@ -166,7 +166,7 @@ def test_the_links_of_the_hubs_cache_are_followed_and_no_others(clip_folder, tmp
 
 def test_a_folder_that_is_a_link_is_its_target(folder, tmp_path):
     (tmp_path / "link").symlink_to(folder)
-    assert ImageEmbedder(recipe(tmp_path / "link")).name == "link"
+    assert ImageEmbedder(recipe(tmp_path / "link")).network.name == "link"
 
 
 def test_weights_that_are_written_to_later_change_no_vector(folder, photos):

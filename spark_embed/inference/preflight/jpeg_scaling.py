@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-from spark_embed.inference.preflight.parity import Sampled, Vectors, measure_parity
-from spark_embed.models import Model
+from spark_embed.inference.preflight.parity import (
+    UNMEASURED,
+    Parity,
+    Sampled,
+    find_shortfall,
+    measure_parity,
+)
+from spark_embed.models import Compared, Model
 
 _SCALED_PER_RESIZED = 2.5
 """How many times the edge that it is resized to the shorter side must have once scaled.
@@ -22,14 +28,12 @@ class JpegScaling:
 
     Attributes:
         min_edge: what the shorter side of a scaled JPEG must keep, in pixels; None for no scaling.
-        n_images: images of the sample that scaling changes.
-        min_cosine: smallest cosine of these with plain transformers on the whole picture; None for no image.
+        parity: of the images of the sample that scaling changes, with plain transformers on whole pictures.
         why_not: why nothing is scaled, unless that was wanted.
     """
 
     min_edge: int | None
-    n_images: int = 0
-    min_cosine: float | None = None
+    parity: Parity = UNMEASURED
     why_not: str | None = None
 
 
@@ -42,16 +46,16 @@ def smallest_edge(model: Model) -> int | None:
 def choose_scaling(
     model: Model,
     sample: Sequence[Sampled],
-    references: Vectors,
+    references: Compared,
     wanted: bool | None,
     min_cosine: float,
 ) -> JpegScaling:
-    """Scale if that is wanted or, with None, if the sample's large JPEGs keep their cosine so.
+    """Scale if that is wanted or, with None, if the sample's large JPEGs keep parity so.
 
     Args:
         model: as it will run.
         sample: prepared both ways where scaling makes a difference.
-        references: the reference's vectors of the sample.
+        references: what the reference makes of the sample.
         wanted: what an earlier run, or a person, has decided.
         min_cosine: the smallest that counts as equal.
     """
@@ -61,13 +65,13 @@ def choose_scaling(
     if min_edge is None or model.reference is None:
         return JpegScaling(None, why_not="not for this model, which prepares images in its own way")
     rows = [row for row, item in enumerate(sample) if item.scaled]
-    parity = measure_parity(model, [sample[row].scaled or sample[row] for row in rows], references[rows])
+    scaled = [sample[row].scaled or sample[row] for row in rows]
+    parity = measure_parity(model, scaled, {name: values[rows] for name, values in references.items()})
     if wanted:
-        return JpegScaling(min_edge, parity.n_images, parity.min_cosine)
-    if parity.min_cosine is None:
+        return JpegScaling(min_edge, parity)
+    if not parity.n_images:
         why_not = f"none of the images compared is a JPEG of {2 * min_edge:,} pixels or more a side"
         return JpegScaling(None, why_not=why_not)
-    if not parity.min_cosine >= min_cosine:  # NaN falls short, too
-        why_not = f"it takes a vector's cosine down to {parity.min_cosine:.6f}"
-        return JpegScaling(None, parity.n_images, parity.min_cosine, why_not)
-    return JpegScaling(min_edge, parity.n_images, parity.min_cosine)
+    if shortfall := find_shortfall(asdict(parity), min_cosine):
+        return JpegScaling(None, parity, f"with it {shortfall}")
+    return JpegScaling(min_edge, parity)

@@ -23,7 +23,7 @@ from spark_embed.inference.preflight.jpeg_scaling import choose_scaling, smalles
 from spark_embed.inference.preflight.parity import (
     Parity,
     Sampled,
-    Vectors,
+    find_shortfall,
     measure_parity,
     predict_references,
     prepare_sample,
@@ -37,7 +37,7 @@ from spark_embed.inference.task import (
     placed,
     task_cpus,
 )
-from spark_embed.models import Inputs, Model, Prepared, Recipe, resolved
+from spark_embed.models import Compared, Inputs, Model, Prepared, Recipe, resolved
 
 MAX_SAMPLE_BYTES = 64 << 20
 """Encoded size beyond which an image is not taken to compare precisions with."""
@@ -129,7 +129,16 @@ def _probe(
             "compiled": compiled,
             "jpeg_scaling": scaling.min_edge,
         },
-        "parity": {**_told(parity), "rejected": rejected, "jpeg_scaling": asdict(scaling)},
+        "parity": {
+            **_told(parity),
+            "rejected": rejected,
+            "jpeg_scaling": {
+                "min_edge": scaling.min_edge,
+                "n_images": scaling.parity.n_images,
+                **_measures(scaling.parity),
+                "why_not": scaling.why_not,
+            },
+        },
         "batch_size": pace.batch_size if pace else wanted.batch_size or options.batch_size,
         "row_s": _row_s(pace, sample, model.recipe.device) if pace else None,
         "unread": str(errors[0]) if errors and not sample else None,
@@ -139,10 +148,23 @@ def _probe(
 
 
 def _told(parity: Parity) -> dict[str, Any]:
-    values = asdict(parity)
-    if parity.unmeasured is None:
-        del values["unmeasured"]
-    return values
+    values = {
+        "n_images": parity.n_images,
+        **_measures(parity),
+        "max_pixel_difference": parity.max_pixel_difference,
+    }
+    return values if parity.unmeasured is None else {**values, "unmeasured": parity.unmeasured}
+
+
+def _measures(parity: Parity) -> dict[str, Any]:
+    """Return what a parity says of results, that of labels only where there are some."""
+    if parity.n_same_label is None:
+        return {"min_cosine": parity.min_cosine}
+    return {
+        "min_cosine": parity.min_cosine,
+        "n_same_label": parity.n_same_label,
+        "max_score_difference": parity.max_score_difference,
+    }
 
 
 def _sampled(
@@ -196,24 +218,24 @@ def _prepared_without_sample(model: Model) -> list[Prepared]:
 
 
 def _choose_dtype(
-    recipe: Recipe, model: Model, compared: Sequence[Sampled], references: Vectors, wanted: ProbeOptions
+    recipe: Recipe, model: Model, compared: Sequence[Sampled], references: Compared, wanted: ProbeOptions
 ) -> tuple[Model, Parity, dict[str, Any] | None]:
     """Return the model in the precision that runs, its parity, and what was rejected if "auto" was."""
     parity = measure_parity(model, compared, references)
     is_chosen = recipe.dtype != "auto" or model.recipe.dtype == "float32" or model.reference is None
     if is_chosen or not _is_in_doubt(parity, wanted):
         return model, parity, None
-    rejected = {"dtype": model.recipe.dtype, "min_cosine": parity.min_cosine}
+    rejected = {"dtype": model.recipe.dtype, **_measures(parity)}
     model, _ = load_worker_model(replace(recipe, dtype="float32"))
     parity_of_float32 = measure_parity(model, compared, references)
-    return model, parity_of_float32, rejected if parity.min_cosine is not None else None
+    return model, parity_of_float32, rejected if parity.n_images else None
 
 
 def _is_in_doubt(parity: Parity, wanted: ProbeOptions) -> bool:
     """Say whether a precision may be too low: it fell short, or was to be measured and could not be."""
     if wanted.n_images == 0:
         return False
-    return parity.min_cosine is None or not parity.min_cosine >= wanted.min_cosine  # NaN falls short, too
+    return not parity.n_images or find_shortfall(asdict(parity), wanted.min_cosine) is not None
 
 
 def _measure_pace(model: Model, prepared: Sequence[Prepared], batch_size: int | None) -> Pace:

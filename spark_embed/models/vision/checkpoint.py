@@ -16,7 +16,10 @@ import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
-from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_MAPPING_NAMES,
+)
 
 from spark_embed.errors import ModelError, one_line
 from spark_embed.models import Recipe
@@ -25,6 +28,7 @@ from spark_embed.models.registry import EMBEDDED_MODEL
 from spark_embed.models.vision.efficientnet_lite0 import open_embedded
 from spark_embed.models.vision.families import FAMILIES, Checkpoint
 from spark_embed.models.vision.files import ModelFiles, check_revision, read_files
+from spark_embed.models.vision.labels import NO_HEAD, order_labels, read_labels
 from spark_embed.models.weights import hashed
 from spark_embed.storage import is_s3
 
@@ -46,8 +50,8 @@ LIBRARY_ERRORS: tuple[type[Exception], ...] = (
 """What transformers, safetensors and torch raise on files that are broken or of another network."""
 
 
-def open_checkpoint(recipe: Recipe) -> Checkpoint:
-    """Load the network and the processor that a recipe names (slow).
+def open_checkpoint(recipe: Recipe, *, has_head: bool = False) -> Checkpoint:
+    """Load the network and the processor that a recipe names (slow); with `has_head`, one that classifies.
 
     Raises:
         ModelError: missing, empty, not a vision model, pickled weights, weights that do not fit.
@@ -56,14 +60,21 @@ def open_checkpoint(recipe: Recipe) -> Checkpoint:
     transformers.utils.logging.disable_progress_bar()
     check_revision(recipe)
     if recipe.source == EMBEDDED_MODEL:
-        return open_embedded()
+        return open_embedded(has_head=has_head)
     folder, revision = find_folder(recipe)
-    files = read_files(folder, recipe)
+    files = read_files(folder, recipe, has_head=has_head)
     try:
         with hashed(files.weights) as weights_sha256:
-            network, missing = _load_network(folder, files, recipe)
+            state = load_weights(files.weights)
+            network, missing = _load_network(folder, files, recipe, state, has_head=has_head)
     except LIBRARY_ERRORS as exc:
         raise ModelError(f"--model_directory {recipe.source}: cannot be loaded: {one_line(exc)}") from exc
+    labels: tuple[str, ...] = ()
+    if has_head:
+        labels = read_labels(files.config, recipe) or order_labels(
+            network.config.id2label, "id2label", recipe
+        )
+        _check_head_weights(network, missing, state, labels, recipe)
     if missing:
         raise ModelError(
             f"--model_directory {recipe.source}: the weights lack {len(missing)} of the network's tensors or "
@@ -76,6 +87,41 @@ def open_checkpoint(recipe: Recipe) -> Checkpoint:
         name=_name(recipe, folder, revision),
         revision=revision,
         weights_sha256=weights_sha256.result(),
+        labels=labels,
+        is_multi_label=has_head and _is_multi_label(network.config),
+    )
+
+
+def _is_multi_label(config: Any) -> bool:
+    """Say whether labels have probabilities of their own, by the rule of transformers' own pipeline."""
+    return bool(config.problem_type == "multi_label_classification" or config.num_labels == 1)
+
+
+def _check_head_weights(
+    network: Any,
+    missing: Sequence[str],
+    state: dict[str, torch.Tensor],
+    labels: Sequence[str],
+    recipe: Recipe,
+) -> None:
+    """Tell a head that the weights do not hold, or one for another number of labels.
+
+    Raises:
+        ModelError: it is so.
+    """
+    is_timm = hasattr(network, "timm_model")
+    names = network.timm_model.pretrained_cfg["classifier"] if is_timm else "classifier"
+    begins = tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
+    without = [name for name in missing if name.startswith(begins)]
+    if not without:
+        return
+    where = f"--model_directory {recipe.source}: the"
+    weight = state.get(without[-1], state.get(f"timm_model.{without[-1]}"))
+    if weight is None:
+        raise ModelError(f"{where} weights lack {without[-1]}: the model {NO_HEAD}")
+    raise ModelError(
+        f"{where} head in the weights is for {len(weight):,} labels, and config.json names {len(labels):,} "
+        "(id2label, or num_classes)"
     )
 
 
@@ -113,19 +159,22 @@ def load_weights(paths: Sequence[str]) -> dict[str, torch.Tensor]:
     return state
 
 
-def _load_network(folder: str, files: ModelFiles, recipe: Recipe) -> tuple[torch.nn.Module, list[str]]:
+def _load_network(
+    folder: str, files: ModelFiles, recipe: Recipe, state: dict[str, torch.Tensor], *, has_head: bool
+) -> tuple[Any, list[str]]:
     """Return the network and the names of its tensors that the weights do not fit.
 
     transformers is given the weights, and looks for no file itself: an index, an adapter or a config.json
     could name others than those that are hashed.
     """
-    state = load_weights(files.weights)
     if files.family is FAMILIES["timm_wrapper"]:
-        return _load_timm_network(folder, state)
-    network_class = _network_class(folder, files, recipe)
-    config, options = network_class.config_class.from_pretrained(
-        folder, return_unused_kwargs=True, **files.family.network_options(files.config)
-    )
+        return _load_timm_network(folder, state, has_head=has_head)
+    if has_head:
+        network_class, wanted = _head_class(folder, files, recipe), {}
+    else:
+        network_class = _network_class(folder, files, recipe)
+        wanted = files.family.network_options(files.config)
+    config, options = network_class.config_class.from_pretrained(folder, return_unused_kwargs=True, **wanted)
     network, report = network_class.from_pretrained(
         None,
         config=config,
@@ -149,13 +198,34 @@ def _network_class(folder: str, files: ModelFiles, recipe: Recipe) -> Any:
     return getattr(transformers, MODEL_MAPPING_NAMES[files.config["model_type"]])
 
 
-def _load_timm_network(folder: str, state: dict[str, torch.Tensor]) -> tuple[torch.nn.Module, list[str]]:
+def _head_class(folder: str, files: ModelFiles, recipe: Recipe) -> Any:
+    """Do the same for a network that classifies.
+
+    Raises:
+        ModelError: transformers has none of this family.
+    """
+    own = files.config.get("auto_map") or {}
+    if recipe.trust_remote_code and (name := "AutoModelForImageClassification") in own:
+        return get_class_from_dynamic_module(own[name], folder)
+    found = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES.get(files.config["model_type"])
+    if found is None:
+        raise ModelError(f"--model_directory {recipe.source}: {files.config['model_type']} {NO_HEAD}")
+    return getattr(transformers, found)
+
+
+def _load_timm_network(
+    folder: str, state: dict[str, torch.Tensor], *, has_head: bool
+) -> tuple[torch.nn.Module, list[str]]:
     """Do the same for a timm folder.
 
     Not by from_pretrained: transformers 4 builds the network without memory, and then has nothing for the
     buffers that a checkpoint does not hold, such as Swin's position index.
     """
-    network = transformers.TimmWrapperModel(transformers.TimmWrapperConfig.from_pretrained(folder))
-    state = {name.removeprefix("timm_model."): tensor for name, tensor in state.items()}
-    report = network.timm_model.load_state_dict(state, strict=False)
+    wanted = transformers.TimmWrapperForImageClassification if has_head else transformers.TimmWrapperModel
+    network = wanted(transformers.TimmWrapperConfig.from_pretrained(folder))
+    shapes = {name: tensor.shape for name, tensor in network.timm_model.state_dict().items()}
+    found = {name.removeprefix("timm_model."): tensor for name, tensor in state.items()}
+    # load_state_dict raises on another shape, strict or not.
+    fitting = {name: one for name, one in found.items() if shapes.get(name, one.shape) == one.shape}
+    report = network.timm_model.load_state_dict(fitting, strict=False)
     return network, sorted(report.missing_keys)

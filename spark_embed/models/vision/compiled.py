@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 import torch
 from torch._inductor import config as inductor
 
-Tensors = Mapping[str, torch.Tensor]
-Embed = Callable[[Tensors], torch.Tensor]
-"""Model inputs, each (n, ...) -> vectors (n, dim)."""
+from spark_embed.models.vision.outputs import Forward, Outputs, Tensors
 
 
-def compile_embed(embed: Embed, n_rows: int) -> Embed:
-    """Return `embed` compiled for batches of `n_rows`; smaller ones are filled up with zeros.
+def compile_forward(forward: Forward, n_rows: int) -> Forward:
+    """Return `forward` compiled for batches of `n_rows`; smaller ones are filled up with zeros.
 
     So there is one compilation, which takes 10 to 20 s at the first call, instead of one for every size.
     Larger batches run as they did. The weights become constants of the compiled code (inductor's
     "freezing"), so it must run in inference mode and they must not change any more.
     """
     inductor.freezing = True  # for the whole process, which has one model
-    compiled = torch.compile(embed, dynamic=False)
+    compiled = torch.compile(forward, dynamic=False)
 
-    def embed_filled(inputs: Tensors) -> torch.Tensor:
+    def forward_filled(inputs: Tensors) -> Outputs:
         n_given = len(next(iter(inputs.values())))
         if n_given > n_rows:
-            return embed(inputs)
+            return forward(inputs)
         filled = {name: _filled(values, n_rows) for name, values in inputs.items()}
-        vectors: torch.Tensor = compiled(filled)
-        return vectors[:n_given]
+        return {name: values[:n_given] for name, values in compiled(filled).items()}
 
-    return embed_filled
+    return forward_filled
 
 
 def _filled(values: torch.Tensor, n_rows: int) -> torch.Tensor:

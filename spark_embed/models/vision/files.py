@@ -12,9 +12,10 @@ from typing import Any
 
 from spark_embed.errors import ModelError, one_line
 from spark_embed.models import Recipe
-from spark_embed.models.folder import local_folder, read_config, read_object
+from spark_embed.models.folder import find_config, local_folder, read_config, read_object
 from spark_embed.models.registry import EMBEDDED_MODEL
 from spark_embed.models.vision.families import FAMILIES, Family, find_family
+from spark_embed.models.vision.labels import check_head, is_classifier
 from spark_embed.models.weights import find_weights
 
 # Where transformers looks for the processor's settings; timm's are in config.json.
@@ -38,8 +39,8 @@ class ModelFiles:
     weights: list[str]
 
 
-def read_files(folder: str, recipe: Recipe) -> ModelFiles:
-    """Look at the files of a folder on this machine.
+def read_files(folder: str, recipe: Recipe, *, has_head: bool = False) -> ModelFiles:
+    """Look at the files of a folder on this machine; with `has_head`, at what they say of its labels, too.
 
     Raises:
         ModelError: one is missing or broken, or they are of no vision model that can be used.
@@ -51,10 +52,12 @@ def read_files(folder: str, recipe: Recipe) -> ModelFiles:
         _check_timm_config(config, recipe)
     else:
         _check_processor(folder, recipe)
+    if has_head:
+        check_head(config, family, recipe)
     return ModelFiles(config, family, find_weights(folder, config, recipe))
 
 
-def check_files(recipe: Recipe) -> None:
+def check_files(recipe: Recipe, *, has_head: bool = False) -> None:
     """Look at a model's files, if they are on this machine; what the hub or S3 has is seen by the workers.
 
     Raises:
@@ -62,7 +65,25 @@ def check_files(recipe: Recipe) -> None:
     """
     check_revision(recipe)
     if recipe.source != EMBEDDED_MODEL and (folder := local_folder(recipe)):
-        read_files(folder, recipe)
+        read_files(folder, recipe, has_head=has_head)
+
+
+def check_classifier_files(recipe: Recipe) -> None:
+    """Do the same for a classifier.
+
+    Raises:
+        ModelError: as `check_files`, or they are of no classifier.
+    """
+    check_files(recipe, has_head=True)
+
+
+def is_classifier_folder(source: str | None, revision: str | None) -> bool:
+    """Say whether a model calls itself a classifier; wherever it is, its config.json alone is read.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    return source is not None and is_classifier(find_config(Recipe(source, revision)))
 
 
 def check_revision(recipe: Recipe) -> None:

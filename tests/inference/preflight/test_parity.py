@@ -49,7 +49,7 @@ def test_a_model_without_a_fast_path_has_no_pixels_that_could_differ(tmp_path, p
     ids=lambda wrong: next(iter(wrong)),
 )
 def test_a_wrong_preprocessing_is_seen_in_the_pixels(clip, photo_bytes, wrong):
-    clip.preprocessing = replace(clip.preprocessing, **wrong)
+    clip.network.preprocessing = replace(clip.network.preprocessing, **wrong)
     assert compare(clip, photo_bytes).max_pixel_difference > 5
 
 
@@ -76,10 +76,10 @@ def test_images_that_cannot_be_compared_are_skipped(clip, photo_bytes):
 
 def test_a_precision_that_overflows_has_cosine_0(clip, photo_bytes):
     with torch.no_grad():  # beyond float16, 65,504, but not beyond float32
-        clip._network.visual_projection.weight.mul_(1e6)
-    state = clip._network.state_dict()
+        clip.network._network.visual_projection.weight.mul_(1e6)
+    state = clip.network._network.state_dict()
     half = ImageEmbedder(replace(clip.recipe, dtype="float16"))
-    half._network.load_state_dict(state)
+    half.network._network.load_state_dict(state)
     assert len(half.predict([half.prepare(Inputs(np.zeros((9, 9, 3), np.uint8)))]).failures["embedding"]) == 1
     assert compare(half, photo_bytes).min_cosine == 0
 

@@ -6,7 +6,7 @@ import torch
 
 from spark_embed.errors import ModelError
 from spark_embed.models import Inputs, Recipe
-from spark_embed.models.vision import image_embedder
+from spark_embed.models.vision import network
 from spark_embed.models.vision.image_embedder import ImageEmbedder
 
 from support.small_models import save_model
@@ -55,7 +55,7 @@ def test_a_batch_that_did_not_fit_is_not_filled_up_again(recipe, photos, monkeyp
     sizes = without_compiler(monkeypatch)
     model = ImageEmbedder(recipe)
     batch = [model.prepare(Inputs(np.array(photo))) for photo in photos[:4]]
-    model._backoff.limit = 2
+    model.network.backoff.limit = 2
     sizes.clear()
     assert len(model.predict(batch).columns["embedding"]) == 4
     assert sizes == []
@@ -65,7 +65,7 @@ def test_a_compiler_that_fails_is_named(recipe, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found")
 
-    monkeypatch.setattr(image_embedder, "compile_embed", lambda embed, n_rows: fail)
+    monkeypatch.setattr(network, "compile_forward", lambda forward, n_rows: fail)
     with pytest.raises(ModelError, match=r"--compile true: torch\.compile fails .*No working C\+\+ compiler"):
         ImageEmbedder(recipe)
 

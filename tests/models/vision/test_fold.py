@@ -38,10 +38,10 @@ def recipe(request, tmp_path) -> Recipe:
 
 def test_folded_vectors_are_those_of_the_plain_network(recipe, photos):
     plain, folded = (ImageEmbedder(recipe, fold=fold) for fold in (False, True))
-    assert plain.n_folded == 0
-    assert folded.n_folded > 10
-    left = n_batch_norms(folded._network)
-    assert folded.n_folded + left == n_batch_norms(plain._network)
+    assert plain.network.n_folded == 0
+    assert folded.network.n_folded > 10
+    left = n_batch_norms(folded.network._network)
+    assert folded.network.n_folded + left == n_batch_norms(plain.network._network)
     assert left <= 1  # timm's deep stem has one that is not beside its convolution
     predictions = [model.predict(prepare_all(model, photos)) for model in (plain, folded)]
     vectors = [prediction.columns["embedding"] for prediction in predictions]
@@ -53,7 +53,7 @@ def test_parity_compares_with_the_plain_network(photo_bytes):
     sample = list(prepare_sample(model, photo_bytes, MAX_PIXELS))
     assert measure_parity(model, sample).min_cosine > 0.9999
     with torch.no_grad():  # as if it had been folded wrongly
-        model._network.timm_model.conv_head.bias.add_(1)
+        model.network._network.timm_model.conv_head.bias.add_(1)
     assert measure_parity(model, sample).min_cosine < 0.99
 
 

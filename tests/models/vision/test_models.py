@@ -68,7 +68,7 @@ def case(request, images, tmp_path_factory) -> Case:
 
 
 def test_prepared_pixels_are_those_of_the_models_own_processor(case, images):
-    preprocessing = case.model.preprocessing
+    preprocessing = case.model.network.preprocessing
     assert (preprocessing is None) == (case.name == "siglip2-naflex")  # all others take the fast path
     for image, expected, prepared in zip(images, case.inputs, case.prepared, strict=True):
         if preprocessing is None:
@@ -98,19 +98,19 @@ def test_an_extremely_narrow_image_gives_its_centre_in_bounded_memory(clip, phot
     image = photos[0].resize(size)
     left, top = (max(edge // 2 - 10, 0) for edge in size)
     middle = image.crop((left, top, size[0] - left, size[1] - top))  # whole pixels of the same phase
-    expected = clip.process(middle)["pixel_values"]
+    expected = clip.network.process(middle)["pixel_values"]
     pixels = np.array(image)
     before = peak_memory_bytes(reset=True)
     prepared = clip.prepare(Inputs(pixels))
     assert peak_memory_bytes() - before < 50e6  # the whole resize would take 600 MB
-    assert (prepared - clip.preprocessing.grey_levels(expected)[0]).abs().max() < 2.01
+    assert (prepared - clip.network.preprocessing.grey_levels(expected)[0]).abs().max() < 2.01
 
 
 def test_an_image_that_the_models_own_processor_would_blow_up_is_refused(clip_folder, tmp_path):
     folder = shutil.copytree(clip_folder, tmp_path / "clip")
     put_processor(folder, resample=0)  # nearest neighbour: not on the fast path
     model = ImageEmbedder(recipe(folder))
-    assert model.preprocessing is None
+    assert model.network.preprocessing is None
     assert model.prepare(Inputs(np.zeros((10, 200, 3), np.uint8)))["pixel_values"].shape == (3, 224, 224)
     with pytest.raises(ImageError, match=r"^too_many_pixels: 100000 x 1: .*more than 20 times"):
         model.prepare(Inputs(np.zeros((1, 100_000, 3), np.uint8)))
@@ -157,7 +157,7 @@ def test_what_the_models_own_processor_raises_is_about_its_image(tmp_path, monke
     def fail(*args, **options):
         raise raised
 
-    monkeypatch.setattr(model, "processor", fail)
+    monkeypatch.setattr(model.network, "processor", fail)
     with pytest.raises(ImageError) as caught:
         model.prepare(Inputs(np.zeros((9, 9, 3), np.uint8)))
     assert caught.value.code == code

