@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 
+from spark_embed.cli.check_model import run_check_model
 from spark_embed.cli.commands import COMMANDS
 from spark_embed.cli.interruption import Interruption
 from spark_embed.cli.logs import start_logging
@@ -24,6 +25,8 @@ from spark_embed.storage import existing_folder, folder_path, is_s3
 
 logger = logging.getLogger(__name__)
 
+_COMMANDS = {**COMMANDS, "check-model": run_check_model}
+
 _JAVA_TRACE = "JVM stacktrace:"
 
 
@@ -35,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     config: Config | None = None
     interruption = Interruption(lambda: logger.error("%s", describe_interruption(config, clock)))
     try:
-        if argv and argv[0] in COMMANDS:
-            COMMANDS[argv[0]](argv[1:], sys.stdout.write)
+        if argv and argv[0] in _COMMANDS:
+            _COMMANDS[argv[0]](argv[1:], sys.stdout.write)
             return 0
         config = load_config(argv, os.environ)
         start_logging(config.env)

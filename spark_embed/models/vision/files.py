@@ -12,6 +12,7 @@ from typing import Any
 
 from spark_embed.errors import ModelError, one_line
 from spark_embed.models import Recipe
+from spark_embed.models.directory.contract import is_config_of_code, untrusted
 from spark_embed.models.folder import local_folder, read_config, read_object
 from spark_embed.models.registry import EMBEDDED_MODEL
 from spark_embed.models.vision.families import FAMILIES, Family, find_family
@@ -45,6 +46,13 @@ def read_files(folder: str, recipe: Recipe) -> ModelFiles:
         ModelError: one is missing or broken, or they are of no vision model that can be used.
     """
     config = read_config(folder, recipe.source)
+    if is_config_of_code(config):  # the driver, which chose this kind, has not seen it
+        raise ModelError(
+            untrusted(recipe.source)
+            if not recipe.trust_remote_code
+            else f"--model_directory {recipe.source}: holds code of its own, and the driver cannot see that: "
+            "let it reach the hub, or put the folder on its machine, too"
+        )
     is_timm = "model_type" not in config and "architecture" in config
     family = find_family("timm_wrapper" if is_timm else str(config.get("model_type")), recipe.source)
     if family is FAMILIES["timm_wrapper"]:
