@@ -9,8 +9,6 @@ from contextlib import redirect_stdout
 from spark_embed.config import ModelOptions
 from spark_embed.errors import ModelError
 from spark_embed.load_config import Parser
-from spark_embed.models import Recipe
-from spark_embed.models.registry import MODEL_FOLDER, find_kind
 from spark_embed.storage import folder_path, is_s3
 
 
@@ -32,6 +30,10 @@ def run_check_model(argv: Sequence[str], write: Callable[[str], object]) -> None
     for flag in ("--trust_remote_code", "--allow_pickle_weights"):
         parser.add_argument(flag, action="store_true", help="as for a run")
     options = ModelOptions(**vars(parser.parse_args(argv)))
+
+    from spark_embed.models import Recipe  # numpy, which no other command needs
+    from spark_embed.models.registry import MODEL_FOLDER, find_kind
+
     if find_kind(options) != MODEL_FOLDER:
         raise ModelError(
             f"--model_directory {options.model_directory}: no folder with code: there is no model.py, or its "
@@ -39,21 +41,18 @@ def run_check_model(argv: Sequence[str], write: Callable[[str], object]) -> None
         )
     from spark_embed.models.directory.check import check_model  # torch
 
-    lines = check_model(_recipe(options))
-    while True:
-        with redirect_stdout(sys.stderr):  # the folder's own code may print
-            line = next(lines, None)
-        if line is None:
-            return
-        write(f"{line}\n")
-
-
-def _recipe(options: ModelOptions) -> Recipe:
     source = options.model_directory or ""
-    return Recipe(
+    recipe = Recipe(
         source=folder_path(source, "FOLDER") if is_s3(source) else source,
         revision=options.revision,
         trust_remote_code=options.trust_remote_code,
         allow_pickle_weights=options.allow_pickle_weights,
         kind=MODEL_FOLDER,
     )
+    lines = check_model(recipe)
+    while True:
+        with redirect_stdout(sys.stderr):  # the folder's own code may print
+            line = next(lines, None)
+        if line is None:
+            return
+        write(f"{line}\n")

@@ -33,18 +33,22 @@ logger = logging.getLogger(__name__)
 def has_code(options: ModelOptions) -> bool:
     """Say whether the model is a folder with code, which then may run: that is logged, once.
 
-    A local folder is one that the operator named; what lies in S3 or on the hub, others may change. Of a hub
-    id only with the flag, from its cache or the network; where the driver has neither, the workers tell.
+    A local folder is one that the operator named; what lies in S3 or on the hub, others may change. On the
+    hub it is looked for only with the flag. Where the driver does not get to see a folder, the workers tell.
 
     Raises:
-        ModelError: its code may not run; or S3 does not let anybody look.
+        ModelError: its code may not run.
     """
     source = options.model_directory or ""
     folder = _folder(source)
     if folder is None:
         return options.trust_remote_code and _is_code_on_hub(source, options.revision)
-    config = _read(folder, CONFIG_FILE, MAX_CONFIG_BYTES + 1)
-    if not is_code_folder(config, has_code=_read(folder, CODE_FILE, 1) is not None):
+    try:
+        config = _read(folder, CONFIG_FILE, MAX_CONFIG_BYTES + 1)
+        is_there = _read(folder, CODE_FILE, 1) is not None
+    except ModelError:
+        return False
+    if not is_code_folder(config, has_code=is_there):
         return False
     if storage.is_s3(folder) and not options.trust_remote_code:
         raise ModelError(untrusted(source))

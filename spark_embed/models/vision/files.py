@@ -50,8 +50,8 @@ def read_files(folder: str, recipe: Recipe) -> ModelFiles:
         raise ModelError(
             untrusted(recipe.source)
             if not recipe.trust_remote_code
-            else f"--model_directory {recipe.source}: holds code of its own, and the driver cannot see that: "
-            "let it reach the hub, or put the folder on its machine, too"
+            else f"--model_directory {recipe.source}: holds code of its own, and the driver, which chooses "
+            "how a model runs, cannot see that: it needs to reach the folder, too"
         )
     is_timm = "model_type" not in config and "architecture" in config
     family = find_family("timm_wrapper" if is_timm else str(config.get("model_type")), recipe.source)
