@@ -57,8 +57,8 @@ class ModelFolder:
         )
         with unchanged(files, recipe.source) as made:
             self._impl = self._load(files, device, dtype)
-            self.batch_size = self._asked(self._impl.batch_size, lambda value: value >= 1)
-            self.batch_wait_s = self._asked(self._impl.batch_wait_s, lambda value: value >= 0)
+            self.batch_size = int(self._asked(self._impl.batch_size, 1))
+            self.batch_wait_s = self._asked(self._impl.batch_wait_s, 0)
             self._try_grey()
         (sha256,) = made
         if recipe.weights_sha256 not in (None, sha256):
@@ -140,13 +140,13 @@ class ModelFolder:
             impl.warmup()
         return impl
 
-    def _asked(self, method: Callable[[], Any], is_allowed: Callable[[Any], bool]) -> Any:
+    def _asked(self, method: Callable[[], float], least: int) -> float:
         """Return a number that `ModelImpl` says of itself."""
         with self._code.errors(f"{method.__name__}() fails"):
-            value = method()
-            if not isinstance(value, (int, float)) or not is_allowed(value):
-                raise ValueError(f"it returned {value!r}")
-        return type(value)(value)
+            value = float(method())
+            if not least <= value < float("inf"):
+                raise ValueError(f"it returned {value:g}")
+        return value
 
     def _try_grey(self) -> None:
         """Let `encode` say what it gives; one that fails at a grey image will hardly do better on others."""

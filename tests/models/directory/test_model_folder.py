@@ -200,7 +200,12 @@ OF_METHODS = [  # the body of one method, and what is said of it
     ("load", 'raise ValueError("a\\nb\\tc" + "x" * 1000)', r"model\.py:25: ValueError: a b cx{10,}$"),
     ("warmup", "1 / 0", r"warmup\(\) fails: model\.py:25: ZeroDivisionError"),
     ("batch_size", "return 0", r"batch_size\(\) fails: .*ValueError: it returned 0"),
-    ("batch_wait_s", "return 'soon'", r"batch_wait_s\(\) fails: .*ValueError: it returned 'soon'"),
+    ("batch_wait_s", "return float('nan')", r"batch_wait_s\(\) fails: .*ValueError: it returned nan"),
+    (
+        "batch_wait_s",
+        "return 'soon'",
+        r"batch_wait_s\(\) fails: .*ValueError: could not convert string to float: 'soon'",
+    ),
     ("encode", "len(batch) and {}['x']", r"at a grey image of 64 x 64: model\.py:25: KeyError: 'x'"),
     ("encode", "return None", r"at a grey image, encode returned NoneType None instead of a list"),
     ("encode", "return {'embedding': []}", r"encode returned a dict instead of a list"),
