@@ -127,7 +127,9 @@ self.scale = float(open(self.weights + "/numbers.txt").read())
         (folder / "below/numbers.txt").unlink(missing_ok=True)
 
 
-def test_the_hash_is_of_names_and_contents_but_not_of_caches(folder):
+def test_the_hash_is_of_names_and_contents_but_not_of_caches(folder, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+
     def sha256() -> str:
         return ModelFolder(recipe_of(folder)).recipe.weights_sha256
 
@@ -146,7 +148,8 @@ def test_the_hash_is_of_names_and_contents_but_not_of_caches(folder):
     assert "hashes to" in refusal(folder, weights_sha256=first)
 
 
-def test_files_beside_it_are_imported_from_it_alone(folder):
+def test_files_beside_it_are_imported_from_it_alone(folder, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)  # as it is unless somebody asks for it
     code = MEAN_COLOUR.replace(
         "import numpy as np", "import numpy as np\nfrom . import helper\nfrom .sub.more import add"
     )
