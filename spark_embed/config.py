@@ -85,8 +85,8 @@ class ModelOptions(BaseModel):
     model_directory: str | None = _option(
         None,
         "Model",
-        "folder in Hugging Face layout (local or s3://), or a hub id; default: the embedded "
-        "EfficientNet-Lite0",
+        "folder in Hugging Face layout or with code of its own (local or s3://), or a hub id; default: the "
+        "embedded EfficientNet-Lite0",
         min_length=1,
     )
     revision: str | None = _option(None, "Model", "branch, tag or commit of a hub id", min_length=1)
@@ -113,7 +113,11 @@ class ModelOptions(BaseModel):
     allow_pickle_weights: bool = _option(
         False, "Model", "accept weights that are not safetensors (loaded with weights_only=True)"
     )
-    trust_remote_code: bool = _option(False, "Model", "let the model folder bring its own Python code")
+    trust_remote_code: bool = _option(
+        False,
+        "Model",
+        "let the model bring its own Python code; a local folder with model.py need not be told",
+    )
     secrets: Secrets = _option(
         (),
         "Run",

@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from spark_embed.cli.check_model import run_check_model
 from spark_embed.cli.commands import COMMANDS
 from spark_embed.cli.estimate import EstimateOptions, as_sample, read_estimate_flags
 from spark_embed.cli.interruption import Interruption
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from spark_embed.spark.session import Session
 
 logger = logging.getLogger(__name__)
+
+_COMMANDS = {**COMMANDS, "check-model": run_check_model}
 
 _JAVA_TRACE = "JVM stacktrace:"
 
@@ -60,8 +63,8 @@ def run_command(argv: Sequence[str] | None = None) -> Outcome:
     estimate: EstimateOptions | None = None
     interruption = Interruption(lambda: logger.error("%s", describe_interruption(config, clock)))
     try:
-        if argv and argv[0] in COMMANDS:
-            COMMANDS[argv[0]](argv[1:], sys.stdout.write)
+        if argv and argv[0] in _COMMANDS:
+            _COMMANDS[argv[0]](argv[1:], sys.stdout.write)
             return Outcome(0)
         if argv and argv[0] == "estimate":
             estimate, argv = read_estimate_flags(argv[1:])

@@ -19,7 +19,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
 
 from spark_embed.config import ModelOptions
-from spark_embed.errors import ConfigError
+from spark_embed.errors import ConfigError, ModelError
 from spark_embed.inference.arrow import (
     OWN_PREFIX,
     Stats,
@@ -41,9 +41,9 @@ from spark_embed.inference.task import (
     placed,
     task_cpus,
 )
-from spark_embed.models import Recipe
-from spark_embed.models.registry import EMBEDDED_MODEL, IMAGE_EMBEDDER, find_kind, find_options
-from spark_embed.schema import EMBEDDING
+from spark_embed.models import Model, Recipe
+from spark_embed.models.registry import EMBEDDED_MODEL, find_kind, find_options
+from spark_embed.schema import EMBEDDING, result_columns
 from spark_embed.spark.context import use_own_python
 from spark_embed.spark.types import IMAGE_TYPE, quoted, result_type
 from spark_embed.spark.versions import find_arrow_udf
@@ -125,7 +125,7 @@ def image_embedding_result(image: str | Column, *, model: str | None = None, **o
     nowhere = (F.lit(None).cast(field.dataType).alias(field.name) for field in IMAGE_TYPE.fields[1:])
     reference = F.struct(column.alias("bytes"), *nowhere)
     recipe = make_recipe(checked)
-    if recipe.kind != IMAGE_EMBEDDER:
+    if checked.task != "embed":
         raise ConfigError(f"task {checked.task}: this column is an embedding; the command gives labels")
     return make_embed_column(recipe, make_feed_options(checked))(reference)
 
@@ -134,10 +134,11 @@ def make_recipe(options: ModelOptions) -> Recipe:
     """Return the recipe of the model that the options name, nothing resolved yet.
 
     A folder that is here is named by its absolute path: the workers' working folder is another. One in S3
-    is not looked at: each worker's machine fetches it.
+    is looked at, if the driver may, for code of its own; each worker's machine fetches it.
 
     Raises:
         ConfigError: a URI in S3 that cannot be a folder's.
+        ModelError: a folder with code that may not run.
     """
     source = options.model_directory or EMBEDDED_MODEL
     if is_s3(source):
@@ -192,6 +193,7 @@ def embed_arrays(
     told = time.perf_counter()
     with placed(recipe) as recipe:
         model, loaded = load_worker_model(recipe)
+        _check_is_as_planned(model, recipe)
         load_s = time.perf_counter() - told if loaded else 0.0
         stats: Stats = {"n_tasks": 1, "n_model_loads": int(loaded), "load_s": load_s}
         where: Stats = {"executor": executor_name(), "device": model.recipe.device}
@@ -204,6 +206,21 @@ def embed_arrays(
             yield make_result_array(outcomes, model.gives, where | stats | traffic.take())
             # While this generator stood still, Spark wrote the array to the JVM: the next chunk carries that.
             stats = {"encode_s": time.perf_counter() - started}
+
+
+def _check_is_as_planned(model: Model, recipe: Recipe) -> None:
+    """Refuse a model that needs a preflight, where there was none (`image_embedding`).
+
+    Raises:
+        ModelError: it gives other columns than the plan has, or takes some that the plan does not.
+    """
+    if (model.gives, model.takes.columns) == (recipe.gives, recipe.takes.columns):
+        return
+    given, taken = ", ".join(result_columns(model.gives)), ", ".join(("an image", *model.takes.columns))
+    raise ModelError(
+        f"--model_directory {recipe.source}: makes {given} of {taken}, image_embedding an embedding of an "
+        "image; this model is for a run of spark-embed"
+    )
 
 
 def _as_column(function) -> Callable[[Column], Column]:  # type: ignore[no-untyped-def]

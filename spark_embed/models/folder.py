@@ -26,8 +26,9 @@ HUB_ERRORS: tuple[type[Exception], ...] = tuple(
 """All that the hub's library names. Few are OSErrors, and one is the base of what its HTTP library raises
 when a download breaks off (httpx from hub 1 on). Its checks of a config.json's types are here, too."""
 
-_DOWNLOAD_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, RuntimeError, *HUB_ERRORS)
-_CONFIG_ERRORS: tuple[type[Exception], ...] = (StorageError, *_DOWNLOAD_ERRORS)
+DOWNLOAD_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, RuntimeError, *HUB_ERRORS)
+"""What a download from there raises."""
+_CONFIG_ERRORS: tuple[type[Exception], ...] = (StorageError, *DOWNLOAD_ERRORS)
 
 
 def find_folder(recipe: Recipe) -> tuple[str, str | None]:
@@ -74,7 +75,7 @@ def _download(recipe: Recipe) -> str:
         return huggingface_hub.snapshot_download(
             recipe.source, revision=recipe.revision, allow_patterns=patterns
         )
-    except _DOWNLOAD_ERRORS as exc:
+    except DOWNLOAD_ERRORS as exc:
         raise ModelError(
             f"--model_directory {recipe.source}: neither a folder here nor a hub id that can be fetched: "
             f"{one_line(exc)}"

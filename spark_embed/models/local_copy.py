@@ -30,11 +30,14 @@ def copy_folder(source: str, files: Sequence[StoredFile]) -> str:
 
     Args:
         source: URI of the folder in S3.
-        files: what it lists of them; all lie in it directly.
+        files: what it lists of them.
 
     Raises:
         StorageError: they cannot be fetched, or not be kept here.
     """
+    for file in files:
+        if ".." in file.path.split("/"):  # a key may be any text; no file of a copy lies outside of it
+            raise StorageError(f"{source}/{file.path}: cannot be copied: its key has a '..'")
     root = _cache_folder()
     copy = os.path.join(root, _content_name(source, files))
     try:
@@ -121,7 +124,9 @@ def _fetch(source: str, files: Sequence[StoredFile], copy: str) -> None:
     folder = tempfile.mkdtemp(dir=os.path.dirname(copy), suffix=_UNFINISHED)
     try:
         for file in files:
-            storage.download(f"{source}/{file.path}", os.path.join(folder, file.path), file)
+            path = os.path.join(folder, file.path)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            storage.download(f"{source}/{file.path}", path, file)
         shutil.rmtree(copy, ignore_errors=True)  # what somebody's tidying has left of it
         os.rename(folder, copy)
     except OSError:

@@ -70,7 +70,7 @@ def test_vectors_are_those_of_the_same_folder_here(clip_folder, upload, photos, 
     assert about == expected
 
 
-def test_a_recipe_of_s3_is_made_without_looking_at_it():
+def test_a_recipe_of_s3_is_made_where_nobody_can_look_at_it():
     assert (
         make_recipe(ModelOptions(model_directory="s3://no-such-bucket/m/")).source == "s3a://no-such-bucket/m"
     )

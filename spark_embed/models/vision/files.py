@@ -12,6 +12,7 @@ from typing import Any
 
 from spark_embed.errors import ModelError, one_line
 from spark_embed.models import Recipe
+from spark_embed.models.directory.contract import is_config_of_code, untrusted
 from spark_embed.models.folder import find_config, local_folder, read_config, read_object
 from spark_embed.models.registry import EMBEDDED_MODEL
 from spark_embed.models.vision.families import FAMILIES, Family, find_family
@@ -46,6 +47,13 @@ def read_files(folder: str, recipe: Recipe, *, has_head: bool = False) -> ModelF
         ModelError: one is missing or broken, or they are of no vision model that can be used.
     """
     config = read_config(folder, recipe.source)
+    if is_config_of_code(config):  # the driver, which chose this kind, has not seen it
+        raise ModelError(
+            untrusted(recipe.source)
+            if not recipe.trust_remote_code
+            else f"--model_directory {recipe.source}: holds code of its own, and the driver, which chooses "
+            "how a model runs, cannot see that: it needs to reach the folder, too"
+        )
     is_timm = "model_type" not in config and "architecture" in config
     family = find_family("timm_wrapper" if is_timm else str(config.get("model_type")), recipe.source)
     if family is FAMILIES["timm_wrapper"]:
