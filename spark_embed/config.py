@@ -54,8 +54,8 @@ class ModelOptions(BaseModel):
     model_directory: str | None = _option(
         None,
         "Model",
-        "folder in Hugging Face layout (local or s3://), or a hub id; default: the embedded "
-        "EfficientNet-Lite0",
+        "folder in Hugging Face layout (local or s3://), a hub id, or a .yaml file that describes a remote "
+        "API; default: the embedded EfficientNet-Lite0",
         min_length=1,
     )
     revision: str | None = _option(None, "Model", "branch, tag or commit of a hub id", min_length=1)

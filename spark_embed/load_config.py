@@ -182,6 +182,21 @@ def read_yaml(path: str, called: str, *, refused: Sequence[str]) -> dict[str, An
     Raises:
         ConfigError: it cannot be read, or holds anything else.
     """
+    values = load_yaml(path, called)
+    for name in values:
+        if name not in Config.model_fields:
+            raise ConfigError(f"{called}: unknown option {name!r}{_nearest(str(name), '')}")
+        if name in refused:
+            raise ConfigError(f"{called}: {name} has no effect in this file; give it as a flag")
+    return values
+
+
+def load_yaml(path: str, called: str) -> dict[Any, Any]:
+    """Read a YAML file of names and values, here or in S3, `called` so in errors.
+
+    Raises:
+        ConfigError: it cannot be read, or holds anything else.
+    """
     try:
         values = yaml.safe_load(_read_text(path, called))
     except (yaml.YAMLError, ValueError, RecursionError) as exc:  # ValueError: a date such as 2026-02-31
@@ -192,11 +207,6 @@ def read_yaml(path: str, called: str, *, refused: Sequence[str]) -> dict[str, An
         raise ConfigError(
             f"{called}: must hold lines such as 'batch_size: 64', not a {type(values).__name__}"
         )
-    for name in values:
-        if name not in Config.model_fields:
-            raise ConfigError(f"{called}: unknown option {name!r}{_nearest(str(name), '')}")
-        if name in refused:
-            raise ConfigError(f"{called}: {name} has no effect in this file; give it as a flag")
     return values
 
 

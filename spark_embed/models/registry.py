@@ -24,24 +24,47 @@ class Kind:
         check: where the function is that looks at a recipe's files before Spark starts, module:function; it
             imports no torch. None where there is nothing to look at.
         options: those of `ModelOptions` that the class finds in `Recipe.options`.
+        read: where the function is that reads the rest of `Recipe.options` from what --model_directory names,
+            `ModelOptions` -> pairs of name and value. None where workers read all themselves.
+        account: where the function is that says, after a run, what its models have used, for metadata.json:
+            `Recipe` -> JSON values. None where there is nothing to say.
     """
 
     check: str | None = None
     options: tuple[str, ...] = ()
+    read: str | None = None
+    account: str | None = None
 
 
-KINDS: dict[str, Kind] = {IMAGE_EMBEDDER: Kind("spark_embed.models.vision.files:check_files")}
+REMOTE = "spark_embed.models.api.remote:RemoteModel"
+"""What a YAML file describes: somebody else's model, behind HTTP."""
+
+KINDS: dict[str, Kind] = {
+    IMAGE_EMBEDDER: Kind("spark_embed.models.vision.files:check_files"),
+    REMOTE: Kind(
+        read="spark_embed.models.api.file:read_options",
+        account="spark_embed.models.api.account:describe_usage",
+    ),
+}
 """By the name of the kind. One that is not here has no check and no options of its own."""
 
 
 def find_kind(options: ModelOptions) -> str:
     """Return the kind of model that the options want; driver only."""
+    if (options.model_directory or "").lower().endswith((".yaml", ".yml")):
+        return REMOTE
     return IMAGE_EMBEDDER
 
 
 def find_options(kind: str, options: ModelOptions) -> tuple[tuple[str, Any], ...]:
-    """Return the options that a kind reads from its recipe, by name."""
-    return tuple((name, getattr(options, name)) for name in KINDS.get(kind, Kind()).options)
+    """Return the options that a kind reads from its recipe, by name.
+
+    Raises:
+        ConfigError: what --model_directory names is read on the driver, and cannot be used.
+    """
+    known = KINDS.get(kind, Kind())
+    read = _find(known.read)(options) if known.read else ()
+    return (*((name, getattr(options, name)) for name in known.options), *read)
 
 
 def find_class(kind: str) -> Callable[..., Any]:
@@ -53,6 +76,12 @@ def find_check(kind: str) -> Callable[..., None]:
     """Return what looks at a recipe's files before Spark starts; on the driver, so it imports no torch."""
     check = KINDS.get(kind, Kind()).check
     return _find(check) if check else lambda recipe: None
+
+
+def find_account(kind: str) -> Callable[..., dict[str, Any]] | None:
+    """Return what says what a run's models have used; None for a kind that uses nothing to speak of."""
+    account = KINDS.get(kind, Kind()).account
+    return _find(account) if account else None
 
 
 def _find(place: str) -> Callable[..., Any]:

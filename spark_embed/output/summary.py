@@ -138,12 +138,15 @@ class RunSummary:
     executors: dict[str, Executor] = field(default_factory=dict)
     n_rows_again: int = 0
     skew: Skew | None = None
+    usage: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the summary as JSON values; what only models of several results have, only for those."""
+        """Return the summary as JSON values; what only some kinds of model have, only for those."""
         values = asdict(self)
         if not self.counts.errors_by_result:
             del values["counts"]["errors_by_result"]
+        if not self.usage:
+            del values["usage"]
         values["traffic"] = values["traffic"] or {}
         values["skew"] = values["skew"] or {}
         for executor in values["executors"].values():
@@ -207,6 +210,7 @@ class RunSummary:
             + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.timings_s.items()),
             *([f"s3      {_describe_traffic(self.traffic)}"] if self.traffic else []),
             *([f"where   {where}"] if where else []),
+            *([f"usage   {_describe_usage(self.usage)}"] if self.usage else []),
             f"verdict {self.verdict.text}",
             f"output  {self.output.output_dir}",
         ]
@@ -236,8 +240,15 @@ def _describe_traffic(traffic: S3Traffic) -> str:
     )
 
 
+def _describe_usage(usage: dict[str, Any]) -> str:
+    numbers = {name: value for name, value in usage.items() if isinstance(value, (int, float))}
+    return ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in numbers.items())
+
+
 def describe_model(model: dict[str, Any]) -> str:
     """Return one line on the model: name, length of a vector, precision, device, gain of --compile."""
+    if model["device"] == "remote":
+        return f"{model['name']} at {model['source']}"
     dim = f"{model['embedding_dim']} values, " if "embedding_dim" in model else ""
     line = f"{model['name']}, {dim}{model.get('dtype', 'no precision')} on {model['device']}"
     if min_edge := model.get("jpeg_scaling"):  # a summary of an older version says nothing of it

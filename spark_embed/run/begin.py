@@ -60,7 +60,13 @@ def bind_run(context: RunContext, plan: Plan) -> tuple[RunRecord, Binding | None
         tidy(context.output, plan.run_state)
         return old, None
     binding = make_binding(
-        context.spark, config, plan.source, plan.pending.n_left, plan.dtype, plan.jpeg_scaling
+        context.spark,
+        config,
+        plan.source,
+        plan.pending.n_left,
+        plan.dtype,
+        plan.jpeg_scaling,
+        context.output.answers,
     )
     if old:
         check_model(context, plan, old, binding)
