@@ -10,11 +10,23 @@ import json
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 
 from aiohttp import web
 from PIL import Image
 
 KEY_VARIABLE, KEY = "TEST_PROVIDER_KEY", "sk-secret-4711"
+
+CHAT = {
+    "provider": "openai_chat",
+    "model": "tiny",
+    "key": KEY_VARIABLE,
+    "prompt": "what is it?",
+    "columns": {
+        "label": "choices[0].message.content.label",
+        "certainty": "choices[0].message.content.score as float",
+    },
+}
 
 
 def make_image(what: str, number: int = 0) -> bytes:
@@ -189,9 +201,10 @@ class ProviderServer:
     async def _on_drip(self, request, mark, answer, n_asked):
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
-        for _ in range(1000):
-            await response.write(b" ")
-            await asyncio.sleep(0.02)
+        with suppress(ConnectionError):  # the client goes
+            while True:
+                await response.write(b" ")
+                await asyncio.sleep(0.02)
         return response
 
     async def _on_close(self, request, mark, answer, n_asked):
@@ -200,8 +213,17 @@ class ProviderServer:
 
     async def _on_never(self, request, mark, answer, n_asked):
         return web.json_response(
-            {"error": {"message": f"no: {request.headers['Authorization']}"}}, status=400
+            {"error": {"message": f"no: {request.headers.get('Authorization')}"}}, status=400
         )
+
+    async def _on_moved(self, request, mark, answer, n_asked):
+        return web.Response(status=307, headers={"Location": "/v1/embeddings"})
+
+    async def _on_patient(self, request, mark, answer, n_asked):
+        """Fine once so many others have been answered as its number says."""
+        while sum(self.answered.values()) < int(mark.rpartition("-")[2]):
+            await asyncio.sleep(0.01)
+        return await self._on_fine(request, mark, answer, n_asked)
 
 
 def _mark(image: bytes) -> str:

@@ -168,7 +168,7 @@ class Client:
             answer = await self._try(asked, kind, data)
         except BaseException as exc:  # noqa: BLE001  raised again where the answer is asked for
             if isinstance(exc, SparkEmbedError):
-                self._stopped = self._stopped or exc
+                exc = self._stopped = self._stopped or exc
             asked.future.set_exception(exc.without_traceback() if isinstance(exc, RowError) else exc)
         else:
             self._n_refused = self._n_failed = 0

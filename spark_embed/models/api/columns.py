@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from spark_embed.errors import RowError
+from spark_embed.errors import RowError, one_line
 from spark_embed.schema import Field, FieldType
 
 _PLACE = re.compile(r"\s*(\S+?)\s*(?:\s+as\s+(\S+))?\s*")
@@ -43,7 +43,7 @@ class Column:
         try:
             return _convert(_follow(answer, self.steps), self.field.type)
         except (LookupError, TypeError, ValueError, OverflowError, RecursionError) as exc:
-            said = f" ({exc})" if isinstance(exc, (TypeError, ValueError)) else ""
+            said = f" ({one_line(exc, 80)})" if isinstance(exc, (TypeError, ValueError)) else ""
             raise RowError(
                 "bad_answer", f"{self.field.name}: no {self.field.type} at {self.path}{said}"
             ) from exc
@@ -91,7 +91,9 @@ def _convert(value: Any, kind: FieldType) -> Any:
     if value is None:
         raise TypeError("null")
     if kind == "string":
-        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        text.encode()  # half a surrogate pair is no text
+        return text
     if kind == "boolean":
         if not isinstance(value, bool):
             raise TypeError(type(value).__name__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -59,7 +60,8 @@ async def read_reply(session: aiohttp.ClientSession, url: str, body: dict[str, A
             data = await _read(response)
             status, headers = response.status, response.headers
     except aiohttp.ClientConnectorError as exc:
-        reason = exc.os_error.strerror or type(exc.os_error).__name__
+        number = exc.os_error.errno
+        reason = os.strerror(number) if number and number > 0 else type(exc.os_error).__name__
         raise PassingError("unavailable", f"no connection: {reason}", is_unpaid=True) from exc
     except TimeoutError as exc:
         raise PassingError("timeout", "no whole answer within timeout_s") from exc

@@ -1,0 +1,228 @@
+"""Rows become requests, answers columns: one outcome each, nothing asked twice; a dead provider stops."""
+
+import hashlib
+import io
+import json
+import socket
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from spark_embed.errors import ModelError
+from spark_embed.inference.feed import FeedOptions
+from spark_embed.inference.fetch.references import Reference
+from spark_embed.models import Recipe, Site
+from spark_embed.models.api import client as client_module
+from spark_embed.models.api.account import describe_usage
+from spark_embed.models.api.file import parse_api
+from spark_embed.models.api.remote import RemoteModel
+
+from support.feeds import run_feed
+from support.provider_server import CHAT, KEY, make_image
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch):
+    monkeypatch.setattr(client_module, "_PAUSE_S", 0.01)
+
+
+@pytest.fixture
+def make_model(provider, tmp_path):
+    """Make models that ask the provider, each as in a worker of its own; they end with the test."""
+    models = []
+
+    def make(folder=None, **values):
+        api = parse_api({**CHAT, "base_url": provider.base_url, "attempts": 3, **values}, "api.yaml")
+        site = Site(str(folder or tmp_path / "answers"))
+        models.append(RemoteModel(Recipe(options=(("api", api.model_dump_json()),), site=site)))
+        return models[-1]
+
+    yield make
+    for model in models:
+        model._client.close()
+
+
+def predict(model, images, batch_size=4):
+    """Return the outcomes of rows, by the marks of their images: values of columns, or codes by result."""
+    model.begin()
+    references = [Reference(image) for image in images]
+    found = []
+    for chunk in run_feed(references, model, FeedOptions(batch_size=batch_size)):
+        values = {name: iter(column) for name, column in chunk.columns.items()}
+        for row in range(chunk.n_rows):
+            outcome = {}
+            for result in model.gives:
+                error = chunk.errors[result.name][row]
+                if error is None:
+                    outcome |= {field.name: next(values[field.name]) for field in result.fields}
+                else:
+                    outcome[result.name] = error.code, error.detail
+            found.append(outcome)
+    assert len(found) == len(images)
+    return found
+
+
+WHAT = {  # what becomes of a row: its code, and how often it is asked about
+    "fine": (None, 1),
+    "busy": (None, 2),
+    "flaky": (None, 2),
+    "crowded": ("rate_limited", 3),
+    "down": ("unavailable", 3),
+    "close": ("unavailable", 3),
+    "drip": ("timeout", 3),
+    "torn": ("bad_answer", 3),
+    "never": ("refused", 1),
+    "moved": ("refused", 1),
+}
+
+
+def test_each_row_has_one_outcome_whatever_the_provider_does(make_model, provider):
+    kinds = [*WHAT, "other", *WHAT, "other"]
+    images = [make_image(kind, number) for number, kind in enumerate(kinds)]
+    images[3:3] = [None, b"no image"]
+    found = predict(make_model(timeout_s=0.5), images)
+    assert [found.pop(3)["raw"][0] for _ in range(2)] == ["null_bytes", "not_an_image"]
+    for number, (kind, outcome) in enumerate(zip(kinds, found, strict=True)):
+        mark = f"{kind}-{number}"
+        if kind == "other":  # what was paid for is kept, though it is not what was asked for
+            assert "a cat, I think" in outcome["raw"]
+            assert outcome["parsed"][0] == "bad_answer"
+            continue
+        code, n_asked = WHAT[kind]
+        assert provider.marks[mark] == n_asked
+        if code is None:
+            assert (outcome["label"], outcome["certainty"]) == (mark, 0.5)
+            assert outcome["raw"] == provider.texts[mark]
+            assert json.loads(outcome["raw"])["prompt"] == "what is it?"
+        else:
+            assert outcome["raw"][0] == outcome["parsed"][0] == code
+            assert provider.base_url in outcome["raw"][1]
+            assert KEY not in outcome["raw"][1]
+    assert provider.keys == {f"Bearer {KEY}"}
+
+
+def test_answers_are_kept_as_they_come_and_counted(make_model, provider, tmp_path):
+    images = [make_image("fine", number) for number in range(20)] + [make_image("torn", 20)]
+    model = make_model(prices={"request": 0.01, "million_input_tokens": 1000}, concurrency=1)
+    first = predict(model, images)
+    assert predict(make_model(columns={"text": "prompt"}), images[:20])[7]["text"] == "what is it?"
+    assert provider.n_again() == 0
+    assert provider.marks.total() == 23
+    assert predict(make_model(prompt="and now?"), images[:1])[0]["label"] == first[0]["label"]
+    assert provider.marks["fine-0"] == 2  # another question
+    recipe = replace(model.recipe, site=Site(str(tmp_path / "answers")))
+    assert describe_usage(recipe) == {
+        "requests": 24,
+        "requests_maybe_paid_twice": 2,  # torn answers may have been charged for
+        "answers": 21,
+        "input_tokens": 2100,
+        "output_tokens": 210,
+        "cost_usd": 0.21 + 2.1,
+        "answered_by": {"tiny-2026-01-01": 21},
+    }
+    assert KEY not in "".join(path.read_text() for path in (tmp_path / "answers").iterdir())
+
+
+def test_a_line_that_was_cut_off_is_no_answer(make_model, provider, tmp_path):
+    images = [make_image("fine", number) for number in range(3)]
+    predict(make_model(concurrency=1), images)
+    (path,) = (tmp_path / "answers").iterdir()
+    path.write_bytes(path.read_bytes()[:-5])
+    predict(make_model(), images)
+    assert [provider.marks[f"fine-{number}"] for number in range(3)] == [1, 1, 2]
+
+
+def test_others_are_asked_about_while_the_slowest_is_waited_for(make_model, provider):
+    provider.latency_s = 0.01
+    images = [make_image("patient", 25), *(make_image("fine", number) for number in range(40))]
+    assert predict(make_model(concurrency=8), images, batch_size=2)[0]["label"] == "patient-25"
+    assert provider.most_at_once == 8
+
+
+STOPS = {
+    401: r"HTTP 401: no: \{'Bearer \*\*\*'\}: 3 requests in a row",
+    402: "HTTP 402: .*: 3 requests in a row",
+    404: "HTTP 404: .*: 3 requests in a row",
+    503: "HTTP 503: .*: 10 rows in a row, 3 attempts each",
+}
+
+
+@pytest.mark.parametrize(("status", "said"), STOPS.items())
+def test_a_dead_or_unpaid_provider_stops_the_run(make_model, provider, status, said):
+    provider.status = status
+    with pytest.raises(ModelError, match=f"^{provider.base_url}/chat/completions: {said}") as caught:
+        predict(make_model(concurrency=2), [make_image("fine", number) for number in range(40)])
+    assert KEY not in str(caught.value)
+    assert provider.marks.total() <= (5 if status < 500 else 40)
+
+
+def test_a_provider_that_is_not_there_stops_the_run(make_model):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    model = make_model(base_url=f"http://127.0.0.1:{port}/v1")
+    with pytest.raises(ModelError, match=r"no connection: .*refused: 16 rows in a row, 3 attempts each"):
+        predict(model, [make_image("fine", number) for number in range(40)])
+
+
+def test_the_run_stops_at_what_it_may_cost_and_goes_on_with_more(make_model, provider):
+    images = [make_image("fine", number) for number in range(40)]
+    costs = {"prices": {"request": 0.5}, "concurrency": 2}
+    with pytest.raises(ModelError, match=r"max_cost_usd 5 is reached: 1[0-2] answers for [56]\.\d0 USD"):
+        predict(make_model(max_cost_usd=5, **costs), images)
+    n_paid = provider.marks.total()
+    assert n_paid <= 12  # what was on its way came, too
+    with pytest.raises(ModelError, match="max_cost_usd 5 is reached"):
+        predict(make_model(max_cost_usd=5, **costs), images)
+    assert provider.marks.total() == n_paid
+    assert len(predict(make_model(max_cost_usd=50, **costs), images)) == 40
+    assert provider.n_again() == 0
+
+
+def test_a_key_that_is_not_set_is_told(make_model, monkeypatch):
+    monkeypatch.delenv(CHAT["key"])
+    with pytest.raises(ModelError, match=f"{CHAT['key']}: the environment variable with the key for http"):
+        make_model()
+
+
+def test_vectors_and_documents(make_model, provider):
+    images = [make_image("fine", number) for number in range(3)]
+    columns = {"embedding": "data[0].embedding as vector"}
+    found = predict(make_model(provider="openai_embeddings", columns=columns), images)
+    wanted = np.array([[3, 4 + number, 0] for number in range(3)], dtype=np.float32)
+    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    np.testing.assert_allclose([one["embedding"] for one in found], wanted, rtol=1e-6)
+
+    columns = {
+        "html": "content.html",
+        "kinds": "elements[*].category as array<string>",
+        "n": "usage.pages as int",
+    }
+    columns["formats"] = "content.markdown"
+    fields = {"ocr": "force", "output_formats": ["html", "text"]}
+    found = predict(make_model(provider="document_parse", columns=columns, fields=fields, prompt=""), images)
+    assert found[1]["html"] == "<p>fine-1</p>"
+    assert (found[1]["kinds"], found[1]["n"]) == (["paragraph", "table"], 2)
+    assert json.loads(found[1]["formats"]) == ["html", "text"]
+
+
+def test_a_large_image_is_sent_smaller_and_a_small_one_as_it_is(make_model, monkeypatch):
+    sent = []
+    model = make_model(max_edge=64)
+    monkeypatch.setattr(model._client, "ask", lambda kind, data: sent.append((kind, data)))
+    large = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    Image.new("RGB", (400, 200), "red").save(large, "JPEG", exif=exif)
+    small = make_image("fine")
+    for data in (large.getvalue(), small):
+        model.prepare(type("Inputs", (), {"image": data}))
+    with Image.open(io.BytesIO(sent[0][1])) as image:
+        assert image.size == (32, 64)
+    assert sent[1] == ("image/png", small)
+    assert model.describe()["max_edge"] == 64
+    key = model._asking.key(small)
+    assert key != make_model(max_edge=32)._asking.key(small)
+    assert len(key) == len(hashlib.sha256().hexdigest())
