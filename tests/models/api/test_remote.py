@@ -3,7 +3,10 @@
 import hashlib
 import io
 import json
+import os
 import socket
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -16,11 +19,15 @@ from spark_embed.inference.fetch.references import Reference
 from spark_embed.models import Recipe, Site
 from spark_embed.models.api import client as client_module
 from spark_embed.models.api.account import describe_usage
+from spark_embed.models.api.answers import read_kept
 from spark_embed.models.api.file import parse_api
 from spark_embed.models.api.remote import RemoteModel
+from spark_embed.storage import list_names
 
+from support.checkout import REPOSITORY, TESTS
 from support.feeds import run_feed
 from support.provider_server import CHAT, KEY, make_image
+from support.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -125,6 +132,40 @@ def test_answers_are_kept_as_they_come_and_counted(make_model, provider, tmp_pat
     assert KEY not in "".join(path.read_text() for path in (tmp_path / "answers").iterdir())
 
 
+FEED = """
+import sys
+from spark_embed.inference.feed import FeedOptions
+from spark_embed.inference.fetch.references import Reference
+from spark_embed.models import Recipe, Site
+from spark_embed.models.api.remote import RemoteModel
+from support.feeds import run_feed
+from support.provider_server import make_image
+
+model = RemoteModel(Recipe(options=(("api", sys.argv[1]),), site=Site(sys.argv[2])))
+model.begin()
+images = [Reference(make_image("fine", number)) for number in range(60)]
+list(run_feed(images, model, FeedOptions(batch_size=4)))
+"""
+
+
+@pytest.mark.slow
+def test_after_a_kill_only_what_was_in_flight_is_asked_again(make_model, provider, tmp_path):
+    provider.latency_s = 0.02
+    model = make_model(concurrency=4)
+    words = [sys.executable, "-c", FEED, model.recipe.option("api"), str(tmp_path / "answers")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (REPOSITORY, TESTS)))}
+    process = subprocess.Popen(words, env=environment)
+    wait_until(lambda: provider.marks.total() >= 30, "30 requests")
+    process.kill()
+    process.wait()
+    images = [make_image("fine", number) for number in range(60)]
+    assert [one["label"] for one in predict(model, images)] == [f"fine-{number}" for number in range(60)]
+    assert provider.marks.total() - 60 <= 4
+    usage = describe_usage(model.recipe)
+    assert provider.marks.total() <= usage["requests"] <= 60 + 4  # noted, and killed before it went
+    assert usage["requests_maybe_paid_twice"] == usage["requests"] - 60
+
+
 def test_a_line_that_was_cut_off_is_no_answer(make_model, provider, tmp_path):
     images = [make_image("fine", number) for number in range(3)]
     predict(make_model(concurrency=1), images)
@@ -132,6 +173,21 @@ def test_a_line_that_was_cut_off_is_no_answer(make_model, provider, tmp_path):
     path.write_bytes(path.read_bytes()[:-5])
     predict(make_model(), images)
     assert [provider.marks[f"fine-{number}"] for number in range(3)] == [1, 1, 2]
+
+
+def test_in_s3_answers_are_kept_in_few_objects(make_model, provider, s3_root):
+    images = [make_image("fine", number) for number in range(120)]
+    folder = f"{s3_root}/answers"
+    model = make_model(folder)
+    predict(model, images)
+    assert 2 <= len(list_names(folder)) <= 3  # the last are in memory
+    assert predict(model, images[-1:])[0]["label"] == "fine-119"
+    model._client.close()
+    wait_until(lambda: len(list_names(folder)) == 3, "the last object")
+    found = predict(make_model(folder), images)
+    assert [one["label"] for one in found] == [f"fine-{number}" for number in range(120)]
+    assert provider.marks.total() == 120
+    assert read_kept(folder).n_answers == read_kept(folder).n_sent == 120
 
 
 def test_others_are_asked_about_while_the_slowest_is_waited_for(make_model, provider):
