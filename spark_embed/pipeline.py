@@ -96,7 +96,8 @@ def run(spark: SparkSession | Session, config: Config, clock: Clock | None = Non
             progress.publishing()
             ledger = publisher.finish(unreadable)
         summary = summarize(context, RunResult(plan, record, ledger, publisher.of_this_run, bad, binding))
-        delete(output.answers)  # all rows that can be read have their results: nobody will ask again
+        if summary.usage:  # all rows that can be read have their results: nobody will ask again
+            delete(output.answers)
         progress.done()
     if bad and config.fail_on_bad_shard:
         raise bad_shards_error(bad, "all others are done and published", summary.text())

@@ -45,7 +45,7 @@ class Answers:
         self._folder = folder
         self._is_remote = folder is not None and is_s3(folder)
         self._name = uuid.uuid4().hex
-        self._lock = threading.Lock()
+        self._lock, self._refreshing = threading.Lock(), threading.Lock()
         self._places: dict[bytes, _Place | str] = {}  # a str: the line itself, which is not stored yet
         self._read_to: dict[str, int] = {}
         self._usage, self._n_answers = Counter[str](), 0
@@ -67,12 +67,12 @@ class Answers:
         """
         if self._folder is None:
             return
-        new = [
-            (path, self._read_to.get(path, 0))
-            for path, n_bytes in _list(self._folder)
-            if n_bytes > self._read_to.get(path, 0) and self._name not in path
-        ]
-        with ThreadPoolExecutor(_READ_THREADS) as pool:
+        with self._refreshing, ThreadPoolExecutor(_READ_THREADS) as pool:
+            new = [
+                (path, self._read_to.get(path, 0))
+                for path, n_bytes in _list(self._folder)
+                if n_bytes > self._read_to.get(path, 0) and self._name not in path
+            ]
             for (path, start), data in zip(new, pool.map(lambda one: _read(*one), new), strict=True):
                 with self._lock:
                     self._read_to[path] = self._take_in(path, start, data)

@@ -7,7 +7,6 @@ attempts. What a provider that is dead, unpaid or wrongly named answers stops th
 from __future__ import annotations
 
 import asyncio
-import random
 import threading
 import time
 from concurrent.futures import Future, wait
@@ -21,20 +20,14 @@ from spark_embed.errors import ModelError, RowError, SparkEmbedError
 from spark_embed.models.api.answers import Answers
 from spark_embed.models.api.file import ApiFile
 from spark_embed.models.api.pace import Pace
+from spark_embed.models.api.patience import Patience
 from spark_embed.models.api.providers import Asking, cost_usd
 from spark_embed.models.api.replies import PassingError, RefusedError, read_answer, read_reply
 
-# The pause after the first failure; it doubles with each. Jitter takes away up to half of it.
-_PAUSE_S, _MAX_PAUSE_S = 0.5, 30.0
-_MAX_RETRY_AFTER_S = 300.0
 _CONNECT_S = 10.0
 _LOOK_EVERY_S = 0.5
 _REFRESH_S = 10.0
-
-# Without an answer between them: so many requests that no provider of ours would refuse for the image's sake,
-# or so many rows that ran out of attempts, and at least as many as are asked at once.
-_MAX_REFUSED = 3
-_MAX_FAILED = 10
+_MIN_SECRET_CHARS = 12  # servers that want none are given a word, which may be in any answer
 
 
 @dataclass
@@ -71,7 +64,8 @@ class Client:
         self._waiting = threading.BoundedSemaphore(2 * api.concurrency)  # images held in memory
         self._term = 0
         self._stopped: SparkEmbedError | None = None
-        self._n_refused = self._n_failed = 0
+        self._patience = Patience(api.attempts, api.concurrency)
+        self._n_in_flight = 0
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._turns = asyncio.Semaphore(api.concurrency)
@@ -85,6 +79,8 @@ class Client:
     def begin(self) -> None:
         """Begin a task: what earlier ones have left unasked is not asked; others' answers are taken in."""
         self._term += 1
+        self._stopped = None  # in a run that is tried again
+        self._patience.renew()
         self._answers.refresh()
         self._refreshed = time.monotonic()
 
@@ -113,6 +109,7 @@ class Client:
         """
         while not wait([asked.future], _LOOK_EVERY_S).done:
             self._check()
+        self._check()
         return asked.future.result()
 
     def close(self) -> None:
@@ -121,7 +118,12 @@ class Client:
             self._loop.call_soon_threadsafe(self._closing.set)
 
     def _check(self) -> None:
+        """Raise what stops the run, once the answers to all that has gone are kept."""
         if self._stopped is not None:
+            give_up = time.monotonic() + self._api.timeout_s
+            while self._n_in_flight and time.monotonic() < give_up:
+                time.sleep(_LOOK_EVERY_S / 10)
+            self._answers.flush()
             raise self._stopped
         if not self._thread.is_alive():
             raise RuntimeError("the thread that asks has died")
@@ -171,7 +173,7 @@ class Client:
                 exc = self._stopped = self._stopped or exc
             asked.future.set_exception(exc.without_traceback() if isinstance(exc, RowError) else exc)
         else:
-            self._n_refused = self._n_failed = 0
+            self._patience.renew()
             asked.future.set_result(answer)
         finally:
             self._waiting.release()
@@ -184,24 +186,11 @@ class Client:
                 async with self._turns:
                     return await self._ask(asked, kind, data)
             except RefusedError as exc:
-                self._n_refused += exc.is_of_all
-                if self._n_refused >= _MAX_REFUSED:
-                    raise ModelError(f"{self._said(exc)}: {self._n_refused} requests in a row") from exc
-                raise RowError("refused", self._said(exc)) from exc
+                raise self._patience.refused(exc, self._said(exc)) from exc
             except PassingError as exc:
                 n_failed += 1
-                if exc.wait_s > _MAX_RETRY_AFTER_S:
-                    text = f"{self._said(exc)}: it asks to be left alone for {exc.wait_s:,.0f} s"
-                    raise ModelError(text) from exc
+                pause_s = self._patience.pause_s(exc, self._said(exc), n_failed)
                 self._pace.hold(exc.wait_s)
-                if n_failed >= self._api.attempts:
-                    self._n_failed += exc.code != "bad_answer"
-                    if self._n_failed >= max(_MAX_FAILED, self._api.concurrency):
-                        text = f"{self._said(exc)}: {self._n_failed} rows in a row, {n_failed} attempts each"
-                        raise ModelError(text) from exc
-                    raise RowError(exc.code, self._said(exc)) from exc
-                longest = min(_MAX_PAUSE_S, _PAUSE_S * 2 ** (n_failed - 1))
-                pause_s = max(exc.wait_s, longest * random.uniform(0.5, 1.0))  # noqa: S311  no secret
             await asyncio.sleep(pause_s)
 
     async def _ask(self, asked: Asked, kind: str, data: bytes) -> Answer:
@@ -211,22 +200,30 @@ class Client:
             RefusedError, PassingError: there is no answer.
             SparkEmbedError: the run must stop.
         """
+        self._check_wanted(asked)
         reckoned = await self._pace.turn()
-        if asked.term != self._term:
-            raise asyncio.CancelledError
         await self._check_cost()
-        if self._stopped is not None:
-            raise self._stopped
         session = await self._session
+        self._check_wanted(asked)
         self._answers.sent(asked.key)
-        started = time.monotonic()
+        self._n_in_flight += 1
         try:
-            text = await read_reply(session, self._asking.url, self._asking.body(kind, data))
+            return await self._receive(session, asked, self._asking.body(kind, data), reckoned)
         except (RefusedError, PassingError) as exc:
             if exc.is_unpaid:
                 self._answers.unpaid(asked.key)
             raise
-        text = text.replace(self._secret, "***") if self._secret else text
+        finally:
+            self._n_in_flight -= 1
+
+    async def _receive(
+        self, session: aiohttp.ClientSession, asked: Asked, body: dict[str, Any], reckoned: float
+    ) -> Answer:
+        """Send a request, and keep its answer."""
+        started = time.monotonic()
+        text = await read_reply(session, self._asking.url, body)
+        if self._secret and len(self._secret) >= _MIN_SECRET_CHARS:
+            text = text.replace(self._secret, "***")
         value = read_answer(text)
         seconds = time.monotonic() - started
         usage = self._asking.usage(value)
@@ -236,6 +233,13 @@ class Client:
         if self._answers.is_due:
             await self._flush()
         return Answer(text, value, seconds)
+
+    def _check_wanted(self, asked: Asked) -> None:
+        """Ask no more for a task that has ended, or for a run that stops."""
+        if self._stopped is not None:
+            raise self._stopped
+        if asked.term != self._term:
+            raise asyncio.CancelledError
 
     async def _check_cost(self) -> None:
         """Stop where the limit is reached; what other processes have spent is looked up now and then."""

@@ -14,12 +14,12 @@ from spark_embed.config import ModelOptions
 from spark_embed.errors import ConfigError, ModelError
 from spark_embed.load_config import load_yaml
 from spark_embed.models.api.columns import Column, parse_column
-from spark_embed.schema import RESERVED
+from spark_embed.schema import EMBEDDING, RESERVED, error_column
 
 Provider = Literal["openai_chat", "openai_embeddings", "document_parse"]
 
-RAW = "raw"
-"""The column with an answer as it came."""
+RAW, PARSED = "raw", "parsed"
+"""The results: an answer as it came, in a column of that name, and what is made of it."""
 
 _PLAIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -106,7 +106,8 @@ class ApiFile(BaseModel):
     @field_validator("columns")
     @classmethod
     def _check_columns(cls, values: dict[str, str]) -> dict[str, str]:
-        taken = {RAW, *(name.lower() for name in RESERVED if name != "embedding")}
+        reserved = {name.lower() for name in RESERVED if name != EMBEDDING}
+        taken = {RAW, error_column(RAW), error_column(PARSED), *reserved}
         for name, place in values.items():
             if not _PLAIN_NAME.fullmatch(name) or name.lower() in taken:
                 raise ValueError(f"{name!r} cannot be a column's name: letters, digits, _; not {RAW}")

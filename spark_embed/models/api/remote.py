@@ -20,14 +20,11 @@ from spark_embed.models import Inputs, Prediction, Recipe, Takes, Values
 from spark_embed.models.api.answers import Answers
 from spark_embed.models.api.client import Answer, Asked, Client
 from spark_embed.models.api.columns import Column
-from spark_embed.models.api.file import RAW, ApiFile
+from spark_embed.models.api.file import PARSED, RAW, ApiFile
 from spark_embed.models.api.pace import Pace
 from spark_embed.models.api.providers import ASKING, media_type
 from spark_embed.models.api.shrink import shrink
 from spark_embed.schema import Field, Result
-
-PARSED = "parsed"
-"""The result that is made of an answer; its code where an answer does not hold it: `parsed_error`."""
 
 _ROWS_AHEAD = 4  # for each request at once: so many rows wait for the slowest before the others have to
 

@@ -52,6 +52,7 @@ def test_a_run_that_stops_for_its_cost_goes_on_and_documents_become_a_table(spar
     described = {"provider": "document_parse", "model": "document-parse", "key": None, "prompt": ""}
     described |= {"fields": {"output_formats": ["html"]}, "prices": {"page": 0.01}}
     options = start(max_cost_usd=1, columns={"text": "content.text"}, **described)
+    provider.latency_s = 0.02
     images = [make_image("never", 1000), None, make_image("other", 1001)]
     pq.write_table(pa.table({"png": images}), tmp_path / "in/more.parquet")
     with pytest.raises(ModelError, match="max_cost_usd 1 is reached"):

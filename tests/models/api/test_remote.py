@@ -17,7 +17,7 @@ from spark_embed.errors import ModelError
 from spark_embed.inference.feed import FeedOptions
 from spark_embed.inference.fetch.references import Reference
 from spark_embed.models import Recipe, Site
-from spark_embed.models.api import client as client_module
+from spark_embed.models.api import patience
 from spark_embed.models.api.account import describe_usage
 from spark_embed.models.api.answers import read_kept
 from spark_embed.models.api.file import parse_api
@@ -32,7 +32,7 @@ from support.waiting import wait_until
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch):
-    monkeypatch.setattr(client_module, "_PAUSE_S", 0.01)
+    monkeypatch.setattr(patience, "_PAUSE_S", 0.01)
 
 
 @pytest.fixture
