@@ -1,11 +1,18 @@
 """The YAML file of a remote model: what is wrong in it is told in one line; paths become typed columns."""
 
+import re
+
 import pytest
+import yaml
 
 from spark_embed.config import ModelOptions
 from spark_embed.errors import ConfigError, RowError
 from spark_embed.inference.udf import make_recipe
 from spark_embed.models.api.columns import parse_column
+from spark_embed.models.api.file import parse_api
+from spark_embed.models.api.providers import ASKING
+
+from support.checkout import REPOSITORY
 
 GOOD = "provider: openai_chat\nbase_url: http://localhost:8000/v1\nmodel: m\n"
 
@@ -41,6 +48,12 @@ def test_what_is_wrong_is_told_in_one_line(tmp_path, text, said):
     assert said in line
     assert "\n" not in line
     assert "sk-4711" not in line
+
+
+def test_the_examples_of_the_page_are_right():
+    blocks = re.findall(r"```yaml\n(.*?)```", (REPOSITORY / "docs/api.md").read_text(), re.DOTALL)
+    described = [parse_api(yaml.safe_load(block), "docs/api.md") for block in blocks]
+    assert {one.provider for one in described} == set(ASKING)
 
 
 ANSWER = {
