@@ -138,7 +138,7 @@ class ApiFile(BaseModel):
             return value
         raise ModelError(
             f"{self.key}: the environment variable with the key for {self.base_url} is not set where the "
-            f"tasks run; set it (on a cluster with spark.executorEnv.{self.key})"
+            "tasks run: set it in the environment of the driver or, on a cluster, of the executors"
         )
 
 
