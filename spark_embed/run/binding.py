@@ -72,14 +72,27 @@ class Binding:
         return embed_table(table, self.preflight.recipe, self.options, self.profile_dir, tally)
 
 
+@dataclass(frozen=True)
+class Known:
+    """What a run knows before its preflight.
+
+    Attributes:
+        dtype: what "auto" has been resolved to by an earlier run that this one goes on with.
+        jpeg_scaling: what that run has decided of --jpeg_scaling auto.
+        folder: of the run's state, for what models must not lose; None: nothing is kept.
+    """
+
+    dtype: str | None = None
+    jpeg_scaling: bool | None = None
+    folder: str | None = None
+
+
 def make_binding(
     spark: SparkSession,
     config: Config,
     source: ParquetSource,
     n_rows: int,
-    dtype: str | None = None,
-    jpeg_scaling: bool | None = None,
-    folder: str | None = None,
+    known: Known,
 ) -> Binding:
     """Run the preflight with the best transport that works, and bind the run to its answers.
 
@@ -88,9 +101,7 @@ def make_binding(
         config: the options.
         source: the data set.
         n_rows: rows to embed.
-        dtype: what "auto" has been resolved to by an earlier run that this one goes on with.
-        jpeg_scaling: what that run has decided of --jpeg_scaling auto.
-        folder: of the run's state, for what models must not lose; None: nothing is kept.
+        known: before the preflight.
     """
     if config.model_directory is None:
         logger.info(
@@ -103,11 +114,11 @@ def make_binding(
         config.parity_samples,
         config.parity_min_cosine,
         None if config.batch_size == "auto" else config.batch_size,
-        False if config.jpeg_scaling == "off" else jpeg_scaling,
+        False if config.jpeg_scaling == "off" else known.jpeg_scaling,
     )
-    recipe = replace(make_recipe(config), site=_find_site(spark, folder))
-    if recipe.dtype == "auto" and dtype:
-        recipe = replace(recipe, dtype=dtype)
+    recipe = replace(make_recipe(config), site=_find_site(spark, known.folder))
+    if recipe.dtype == "auto" and known.dtype:
+        recipe = replace(recipe, dtype=known.dtype)
     unreachable: list[str] = []
     for transport in source.transports(config.image_transport):
         source = replace(source, transport=transport)
