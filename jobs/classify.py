@@ -3,9 +3,7 @@
 Thin on purpose, as embed.py.
 """
 
-import sys
-
-from spark_embed.cli.main import main
+from spark_embed.cli.task import run
 
 if __name__ == "__main__":
-    sys.exit(main(["--task", "classify", *sys.argv[1:]]))
+    run(["--task", "classify"])

@@ -68,7 +68,7 @@ Layouts = Literal["auto", "parquet", "webdataset", "img2dataset_files", "image_f
 S3Jars = Literal["slim", "full", "none"]
 
 
-Task = Literal["embed", "classify", "auto"]
+Task = Literal["embed", "classify", "label", "auto"]
 
 
 class ModelOptions(BaseModel):
@@ -79,14 +79,15 @@ class ModelOptions(BaseModel):
     task: Task = _option(
         "embed",
         "Model",
-        "embed: a vector of each image; classify: labels by the model's head; auto: classify if config.json "
-        "names a class ForImageClassification, else embed",
+        "embed: a vector of each image; classify: labels by the model's head; label: what a remote API says; "
+        "auto: classify if config.json names a class ForImageClassification, else embed; a folder with code, "
+        "and an API, say themselves what they give",
     )
     model_directory: str | None = _option(
         None,
         "Model",
-        "folder in Hugging Face layout or with code of its own (local or s3://), or a hub id; default: the "
-        "embedded EfficientNet-Lite0",
+        "folder in Hugging Face layout or with code of its own (local or s3://), a hub id, or a .yaml file "
+        "that describes a remote API; default: the embedded EfficientNet-Lite0",
         min_length=1,
     )
     revision: str | None = _option(None, "Model", "branch, tag or commit of a hub id", min_length=1)

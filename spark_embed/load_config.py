@@ -124,8 +124,8 @@ def _read_flags(argv: Sequence[str]) -> dict[str, Any]:
         description="Turn a folder of images in parquet shards into a folder of embeddings, with Spark. "
         "'spark-embed status OUTPUT_DIR' says how far a run is, 'spark-embed verify OUTPUT_DIR' whether what "
         "it wrote is whole, 'spark-embed estimate --input_dir ...' what a run will take, 'spark-embed "
-        "check-model FOLDER' whether a model folder with code can be used; 'spark-embed emr' runs it on Amazon "
-        "EMR. Each has a --help.",
+        "check-model FOLDER' whether a model folder with code can be used; 'spark-embed emr' runs the job on "
+        "Amazon EMR. Each has a --help.",
         epilog="exit codes: " + "; ".join(f"{code} {text}" for code, text in EXIT_CODES.items()),
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
@@ -184,6 +184,21 @@ def read_yaml(path: str, called: str, *, refused: Sequence[str]) -> dict[str, An
     Raises:
         ConfigError: it cannot be read, or holds anything else.
     """
+    values = load_yaml(path, called)
+    for name in values:
+        if name not in Config.model_fields:
+            raise ConfigError(f"{called}: unknown option {name!r}{_nearest(str(name), '')}")
+        if name in refused:
+            raise ConfigError(f"{called}: {name} has no effect in this file; give it as a flag")
+    return values
+
+
+def load_yaml(path: str, called: str) -> dict[Any, Any]:
+    """Read a YAML file of names and values, here or in S3, `called` so in errors.
+
+    Raises:
+        ConfigError: it cannot be read, or holds anything else.
+    """
     try:
         values = yaml.safe_load(_read_text(path, called))
     except (yaml.YAMLError, ValueError, RecursionError) as exc:  # ValueError: a date such as 2026-02-31
@@ -194,11 +209,6 @@ def read_yaml(path: str, called: str, *, refused: Sequence[str]) -> dict[str, An
         raise ConfigError(
             f"{called}: must hold lines such as 'batch_size: 64', not a {type(values).__name__}"
         )
-    for name in values:
-        if name not in Config.model_fields:
-            raise ConfigError(f"{called}: unknown option {name!r}{_nearest(str(name), '')}")
-        if name in refused:
-            raise ConfigError(f"{called}: {name} has no effect in this file; give it as a flag")
     return values
 
 

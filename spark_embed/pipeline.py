@@ -100,6 +100,8 @@ def run(spark: SparkSession | Session, config: Config, clock: Clock | None = Non
         left = publisher.n_rows_left if limit.is_reached else 0
         result = RunResult(plan, record, ledger, publisher.of_this_run, bad, binding, left)
         summary = summarize(context, result)
+        if summary.usage and not left:  # all rows that can be read have their results: nobody will ask again
+            delete(output.answers)
         progress.done(is_stopped=limit.is_reached)
     check_whole(limit, plan, publisher, bad, summary)
     return summary

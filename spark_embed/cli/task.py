@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from spark_embed.cli.main import run_command
 from spark_embed.platforms import platform
@@ -12,8 +13,8 @@ class TaskError(RuntimeError):
     """The end of a task that failed, inside a process that goes on; its text says what was wrong."""
 
 
-def run() -> None:
-    """Run the command with the arguments of this process.
+def run(task: Sequence[str] = ()) -> None:
+    """Run the command with the arguments of this process, after those of `task`, which they beat.
 
     Databricks executes the file of a task in an IPython shell: a SystemExit there, of exit code 0, too, is no
     end but an error of the platform's (INTERNAL_ERROR), which it tries again whatever max_retries says. What
@@ -23,7 +24,7 @@ def run() -> None:
         TaskError: the command failed, on Databricks.
         SystemExit: it failed, in a process of its own.
     """
-    outcome = run_command()
+    outcome = run_command([*task, *sys.argv[1:]])
     if outcome.code and platform() == "databricks":
         raise TaskError(outcome.error)
     if outcome.code:

@@ -97,7 +97,7 @@ def run_feed(
     """Yield the outcome of every row, in order, in chunks that hold at most one forward pass.
 
     `rows` are read ahead of the forward pass by about two batches, and further where urls have to be
-    downloaded; always by the calling thread.
+    downloaded, or the model asks for it (`Takes.ahead`); always by the calling thread.
     Batches are `options.batch_size` good rows, however they arrive; smaller are the last
     one, and one that `MAX_ROWS_PER_CHUNK` rows did not fill because nearly all of them were bad.
 
@@ -113,7 +113,8 @@ def run_feed(
     ahead = ReadAhead(_located(rows, model, options.fetch), options.fetch)
     max_rows = max(MAX_ROWS_PER_CHUNK, options.batch_size)
     chunk = _Chunk()
-    items = _iterate_items(ahead, pool, options, lambda stage: chunk.lap(stage))
+    n_ahead = max(2 * options.batch_size + options.n_threads, model.takes.ahead)
+    items = _iterate_items(ahead, pool, options.n_threads, n_ahead, lambda stage: chunk.lap(stage))
     try:
         for item in items:
             chunk.add(item)
@@ -139,10 +140,9 @@ def _located(
 
 
 def _iterate_items(
-    rows: ReadAhead, pool: DecodePool[Row, _Item], options: FeedOptions, lap: Callable[[str], None]
+    rows: ReadAhead, pool: DecodePool[Row, _Item], n_threads: int, ahead: int, lap: Callable[[str], None]
 ) -> Iterator[_Item]:
     """Yield what every row gave, in order; keep the pool supplied; say what the time went to."""
-    ahead = 2 * options.batch_size + options.n_threads
     waiting: deque[Job[Row, _Item]] = deque()
     while True:
         while len(waiting) < ahead and (row := rows.next()) is not None:
@@ -150,7 +150,7 @@ def _iterate_items(
         lap("read_s")
         if waiting:
             # Downloads are what is waited for, too, where they leave decode threads without work.
-            starved = len(waiting) <= options.n_threads and rows.is_downloading
+            starved = len(waiting) <= n_threads and rows.is_downloading
             job = waiting.popleft()
             item = pool.result(job)
             rows.release(job.given)

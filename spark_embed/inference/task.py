@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -100,9 +101,8 @@ def load_worker_model(recipe: Recipe) -> tuple[Model, bool]:
     fill_environment(recipe.secrets)
     model, loaded = load_model(recipe)
     if loaded:
-        if n_cpus := task_cpus():
-            import torch  # executors only
-
+        # A model that has not imported it does without.
+        if (n_cpus := task_cpus()) and (torch := sys.modules.get("torch")):
             torch.set_num_threads(n_cpus)
         if TaskContext.get() is not None:
             keep_freed_memory()
@@ -111,3 +111,9 @@ def load_worker_model(recipe: Recipe) -> tuple[Model, bool]:
             gc.collect()
             gc.freeze()
     return model, loaded
+
+
+def begin_task(model: Model) -> None:
+    """Tell a model that a task begins, if it wants to know."""
+    if begin := getattr(model, "begin", None):
+        begin()

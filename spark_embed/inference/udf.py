@@ -35,6 +35,7 @@ from spark_embed.inference.fetch.references import FetchPolicy
 from spark_embed.inference.profile import profiled
 from spark_embed.inference.tally import Tally, tallied
 from spark_embed.inference.task import (
+    begin_task,
     executor_name,
     has_failed_before,
     load_worker_model,
@@ -194,6 +195,7 @@ def embed_arrays(
     with placed(recipe) as recipe:
         model, loaded = load_worker_model(recipe)
         _check_is_as_planned(model, recipe)
+        begin_task(model)
         load_s = time.perf_counter() - told if loaded else 0.0
         stats: Stats = {"n_tasks": 1, "n_model_loads": int(loaded), "load_s": load_s}
         where: Stats = {"executor": executor_name(), "device": model.recipe.device}

@@ -38,11 +38,14 @@ class Takes:
         columns: names of the data set's own columns.
         edge: to how many pixels `prepare` resizes the shorter side, or the longer of two fixed ones. JPEGs
             much larger than that may then be decoded at a smaller scale, with `Inputs.box`. None: never.
+        ahead: how many rows `prepare` is to have begun beyond the oldest that is waited for, at least: of a
+            model whose work is done elsewhere meanwhile. 0: as many as keep this machine busy.
     """
 
     image: Literal["pixels", "bytes"] | None = "pixels"
     columns: tuple[str, ...] = ()
     edge: int | None = None
+    ahead: int = 0
 
 
 class Inputs(NamedTuple):
@@ -74,6 +77,22 @@ class Inputs(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Site:
+    """Where a run's models are at work: what a worker cannot find out, and decides no result.
+
+    Attributes:
+        folder: of the run's state, for what a model must not lose; the run deletes it when it has come to its
+            end. None: there is none.
+        n_tasks: that run at once, at most: what all of them may do together is divided by it.
+        n_executors: that run them; None where nobody knows.
+    """
+
+    folder: str | None = None
+    n_tasks: int = 1
+    n_executors: int | None = None
+
+
+@dataclass(frozen=True)
 class Recipe:
     """How to build a model. Small, hashable and picklable: it is the key of the worker's cache.
 
@@ -91,6 +110,7 @@ class Recipe:
         secrets: variables that the worker's environment needs, and where their values are (--secrets).
         takes, gives: what the model needs of a row and makes of it; of another kind than an image embedder,
             only its loading tells (`resolved`).
+        site: of the run; the driver fills it in.
     """
 
     source: str = EMBEDDED_MODEL
@@ -107,6 +127,7 @@ class Recipe:
     options: tuple[tuple[str, Any], ...] = ()
     takes: Takes = Takes()
     gives: Results = EMBEDDING_RESULTS
+    site: Site = Site()
 
     def option(self, name: str) -> Any:
         """Return the value of an option of the kind.
@@ -125,7 +146,8 @@ class Recipe:
                 **values,
                 "options": tuple((name, _hashable(value)) for name, value in values["options"]),
                 "secrets": tuple(values["secrets"]),
-                "takes": Takes(takes["image"], tuple(takes["columns"]), takes["edge"]),
+                "takes": Takes(**{**takes, "columns": tuple(takes["columns"])}),
+                "site": Site(**values["site"]),
                 "gives": read_results(values["gives"]),
             }
         )
@@ -144,15 +166,19 @@ class Prediction:
         failures: by result, the rows that lack it, by index; their values are not to be used.
         batch_limit: rows that fit into one forward pass on this device, once more of them did not; None
             while all of them fit.
+        row_s: seconds that a row takes a task, where the clock does not tell: what is there already.
     """
 
     columns: dict[str, Values]
     failures: dict[str, dict[int, RowError]] = field(default_factory=dict)
     batch_limit: int | None = None
+    row_s: float | None = None
 
 
 class Model(Protocol):
     """One loaded model, in one worker process.
+
+    It may have a method `begin()`, which is called when a task begins, before its first row.
 
     Attributes:
         takes: what it needs of a row.

@@ -33,6 +33,7 @@ _BEGUN = (
     "run.json",
     "lock.json",
     "progress.json",
+    "answers",
     "shards.parquet",
     "index",
     "extras",
@@ -133,6 +134,11 @@ class Output:
     def wave(self, name: str) -> str:
         """Return the folder of one wave's data."""
         return os.path.join(self.waves, name)
+
+    @property
+    def answers(self) -> str:
+        """Folder of what models keep while rows are pending, such as answers that were paid for."""
+        return os.path.join(self.state, "answers")
 
     @property
     def extras(self) -> str:

@@ -144,12 +144,15 @@ class RunSummary:
     n_rows_again: int = 0
     skew: Skew | None = None
     cost: Cost | None = None
+    usage: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the summary as JSON values; what only models of several results have, only for those."""
+        """Return the summary as JSON values; what only some kinds of model have, only for those."""
         values = asdict(self)
         if not self.counts.errors_by_result:
             del values["counts"]["errors_by_result"]
+        if not self.usage:
+            del values["usage"]
         values["traffic"] = values["traffic"] or {}
         values["skew"] = values["skew"] or {}
         values["cost"] = values["cost"] or {}
@@ -218,6 +221,7 @@ class RunSummary:
             *([f"s3      {_describe_traffic(self.traffic)}"] if self.traffic else []),
             *([f"where   {where}"] if where else []),
             *([f"cost    {self.cost.text()}{of_this_run}"] if self.cost else []),
+            *([f"usage   {_describe_usage(self.usage)}"] if self.usage else []),
             f"verdict {self.verdict.text}",
             f"output  {self.output.output_dir}",
         ]
@@ -247,8 +251,15 @@ def _describe_traffic(traffic: S3Traffic) -> str:
     )
 
 
+def _describe_usage(usage: dict[str, Any]) -> str:
+    numbers = {name: value for name, value in usage.items() if isinstance(value, (int, float))}
+    return ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in numbers.items())
+
+
 def describe_model(model: dict[str, Any]) -> str:
     """Return one line on the model: name, labels, size of a vector, precision, device, gain of --compile."""
+    if model["device"] == "remote":
+        return f"{model['name']} at {model['source']}"
     labels = f"{model['n_labels']:,} labels, " if "n_labels" in model else ""
     dim = f"{model['embedding_dim']} values, " if "embedding_dim" in model else ""
     line = f"{model['name']}, {labels}{dim}{model.get('dtype', 'no precision')} on {model['device']}"

@@ -18,7 +18,7 @@ from spark_embed.output.folder import Output
 from spark_embed.output.records import RunRecord
 from spark_embed.output.resume import tidy
 from spark_embed.output.state import write_run
-from spark_embed.run.binding import Binding, make_binding
+from spark_embed.run.binding import Binding, Known, make_binding
 from spark_embed.run.context import RunContext
 from spark_embed.run.plan import Plan, data_fingerprint
 from spark_embed.run.retry import files_with_errors
@@ -59,9 +59,8 @@ def bind_run(context: RunContext, plan: Plan) -> tuple[RunRecord, Binding | None
         context.check()
         tidy(context.output, plan.run_state)
         return old, None
-    binding = make_binding(
-        context.spark, config, plan.source, plan.pending.n_left, plan.dtype, plan.jpeg_scaling
-    )
+    known = Known(plan.dtype, plan.jpeg_scaling, context.output.answers)
+    binding = make_binding(context.spark, config, plan.source, plan.pending.n_left, known)
     if old:
         check_model(context, plan, old, binding)
     check_workers_reach_output(context.spark, context.output.root)

@@ -20,11 +20,12 @@ from spark_embed.inference.preflight.preflight import Preflight, run_preflight
 from spark_embed.inference.preflight.probe import ProbeOptions, UnreachableError
 from spark_embed.inference.tally import Tally
 from spark_embed.inference.udf import make_feed_options, make_recipe
+from spark_embed.models import Site
 from spark_embed.output.summary import describe_measures, describe_parity
 from spark_embed.run.wave import embed_table
 from spark_embed.spark.census import read_settings
 from spark_embed.spark.cluster import planned_slots
-from spark_embed.spark.settings import count_slots, is_task_size_set, table_settings
+from spark_embed.spark.settings import count_executors, count_slots, is_task_size_set, table_settings
 from spark_embed.spark.task_size import Rate, TaskSize, find_task_size
 
 logger = logging.getLogger(__name__)
@@ -72,13 +73,27 @@ class Binding:
         return embed_table(table, self.preflight.recipe, self.options, self.profile_dir, tally)
 
 
+@dataclass(frozen=True)
+class Known:
+    """What a run knows before its preflight.
+
+    Attributes:
+        dtype: what "auto" has been resolved to by an earlier run that this one goes on with.
+        jpeg_scaling: what that run has decided of --jpeg_scaling auto.
+        folder: of the run's state, for what models must not lose; None: nothing is kept.
+    """
+
+    dtype: str | None = None
+    jpeg_scaling: bool | None = None
+    folder: str | None = None
+
+
 def make_binding(
     spark: SparkSession,
     config: Config,
     source: ParquetSource,
     n_rows: int,
-    dtype: str | None = None,
-    jpeg_scaling: bool | None = None,
+    known: Known,
 ) -> Binding:
     """Run the preflight with the best transport that works, and bind the run to its answers.
 
@@ -87,8 +102,7 @@ def make_binding(
         config: the options.
         source: the data set.
         n_rows: rows to embed.
-        dtype: what "auto" has been resolved to by an earlier run that this one goes on with.
-        jpeg_scaling: what that run has decided of --jpeg_scaling auto.
+        known: before the preflight.
     """
     if config.model_directory is None and config.task == "classify":
         logger.info("model: the embedded EfficientNet-Lite0, with ImageNet's 1,000 labels")
@@ -103,11 +117,11 @@ def make_binding(
         config.parity_samples,
         config.parity_min_cosine,
         None if config.batch_size == "auto" else config.batch_size,
-        False if config.jpeg_scaling == "off" else jpeg_scaling,
+        False if config.jpeg_scaling == "off" else known.jpeg_scaling,
     )
-    recipe = make_recipe(config)
-    if recipe.dtype == "auto" and dtype:
-        recipe = replace(recipe, dtype=dtype)
+    recipe = replace(make_recipe(config), site=_find_site(spark, known.folder))
+    if recipe.dtype == "auto" and known.dtype:
+        recipe = replace(recipe, dtype=known.dtype)
     unreachable: list[str] = []
     for transport in source.transports(config.image_transport):
         source = replace(source, transport=transport)
@@ -123,6 +137,11 @@ def make_binding(
         f"--image_transport {config.image_transport}: the workers cannot read the images: "
         + "; ".join(unreachable)
     )
+
+
+def _find_site(spark: SparkSession, folder: str | None) -> Site:
+    n_tasks = planned_slots(read_settings(spark), count_slots(spark)[0])
+    return Site(folder, n_tasks, count_executors(spark, n_tasks))
 
 
 def make_fetch_policy(config: Config, roots: tuple[str, ...], column: str) -> FetchPolicy:

@@ -13,7 +13,7 @@ from spark_embed.datasets.units import take_wave
 from spark_embed.output.folder import check_output
 from spark_embed.output.summary import describe_model, describe_parity
 from spark_embed.run.begin import check_model, check_model_files
-from spark_embed.run.binding import make_binding
+from spark_embed.run.binding import Known, make_binding
 from spark_embed.run.clock import Clock
 from spark_embed.run.context import RunContext
 from spark_embed.run.one_file import check_unchanged
@@ -47,7 +47,7 @@ def describe_run(spark: SparkSession | Session, config: Config) -> str:
         report_plan(plan, prune=config.prune)
         check_unchanged(context, plan)
         source, n_rows = plan.source, plan.pending.n_left
-        binding = make_binding(context.spark, config, source, n_rows, plan.dtype, plan.jpeg_scaling)
+        binding = make_binding(context.spark, config, source, n_rows, Known(plan.dtype, plan.jpeg_scaling))
         if plan.run_state.record:
             check_model(context, plan, plan.run_state.record, binding)
         with settings(context.spark, binding.settings):

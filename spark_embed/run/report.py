@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from spark_embed.datasets import BadShard
+from spark_embed.models.registry import find_account
 from spark_embed.output.cost import Cost, cost_of
 from spark_embed.output.executors import Skew, add_executors, count_hosts, named, worst
 from spark_embed.output.publish.publish import read_error_examples
@@ -127,9 +129,17 @@ def write_summary(context: RunContext, result: RunResult) -> RunSummary:
         n_rows_again=counted.n_rows_again,
         skew=worst(_skews(result.markers)),
         cost=_describe_cost(config.hourly_price, counted, timings_s["total"]),
+        usage=_account(result.binding),
     )
     write_json(output.metadata, summary.to_dict())
     return summary
+
+
+def _account(binding: Binding | None) -> dict[str, Any]:
+    """Return what the models of this run, and of interrupted ones before it, have used."""
+    recipe = binding.preflight.recipe if binding else None
+    account = find_account(recipe.kind) if recipe else None
+    return account(recipe) if account else {}
 
 
 def _count(ledger: Ledger) -> Counts:

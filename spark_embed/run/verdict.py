@@ -23,7 +23,7 @@ class Measured:
         n_tasks: tasks that had at least one row.
         n_slots: tasks that Spark could run at once.
         embed_s: seconds on the clock.
-        device: "cpu", "cuda" or "mps".
+        device: "cpu", "cuda" or "mps"; "remote" where another machine's is asked.
         task_cpus: cores, and decode threads, of each task.
     """
 
@@ -82,6 +82,8 @@ def _costs(run: Measured) -> dict[VerdictKind, float]:
         "fetch": seconds["download_wait_s"],
         "decode": 0.0,
     }
+    if run.device == "remote":  # to prepare a row is to wait until it may be asked about
+        ahead = "device"
     costs[ahead] += threads_s if run.device == "cpu" else seconds["wait_s"]
     return costs
 
@@ -113,6 +115,11 @@ def _read_text(run: Measured, share: str) -> str:
 
 
 def _device_text(run: Measured, share: str) -> str:
+    if run.device == "remote":
+        return (
+            f"The tasks waited for answers {share} of the time: if the provider allows more, raise the "
+            "limits in the YAML file (concurrency, requests_per_s)"
+        )
     advice = (
         "a GPU, --dtype bfloat16 where the CPU has it, or a smaller model"
         if run.device == "cpu"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -13,7 +14,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
 from spark_embed.spark.cluster import EXECUTOR_CORES, EXECUTOR_GPUS, TASK_CPUS, TASK_GPUS, number
-from spark_embed.spark.context import default_parallelism, what_is_lost
+from spark_embed.spark.context import default_parallelism, is_local, what_is_lost
 from spark_embed.storage import hadoop_path
 
 TASK_BYTES, _TASK_BYTES_DEFAULT = "spark.sql.files.maxPartitionBytes", "134217728b"
@@ -63,6 +64,16 @@ def count_slots(spark: SparkSession) -> tuple[int, int]:
     if by_cores and (amount := number(conf, TASK_GPUS, 0)) and (gpus := number(conf, EXECUTOR_GPUS, 0)):
         n_slots = int(n_slots * min(1, gpus // amount / by_cores))
     return max(1, n_slots), task_cpus
+
+
+def count_executors(spark: SparkSession, n_slots: int) -> int | None:
+    """Return how many executors run so many tasks at once; None where their cores are not set."""
+    if is_local(spark):
+        return 1
+    values = {name: setting(spark, name) for name in (TASK_CPUS, EXECUTOR_CORES)}
+    conf = {name: value for name, value in values.items() if value}
+    per_executor = number(conf, EXECUTOR_CORES, 0) // number(conf, TASK_CPUS, 1)
+    return math.ceil(n_slots / per_executor) if per_executor else None
 
 
 def is_task_size_set(spark: SparkSession) -> bool:

@@ -106,6 +106,20 @@ def test_a_slow_network(photo_bytes):
             assert ", 2 at once" in verdict.text
 
 
+def test_answers_of_a_provider():
+    """Whether `prepare` or `predict` waits for them says nothing."""
+    seconds = {
+        **dict.fromkeys(("load_s", "encode_s", *STAGES), 0.0),
+        "wait_s": 8.0,
+        "decode_s": 8.0,
+        "read_s": 3.0,
+    }
+    verdict = judge(Measured({**seconds, "predict_s": 1.0}, 1, 1, 12.0, "remote"))
+    assert verdict.kind == "device"
+    assert "waited for answers 75%" in verdict.text
+    assert "requests_per_s" in verdict.text
+
+
 @pytest.mark.parametrize(
     ("slow", "kind"),
     [({"predict_s": 0.1}, "device"), ({"prepare_s": 0.03}, "decode")],

@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from spark_embed.errors import ERROR_CODES, ImageError, RowError, StorageError
+from spark_embed.errors import ERROR_CODES, ImageError, ModelError, RowError, StorageError
 from spark_embed.inference.decode.isolated import keep_decodable
 from spark_embed.inference.feed import DEFAULT_BATCH_SIZE, FeedOptions, make_decoder
 from spark_embed.inference.fetch.read_ahead import Columns, ReadAhead
 from spark_embed.inference.fetch.references import Buffer, Reference, make_fetch, make_locate
-from spark_embed.inference.preflight.jpeg_scaling import choose_scaling, smallest_edge
+from spark_embed.inference.preflight.jpeg_scaling import JpegScaling, choose_scaling, smallest_edge
 from spark_embed.inference.preflight.parity import (
+    NO_REFERENCE,
     Parity,
     Sampled,
     find_shortfall,
@@ -31,6 +32,7 @@ from spark_embed.inference.preflight.parity import (
 from spark_embed.inference.preflight.sample import SampleRow, read_own_columns
 from spark_embed.inference.preflight.timing import Pace, estimate_pace, find_batch_size, measure_pace
 from spark_embed.inference.task import (
+    begin_task,
     explain_unused_gpu,
     has_failed_before,
     load_worker_model,
@@ -41,6 +43,9 @@ from spark_embed.models import Compared, Inputs, Model, Prepared, Recipe, resolv
 
 MAX_SAMPLE_BYTES = 64 << 20
 """Encoded size beyond which an image is not taken to compare precisions with."""
+
+# Of the rows that a model elsewhere is asked about before the run: each may cost money.
+_MAX_TRIED = 8
 
 _PACKAGES = (
     "spark_embed",
@@ -102,7 +107,10 @@ def _probe(
         model, _ = load_worker_model(recipe)
         # At least one, if only to see that it can be fetched.
         min_edge = None if wanted.jpeg_scaling is False else smallest_edge(model)
-        sample = list(islice(_sampled(model, rows, options, errors, min_edge), max(1, wanted.n_images)))
+        sampled = _sampled(model, rows, options, errors, min_edge)
+        if model.takes.ahead:
+            return _probe_elsewhere(model, sampled, options, wanted, errors)
+        sample = list(islice(sampled, max(1, wanted.n_images)))
         compared = sample[: wanted.n_images]
         references = predict_references(model, compared)
         model, parity, rejected = _choose_dtype(recipe, model, compared, references, wanted)
@@ -119,16 +127,8 @@ def _probe(
             parity = measure_parity(model, compared, references)
     except UnreachableError as exc:
         return {"unreachable": str(exc)}
-    device = model.recipe.device.partition(":")[0]
     return {
-        "recipe": asdict(resolved(model)),
-        "codes": sorted(model.codes | (ERROR_CODES if model.takes.image else frozenset())),
-        "model": {
-            **model.describe(),
-            "device": device,
-            "compiled": compiled,
-            "jpeg_scaling": scaling.min_edge,
-        },
+        **_described(model, compiled, scaling.min_edge),
         "parity": {
             **_told(parity),
             "rejected": rejected,
@@ -142,6 +142,51 @@ def _probe(
         "batch_size": pace.batch_size if pace else wanted.batch_size or options.batch_size,
         "row_s": _row_s(pace, sample, model.recipe.device) if pace else None,
         "unread": str(errors[0]) if errors and not sample else None,
+    }
+
+
+def _probe_elsewhere(
+    model: Model,
+    sampled: Iterator[Sampled],
+    options: FeedOptions,
+    wanted: ProbeOptions,
+    errors: list[RowError],
+) -> dict[str, Any]:
+    """Probe a model whose work is done elsewhere (`Takes.ahead`): one row, or some until one has all results.
+
+    Raises:
+        ModelError: none of them has.
+    """
+    begin_task(model)
+    row_s: float | None = None
+    n_tried = 0
+    for item in islice(sampled, _MAX_TRIED):
+        n_tried += 1
+        prediction = model.predict([item.prepared])
+        failures = [found[0] for found in prediction.failures.values() if 0 in found]
+        if not failures:
+            row_s = prediction.row_s
+            break
+        errors += failures[:1]
+    else:
+        if n_tried:
+            raise ModelError(f"none of the first {n_tried} rows has its results; the last: {errors[-1]}")
+    scaling = JpegScaling(None, why_not="images are not decoded here")
+    return {
+        **_described(model, None, None),
+        "parity": {**_told(NO_REFERENCE), "rejected": None, "jpeg_scaling": asdict(scaling)},
+        "batch_size": wanted.batch_size or options.batch_size,
+        "row_s": row_s,
+        "unread": str(errors[0]) if errors and not n_tried else None,
+    }
+
+
+def _described(model: Model, compiled: dict[str, float] | None, min_edge: int | None) -> dict[str, Any]:
+    device = model.recipe.device.partition(":")[0]
+    return {
+        "recipe": asdict(resolved(model)),
+        "codes": sorted(model.codes | (ERROR_CODES if model.takes.image else frozenset())),
+        "model": {**model.describe(), "device": device, "compiled": compiled, "jpeg_scaling": min_edge},
         "unused_gpu": explain_unused_gpu(device),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
     }

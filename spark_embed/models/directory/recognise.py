@@ -56,14 +56,14 @@ def has_code(options: ModelOptions) -> bool:
     return True
 
 
-def folder_state(options: ModelOptions) -> str:
+def read_options(options: ModelOptions) -> tuple[tuple[str, str], ...]:
     """Return what differs once a file of the folder has changed: no worker goes on with the code before."""
     folder = _folder(options.model_directory or "")
     if folder is None:
-        return ""
+        return ()
     files = list_model_files(folder, folder)
     seen = [(file.path, file.n_bytes, file.modified_ns, file.etag) for file in files]
-    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
+    return (("state", hashlib.sha256(json.dumps(seen).encode()).hexdigest()),)
 
 
 def check_folder(recipe: Recipe) -> None:

@@ -1,0 +1,260 @@
+"""Requests of one process, on an event loop in a thread of their own; knows no row, no column and no batch.
+
+So many at once as the description says, at the pace of the key; each until it is answered, refused, or out of
+attempts. What a provider that is dead, unpaid or wrongly named answers stops the run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from concurrent.futures import Future, wait
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+
+from spark_embed.errors import ModelError, RowError, SparkEmbedError
+from spark_embed.models.api.answers import Answers
+from spark_embed.models.api.file import ApiFile
+from spark_embed.models.api.pace import Pace
+from spark_embed.models.api.patience import Patience
+from spark_embed.models.api.providers import Asking, cost_usd
+from spark_embed.models.api.replies import PassingError, RefusedError, read_answer, read_reply
+
+_CONNECT_S = 10.0
+_LOOK_EVERY_S = 0.5
+_REFRESH_S = 10.0
+_MIN_SECRET_CHARS = 12  # servers that want none are given a word, which may be in any answer
+
+
+@dataclass
+class Answer:
+    """An answer: as it came, and as JSON; `seconds` since its request went, None for one that was kept."""
+
+    text: str
+    value: dict[str, Any]
+    seconds: float | None = None
+
+
+@dataclass(eq=False)
+class Asked:
+    """A request on its way; `term` says of which task."""
+
+    key: str
+    term: int
+    future: Future[Answer] = field(default_factory=Future)
+
+
+class Client:
+    """Asks a provider. Its thread ends with `close`, or with the process.
+
+    Args:
+        api: the description.
+        asking: how its provider is asked.
+        answers: where they are kept.
+        pace: of requests.
+    """
+
+    def __init__(self, api: ApiFile, asking: Asking, answers: Answers, pace: Pace) -> None:
+        self._api, self._asking, self._answers, self._pace = api, asking, answers, pace
+        self._secret = api.read_key()
+        self._waiting = threading.BoundedSemaphore(2 * api.concurrency)  # images held in memory
+        self._term = 0
+        self._stopped: SparkEmbedError | None = None
+        self._patience = Patience(api.attempts, api.concurrency)
+        self._n_in_flight = 0
+        self._loop = asyncio.new_event_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._turns = asyncio.Semaphore(api.concurrency)
+        self._closing = asyncio.Event()
+        self._session: asyncio.Future[aiohttp.ClientSession] = self._loop.create_future()
+        self._refreshed = 0.0
+        # A daemon: an interpreter that ends does not wait for it.
+        self._thread = threading.Thread(target=self._main, name="api", daemon=True)
+        self._thread.start()
+
+    def begin(self) -> None:
+        """Begin a task: what earlier ones have left unasked is not asked; others' answers are taken in."""
+        self._term += 1
+        self._stopped = None  # in a run that is tried again
+        self._patience.renew()
+        self._answers.refresh()
+        self._refreshed = time.monotonic()
+
+    def ask(self, kind: str, data: bytes) -> Asked:
+        """Ask about an image, unless an answer is kept; waits while too many wait for theirs.
+
+        Raises:
+            SparkEmbedError: the run must stop.
+        """
+        asked = Asked(self._asking.key(data), self._term)
+        if (text := self._answers.find(asked.key)) is not None:
+            asked.future.set_result(Answer(text, read_answer(text)))
+            return asked
+        while not self._waiting.acquire(timeout=_LOOK_EVERY_S):
+            self._check()
+        self._check()
+        asyncio.run_coroutine_threadsafe(self._begin(asked, kind, data), self._loop)
+        return asked
+
+    def result(self, asked: Asked) -> Answer:
+        """Wait for an answer.
+
+        Raises:
+            RowError: there is none.
+            SparkEmbedError: the run must stop.
+        """
+        while not wait([asked.future], _LOOK_EVERY_S).done:
+            self._check()
+        self._check()
+        return asked.future.result()
+
+    def close(self) -> None:
+        """End the thread, and what is asked."""
+        with suppress(RuntimeError):  # the loop has ended already
+            self._loop.call_soon_threadsafe(self._closing.set)
+
+    def _check(self) -> None:
+        """Raise what stops the run, once the answers to all that has gone are kept."""
+        if self._stopped is not None:
+            give_up = time.monotonic() + self._api.timeout_s
+            while self._n_in_flight and time.monotonic() < give_up:
+                time.sleep(_LOOK_EVERY_S / 10)
+            self._answers.flush()
+            raise self._stopped
+        if not self._thread.is_alive():
+            raise RuntimeError("the thread that asks has died")
+
+    def _main(self) -> None:
+        try:
+            self._loop.run_until_complete(self._serve())
+        finally:
+            self._loop.close()
+
+    async def _serve(self) -> None:
+        headers = {"Authorization": f"Bearer {self._secret}"} if self._secret else {}
+        async with aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            headers={"User-Agent": "spark-embed", **headers},
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=self._api.timeout_s, sock_connect=_CONNECT_S),
+        ) as session:
+            self._session.set_result(session)
+            while not self._closing.is_set():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._closing.wait(), _LOOK_EVERY_S)
+                if self._answers.is_due:
+                    await self._flush()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._flush()
+
+    async def _flush(self) -> None:
+        try:
+            await asyncio.to_thread(self._answers.flush)
+        except SparkEmbedError as exc:
+            self._stopped = exc
+
+    async def _begin(self, asked: Asked, kind: str, data: bytes) -> None:
+        task = self._loop.create_task(self._bring(asked, kind, data))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _bring(self, asked: Asked, kind: str, data: bytes) -> None:
+        """Bring a request to its end, whatever that is."""
+        try:
+            answer = await self._try(asked, kind, data)
+        except BaseException as exc:  # noqa: BLE001  raised again where the answer is asked for
+            if isinstance(exc, SparkEmbedError):
+                exc = self._stopped = self._stopped or exc
+            asked.future.set_exception(exc.without_traceback() if isinstance(exc, RowError) else exc)
+        else:
+            self._patience.renew()
+            asked.future.set_result(answer)
+        finally:
+            self._waiting.release()
+
+    async def _try(self, asked: Asked, kind: str, data: bytes) -> Answer:
+        """Ask as often as the description says, as long as what fails may pass."""
+        n_failed = 0
+        while True:
+            try:
+                async with self._turns:
+                    return await self._ask(asked, kind, data)
+            except RefusedError as exc:
+                raise self._patience.refused(exc, self._said(exc)) from exc
+            except PassingError as exc:
+                n_failed += 1
+                pause_s = self._patience.pause_s(exc, self._said(exc), n_failed)
+                self._pace.hold(exc.wait_s)
+            await asyncio.sleep(pause_s)
+
+    async def _ask(self, asked: Asked, kind: str, data: bytes) -> Answer:
+        """Ask once, when it is this request's turn.
+
+        Raises:
+            RefusedError, PassingError: there is no answer.
+            SparkEmbedError: the run must stop.
+        """
+        self._check_wanted(asked)
+        reckoned = await self._pace.turn()
+        await self._check_cost()
+        session = await self._session
+        self._check_wanted(asked)
+        self._answers.sent(asked.key)
+        self._n_in_flight += 1
+        try:
+            return await self._receive(session, asked, self._asking.body(kind, data), reckoned)
+        except (RefusedError, PassingError) as exc:
+            if exc.is_unpaid:
+                self._answers.unpaid(asked.key)
+            raise
+        finally:
+            self._n_in_flight -= 1
+
+    async def _receive(
+        self, session: aiohttp.ClientSession, asked: Asked, body: dict[str, Any], reckoned: float
+    ) -> Answer:
+        """Send a request, and keep its answer."""
+        started = time.monotonic()
+        text = await read_reply(session, self._asking.url, body)
+        if self._secret and len(self._secret) >= _MIN_SECRET_CHARS:
+            text = text.replace(self._secret, "***")
+        value = read_answer(text)
+        seconds = time.monotonic() - started
+        usage = self._asking.usage(value)
+        self._pace.settle(reckoned, self._asking.units(usage))
+        model = value.get("model")
+        self._answers.add(asked.key, text, usage, model if isinstance(model, str) else None)
+        if self._answers.is_due:
+            await self._flush()
+        return Answer(text, value, seconds)
+
+    def _check_wanted(self, asked: Asked) -> None:
+        """Ask no more for a task that has ended, or for a run that stops."""
+        if self._stopped is not None:
+            raise self._stopped
+        if asked.term != self._term:
+            raise asyncio.CancelledError
+
+    async def _check_cost(self) -> None:
+        """Stop where the limit is reached; what other processes have spent is looked up now and then."""
+        if (limit := self._api.max_cost_usd) is None:
+            return
+        if time.monotonic() - self._refreshed > _REFRESH_S:
+            self._refreshed = time.monotonic()
+            await asyncio.to_thread(self._answers.refresh)
+        n_answers, usage = self._answers.usage
+        if (spent := cost_usd(self._api, usage, n_answers)) >= limit:
+            raise ModelError(
+                f"max_cost_usd {limit:g} is reached: {n_answers:,} answers for {spent:,.2f} USD; they are "
+                "kept: with a higher max_cost_usd the same command goes on"
+            )
+
+    def _said(self, exc: Exception) -> str:
+        text = f"{self._asking.url}: {exc}"
+        return text.replace(self._secret, "***") if self._secret else text

@@ -1,0 +1,130 @@
+"""What a provider's reply, or the lack of one, means for a request; knows no row and keeps nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import aiohttp
+
+from spark_embed.errors import one_line
+
+_MAX_BYTES = 64 << 20
+_PASSING = frozenset({408, 409, 425, 429})  # and all of 5xx
+# Of the key, the account or the url, and hardly ever of an image.
+_OF_ALL = frozenset({401, 402, 403, 404, 405})
+_SAID_CHARS = 150
+
+
+class RefusedError(Exception):
+    """The provider will not answer, however often it is asked.
+
+    `is_of_all`: by its status, it would answer no other request either.
+    """
+
+    is_unpaid = True
+
+    def __init__(self, text: str, *, is_of_all: bool) -> None:
+        super().__init__(text)
+        self.is_of_all = is_of_all
+
+
+class PassingError(Exception):
+    """A failure that another attempt may not meet.
+
+    Args:
+        code: of the row, if no attempt is left.
+        text: what a person needs to know.
+        wait_s: seconds that the provider asks to be left alone.
+        is_unpaid: nobody would charge for it.
+    """
+
+    def __init__(self, code: str, text: str, wait_s: float = 0.0, *, is_unpaid: bool = False) -> None:
+        super().__init__(text)
+        self.code = code
+        self.wait_s = wait_s
+        self.is_unpaid = is_unpaid
+
+
+async def read_reply(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> str:
+    """Send one request; return the text of a good reply. Redirects are not followed.
+
+    Raises:
+        RefusedError, PassingError: there is none.
+    """
+    try:
+        async with session.post(url, allow_redirects=False, **body) as response:
+            data = await _read(response)
+            status, headers = response.status, response.headers
+    except aiohttp.ClientConnectorError as exc:
+        number = exc.os_error.errno
+        reason = os.strerror(number) if number and number > 0 else type(exc.os_error).__name__
+        raise PassingError("unavailable", f"no connection: {reason}", is_unpaid=True) from exc
+    except TimeoutError as exc:
+        raise PassingError("timeout", "no whole answer within timeout_s") from exc
+    except (aiohttp.ClientError, OSError) as exc:
+        # Not the library's own text, which may hold headers.
+        raise PassingError("unavailable", f"the connection broke off: {type(exc).__name__}") from exc
+    text = data.decode(errors="replace")
+    if 200 <= status < 300:
+        return text
+    said = f"HTTP {status}{_explained(text)}"
+    if status == 429 and "insufficient_quota" in text:  # OpenAI's word for an account without credit
+        raise RefusedError(said, is_of_all=True)
+    if status in _PASSING or status >= 500:
+        code = "rate_limited" if status == 429 else "unavailable"
+        raise PassingError(code, said, _retry_after_s(headers.get("Retry-After", "")), is_unpaid=True)
+    if status < 400:
+        raise RefusedError(f"{said}: redirects are not followed; correct base_url", is_of_all=True)
+    raise RefusedError(said, is_of_all=status in _OF_ALL)
+
+
+def read_answer(text: str) -> dict[str, Any]:
+    """Return an answer's JSON.
+
+    Raises:
+        PassingError: it is none, as when it breaks off in the middle.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise PassingError("bad_answer", "the answer is not JSON, or breaks off") from exc
+    if not isinstance(value, dict):
+        raise PassingError("bad_answer", f"the answer is no JSON object, but a {type(value).__name__}")
+    return value
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    data = bytearray()
+    async for chunk in response.content.iter_any():
+        data += chunk
+        if len(data) > _MAX_BYTES:
+            raise PassingError("bad_answer", f"the answer is longer than {_MAX_BYTES:,} bytes")
+    return bytes(data)
+
+
+def _explained(text: str) -> str:
+    """Return what a provider says of an error: its message, or the beginning of whatever it sent."""
+    try:
+        value = json.loads(text)
+        error = value.get("error", value)
+        said = error.get("message", error) if isinstance(error, dict) else error
+    except (ValueError, AttributeError, RecursionError):
+        said = text
+    line = one_line(said, _SAID_CHARS)
+    return f": {line}" if line else ""
+
+
+def _retry_after_s(value: str) -> float:
+    """Return the seconds of a Retry-After header, which are a number or end at a date (RFC 9110, 10.2.3)."""
+    try:
+        if value.isascii() and value.strip().isdecimal():
+            return float(value)
+        until = parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
+        return 0.0
+    until = until if until.tzinfo else until.replace(tzinfo=UTC)
+    return max(0.0, (until - datetime.now(UTC)).total_seconds())

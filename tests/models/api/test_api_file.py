@@ -1,0 +1,105 @@
+"""The YAML file of a remote model: what is wrong in it is told in one line; paths become typed columns."""
+
+import re
+
+import pytest
+import yaml
+
+from spark_embed.config import ModelOptions
+from spark_embed.errors import ConfigError, RowError
+from spark_embed.inference.udf import make_recipe
+from spark_embed.models.api.columns import parse_column
+from spark_embed.models.api.file import parse_api
+from spark_embed.models.api.providers import ASKING
+
+from support.checkout import REPOSITORY
+
+GOOD = "provider: openai_chat\nbase_url: http://localhost:8000/v1\nmodel: m\n"
+
+WRONG = {
+    "provider: openai_chat\nmodel: m": "base_url: must be a url such as",
+    "provider: openai_chat\nbase_url: http://h/v1": "model is missing",
+    "provider: opnai\nbase_url: http://h/v1\nmodel: m": "provider: must be 'openai_chat', 'openai_emb",
+    GOOD + "requests_per_sec: 3": "unknown name 'requests_per_sec'; did you mean requests_per_s?",
+    GOOD + "prices: {pages: 1}": "unknown name 'prices.pages'; did you mean page?",
+    GOOD + "requests_per_s: .nan": "requests_per_s: must be a finite number",
+    GOOD + "attempts: 0": "attempts: must be greater than",
+    GOOD + "key: sk-4711": "key: must be the name of an environment variable that holds the key, not the key",
+    GOOD + "fields: {stream: true}": "fields: stream is not yours to set here",
+    GOOD + "columns: {raw: a}": "columns: 'raw' cannot be a column's name",
+    GOOD + "columns: {Error: a}": "columns: 'Error' cannot be a column's name",
+    GOOD + "columns: {a: b as text}": "columns: a: 'b as text' must be a path, or 'path as type' with one of",
+    GOOD + "columns: {a: 'b[x]'}": "columns: a: 'b[x]' is no path such as choices[0].message.content",
+    "provider: openai_chat\nbase_url: http://u:p@h/v1\nmodel: m": "base_url: must hold no key, password or",
+    "[1, 2]": "must hold lines such as",
+    "1: 2\n" + GOOD: "1: Keys should be strings",
+    "a: !!python/object/apply:os.getcwd []": "not YAML: could not determine a constructor",
+}
+
+
+@pytest.mark.parametrize(("text", "said"), WRONG.items(), ids=range(len(WRONG)))
+def test_what_is_wrong_is_told_in_one_line(tmp_path, text, said):
+    path = tmp_path / "api.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        make_recipe(ModelOptions(model_directory=str(path)))
+    line = str(caught.value)
+    assert line.startswith(f"--model_directory {path}: ")
+    assert said in line
+    assert "\n" not in line
+    assert "sk-4711" not in line
+
+
+def test_the_examples_of_the_page_are_right():
+    blocks = re.findall(r"```yaml\n(.*?)```", (REPOSITORY / "docs/api.md").read_text(), re.DOTALL)
+    described = [parse_api(yaml.safe_load(block), "docs/api.md") for block in blocks]
+    assert {one.provider for one in described} == set(ASKING)
+
+
+ANSWER = {
+    "choices": [{"message": {"content": '```json\n{"label": "cat", "score": "0.5"}\n```'}}],
+    "elements": [{"category": "table"}, {"category": "figure", "n": 2}],
+    "pages": 3,
+    "half": 0.5,
+    "is_fine": True,
+    "nothing": None,
+    "vector": [1, 2.5],
+    "lone": "\ud800",
+    "huge": 1e400,
+}
+
+VALUES = {
+    "choices[0].message.content.label": "cat",
+    "choices[0].message.content.score as float": 0.5,
+    "elements[*].category as array<string>": ["table", "figure"],
+    "elements": '[{"category": "table"}, {"category": "figure", "n": 2}]',
+    "pages as int": 3,
+    "pages as double": 3.0,
+    "pages": "3",
+    "is_fine as boolean": True,
+    "vector as vector": [1.0, 2.5],
+    "vector as array<float>": [1.0, 2.5],
+    "missing": None,
+    "nothing": None,
+    "half as int": None,
+    "pages as boolean": None,
+    "is_fine as float": None,
+    "elements[2]": None,
+    "elements.category": None,
+    "elements[*].n as array<float>": None,
+    "pages.x": None,
+    "choices[0].message.content.label.x": None,
+    "lone": None,
+    "huge as double": None,
+}
+
+
+@pytest.mark.parametrize(("place", "value"), VALUES.items())
+def test_a_path_gives_a_value_of_its_type_or_says_what_is_missing(place, value):
+    column = parse_column("found", place)
+    if value is not None:
+        assert column.value(ANSWER) == value
+        return
+    with pytest.raises(RowError, match=r"bad_answer: found: no .* at .*") as caught:
+        column.value(ANSWER)
+    assert caught.value.code == "bad_answer"
