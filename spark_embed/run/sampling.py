@@ -69,7 +69,7 @@ def sample_run(spark: SparkSession | Session, config: Config, clock: Clock, n_sa
             raise ConfigError(f"--input_dir {config.input_dir}: there is no row, so nothing to measure")
         binding, counted = _run(context, replace(plan, pending=pending))
         seconds = clock.total_s
-        with settings(context.spark, binding.settings):
+        with settings(context.spark, {**binding.settings, **committer_settings(context.spark, config)}):
             rounds = list(_rounds(context, binding, units))
     finally:
         delete(output.root)
