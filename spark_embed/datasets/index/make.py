@@ -77,16 +77,18 @@ def make_index(
     url_column: str,
     max_rows: int | None,
     quoting: str = STANDARD,
+    *,
+    has_urls: bool = True,
 ) -> Index:
     """Make what is missing of an index below `folder`; runs on the executors, a task for each file.
 
     A file that has not changed since is not read again. With `max_rows` only the first files are indexed,
-    as many as hold that many rows.
+    as many as hold that many rows. Lists without urls (`has_urls`) have rows without images.
 
     Raises:
         ConfigError: a file cannot be used; the text names it.
     """
-    tasks = _tasks(layout, folder, url_column, quoting, max_rows)
+    tasks = _tasks(layout, folder, url_column, quoting, max_rows, has_urls=has_urls)
     names = [_file_name(task) for task in tasks]
     targets = [os.path.join(folder, name) for name in names]
     make_folder(folder)
@@ -164,12 +166,14 @@ def write_index(
 
 
 def _tasks(
-    layout: Layout, folder: str, url_column: str, quoting: str, max_rows: int | None
+    layout: Layout, folder: str, url_column: str, quoting: str, max_rows: int | None, *, has_urls: bool
 ) -> list[IndexTask]:
     tasks = []
     for file in layout.files:
         sidecar = layout.sidecars.get(file.path)
-        task = IndexTask(layout.name, layout.root, file, sidecar, url_column, quoting, max_rows)
+        task = IndexTask(
+            layout.name, layout.root, file, sidecar, url_column, quoting, max_rows, has_urls=has_urls
+        )
         if layout.name == TARS:
             unpacked = _name_of("unpacked", task.path, file.version) + ".tar"
             task = replace(task, unpacked=os.path.join(folder, unpacked))
@@ -180,7 +184,8 @@ def _tasks(
 def _file_name(task: IndexTask) -> str:
     """Return a name that another content has not."""
     seen = [(file.version, file.n_bytes, file.modified_ns) for file in (task.file, task.sidecar) if file]
-    facts = (task.layout, task.path, seen, task.url_column, task.quoting, task.max_rows)
+    facts = [task.layout, task.path, seen, task.url_column, task.quoting, task.max_rows]
+    facts += [] if task.has_urls else ["no urls"]
     return _name_of(_FORMAT, *facts) + ".parquet"
 
 
