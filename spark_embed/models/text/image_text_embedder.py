@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spark_embed.errors import RowError
-from spark_embed.models import Inputs, Prediction, Prepared, Recipe, Values
+from spark_embed.models import Inputs, Prediction, Prepared, Recipe, ReferenceModel, Values
 from spark_embed.models.text.tower import TEXT_RESULT, TextTower, check_one_space, clean_text, cosines
 from spark_embed.models.vision.image_embedder import ImageEmbedder
 from spark_embed.models.vision.reference import PlainTransformers
@@ -58,9 +58,9 @@ class ImageTextEmbedder:
         self.takes = replace(self._images.takes, columns=(self._column,))
 
     @property
-    def reference(self) -> PlainTransformers:
+    def reference(self) -> ReferenceModel:
         """That of the images."""
-        return self._images.reference
+        return _ReferenceOfImages(self._images.reference)
 
     def prepare(self, inputs: Inputs) -> Prepared:
         """See `Model.prepare`; of a row that lacks both, `predict` says of each why."""
@@ -93,6 +93,19 @@ class ImageTextEmbedder:
             "text_column": self._column,
             "text": self._tower.describe(),
         }
+
+
+class _ReferenceOfImages:
+    """The reference of the images beside prepared pairs; implements `spark_embed.models.ReferenceModel`."""
+
+    def __init__(self, plain: PlainTransformers) -> None:
+        self.prepare, self.predict = plain.prepare, plain.predict
+        self._plain = plain
+
+    def difference(self, prepared: Prepared, reference: Any) -> float | None:
+        if isinstance(prepared.image, RowError):
+            raise prepared.image
+        return self._plain.difference(prepared.image, reference)
 
 
 def _try(make: Callable[[], Prepared]) -> Prepared | RowError:
