@@ -48,7 +48,7 @@ def test_what_is_wrong_is_told_before_anything_slow_is_imported_or_started():
     assert done.stdout.strip() == "[2, 2, 2, 2] set() 0", done.stderr
 
 
-@pytest.mark.parametrize("program", [["-m", "spark_embed"], ["jobs/embed.py"]])
+@pytest.mark.parametrize("program", [["-m", "spark_embed"], ["jobs/embed.py"], ["jobs/classify.py"]])
 def test_the_command_has_a_version_in_each_form(program):
     done = subprocess.run(
         [sys.executable, *program, "--version"], cwd=REPOSITORY, capture_output=True, text=True, check=True

@@ -253,20 +253,19 @@ def describe_parity(parity: dict[str, Any]) -> str:
     if not parity["n_images"]:
         why = parity.get("unmeasured")
         return f"not measured: {why}" if why else "not measured"
-    line = f"{describe_measures(parity, ' with plain transformers')} on {parity['n_images']} images"
+    line = describe_measures(parity)
     if parity["max_pixel_difference"] is not None:
         line += f", pixels within {parity['max_pixel_difference']:.1f} grey levels"
     return line
 
 
-def describe_measures(parity: dict[str, Any], what: str) -> str:
-    """Return what was measured of vectors and labels; `what` is said of the first."""
-    parts = []
+def describe_measures(parity: dict[str, Any]) -> str:
+    """Return what was measured of labels, of vectors, or of both."""
+    n_images, parts = parity["n_images"], []
     if "n_same_label" in parity:
-        parts.append(
-            f"{parity['n_same_label']} same labels{what}, scores within {parity['max_score_difference']:.4f}"
-        )
-        what = ""
+        parts.append(f"same label as by plain transformers on {parity['n_same_label']} of {n_images} images")
+        parts.append(f"scores within {parity['max_score_difference']:.4f}")
     if parity["min_cosine"] is not None:
-        parts.append(f"smallest cosine {parity['min_cosine']:.6f}{what}")
+        rest = "" if parts else f" with plain transformers on {n_images} images"
+        parts.append(f"smallest cosine {parity['min_cosine']:.6f}{rest}")
     return ", ".join(parts)

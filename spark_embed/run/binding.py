@@ -227,9 +227,7 @@ def _report_scaling(config: Config, scaling: dict[str, Any]) -> None:
         logger.info(
             "jpeg_scaling: JPEGs of %s pixels or more a side are decoded at 1/2, 1/4 or 1/8: %s",
             f"{2 * min_edge:,}",
-            f"{describe_measures(scaling, '')} on {scaling['n_images']} images"
-            if scaling["n_images"]
-            else earlier,
+            describe_measures(scaling) if scaling["n_images"] else earlier,
         )
     elif config.jpeg_scaling == "auto":
         logger.info("jpeg_scaling: none, %s", f"because {why}" if (why := scaling["why_not"]) else earlier)

@@ -6,6 +6,7 @@ from pydantic import ValidationError
 from pyspark.sql import functions as F
 
 from spark_embed import image_embedding, image_embedding_result
+from spark_embed.errors import ConfigError
 from spark_embed.inference.feed import FeedOptions
 from spark_embed.models import Recipe
 
@@ -99,5 +100,7 @@ def test_a_model_that_cannot_be_used_fails_the_task_with_its_line(frame):
 def test_an_option_that_does_not_exist_is_refused():
     with pytest.raises(ValidationError, match="batchsize"):
         image_embedding("jpg", batchsize=3)
+    with pytest.raises(ConfigError, match="task classify: this column is an embedding"):
+        image_embedding("jpg", task="classify")
     with pytest.raises(ValidationError, match="batch_size"):
         image_embedding("jpg", batch_size=0)

@@ -13,6 +13,7 @@ from spark_embed.config import ModelOptions
 from spark_embed.errors import ConfigError, ModelError
 from spark_embed.inference.udf import make_recipe
 from spark_embed.models.folder import find_folder
+from spark_embed.models.registry import IMAGE_CLASSIFIER, IMAGE_EMBEDDER, find_kind
 from spark_embed.models.vision.image_embedder import ImageEmbedder
 
 from support.commands import BIN, run_command
@@ -42,6 +43,17 @@ def upload(bucket, s3_server):
 
 def names_of(copy: str) -> list[str]:
     return sorted(os.listdir(copy))
+
+
+def test_auto_asks_the_config_in_s3_what_the_model_is(clip_folder, upload, monkeypatch):
+    uri = upload(clip_folder)
+    monkeypatch.setattr("spark_embed.models.folder.copy_folder", lambda *_: pytest.fail("fetched it"))
+    assert find_kind(ModelOptions(model_directory=f"{uri}/", task="auto")) == IMAGE_EMBEDDER
+    (clip_folder / "config.json").write_text('{"architectures": ["ViTForImageClassification"]}')
+    upload(clip_folder)
+    assert find_kind(ModelOptions(model_directory=uri, task="auto")) == IMAGE_CLASSIFIER
+    with pytest.raises(ModelError, match=r"^--model_directory s3a://\S+/gone: no config\.json in it"):
+        find_kind(ModelOptions(model_directory=f"{uri}/gone", task="auto"))
 
 
 @pytest.mark.parametrize("scheme", ["s3", "s3a"])

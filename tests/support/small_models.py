@@ -176,6 +176,18 @@ TIMM_ARGUMENTS = {"swin_tiny_patch4_window7_224": {"depths": [2, 1], "embed_dim"
 
 NAMES = (*MODELS, *TIMM_MODELS)
 
+# Networks with a head: transformers' name, config.json, and whose preprocessing of `MODELS`.
+CLASSIFIERS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "vit": ("ViT", VIT, "vit"),
+    "convnext": ("ConvNext", STAGES, "convnext-224"),
+    "resnet": ("ResNet", {"embedding_size": 8, **STAGES}, "resnet"),
+    "swin": ("Swin", SWIN, "swin"),
+    "swinv2": ("Swinv2", SWIN, "swin"),
+    "dinov2": ("Dinov2", {**DINOV2, "patch_size": 14}, "dinov2"),
+    "siglip": ("Siglip", {"vision_config": {**TRANSFORMER, "patch_size": 32, "image_size": 224}}, "siglip"),
+}
+LABELS = ("ant", "bee", "crab", "deer", "eel", "fox", "gnu")
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -210,6 +222,46 @@ def _save_model(name: str, folder: Path) -> Reference:
         return dict(processor(image, return_tensors="pt", input_data_format="channels_last"))
 
     return Reference(process, lambda inputs: model.vector(network, inputs))
+
+
+def save_classifier(name: str, folder: Path, **config) -> torch.nn.Module:
+    """Write one of `CLASSIFIERS`, or a timm network, with a head for `LABELS`; returns the network.
+
+    The head's weights are large, so that images differ in their labels.
+    """
+    torch.manual_seed(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    if name in TIMM_MODELS:
+        return _save_timm_classifier(name, folder)
+    kind, values, processor = CLASSIFIERS[name]
+    labels = {"id2label": dict(enumerate(LABELS)), **config}
+    network = auto(kind, "ForImageClassification", **values, **labels).eval()
+    with torch.no_grad():
+        for parameter in network.classifier.parameters():
+            parameter.normal_()
+    network.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(MODELS[processor].processor))
+    return network
+
+
+def _save_timm_classifier(architecture: str, folder: Path) -> torch.nn.Module:
+    arguments = TIMM_ARGUMENTS.get(architecture, {})
+    network = timm.create_model(architecture, num_classes=len(LABELS), **arguments).eval()
+    with torch.no_grad():
+        for parameter in network.get_classifier().parameters():
+            parameter.normal_()
+    preprocessing = {
+        "input_size": network.pretrained_cfg["input_size"],
+        "mean": IMAGENET["image_mean"],
+        "std": IMAGENET["image_std"],
+        **TIMM_MODELS[architecture],
+    }
+    config = {"architecture": architecture, "num_classes": len(LABELS), "pretrained_cfg": preprocessing}
+    (folder / "config.json").write_text(
+        json.dumps({**config, "model_args": arguments, "label_names": LABELS})
+    )
+    save_file(network.state_dict(), folder / "model.safetensors")
+    return network
 
 
 def _save_timm_model(architecture: str, folder: Path) -> Reference:
