@@ -43,6 +43,7 @@ class Layout:
         sidecars: the img2dataset parquet of a tar, by the tar's path.
         has_labels: every image of an image folder lies in a folder, and there are several of those.
         bad: files of this layout that are not read, and why.
+        has_urls: the column that the lists have is one of urls; else their rows have no images.
         metadata: Hugging Face's files with columns for the images of an image folder.
         not_used: files that are there and that this layout does not read.
     """
@@ -53,6 +54,7 @@ class Layout:
     sidecars: Mapping[str, StoredFile] = field(default_factory=dict)
     has_labels: bool = False
     bad: tuple[BadShard, ...] = ()
+    has_urls: bool = True
     metadata: tuple[StoredFile, ...] = ()
     not_used: NotUsed = field(default_factory=NotUsed)
 

@@ -48,7 +48,8 @@ def find_layout(config: Config) -> Layout:
     """
     root, (column, flag) = check_input(config), _list_column(config)
     roots = readable_roots(config, root)
-    return detect(root, config.layout, column, roots, quoting=config.list_quoting, flag=flag)
+    layout = detect(root, config.layout, column, roots, quoting=config.list_quoting, flag=flag)
+    return replace(layout, has_urls=takes_image(config))
 
 
 def _list_column(config: Config) -> tuple[str, str]:
@@ -99,13 +100,7 @@ def open_source(
     layout = identified(session, layout, catalogue, verify=config.verify_shards)
     if needs_index(layout):
         index = make_index(
-            session,
-            layout,
-            index_folder,
-            _list_column(config)[0],
-            config.max_samples,
-            config.list_quoting,
-            has_urls=takes_image(config),
+            session, layout, index_folder, _list_column(config)[0], config.max_samples, config.list_quoting
         )
         source = index_source(config, layout, index)
     else:

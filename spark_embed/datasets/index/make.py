@@ -77,18 +77,16 @@ def make_index(
     url_column: str,
     max_rows: int | None,
     quoting: str = STANDARD,
-    *,
-    has_urls: bool = True,
 ) -> Index:
     """Make what is missing of an index below `folder`; runs on the executors, a task for each file.
 
     A file that has not changed since is not read again. With `max_rows` only the first files are indexed,
-    as many as hold that many rows. Lists without urls (`has_urls`) have rows without images.
+    as many as hold that many rows.
 
     Raises:
         ConfigError: a file cannot be used; the text names it.
     """
-    tasks = _tasks(layout, folder, url_column, quoting, max_rows, has_urls=has_urls)
+    tasks = _tasks(layout, folder, url_column, quoting, max_rows)
     names = [_file_name(task) for task in tasks]
     targets = [os.path.join(folder, name) for name in names]
     make_folder(folder)
@@ -166,13 +164,13 @@ def write_index(
 
 
 def _tasks(
-    layout: Layout, folder: str, url_column: str, quoting: str, max_rows: int | None, *, has_urls: bool
+    layout: Layout, folder: str, url_column: str, quoting: str, max_rows: int | None
 ) -> list[IndexTask]:
     tasks = []
     for file in layout.files:
         sidecar = layout.sidecars.get(file.path)
         task = IndexTask(
-            layout.name, layout.root, file, sidecar, url_column, quoting, max_rows, has_urls=has_urls
+            layout.name, layout.root, file, sidecar, url_column, quoting, max_rows, has_urls=layout.has_urls
         )
         if layout.name == TARS:
             unpacked = _name_of("unpacked", task.path, file.version) + ".tar"
