@@ -189,7 +189,7 @@ def make_model(name: str, cache: Path = CACHE) -> Path:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         _save_clip(name, part)
-        _save_tokenizer(part)
+        save_tokenizer(part)
         part.rename(folder)
     return folder
 
@@ -256,7 +256,7 @@ def _save_clip(name: str, folder: Path) -> None:
     CLIPImageProcessor().save_pretrained(folder)  # its defaults are CLIP's own
 
 
-def _save_tokenizer(folder: Path) -> None:
+def save_tokenizer(folder: Path) -> None:
     """Write a tokenizer of single characters: clip-retrieval loads one before it looks at an image."""
     (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(_vocabulary())}))
     (folder / "merges.txt").write_text("#version: 0.2\n")

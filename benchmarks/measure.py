@@ -123,10 +123,10 @@ def run_once(system: System, n_images: int) -> float:
 
 
 def count_vectors(output: Path) -> int:
-    """Count the vectors below a folder: parquet files with an `embedding` column, or arrays (n, dim)."""
+    """Count the vectors below a folder: parquet files with a column of embeddings, or arrays (n, dim)."""
     n_vectors = 0
     for path in output.rglob("*.parquet"):
-        if path.is_file() and "embedding" in pq.read_schema(path).names:
+        if path.is_file() and {"embedding", "text_embedding"}.intersection(pq.read_schema(path).names):
             n_vectors += pq.read_metadata(path).num_rows
     return n_vectors + sum(len(np.load(path, mmap_mode="r")) for path in output.rglob("*.npy"))
 

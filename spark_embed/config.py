@@ -68,7 +68,7 @@ Layouts = Literal["auto", "parquet", "webdataset", "img2dataset_files", "image_f
 S3Jars = Literal["slim", "full", "none"]
 
 
-Task = Literal["embed", "classify", "label", "auto"]
+Task = Literal["embed", "classify", "embed_text", "label", "auto"]
 
 
 class ModelOptions(BaseModel):
@@ -79,8 +79,9 @@ class ModelOptions(BaseModel):
     task: Task = _option(
         "embed",
         "Model",
-        "embed: a vector of each image; classify: labels by the model's head; label: what a remote API says; "
-        "auto: classify if config.json names a class ForImageClassification, else embed; a folder with code, "
+        "embed: a vector of each image; classify: labels by the model's head, or those of --labels; "
+        "embed_text: a vector of each text of --text_column, without images; label: what a remote API says; "
+        "auto: classify if config.json names a class ForImageClassification, else embed. A folder with code, "
         "and an API, say themselves what they give",
     )
     model_directory: str | None = _option(
@@ -110,6 +111,23 @@ class ModelOptions(BaseModel):
     )
     with_embedding: bool = _option(
         False, "Model", "classify: the vector of each image as well, of the same forward pass"
+    )
+    text_column: str | None = _option(
+        None,
+        "Model",
+        "embed: the column with captions, for text_embedding and clip_score by a CLIP or SigLIP; embed_text: "
+        "the column with the texts",
+        min_length=1,
+    )
+    labels: str | None = _option(
+        None,
+        "Model",
+        "classify: labels to choose from, by a CLIP or SigLIP: comma-separated, or a file (local or s3://) "
+        "with one on each line",
+        min_length=1,
+    )
+    prompt: str = _option(
+        "a photo of a {}", "Model", "classify: what the model is asked of each of --labels", pattern=r"\{\}"
     )
     allow_pickle_weights: bool = _option(
         False, "Model", "accept weights that are not safetensors (loaded with weights_only=True)"

@@ -10,6 +10,7 @@ IMAGE_ID = "image_id"
 SHARD = "shard"
 SHARD_ROW = "shard_row"
 EMBEDDING = "embedding"
+TEXT_EMBEDDING = "text_embedding"
 LABEL = "label"
 ERROR = "error"
 ERROR_DETAIL = "error_detail"
@@ -65,8 +66,8 @@ ERRORS_NAME = "errors.parquet"
 
 def table_name(results: Results) -> str:
     """Return the name of the table that a run writes: the one for embeddings if its model gives one."""
-    columns = (field.name for result in results for field in result.fields)
-    return EMBEDDINGS_NAME if EMBEDDING in columns else PREDICTIONS_NAME
+    columns = {field.name for result in results for field in result.fields}
+    return PREDICTIONS_NAME if columns.isdisjoint((EMBEDDING, TEXT_EMBEDDING)) else EMBEDDINGS_NAME
 
 
 def error_column(result: str) -> str:

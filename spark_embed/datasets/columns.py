@@ -27,7 +27,7 @@ class Columns:
 
     Attributes:
         layout: `PARQUET` (image bytes inline), `HUGGING_FACE` (a struct of bytes and path) or `URL_TABLE`.
-        image: the column with the bytes, the structs or the urls.
+        image: the column with the bytes, the structs or the urls; "" where the model takes no image.
         id: the column that image_id is made from, as of the type that all shards have; None: shard#row.
         own: the columns that go to the output.
     """
@@ -65,7 +65,12 @@ class _Known:
 
 
 def find_columns(
-    config: Config, input_dir: str, schemas: Mapping[pa.Schema, str], hive: Sequence[str]
+    config: Config,
+    input_dir: str,
+    schemas: Mapping[pa.Schema, str],
+    hive: Sequence[str],
+    *,
+    takes_image: bool = True,
 ) -> Columns:
     """Find what the columns are for.
 
@@ -74,11 +79,15 @@ def find_columns(
         input_dir: for the text of an error.
         schemas: the path of one shard for each schema that the files have.
         hive: columns that the folders add (cat=007/).
+        takes_image: the model does; else there need be none, and those that there are go to no output.
 
     Raises:
         ConfigError: nothing to embed, or columns that cannot be used, with the flag that helps.
     """
     known = _Known(schemas, hive)
+    if not takes_image:
+        names = [name for name in _own_names(config, known.names) if name not in _images(config, known)]
+        return _find_others(config, known, PARQUET, "", names)
     layout, image = _find_image(config, input_dir, known)
     names = [name for name in _own_names(config, known.names) if layout == URL_TABLE or name != image]
     columns = _find_others(config, known, layout, image, names)
@@ -89,7 +98,15 @@ def find_columns(
     return columns
 
 
-def find_index_columns(config: Config, schemas: Mapping[pa.Schema, str]) -> Columns:
+def _images(config: Config, known: _Known) -> list[str]:
+    binary = known.are(is_bytes)
+    named = [config.image_column] if config.image_column else []
+    return [*named, *(name for name in IMAGE_NAMES if name in binary), *known.are(is_hugging_face)]
+
+
+def find_index_columns(
+    config: Config, schemas: Mapping[pa.Schema, str], *, takes_image: bool = True
+) -> Columns:
     """Find what the data set's own columns in an index are for; as `find_columns`."""
     if config.image_column:
         raise ConfigError(
@@ -102,7 +119,7 @@ def find_index_columns(config: Config, schemas: Mapping[pa.Schema, str]) -> Colu
     known = _Known(own, ())
     # An image folder's own index names its images; --id_column may name them otherwise.
     names = [name for name in _own_names(config, known.names) if name != IMAGE_ID]
-    columns = _find_others(config, known, "", IMAGE, names)
+    columns = _find_others(config, known, "", IMAGE if takes_image else "", names)
     if columns.id is None and IMAGE_ID in known.names:
         return replace(columns, id=T.StructField(IMAGE_ID, T.StringType()))
     return columns

@@ -43,6 +43,7 @@ class Layout:
         sidecars: the img2dataset parquet of a tar, by the tar's path.
         has_labels: every image of an image folder lies in a folder, and there are several of those.
         bad: files of this layout that are not read, and why.
+        has_urls: the column that the lists have is one of urls; else their rows have no images.
         metadata: Hugging Face's files with columns for the images of an image folder.
         not_used: files that are there and that this layout does not read.
     """
@@ -53,6 +54,7 @@ class Layout:
     sidecars: Mapping[str, StoredFile] = field(default_factory=dict)
     has_labels: bool = False
     bad: tuple[BadShard, ...] = ()
+    has_urls: bool = True
     metadata: tuple[StoredFile, ...] = ()
     not_used: NotUsed = field(default_factory=NotUsed)
 
@@ -63,7 +65,13 @@ class Layout:
 
 
 def detect(
-    root: str, wanted: str, url_column: str, roots: Sequence[str] = (), *, quoting: str = STANDARD
+    root: str,
+    wanted: str,
+    url_column: str,
+    roots: Sequence[str] = (),
+    *,
+    quoting: str = STANDARD,
+    flag: str = "--url_column",
 ) -> Layout:
     """Find out which layout the files below `root` have.
 
@@ -71,9 +79,10 @@ def detect(
 
     Args:
         wanted: one of `DESCRIPTIONS` (--layout), or "auto".
-        url_column: the column that makes a CSV, TSV or JSONL file a list of urls (--url_column).
+        url_column: the column that makes a CSV, TSV or JSONL file a list, of urls unless `flag` says else.
         roots: other folders that links may lead to.
         quoting: of the lists (--list_quoting).
+        flag: that names the column.
 
     Raises:
         ConfigError: nothing to embed, or files of several layouts; a list beside images has an open quote.
@@ -87,7 +96,7 @@ def detect(
         seen.others.add(NOT_LIVE, shown_path(file.path))
     if seen.n_images and wanted in ("auto", FOLDER):
         seen.set_metadata_apart(root, url_column)
-    lists = find_lists(root, seen.lists, url_column)
+    lists = find_lists(root, seen.lists, url_column, flag)
     found = _layouts(root, seen, lists)
     if wanted != "auto":
         if wanted not in found:
@@ -100,7 +109,7 @@ def detect(
         raise ConfigError(
             f"--input_dir {root} holds {_nothing_of(seen, lists) or 'no data'}: nothing to embed. "
             "That would be parquet files, tars, images, or CSV, TSV or JSONL files with a column "
-            f"{url_column!r} (--url_column)"
+            f"{url_column!r} ({flag})"
         )
     if len(found) == 2 and FOLDER in found:
         table = next(layout for name, layout in found.items() if name != FOLDER)

@@ -54,8 +54,10 @@ class ListFiles:
         return not_used
 
 
-def find_lists(root: str, files: Sequence[StoredFile], url_column: str) -> ListFiles:
-    """Look into the lists below `root`.
+def find_lists(
+    root: str, files: Sequence[StoredFile], url_column: str, flag: str = "--url_column"
+) -> ListFiles:
+    """Look into the lists below `root`; `flag` names the column that they must have.
 
     Raises:
         StorageError: the store does not give one.
@@ -71,7 +73,7 @@ def find_lists(root: str, files: Sequence[StoredFile], url_column: str) -> ListF
             found.of_urls.append(file)
         elif names:
             has = one_line(", ".join(names), _SHOWN_CHARS)
-            kind = f"{kind_of_file(file.path)} without a column {url_column!r} (--url_column; it has {has})"
+            kind = f"{kind_of_file(file.path)} without a column {url_column!r} ({flag}; it has {has})"
             found.others.append((file, kind))
         else:
             found.others.append((file, f"empty {kind_of_file(file.path)}"))

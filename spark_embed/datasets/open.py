@@ -21,7 +21,8 @@ from spark_embed.datasets.sample import sample_rows
 from spark_embed.datasets.shards import BadShard, Shard, hive_columns, open_shards
 from spark_embed.errors import StorageError
 from spark_embed.inference.fetch.inline_text import is_inline_text
-from spark_embed.schema import IMAGE, IMAGE_ID
+from spark_embed.models.registry import takes_image
+from spark_embed.schema import IMAGE_ID
 from spark_embed.spark.session import Session
 from spark_embed.storage import existing_folder, folder_path
 
@@ -45,10 +46,17 @@ def find_layout(config: Config) -> Layout:
         ConfigError: no such folder, nothing to embed, or files of several layouts.
         StorageError: a folder cannot be listed.
     """
-    root = check_input(config)
-    return detect(
-        root, config.layout, config.url_column, readable_roots(config, root), quoting=config.list_quoting
-    )
+    root, (column, flag) = check_input(config), _list_column(config)
+    roots = readable_roots(config, root)
+    layout = detect(root, config.layout, column, roots, quoting=config.list_quoting, flag=flag)
+    return replace(layout, has_urls=takes_image(config))
+
+
+def _list_column(config: Config) -> tuple[str, str]:
+    """Return the column that a CSV, TSV or JSONL list must have, and the flag that names it."""
+    if config.text_column and not takes_image(config):
+        return config.text_column, "--text_column"
+    return config.url_column, "--url_column"
 
 
 def readable_roots(config: Config, root: str) -> tuple[str, ...]:
@@ -92,7 +100,7 @@ def open_source(
     layout = identified(session, layout, catalogue, verify=config.verify_shards)
     if needs_index(layout):
         index = make_index(
-            session, layout, index_folder, config.url_column, config.max_samples, config.list_quoting
+            session, layout, index_folder, _list_column(config)[0], config.max_samples, config.list_quoting
         )
         source = index_source(config, layout, index)
     else:
@@ -128,7 +136,7 @@ def shard_source(config: Config, layout: Layout, catalogue: Catalogue) -> Parque
     shards, bad = open_shards(root, layout.files, catalogue)
     _check_some(shards, bad)
     hive = hive_columns(root, shards)
-    columns = find_columns(config, root, _schemas(shards), hive)
+    columns = find_columns(config, root, _schemas(shards), hive, takes_image=takes_image(config))
     pages = [shard.odd_pages for shard in shards]
     left_out = columns.id and columns.id.name in config.drop_columns and config.id_column is None
     if columns.id and left_out and not is_readable(pages, columns.id.name):
@@ -145,7 +153,7 @@ def shard_source(config: Config, layout: Layout, catalogue: Catalogue) -> Parque
         image_column=columns.image,
         id=columns.id,
         hive=tuple(hive),
-        transport="uri" if columns.layout == URL_TABLE else "bytes",
+        transport="uri" if columns.layout == URL_TABLE else "bytes" if columns.image else "reference",
         not_used=layout.not_used,
     )
     _check_pages(config, source)
@@ -162,7 +170,7 @@ def index_source(config: Config, layout: Layout, index: Index) -> ParquetSource:
     _check_some(index.shards, index.bad)
     if layout.is_folder and config.id_column is None:  # not by an id of its metadata, which some images lack
         config = config.model_copy(update={"id_column": IMAGE_ID})
-    columns = find_index_columns(config, _schemas(index.shards))
+    columns = find_index_columns(config, _schemas(index.shards), takes_image=takes_image(config))
     not_used = NotUsed()
     not_used.update([layout.not_used, index.not_used])
     is_img2dataset = layout.name == TARS and bool(layout.sidecars)
@@ -176,7 +184,7 @@ def index_source(config: Config, layout: Layout, index: Index) -> ParquetSource:
         n_shards=len(layout.files) + len(layout.bad) or len(index.shards),
         image_bytes=index.image_bytes,
         own_columns=columns.own,
-        image_column=IMAGE,
+        image_column=columns.image,
         id=columns.id,
         hive=(),
         transport="index",

@@ -47,7 +47,8 @@ class ParquetSource:
         n_shards: what the data set's own shards number: tars, not the files of their index.
         image_bytes: bytes of the data set, as far as known.
         own_columns: the data set's own columns that go to the output, with their Spark types.
-        image_column: the column with the bytes, Hugging Face's images, the paths, or an index's references.
+        image_column: the column with the bytes, Hugging Face's images, the paths, or an index's references;
+            "" where no image is read.
         id: the column that image_id is made from, with its type in the data set as a whole, so that equal ids
             look the same from every shard; None: shard#row.
         hive: columns that the folders add (cat=007/), in order.
@@ -72,7 +73,7 @@ class ParquetSource:
 
     def transports(self, wanted: str) -> list[str]:
         """Return the transports to try, best first, for --image_transport `wanted`."""
-        if self.transport in ("uri", "index"):
+        if self.transport in ("uri", "index") or not self.image_column:
             return [self.transport]
         if wanted != "auto":
             return [wanted]
@@ -83,7 +84,7 @@ class ParquetSource:
     def read_by_spark(self) -> set[str]:
         """The columns that Spark reads, of those that the files have."""
         names = {field.name for field in (*self.own_columns, *filter(None, [self.id]))}
-        if self.transport != "reference":
+        if self.transport != "reference" and self.image_column:
             names.add(self.image_column)
         if self.transport == "index":
             names.update(INDEX_COLUMNS)
@@ -97,7 +98,7 @@ class ParquetSource:
     @property
     def has_urls(self) -> bool:
         """Whether the images have to be downloaded, which takes a time that nobody knows."""
-        return self.layout in (URL_TABLE, LISTS)
+        return bool(self.image_column) and self.layout in (URL_TABLE, LISTS)
 
     @property
     def n_rows(self) -> int:
@@ -201,7 +202,10 @@ class ParquetSource:
     def _reference(self, value: Column, shard: Column) -> Column:
         """Return the reference of each row, by `transport`."""
         folder = F.regexp_replace(F.concat(F.lit(self.folder + "/"), shard), "/[^/]*$", "")
-        if self.transport == "index":
+        parts: dict[str, Column] = {}
+        if not self.image_column:
+            pass
+        elif self.transport == "index":
             parts = {field.name: value[field.name] for field in REFERENCE_TYPE}
             file = value["file"].cast("string")
             beside = F.concat(F.lit(self.folder + "/"), file)

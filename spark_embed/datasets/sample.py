@@ -26,6 +26,8 @@ def sample_rows(
 ) -> list[SampleRow]:
     """Return some `n_rows` rows, references as `transport` has them: the first ones of a few shards.
 
+    Without a `column` of images they refer to nothing.
+
     The shards are spread over the data set and take turns, so that the first few rows come from all. One
     that cannot be read gives none: that is its wave's to say.
     """
@@ -38,7 +40,9 @@ def sample_rows(
         wanted = range(min(shard.n_rows, math.ceil(n_rows / n_shards)))
         path = os.path.join(folder, shard.path)
         with suppress(OSError, StorageError):
-            if transport == "index":
+            if not column:
+                references = [Reference()] * len(wanted)
+            elif transport == "index":
                 references = _indexed(path, column, len(wanted))
             else:
                 status = stat(path)

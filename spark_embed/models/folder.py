@@ -18,6 +18,9 @@ from spark_embed.models import Recipe
 from spark_embed.models.local_copy import copy_folder
 from spark_embed.models.weights import choose_weights
 
+TOKENIZER_FILES = ("merges.txt", "vocab.txt", "spiece.model", "tokenizer.model")
+"""Files of a tokenizer that are not JSON, by the vocab_files_names of transformers' tokenizers."""
+
 HUB_ERRORS: tuple[type[Exception], ...] = tuple(
     error
     for error in vars(huggingface_hub.errors).values()
@@ -68,7 +71,7 @@ def local_folder(recipe: Recipe) -> str | None:
 
 
 def _download(recipe: Recipe) -> str:
-    patterns = ["*.json", "model*.safetensors"]
+    patterns = ["*.json", "model*.safetensors", *TOKENIZER_FILES]
     patterns += ["pytorch_model*.bin"] if recipe.allow_pickle_weights else []
     patterns += ["*.py"] if recipe.trust_remote_code else []
     try:
@@ -125,7 +128,7 @@ def _copy(recipe: Recipe) -> str:
             raise ModelError(f"--model_directory {source}: config.json {one_line(exc)}") from exc
         weights = choose_weights(files, read, config, recipe)
         suffixes = (".json", ".py") if recipe.trust_remote_code else (".json",)
-        wanted = {name for name in files if name.endswith(suffixes)}.union(weights)
+        wanted = {name for name in files if name.endswith(suffixes) or name in TOKENIZER_FILES}.union(weights)
         return copy_folder(source, [files[name] for name in sorted(wanted)])
     except StorageError as exc:
         detail = str(exc).removeprefix(f"{source}: ")

@@ -19,10 +19,17 @@ IMAGE_EMBEDDER = "spark_embed.models.vision.image_embedder:ImageEmbedder"
 IMAGE_CLASSIFIER = "spark_embed.models.vision.image_classifier:ImageClassifier"
 """Images -> labels and their scores, by a classification head."""
 
+IMAGE_TEXT_EMBEDDER = "spark_embed.models.text.image_text_embedder:ImageTextEmbedder"
+"""Images and their captions -> a vector of each, and how close they are."""
+
+TEXT_EMBEDDER = "spark_embed.models.text.text_embedder:TextEmbedder"
+"""Texts -> one vector each."""
+
+ZERO_SHOT_CLASSIFIER = "spark_embed.models.text.zero_shot:ZeroShotClassifier"
+"""Images -> labels that are given as words, and their scores."""
 
 MODEL_FOLDER = "spark_embed.models.directory.model_folder:ModelFolder"
 """A folder that brings its own code: columns and table are as its config.json says."""
-
 
 REMOTE = "spark_embed.models.api.remote:RemoteModel"
 """What a YAML file describes: somebody else's model, behind HTTP."""
@@ -40,18 +47,28 @@ class Kind:
             `ModelOptions` -> pairs of name and value. None where workers read all themselves.
         account: where the function is that says, after a run, what its models have used, for metadata.json:
             `Recipe` -> JSON values. None where there is nothing to say.
+        takes_image: whether it takes an image; where not, a data set needs none.
     """
 
     check: str | None = None
     options: tuple[str, ...] = ()
     read: str | None = None
     account: str | None = None
+    takes_image: bool = True
+
+
+_OF_CLASSIFIERS = ("with_embedding", "top_k", "min_score")
 
 
 KINDS: dict[str, Kind] = {
     IMAGE_EMBEDDER: Kind("spark_embed.models.vision.files:check_files"),
-    IMAGE_CLASSIFIER: Kind(
-        "spark_embed.models.vision.files:check_classifier_files", ("with_embedding", "top_k", "min_score")
+    IMAGE_CLASSIFIER: Kind("spark_embed.models.vision.files:check_classifier_files", _OF_CLASSIFIERS),
+    IMAGE_TEXT_EMBEDDER: Kind("spark_embed.models.text.files:check_image_text_files", ("text_column",)),
+    TEXT_EMBEDDER: Kind(
+        "spark_embed.models.text.files:check_text_files", ("text_column",), takes_image=False
+    ),
+    ZERO_SHOT_CLASSIFIER: Kind(
+        "spark_embed.models.text.files:check_image_text_files", ("labels", "prompt", *_OF_CLASSIFIERS)
     ),
     MODEL_FOLDER: Kind(
         "spark_embed.models.directory.recognise:check_folder",
@@ -72,7 +89,7 @@ def find_kind(options: ModelOptions) -> str:
     """Return the kind of model that the options want; driver only.
 
     Raises:
-        ConfigError: a remote API is wanted, and none is named.
+        ConfigError: options that do not go together; or a remote API is wanted, and none is named.
         ModelError: the model is a folder with code that may not run, or nobody can look at it; or it is asked
             what it is (--task auto), and has no config.json that can be read.
     """
@@ -85,6 +102,16 @@ def find_kind(options: ModelOptions) -> str:
             f"--task label: --model_directory {options.model_directory} must be a .yaml file that describes "
             "a remote API (docs/api.md)"
         )
+    if options.labels is not None:
+        _refuse_unless(options.task in ("classify", "auto"), "--labels", "--task classify", options.task)
+        _refuse_unless(options.text_column is None, "--text_column", "--task embed or embed_text", "classify")
+        return ZERO_SHOT_CLASSIFIER
+    if options.text_column is not None:
+        is_embedder = options.task in ("embed", "embed_text")
+        _refuse_unless(is_embedder, "--text_column", "--task embed or embed_text", options.task)
+        return IMAGE_TEXT_EMBEDDER if options.task == "embed" else TEXT_EMBEDDER
+    if options.task == "embed_text":
+        raise ConfigError("--task embed_text: say which column holds the texts, with --text_column")
     if options.task == "auto":
         is_classifier = _find("spark_embed.models.vision.files:is_classifier_folder")
         return (
@@ -93,15 +120,39 @@ def find_kind(options: ModelOptions) -> str:
     return IMAGE_CLASSIFIER if options.task == "classify" else IMAGE_EMBEDDER
 
 
+def _refuse_unless(is_right: bool, flag: str, wanted: str, task: str) -> None:
+    if not is_right:
+        raise ConfigError(f"{flag}: is for {wanted}, and this is --task {task}")
+
+
+def takes_image(options: ModelOptions) -> bool:
+    """Say whether the model that the options want takes an image; driver only, as `find_kind`."""
+    return KINDS.get(find_kind(options), Kind()).takes_image
+
+
+_READERS = {"labels": "spark_embed.models.text.label_list:read_label_list"}
+"""Of options that may name a file: what reads it, on the driver."""
+
+
 def find_options(kind: str, options: ModelOptions) -> tuple[tuple[str, Any], ...]:
-    """Return the options that a kind reads from its recipe, by name.
+    """Return the options that a kind reads from its recipe, by name; driver only.
 
     Raises:
-        ConfigError: what --model_directory names is read on the driver, and cannot be used.
+        ConfigError, StorageError: what one of them names is read here, and cannot be used.
     """
-    known = KINDS.get(kind, Kind())
-    read = _find(known.read)(options) if known.read else ()
-    return (*((name, getattr(options, name)) for name in known.options), *read)
+    known, read = KINDS.get(kind, Kind()), read_options(options)
+    given = ((name, read.get(name, getattr(options, name))) for name in known.options)
+    return (*given, *(_find(known.read)(options) if known.read else ()))
+
+
+def read_options(options: ModelOptions) -> dict[str, Any]:
+    """Return the values of those options that may name a file and are given: what that says; driver only.
+
+    Raises:
+        ConfigError, StorageError: a file cannot be used.
+    """
+    given = {name: getattr(options, name) for name in _READERS}
+    return {name: _find(_READERS[name])(value) for name, value in given.items() if value is not None}
 
 
 def find_class(kind: str) -> Callable[..., Any]:

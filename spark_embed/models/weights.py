@@ -99,6 +99,20 @@ def _no_weights(names: Collection[str], recipe: Recipe) -> ModelError:
     return ModelError(f"{where}: no weights in it (model.safetensors{hint})")
 
 
+def check_weights(recipe: Recipe, weights_sha256: str) -> None:
+    """Compare the weights that a worker has loaded with those of the run.
+
+    Raises:
+        ModelError: they are others.
+    """
+    if recipe.weights_sha256 not in (None, weights_sha256):
+        raise ModelError(
+            f"--model_directory {recipe.source}: the weights of this worker hash to "
+            f"{weights_sha256}, those of the run to {recipe.weights_sha256}; "
+            "every worker needs the same model"
+        )
+
+
 def find_weights(folder: str, config: Mapping[str, Any], recipe: Recipe) -> list[str]:
     """Return the paths of the weights in a folder on this machine, each looked at.
 

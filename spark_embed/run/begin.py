@@ -12,7 +12,7 @@ from spark_embed.config import Config
 from spark_embed.datasets.units import Unit
 from spark_embed.errors import StorageError
 from spark_embed.inference.udf import make_recipe
-from spark_embed.models.registry import find_check
+from spark_embed.models.registry import find_check, read_options
 from spark_embed.output.fingerprint import check_fingerprint, make_fingerprint, model_options
 from spark_embed.output.folder import Output
 from spark_embed.output.records import RunRecord
@@ -55,7 +55,7 @@ def bind_run(context: RunContext, plan: Plan) -> tuple[RunRecord, Binding | None
     """
     old = plan.run_state.record
     config = context.config
-    if old and old.options == model_options(config) and not plan.units and not _wants_retries(context, plan):
+    if old and old.options == _options(config) and not plan.units and not _wants_retries(context, plan):
         context.check()
         tidy(context.output, plan.run_state)
         return old, None
@@ -77,7 +77,8 @@ def check_model(context: RunContext, plan: Plan, record: RunRecord, binding: Bin
     Raises:
         ResumeError: it is another; the text says in what.
     """
-    fingerprint = _fingerprint(context, plan, binding)
+    # With what only the old one has: another kind of model may say less of itself.
+    fingerprint = {**dict.fromkeys(record.fingerprint), **_fingerprint(context, plan, binding)}
     check_fingerprint(context.output.root, record.fingerprint, fingerprint)
 
 
@@ -100,7 +101,7 @@ def _make_record(context: RunContext, plan: Plan, binding: Binding) -> RunRecord
     return RunRecord(
         run_id=old.run_id if old else uuid.uuid4().hex,
         started_at=old.started_at if old else context.clock.started_at,
-        options=model_options(context.config),
+        options=_options(context.config),
         fingerprint=_fingerprint(context, plan, binding),
         table_schema=old.table_schema if old else schema.jsonValue(),
         model=preflight.model,
@@ -108,6 +109,12 @@ def _make_record(context: RunContext, plan: Plan, binding: Binding) -> RunRecord
         versions=preflight.versions,
         output_files=context.config.output_files,
     )
+
+
+def _options(config: Config) -> dict[str, Any]:
+    """Return the options that decide what a result is: of a file that one names, what it says now."""
+    read = {name: list(value) for name, value in read_options(config).items()}  # as after JSON
+    return model_options(config.model_copy(update=read))
 
 
 def check_workers_reach_output(spark: SparkSession, root: str) -> None:

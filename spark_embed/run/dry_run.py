@@ -58,7 +58,12 @@ def describe_run(spark: SparkSession | Session, config: Config) -> str:
     n_waves = math.ceil(n_rows / binding.wave_rows)
     return "\n".join(
         [
-            f"layout   {source.layout}, images in column {source.image_column!r}, by {source.transport}",
+            f"layout   {source.layout}, "
+            + (
+                f"images in column {source.image_column!r}, by {source.transport}"
+                if source.image_column
+                else "no image is read"
+            ),
             f"shards   {source.n_shards:,} in {source.root}, {source.image_bytes:,} bytes",
             f"rows     {source.n_rows:,}, of which {n_rows:,} would be embedded",
             f"columns  {own or 'none'}; image_id from {source.id.name if source.id else 'shard#row'}",

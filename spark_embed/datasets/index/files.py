@@ -27,11 +27,15 @@ def index_files(task: IndexTask, not_used: NotUsed) -> Iterator[Rows]:
 
 
 def index_list(task: IndexTask, not_used: NotUsed) -> Iterator[Rows]:
-    """Yield the rows of a list of urls; relative paths start from the list's folder."""
+    """Yield the rows of a list, of urls if it has some; relative paths start from the list's folder."""
     base, first = os.fsencode(os.path.dirname(task.path)), 0
     for batch in read_list(task.path, task.url_column, task.quoting):
         own = pa.Table.from_batches([batch])
-        urls = batch.column(task.url_column).to_pylist() if task.url_column in batch.schema.names else []
+        urls = (
+            batch.column(task.url_column).to_pylist()
+            if task.has_urls and task.url_column in batch.schema.names
+            else []
+        )
         urls += [None] * (len(own) - len(urls))
         places = [{"uri": url.encode(), "base": base} if url else None for url in urls]
         yield make_rows(own, task.name, first, places)

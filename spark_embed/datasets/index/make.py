@@ -169,7 +169,9 @@ def _tasks(
     tasks = []
     for file in layout.files:
         sidecar = layout.sidecars.get(file.path)
-        task = IndexTask(layout.name, layout.root, file, sidecar, url_column, quoting, max_rows)
+        task = IndexTask(
+            layout.name, layout.root, file, sidecar, url_column, quoting, max_rows, has_urls=layout.has_urls
+        )
         if layout.name == TARS:
             unpacked = _name_of("unpacked", task.path, file.version) + ".tar"
             task = replace(task, unpacked=os.path.join(folder, unpacked))
@@ -180,7 +182,8 @@ def _tasks(
 def _file_name(task: IndexTask) -> str:
     """Return a name that another content has not."""
     seen = [(file.version, file.n_bytes, file.modified_ns) for file in (task.file, task.sidecar) if file]
-    facts = (task.layout, task.path, seen, task.url_column, task.quoting, task.max_rows)
+    facts = [task.layout, task.path, seen, task.url_column, task.quoting, task.max_rows]
+    facts += [] if task.has_urls else ["no urls"]
     return _name_of(_FORMAT, *facts) + ".parquet"
 
 

@@ -40,7 +40,8 @@ class IndexTask:
         root: the input folder.
         file: the tar, list, or img2dataset parquet of a folder, below it.
         sidecar: the img2dataset parquet of a tar.
-        url_column: the column of a list that holds the urls.
+        url_column: the column that a list must have, with the urls.
+        has_urls: it has; else the rows have no image.
         quoting: of a list (--list_quoting).
         max_rows: where to stop.
         unpacked: where a compressed tar is unpacked to, so that single images can be read.
@@ -54,6 +55,7 @@ class IndexTask:
     quoting: str = STANDARD
     max_rows: int | None = None
     unpacked: str = ""
+    has_urls: bool = True
 
     @property
     def path(self) -> str:

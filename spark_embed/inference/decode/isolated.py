@@ -85,13 +85,13 @@ class IsolatedDecoder:
         return child
 
 
-def keep_decodable(images: Iterable[Buffer], decoder: Decoder) -> Iterator[Buffer]:
-    """Yield those images that a child can decode; closes `decoder` at the end."""
+def keep_decodable(images: Iterable[tuple[Buffer, Any]], decoder: Decoder) -> Iterator[tuple[Buffer, Any]]:
+    """Yield those images, with what comes beside, that a child can decode; closes `decoder` at the end."""
     try:
-        for data in images:
+        for data, beside in images:
             with suppress(ImageError):
                 decoder.open_image(data).decode()
-                yield data
+                yield data, beside
     finally:
         decoder.close()
 

@@ -222,7 +222,7 @@ def _sampled(
     """Yield rows as the model prepares them, and its reference if it has one; `errors` is given the rest."""
     rows = _with_columns(sample, model.takes.columns)
     if model.reference is not None:
-        images: Iterator[Buffer] = (data for data, _ in _fetched(rows, options, errors))
+        images = _fetched(rows, options, errors)
         if has_failed_before():
             images = keep_decodable(images, make_decoder(replace(options, isolated=True)))
         yield from prepare_sample(model, images, options.max_pixels, errors, min_edge)

@@ -75,21 +75,30 @@ def open_checkpoint(recipe: Recipe, *, has_head: bool = False) -> Checkpoint:
             network.config.id2label, "id2label", recipe
         )
         _check_head_weights(network, missing, state, labels, recipe)
-    if missing:
-        raise ModelError(
-            f"--model_directory {recipe.source}: the weights lack {len(missing)} of the network's tensors or "
-            f"have them in another shape ({', '.join(missing[:3])}); are they of this model?"
-        )
+    check_complete(missing, recipe)
     return Checkpoint(
         network=network.float().eval(),
         processor=load_processor(folder, recipe),
         family=files.family,
-        name=_name(recipe, folder, revision),
+        name=name_of(recipe, folder, revision),
         revision=revision,
         weights_sha256=weights_sha256.result(),
         labels=labels,
         is_multi_label=has_head and _is_multi_label(network.config),
     )
+
+
+def check_complete(missing: Sequence[str], recipe: Recipe) -> None:
+    """Refuse a network with tensors that the weights do not fit.
+
+    Raises:
+        ModelError: there are some.
+    """
+    if missing:
+        raise ModelError(
+            f"--model_directory {recipe.source}: the weights lack {len(missing)} of the network's tensors or "
+            f"have them in another shape ({', '.join(missing[:3])}); are they of this model?"
+        )
 
 
 def _is_multi_label(config: Any) -> bool:
@@ -125,7 +134,8 @@ def _check_head_weights(
     )
 
 
-def _name(recipe: Recipe, folder: str, revision: str | None) -> str:
+def name_of(recipe: Recipe, folder: str, revision: str | None) -> str:
+    """Return the short name of a model, for people."""
     is_elsewhere = revision is not None or is_s3(recipe.source)
     return recipe.source if is_elsewhere else os.path.basename(os.path.normpath(folder))
 
@@ -162,18 +172,29 @@ def load_weights(paths: Sequence[str]) -> dict[str, torch.Tensor]:
 def _load_network(
     folder: str, files: ModelFiles, recipe: Recipe, state: dict[str, torch.Tensor], *, has_head: bool
 ) -> tuple[Any, list[str]]:
-    """Return the network and the names of its tensors that the weights do not fit.
-
-    transformers is given the weights, and looks for no file itself: an index, an adapter or a config.json
-    could name others than those that are hashed.
-    """
+    """Return the network and the names of its tensors that the weights do not fit."""
     if files.family is FAMILIES["timm_wrapper"]:
         return _load_timm_network(folder, state, has_head=has_head)
     if has_head:
-        network_class, wanted = _head_class(folder, files, recipe), {}
-    else:
-        network_class = _network_class(folder, files, recipe)
-        wanted = files.family.network_options(files.config)
+        return load_network(_head_class(folder, files, recipe), folder, state)
+    wanted = files.family.network_options(files.config)
+    return load_network(_network_class(folder, files, recipe), folder, state, **wanted)
+
+
+def load_network(
+    network_class: Any, folder: str, state: dict[str, torch.Tensor], **wanted: Any
+) -> tuple[Any, list[str]]:
+    """Return a network of a transformers class, and the names of its tensors that the weights do not fit.
+
+    transformers is given the weights, and looks for no file itself: an index, an adapter or a config.json
+    could name others than those that are hashed.
+
+    Args:
+        network_class: of the network.
+        folder: with its config.json.
+        state: the weights.
+        wanted: what the configuration should say, or the class is told.
+    """
     config, options = network_class.config_class.from_pretrained(folder, return_unused_kwargs=True, **wanted)
     network, report = network_class.from_pretrained(
         None,

@@ -27,6 +27,7 @@ from spark_embed.models.vision.outputs import LOGITS, Forward, Outputs, Tensors,
 from spark_embed.models.vision.own_processor import process_image
 from spark_embed.models.vision.preprocess import Preprocessing
 from spark_embed.models.vision.processor import read_preprocessing
+from spark_embed.models.weights import check_weights
 
 _START_ERRORS: tuple[type[Exception], ...] = (*LIBRARY_ERRORS, ImageError)
 
@@ -62,12 +63,7 @@ class VisionNetwork:
         device = resolve_device(recipe.device)  # first: where it is missing, no weights need be fetched
         torch.cuda.empty_cache()  # of this worker's model before: its GPU may be another task's by now
         checkpoint = open_checkpoint(recipe, has_head=LOGITS in wanted)
-        if recipe.weights_sha256 not in (None, checkpoint.weights_sha256):
-            raise ModelError(
-                f"--model_directory {recipe.source}: the weights of this worker hash to "
-                f"{checkpoint.weights_sha256}, those of the run to {recipe.weights_sha256}; "
-                "every worker needs the same model"
-            )
+        check_weights(recipe, checkpoint.weights_sha256)
         self.recipe = replace(
             recipe,
             device=device,

@@ -134,7 +134,7 @@ def test_a_child_that_cannot_start_is_no_images_fault(decoder, monkeypatch):
 
 def test_the_images_that_preflight_may_decode_are_found_out(decoder, crashing):
     images = [ordering("decode abort"), ordering("no order"), b"<html>", ordering("open abort")]
-    assert list(keep_decodable(images, decoder)) == [images[1]]
+    assert list(keep_decodable(zip(images, range(4), strict=True), decoder)) == [(images[1], 1)]
     assert children() == []
 
 

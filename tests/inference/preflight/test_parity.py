@@ -19,7 +19,7 @@ from support.small_models import save_model
 
 
 def compare(model: ImageEmbedder, images, max_pixels: int = MAX_PIXELS) -> Parity:
-    return measure_parity(model, list(prepare_sample(model, images, max_pixels)))
+    return measure_parity(model, list(prepare_sample(model, ((data, None) for data in images), max_pixels)))
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_one_image_at_a_time_is_kept_in_memory(clip, photo_bytes, monkeypatch):
 
     monkeypatch.setattr(clip, "prepare", watched)
     taken = []
-    sample = prepare_sample(clip, (taken.append(data) or data for data in photo_bytes), MAX_PIXELS)
+    sample = prepare_sample(clip, ((taken.append(data) or data, None) for data in photo_bytes), MAX_PIXELS)
     next(sample)
     assert len(taken) == 1
     assert len(list(sample)) == len(photo_bytes) - 1 == len(pixels) - 1
@@ -109,7 +109,7 @@ def test_real_and_odd_files_give_the_vectors_of_plain_transformers(material, fol
     recipe = Recipe(str(material / "clip-tiny"), device="cpu", dtype="float32")
     model = ImageEmbedder(recipe)
     files = sorted(path for path in (material / folder).rglob("*") if path.is_file())[::every]
-    images = (path.read_bytes() for path in files if path.suffix != ".csv")
+    images = ((path.read_bytes(), None) for path in files if path.suffix != ".csv")
     sample = list(prepare_sample(model, images, MAX_PIXELS))
     references = predict_references(model, sample)
     for dtype, min_cosine in (("float32", 0.9999), ("bfloat16", 0.999)):

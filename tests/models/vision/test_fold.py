@@ -50,7 +50,7 @@ def test_folded_vectors_are_those_of_the_plain_network(recipe, photos):
 
 def test_parity_compares_with_the_plain_network(photo_bytes):
     model = ImageEmbedder(Recipe(device="cpu", dtype="float32"))
-    sample = list(prepare_sample(model, photo_bytes, MAX_PIXELS))
+    sample = list(prepare_sample(model, ((data, None) for data in photo_bytes), MAX_PIXELS))
     assert measure_parity(model, sample).min_cosine > 0.9999
     with torch.no_grad():  # as if it had been folded wrongly
         model.network._network.timm_model.conv_head.bias.add_(1)

@@ -85,7 +85,9 @@ def test_labels_and_scores_are_those_of_plain_transformers(head, photos, photo_b
     np.testing.assert_allclose(columns["score"], expected.max(axis=1), atol=1e-4)
     assert expected.max() > 1.5 / len(LABELS)  # not all the same
     # The same by its own processor, from the encoded image on.
-    parity = measure_parity(model, list(prepare_sample(model, photo_bytes[:4], MAX_PIXELS)))
+    parity = measure_parity(
+        model, list(prepare_sample(model, ((data, None) for data in photo_bytes[:4]), MAX_PIXELS))
+    )
     assert parity.n_same_label == parity.n_images == 4
     assert parity.max_score_difference < MAX_SCORE_DIFFERENCE
     assert parity.min_cosine is None
@@ -145,7 +147,7 @@ def test_the_smallest_score_leaves_lists_empty_and_rows_there(vit, photos):
     columns = model.predict(prepare_all(model, photos)).columns
     assert columns["top_labels"] == columns["top_scores"] == [[]] * len(photos)
     assert len(columns["label"]) == len(columns["score"]) == len(photos)
-    assert model.top_k == len(LABELS)
+    assert model.labelling.top_k == len(LABELS)
 
 
 def test_a_row_without_finite_scores_fails_alone(vit, photos):
@@ -167,7 +169,7 @@ def test_parity_sees_a_head_that_gives_other_labels(vit, photo_bytes):
     model = ImageClassifier(recipe(vit))
     plain = replace(model.recipe, dtype="bfloat16")  # so that the reference is loaded anew
     other = ImageClassifier(plain)
-    sample = list(prepare_sample(model, photo_bytes, MAX_PIXELS))
+    sample = list(prepare_sample(model, ((data, None) for data in photo_bytes), MAX_PIXELS))
     assert find_shortfall(vars(measure_parity(model, sample)), 0.999) is None
     references = model.reference.predict([item.reference for item in sample])
     with torch.no_grad():
@@ -186,8 +188,8 @@ def test_the_embedded_model_names_what_photos_show(photos):
     espresso, missile = columns["label"][2:4]  # coffee and rocket
     assert (espresso, missile) == ("espresso", "missile")
     assert columns["label_id"][2:4] == [967, 657]
-    assert len(model.labels) == 1000
-    assert model.labels[0] == "tench, Tinca tinca"
+    assert len(model.labelling.labels) == 1000
+    assert model.labelling.labels[0] == "tench, Tinca tinca"
 
 
 @pytest.mark.slow
@@ -300,7 +302,7 @@ def test_timms_labels_may_stand_in_its_pretrained_cfg(tmp_path, photos):
     names = config.pop("label_names")
     config["pretrained_cfg"]["label_names"] = names[::-1]
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert ImageClassifier(recipe(tmp_path)).labels == LABELS[::-1]
+    assert ImageClassifier(recipe(tmp_path)).labelling.labels == LABELS[::-1]
 
 
 def test_a_clip_without_a_head_is_told_before_spark_starts(clip_folder):

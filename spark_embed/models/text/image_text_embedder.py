@@ -1,0 +1,143 @@
+"""Image and caption -> an embedding of each in the same space, and how close the two are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from spark_embed.errors import RowError
+from spark_embed.models import Inputs, Prediction, Prepared, Recipe, ReferenceModel, Values
+from spark_embed.models.text.tower import TEXT_RESULT, TextTower, check_one_space, clean_text, cosines
+from spark_embed.models.vision.image_embedder import ImageEmbedder
+from spark_embed.models.vision.reference import PlainTransformers
+from spark_embed.schema import EMBEDDING, EMBEDDING_RESULTS, TEXT_EMBEDDING, Field, Result
+
+CLIP_SCORE = "clip_score"
+(_IMAGE_RESULT,) = EMBEDDING_RESULTS
+_SCORE_RESULT = Result(CLIP_SCORE, (Field(CLIP_SCORE, "float"),))
+
+
+class _Pair(NamedTuple):
+    """What is made of a row: of each side, what its tower takes, or why there is nothing."""
+
+    image: Prepared | RowError
+    text: str | RowError
+
+
+class ImageTextEmbedder:
+    """Vectors of images and of their captions; implements `spark_embed.models.Model`.
+
+    Each side goes its own way: what is wrong with one costs the other nothing.
+
+    Attributes:
+        recipe: with everything resolved.
+        takes: what the image takes, and the column with the captions.
+    """
+
+    gives = (_IMAGE_RESULT, TEXT_RESULT, _SCORE_RESULT)
+    codes = frozenset({"no_text"})
+
+    def __init__(self, recipe: Recipe, *, fold: bool = True) -> None:
+        """Load both towers (slow; runs once per worker process).
+
+        Args:
+            recipe: of the model; `text_column` is its option.
+            fold: as `VisionNetwork`.
+
+        Raises:
+            ModelError: as `VisionNetwork` and `TextTower`.
+        """
+        self._column: str = recipe.option("text_column")
+        self._images = ImageEmbedder(recipe, fold=fold)
+        self.recipe = self._images.recipe
+        self._tower = TextTower(self.recipe)
+        check_one_space(recipe, self._images.embedding_dim, self._tower.dim)
+        self.takes = replace(self._images.takes, columns=(self._column,))
+
+    @property
+    def reference(self) -> ReferenceModel:
+        """That of the images."""
+        return _ReferenceOfImages(self._images.reference)
+
+    def prepare(self, inputs: Inputs) -> Prepared:
+        """See `Model.prepare`; of a row that lacks both, `predict` says of each why."""
+        return _Pair(
+            _try(lambda: self._images.prepare(inputs)),
+            _try(lambda: clean_text(inputs.columns.get(self._column), self._column)),
+        )
+
+    def predict(self, batch: list[Prepared]) -> Prediction:
+        """See `Model.predict`. The score is the cosine, whether the vectors are normalised or not."""
+        images = _predict_those_there([pair.image for pair in batch], self._images.predict, _IMAGE_RESULT)
+        texts = _predict_those_there([pair.text for pair in batch], self._tower.predict, TEXT_RESULT)
+        failed = {**texts.failures[TEXT_RESULT.name], **images.failures[EMBEDDING]}
+        scores = [0.0] * len(batch)
+        if both := [row for row in range(len(batch)) if row not in failed]:
+            one, other = images.columns[EMBEDDING], texts.columns[TEXT_EMBEDDING]
+            for row, score in zip(both, cosines(np.asarray(one)[both], np.asarray(other)[both]), strict=True):
+                scores[row] = float(score)
+        limits = [limit for limit in (images.batch_limit, texts.batch_limit) if limit]
+        return Prediction(
+            {**images.columns, **texts.columns, CLIP_SCORE: scores},
+            {**images.failures, **texts.failures, CLIP_SCORE: failed},
+            min(limits, default=None),
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """See `Model.describe`."""
+        return {
+            **self._images.describe(),
+            "text_column": self._column,
+            "text": self._tower.describe(),
+        }
+
+
+class _ReferenceOfImages:
+    """The reference of the images beside prepared pairs; implements `spark_embed.models.ReferenceModel`."""
+
+    def __init__(self, plain: PlainTransformers) -> None:
+        self.prepare, self.predict = plain.prepare, plain.predict
+        self._plain = plain
+
+    def difference(self, prepared: Prepared, reference: Any) -> float | None:
+        if isinstance(prepared.image, RowError):
+            raise prepared.image
+        return self._plain.difference(prepared.image, reference)
+
+
+def _try(make: Callable[[], Prepared]) -> Prepared | RowError:
+    try:
+        return make()
+    except RowError as exc:
+        return exc.without_traceback()
+
+
+def _predict_those_there(
+    rows: Sequence[Prepared | RowError], predict: Callable[[list[Prepared]], Prediction], result: Result
+) -> Prediction:
+    """Predict the rows that are no errors; the others fail with what they are, and their values are empty."""
+    failures = {row: value for row, value in enumerate(rows) if isinstance(value, RowError)}
+    there = [row for row in range(len(rows)) if row not in failures]
+    if not there:
+        return Prediction(
+            {field.name: [None] * len(rows) for field in result.fields}, {result.name: failures}
+        )
+    made = predict([rows[row] for row in there])
+    failures |= {there[row]: error for row, error in made.failures.get(result.name, {}).items()}
+    columns = {name: _spread(values, there, len(rows)) for name, values in made.columns.items()}
+    return Prediction(columns, {result.name: failures}, made.batch_limit)
+
+
+def _spread(values: Values, rows: Sequence[int], n_rows: int) -> Values:
+    """Return `n_rows` values, those of `rows` as given, the others of no meaning."""
+    if len(rows) == n_rows:
+        return values
+    if isinstance(values, np.ndarray):
+        spread = np.zeros((n_rows, *values.shape[1:]), dtype=values.dtype)
+        spread[list(rows)] = values
+        return spread
+    found = dict(zip(rows, values, strict=True))
+    return [found.get(row) for row in range(n_rows)]
