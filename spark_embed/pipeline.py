@@ -100,8 +100,6 @@ def run(spark: SparkSession | Session, config: Config, clock: Clock | None = Non
         left = publisher.n_rows_left if limit.is_reached else 0
         result = RunResult(plan, record, ledger, publisher.of_this_run, bad, binding, left)
         summary = summarize(context, result)
-        if summary.usage and not left:  # all rows that can be read have their results: nobody will ask again
-            delete(output.answers)
         progress.done(is_stopped=limit.is_reached)
     check_whole(limit, plan, publisher, bad, summary)
     return summary
@@ -152,6 +150,8 @@ def summarize(context: RunContext, result: RunResult) -> RunSummary:
         summary = write_summary(context, result)
         extra = {"counts": summary.to_dict()["counts"], "timings_s": summary.timings_s}
         logger.info("stopped" if result.n_rows_left else "done", extra=extra)
+    if summary.usage and not result.n_rows_left:  # all that can be read has its results: nobody asks again
+        delete(context.output.answers)
     return summary
 
 
