@@ -138,7 +138,7 @@ class ApiFile(BaseModel):
             return value
         raise ModelError(
             f"{self.key}: the environment variable with the key for {self.base_url} is not set where the "
-            "tasks run: set it in the environment of the driver or, on a cluster, of the executors"
+            f"tasks run: set it there, or on AWS say where it is kept (--secrets {self.key}=SECRET-NAME)"
         )
 
 
