@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 from botocore.loaders import Loader
 from botocore.model import ServiceModel
 
@@ -69,3 +70,15 @@ def test_roles_are_given_to_aws_alone_and_nothing_is_allowed_everywhere():
         if "*" in _list(statement["Resource"]):  # it takes no other
             assert actions == ["elasticmapreduce:RunJobFlow"]
             assert "aws:RequestTag/project" in statement["Condition"]["StringEquals"]
+
+
+@pytest.mark.parametrize("name", ["cluster", "cluster-cpu"])
+def test_who_submits_may_pass_the_roles_that_the_shipped_files_name(name):
+    cluster = yaml.safe_load((REPOSITORY / f"emr/{name}.yaml").read_text())
+    passed = [
+        str(role).rpartition("/")[2]
+        for one in read("submitter")
+        if "iam:PassRole" in _list(one["Action"])
+        for role in _list(one["Resource"])
+    ]
+    assert sorted(passed) == sorted([cluster["service_role"], cluster["instance_profile"]])
