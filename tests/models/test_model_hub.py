@@ -18,6 +18,7 @@ N_WORKERS = 10
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 WEIGHTS = "model.safetensors"
 FILES = {"config.json": b"{}", "preprocessor_config.json": b"[]", WEIGHTS: os.urandom(100_000)}
+FILES |= {"merges.txt": b"#version: 0.2", "spiece.model": b"a tokenizer"}
 
 # Forked from one process, as Spark's daemon does it.
 PROGRAM = """
