@@ -19,11 +19,12 @@ from spark_embed.inference.preflight.probe import ProbeOptions
 from spark_embed.inference.preflight.probe import probe as run_probe
 from spark_embed.inference.preflight.sample import SampleRow
 from spark_embed.models import Recipe
+from spark_embed.models.registry import IMAGE_CLASSIFIER
 from spark_embed.models.vision import network
 from spark_embed.models.vision.image_embedder import ImageEmbedder
 
 from support.image_files import encode
-from support.small_models import save_model
+from support.small_models import save_classifier, save_model
 
 WANTED = ProbeOptions(n_images=4, min_cosine=0.99)
 
@@ -105,6 +106,24 @@ def test_large_jpegs_are_scaled_if_the_sample_keeps_parity_so(recipe, photos, ph
     assert strict["parity"]["jpeg_scaling"]["why_not"].startswith(
         "with it smallest cosine with plain transformers is 0.99"
     )
+
+
+def test_labels_decide_in_the_same_way(fast_bfloat16, photos, tmp_path, monkeypatch):
+    save_classifier("vit", tmp_path)
+    options = (("with_embedding", False), ("top_k", 2), ("min_score", 0.0))
+    classifier = Recipe(str(tmp_path), device="cpu", kind=IMAGE_CLASSIFIER, options=options)
+    images, asked = large_jpegs(photos[:2]), replace(WANTED, jpeg_scaling=None)
+    answer = probe(classifier, images, asked)
+    assert answer["recipe"]["dtype"] == "bfloat16"
+    for measured in (answer["parity"], answer["parity"]["jpeg_scaling"]):
+        assert (measured["n_images"], measured["n_same_label"], measured["min_cosine"]) == (2, 2, None)
+        assert 0 < measured["max_score_difference"] < 0.02
+
+    monkeypatch.setattr("spark_embed.inference.preflight.parity.MAX_SCORE_DIFFERENCE", 1e-9)
+    strict = probe(classifier, images, asked)
+    assert strict["recipe"]["dtype"] == "float32"
+    assert strict["parity"]["rejected"]["max_score_difference"] > 0
+    assert "a score differs" in strict["parity"]["jpeg_scaling"]["why_not"]
 
 
 @pytest.mark.parametrize(
