@@ -106,7 +106,8 @@ class Recipe:
         normalize: scale every vector to length 1.
         weights_sha256: what the weights must hash to; None until preflight has read them.
         compile_rows: the batch size for which torch.compile makes the network; None for as it is.
-        options: those of its kind, by name (`spark_embed.models.registry.Kind`); values are hashable.
+        options: those of its kind, by name (`spark_embed.models.registry.Kind`), and behind them what its
+            loading has made of them for the workers; values are hashable.
         secrets: variables that the worker's environment needs, and where their values are (--secrets).
         takes, gives: what the model needs of a row and makes of it; of another kind than an image embedder,
             only its loading tells (`resolved`).

@@ -11,6 +11,7 @@ from support.hub import WEIGHTS, Hub
 
 N_WORKERS = 10
 FILES = {"config.json": b"{}", "preprocessor_config.json": b"[]", WEIGHTS: os.urandom(100_000)}
+FILES |= {"merges.txt": b"#version: 0.2", "spiece.model": b"a tokenizer"}
 
 # Forked from one process, as Spark's daemon does it.
 PROGRAM = """

@@ -96,8 +96,8 @@ def test_only_what_is_read_is_fetched_and_code_only_where_it_may_run(clip_folder
         (clip_folder / name).parent.mkdir(exist_ok=True)
         (clip_folder / name).write_text("never read")
     uri = upload(clip_folder)
-    expected = ["config.json", "model.safetensors", "preprocessor_config.json", "tokenizer_config.json"]
-    expected.append("vocab.json")
+    expected = ["config.json", "merges.txt", "model.safetensors", "preprocessor_config.json"]
+    expected += ["tokenizer_config.json", "vocab.json"]
     assert names_of(find_folder(recipe(uri))[0]) == expected
     assert names_of(find_folder(recipe(uri, allow_pickle_weights=True))[0]) == expected
     with_code, _ = find_folder(recipe(uri, trust_remote_code=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -87,6 +88,9 @@ class TextTower:
         self._backoff = Backoff(self._device)
         try:
             self._network = loaded.network.to(self._device, getattr(torch, self.recipe.dtype))
+            if device == "cpu" and self.recipe.dtype == "float32":
+                # As loaded, the tensors are the pages of their file, which somebody may write to later.
+                self._network = deepcopy(self._network)
             self.dim = self._run(["a photo"])[0].shape[1]
         except LIBRARY_ERRORS as exc:
             raise ModelError(

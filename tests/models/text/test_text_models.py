@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from spark_embed.errors import ImageError, ModelError
 from spark_embed.models import Inputs, Recipe, resolved
@@ -29,6 +30,14 @@ def saved(request, tmp_path_factory):
     """The folder of a model, and the same by plain transformers."""
     folder = tmp_path_factory.mktemp("models") / request.param
     return folder, save_text_model(request.param, folder)
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory):
+    """That of a CLIP."""
+    folder = tmp_path_factory.mktemp("models") / "clip"
+    save_text_model("clip", folder)
+    return folder
 
 
 def text_recipe(folder, **options) -> Recipe:
@@ -62,6 +71,10 @@ def test_vectors_of_texts(saved):
     np.testing.assert_allclose(prediction.columns["text_embedding"], expected, atol=1e-4)
     assert cosines(prediction.columns["text_embedding"], expected).min() > 0.999999
     assert model.describe()["text"]["max_tokens"] == N_TOKENS
+    prefixes = [LONG[:n] for n in range(10, len(LONG))]  # some of them just fit
+    n_tokens = [len(ids) for ids in transformers.AutoTokenizer.from_pretrained(folder)(prefixes)["input_ids"]]
+    assert N_TOKENS in n_tokens
+    assert model.predict(prefixes).columns["text_truncated"] == [n > N_TOKENS for n in n_tokens]
 
 
 @pytest.mark.parametrize("normalize", [True, False])
@@ -122,8 +135,8 @@ def test_labels_given_as_words(saved, photos):
     np.testing.assert_allclose(reference["score"], found.columns["score"], atol=1e-4)
 
 
-def test_the_labels_travel_and_no_worker_loads_a_text_tower(saved, photos, monkeypatch):
-    model = ZeroShotClassifier(label_recipe(saved[0]))
+def test_the_labels_travel_and_no_worker_loads_a_text_tower(clip_folder, photos, monkeypatch):
+    model = ZeroShotClassifier(label_recipe(clip_folder))
     monkeypatch.setattr(TextTower, "__init__", None)
     told = Recipe.from_dict(json.loads(json.dumps(dataclasses.asdict(resolved(model)))))
     assert told == resolved(model)
@@ -134,10 +147,10 @@ def test_the_labels_travel_and_no_worker_loads_a_text_tower(saved, photos, monke
     assert found["top_scores"] == expected["top_scores"]
 
 
-@pytest.mark.parametrize("changed", [{"labels": ("cat", "cow")}, {"prompt": "{}"}])
-def test_labels_and_prompt_decide_what_a_result_is(saved, changed):
-    models = [ZeroShotClassifier(label_recipe(saved[0], **options)) for options in ({}, changed)]
-    assert models[0].describe() != models[1].describe()
+def test_labels_and_prompt_decide_what_a_result_is(clip_folder):
+    changes = [{}, {"labels": ("cat", "cow")}, {"prompt": "{}"}]
+    said = [ZeroShotClassifier(label_recipe(clip_folder, **options)).describe() for options in changes]
+    assert said[0] != said[1] != said[2] != said[0]
 
 
 def test_another_tokenizer_is_another_model(tmp_path):
@@ -146,6 +159,17 @@ def test_another_tokenizer_is_another_model(tmp_path):
     path = tmp_path / "vocab.json"
     path.write_text(path.read_text().replace('"a"', '"A"'))
     assert TextEmbedder(text_recipe(tmp_path)).describe() != before
+
+
+def test_a_tokenizers_own_code_runs_only_where_it_may(tmp_path):
+    save_text_model("clip", tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    config = {**json.loads(path.read_text()), "tokenizer_class": "Own"}
+    path.write_text(json.dumps({**config, "auto_map": {"AutoTokenizer": ["own.Own", None]}}))
+    (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'has_run')!r}, 'w')")
+    with pytest.raises(ModelError, match="its tokenizer cannot be loaded"):
+        TextEmbedder(text_recipe(tmp_path))
+    assert not (tmp_path / "has_run").exists()
 
 
 def test_what_cannot_be_used_is_told(tmp_path):
@@ -159,3 +183,24 @@ def test_what_cannot_be_used_is_told(tmp_path):
         (tmp_path / name).unlink()
     with pytest.raises(ModelError, match="its tokenizer is missing"):
         TextEmbedder(text_recipe(tmp_path))
+
+
+def test_clips_own_tokenizer_on_texts_as_people_write_them(material):
+    folder = material / "clip-tiny"
+    texts = [
+        "Ein Café in Zürich 🦊",
+        "写真 of a cat",
+        "  two  blanks ",
+        "<b>html</b> &amp; more",
+        "no " * 200,
+    ]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    network = transformers.CLIPTextModelWithProjection.from_pretrained(folder)
+    with torch.inference_mode():
+        expected = [
+            network(**tokenizer([text], truncation=True, return_tensors="pt")).text_embeds[0]
+            for text in texts
+        ]
+    found = TextEmbedder(text_recipe(folder)).predict(texts).columns
+    assert cosines(found["text_embedding"], torch.stack(expected).numpy()).min() > 0.999999
+    assert found["text_truncated"] == [False, False, False, False, True]
