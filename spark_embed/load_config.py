@@ -193,6 +193,22 @@ def read_yaml(path: str, called: str, *, refused: Sequence[str]) -> dict[str, An
     return values
 
 
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which would let the last of two equal keys win without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return the mapping of a node.
+
+        Raises:
+            yaml.YAMLError: a key is there twice.
+        """
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        for number, key in enumerate(keys):
+            if key in keys[:number]:
+                raise yaml.constructor.ConstructorError(None, None, f"{key} is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def load_yaml(path: str, called: str) -> dict[Any, Any]:
     """Read a YAML file of names and values, here or in S3, `called` so in errors.
 
@@ -200,7 +216,7 @@ def load_yaml(path: str, called: str) -> dict[Any, Any]:
         ConfigError: it cannot be read, or holds anything else.
     """
     try:
-        values = yaml.safe_load(_read_text(path, called))
+        values = yaml.load(_read_text(path, called), _Loader)  # noqa: S506  it is a SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError) as exc:  # ValueError: a date such as 2026-02-31
         raise ConfigError(f"{called}: not YAML: {one_line(exc, None)}") from exc
     if values is None:

@@ -97,7 +97,7 @@ def run(spark: SparkSession | Session, config: Config, clock: Clock | None = Non
         with clock.measure("publish"):
             progress.publishing()
             ledger = publisher.finish()
-        left = publisher.n_rows_left if limit.is_reached else 0
+        left = publisher.n_rows_left + limit.n_retries_left if limit.is_reached else 0
         result = RunResult(plan, record, ledger, publisher.of_this_run, bad, binding, left)
         summary = summarize(context, result)
         progress.done(is_stopped=limit.is_reached)

@@ -82,7 +82,7 @@ def read_prices(path: str) -> Prices:
         error = exc.errors()[0]
         place = ".".join(map(str, error["loc"]))
         raise ConfigError(f"{path}: {place}: {error['msg']}, not {one_line(error['input'], 40)!r}") from exc
-    except (yaml.YAMLError, TypeError, ValueError) as exc:  # TypeError: no mapping
+    except (yaml.YAMLError, TypeError, ValueError, RecursionError) as exc:  # TypeError: no mapping
         raise ConfigError(
             f"{path}: is no file of prices such as conf/prices.yaml: {one_line(exc, 120)}"
         ) from exc

@@ -128,7 +128,7 @@ def _explain(error: dict[str, Any], secret: str, region: str | None, here: str) 
     """Return what to say of an error that Secrets Manager answered."""
     code, told = str(error.get("Code", "")), str(error.get("Message", ""))
     if code == "ResourceNotFoundException":
-        return f"there is no secret {secret} in {region}; check its name, and the region (--aws_region)"
+        return f"there is no secret {secret} in {region}; check its name, or give its ARN, which says where"
     if code in _DENIED and "kms" not in told.lower():
         arn = secret if secret.startswith("arn:") else f"arn:aws:secretsmanager:{region}:*:secret:{secret}-*"
         return f"access is denied to {here}: its role needs secretsmanager:GetSecretValue on {arn}"

@@ -4,6 +4,7 @@ import json
 import os
 import urllib.request
 from collections import Counter
+from dataclasses import asdict
 
 import boto3
 import moto.secretsmanager.models
@@ -85,7 +86,7 @@ def test_a_variable_has_the_value_of_its_secret_asked_for_once(secrets_manager, 
 @pytest.mark.parametrize(
     ("place", "environ", "said"),
     [
-        ("no/such", {}, f"there is no secret no/such in {REGION}; check its name, and the region"),
+        ("no/such", {}, f"there is no secret no/such in {REGION}; check its name, or give its ARN"),
         ("hub:key", {}, "the secret is no JSON object; leave out :key"),
         ("all/keys", {}, "the secret is a JSON object; add :KEY"),
         ("all/keys:n", {}, "the secret has no text under the key n"),
@@ -154,7 +155,7 @@ def test_a_recipe_carries_names(secrets_manager):
     recipe = make_recipe(Config(input_dir="in", output_dir="out", secrets="A=hub, B=all/keys:hub"))
     assert recipe.secrets == ("A=hub", "B=all/keys:hub")
     assert TOKEN not in repr(recipe)
-    told = json.loads(json.dumps({**vars(recipe), "takes": vars(recipe.takes), "gives": recipe.gives}))
+    told = json.loads(json.dumps(asdict(recipe)))
     assert Recipe.from_dict(told) == recipe
     assert not secrets_manager.asked
 

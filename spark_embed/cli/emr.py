@@ -6,10 +6,12 @@ import argparse
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from spark_embed.emr import aws, deploy, follow, job_flags, logs, price, requests
 from spark_embed.emr.cluster_file import Cluster, read_cluster
+from spark_embed.emr.job_flags import flag_value
 from spark_embed.errors import CloudError, ConfigError
 from spark_embed.load_config import Parser, conf_folder
 from spark_embed.prices import read_prices
@@ -54,10 +56,11 @@ def _create_cluster(given: argparse.Namespace, cluster: Cluster, write: Write) -
     request = requests.run_job_flow(cluster, _version(given, cluster))
     if given.dry_run:
         return _tell({"operation": "RunJobFlow", "parameters": request}, write)
-    client = aws.emr_client(cluster.region)
-    cluster_id = aws.call(client, "RunJobFlow", **request)["JobFlowId"]
+    once = aws.emr_client(cluster.region, is_repeatable=False)
+    cluster_id = aws.call(once, "RunJobFlow", **request)["JobFlowId"]
     _tell({"cluster_id": cluster_id}, write)
     if given.wait:
+        client = aws.emr_client(cluster.region)
         follow.follow_cluster(client, cluster_id, logger.info)
     return None
 
@@ -82,7 +85,7 @@ def _submit(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
     if given.dry_run:
         return _tell({"operation": operation, "parameters": request}, write)
     client = aws.emr_client(cluster.region)
-    answer = aws.call(client, operation, **request)
+    answer = aws.call(aws.emr_client(cluster.region, is_repeatable=False), operation, **request)
     cluster_id = answer["JobFlowId"] if is_alone else given.cluster_id
     logger.info("sent to cluster %s", cluster_id)  # by now it costs, whatever comes next
     step_id = answer["StepIds"][0] if not is_alone else _step_id(client, cluster_id, None)
@@ -133,12 +136,19 @@ def _logs(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
 def _cancel(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
     client = aws.emr_client(cluster.region)
     step_id = _step_id(client, given.cluster_id, given.step_id)
+    step = follow.describe_step(client, given.cluster_id, step_id)
+    if flag_value(step["Config"]["Args"], "--deploy-mode") == "cluster":
+        raise ConfigError(
+            f"step {step_id} runs in cluster mode: EMR would end spark-submit, and the application would go "
+            f"on; 'spark-embed emr terminate --cluster_id {given.cluster_id}' ends it with its cluster, "
+            "'yarn application -kill' on the primary node by itself"
+        )
     answer = aws.call(
         client,
         "CancelSteps",
         ClusterId=given.cluster_id,
         StepIds=[step_id],
-        StepCancellationOption="SEND_INTERRUPT",  # the job then ends as after Ctrl-C
+        StepCancellationOption="SEND_INTERRUPT",  # SIGTERM to spark-submit's JVM
     )
     for info in answer.get("CancelStepsInfoList", []):
         if info.get("Status") == "FAILED":
@@ -158,10 +168,13 @@ def _terminate(given: argparse.Namespace, cluster: Cluster, write: Write) -> Non
 
 
 def _with_price(cluster: Cluster, flags: Sequence[str]) -> list[str]:
-    """Return the job's flags with --hourly_price, unless that is there, or not known."""
+    """Return the job's flags with --hourly_price, unless they or their --config say it, or nobody does."""
     path = str(conf_folder() / "prices.yaml")
-    if not flags or job_flags.flag_value(flags, "--hourly_price") is not None:
-        return list(flags)
+    with suppress(ConfigError):  # told below, unless it is that --max_cost wants a price
+        if job_flags.check_job(flags).hourly_price is not None:
+            return list(flags)
+    if not flags:
+        return []
     try:
         return [*flags, "--hourly_price", f"{price.worker_price(cluster, read_prices(path)):.4f}"]
     except ConfigError as exc:
@@ -224,7 +237,11 @@ _COMMANDS: Mapping[str, tuple[Callable[..., None], str, str]] = {
         f"wrong. {logs.SHIPPED_EVERY}: this waits for it.",
         _CODES,
     ),
-    "cancel": (_cancel, "Cancel a step. The job ends as after Ctrl-C: nothing complete is lost.", _CODES),
+    "cancel": (
+        _cancel,
+        "Cancel a step. Nothing complete is lost: the same command goes on.",
+        _CODES,
+    ),
     "terminate": (_terminate, "End a cluster with all that runs on it.", _CODES),
 }
 

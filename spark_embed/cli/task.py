@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from spark_embed.cli.main import run_command
+from spark_embed.errors import StoppedError
 from spark_embed.platforms import platform
 
 
@@ -25,6 +26,8 @@ def run(task: Sequence[str] = ()) -> None:
         SystemExit: it failed, in a process of its own.
     """
     outcome = run_command([*task, *sys.argv[1:]])
+    if outcome.code == StoppedError.exit_code and platform() == "databricks":
+        return  # told already; as a failure it would be tried again, with all its hours and money anew
     if outcome.code and platform() == "databricks":
         raise TaskError(outcome.error)
     if outcome.code:

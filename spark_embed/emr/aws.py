@@ -60,8 +60,13 @@ _CURES: tuple[tuple[str, str], ...] = (
 )
 
 
-def emr_client(region: str) -> Any:
+def emr_client(region: str, *, is_repeatable: bool = True) -> Any:
     """Return a client of EMR; credentials are found as boto3 finds them.
+
+    Args:
+        region: of the cluster.
+        is_repeatable: whether a call whose answer did not come may be made again. One that starts a cluster
+            may not: EMR takes no token by which it would know it again.
 
     Raises:
         CloudError: the environment, or the person's AWS files, make none.
@@ -75,7 +80,9 @@ def emr_client(region: str) -> Any:
         # Adaptive: EMR throttles all of an account's clients together, and soon.
         # A session of its own: boto3's shared one keeps the credentials that it began with.
         return boto3.Session().client(
-            "emr", region_name=region, config=Config(retries={"mode": "adaptive", "max_attempts": 10})
+            "emr",
+            region_name=region,
+            config=Config(retries={"mode": "adaptive", "total_max_attempts": 11 if is_repeatable else 1}),
         )
     except (BotoCoreError, ValueError) as exc:
         raise CloudError(f"AWS cannot be asked: {one_line(exc)}") from exc
@@ -105,6 +112,11 @@ def call(client: Any, operation: str, **parameters: Any) -> dict[str, Any]:
         raise CloudError(
             f"{operation}: AWS cannot be reached ({one_line(exc)}); check the network, and region in the "
             "cluster file"
+        ) from exc
+    except (exceptions.ReadTimeoutError, exceptions.ConnectionClosedError) as exc:
+        raise CloudError(
+            f"{operation}: no answer came ({one_line(exc)}); AWS may have done it all the same: look with "
+            "'aws emr list-clusters --active' before you try again"
         ) from exc
     except exceptions.BotoCoreError as exc:
         raise CloudError(f"{operation}: {one_line(exc)}") from exc

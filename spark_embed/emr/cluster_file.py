@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from spark_embed.errors import ConfigError, one_line
-from spark_embed.load_config import conf_folder, reworded
+from spark_embed.load_config import conf_folder, load_yaml, reworded
 from spark_embed.storage import is_s3, split_s3
 
 _PLACEHOLDER = re.compile(r"\bBUCKET\b|\bsubnet-ID\b")
@@ -121,17 +121,9 @@ def read_cluster(path: str) -> Cluster:
             stands there still.
     """
     called = f"--cluster {path}"
-    try:
-        with open(path, encoding="utf-8") as file:
-            values = yaml.safe_load(file)
-    except FileNotFoundError as exc:
-        raise ConfigError(f"{called}: there is no such file; the checkout has emr/cluster.yaml") from exc
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{called}: cannot be read: {exc}") from exc
-    except (yaml.YAMLError, ValueError) as exc:
-        raise ConfigError(f"{called}: not YAML: {one_line(exc, None)}") from exc
-    if not isinstance(values, dict):
-        raise ConfigError(f"{called}: must hold lines such as 'region: us-east-1'")
+    if not os.path.exists(path):
+        raise ConfigError(f"{called}: there is no such file; the checkout has emr/cluster.yaml")
+    values = load_yaml(str(path), called)
     if left := _placeholders(values):
         names = ", ".join(f"{key} ({found})" for key, found in left.items())
         raise ConfigError(f"{called}: put your own in place of the placeholders of {names}")
@@ -143,8 +135,14 @@ def read_cluster(path: str) -> Cluster:
 
 def _placeholders(values: Mapping[Any, Any]) -> dict[str, str]:
     """Return the keys of the file that are still as they were shipped, with what stands there."""
-    texts = {str(key): str(value) for key, value in values.items()}
+    # No further than these are: aliases can make a small file a huge text.
+    lists = {str(key): value if isinstance(value, list) else [value] for key, value in values.items()}
+    texts = {key: " ".join(filter(_is_text, value)) for key, value in lists.items()}
     return {key: found[0] for key, text in texts.items() if (found := _PLACEHOLDER.search(text))}
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _explain(exc: ValidationError) -> str:

@@ -92,7 +92,7 @@ def driver_log(log_uri: str, cluster_id: str, step: Mapping[str, Any]) -> Log | 
     log = step_log(log_uri, cluster_id, step)
     if log is None or flag_value(step["Config"]["Args"], "--deploy-mode") != "cluster":
         return log
-    for application in reversed(_APPLICATION.findall(log.stderr)):
+    for application in dict.fromkeys(reversed(_APPLICATION.findall(log.stderr))):
         folder = f"{_home(log_uri, cluster_id)}/containers/{application}"
         drivers = [name for name in list_names(folder) if name.endswith("_000001")]
         if drivers and (found := _read_log(f"{folder}/{drivers[-1]}")):

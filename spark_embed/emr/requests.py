@@ -20,6 +20,13 @@ _ROOT_VOLUME_GB = 50
 _SPOT_TIMEOUT_MINUTES = 20
 _STEP_NAME_CHARS = 256
 
+_IN_CLUSTER_MODE = {
+    # YARN would start a driver that has failed anew: wrong flags, and a run that --max_cost has stopped, too.
+    "spark.yarn.maxAppAttempts": "1",
+    # Beside the JVM the container holds the driver's Python, which plans and publishes.
+    "spark.driver.memoryOverhead": "2g",
+}
+
 _FLEET_TYPES = {"primary": "MASTER", "core": "CORE", "task": "TASK"}
 
 
@@ -91,8 +98,9 @@ def job_step(
         is_alone: the cluster is there for this step only, and ends with it, also where it fails.
     """
     release = release_folder(cluster, version)
+    conf = {**({} if deploy_mode == "client" else _IN_CLUSTER_MODE), **spark_settings(cluster)}
     # Not --properties-file: with it Spark leaves out EMR's spark-defaults.conf, and s3:// with that.
-    settings = [word for item in spark_settings(cluster).items() for word in ("--conf", "=".join(item))]
+    settings = [word for item in conf.items() for word in ("--conf", "=".join(item))]
     files = ["--files", f"{release}/conf/gpus.sh"] if cluster.gpu else []
     args = ["spark-submit", "--deploy-mode", deploy_mode, *settings, *files]
     args += ["--py-files", f"{release}/spark_embed.zip", f"{release}/jobs/embed.py", *job]

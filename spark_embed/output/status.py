@@ -197,6 +197,8 @@ def _state(snapshot: Snapshot) -> State:
         return "interrupted"
     if progress is None or progress.phase not in _ENDED:
         return "interrupted"
+    if progress.phase == "stopped":
+        return "incomplete"
     is_whole = (progress.n_complete, progress.n_complete_shards) == (progress.n_rows, progress.n_shards)
     return "complete" if is_whole else "incomplete"
 

@@ -33,11 +33,13 @@ class Limit:
         config: the options.
         n_machines: that the run has, as far as known: each costs.
         is_reached: rows were left for it, or given up.
+        n_retries_left: of them, rows of errors.parquet that were to be tried again.
     """
 
     def __init__(self, config: Config, clock: Clock) -> None:
         self.n_machines = 1
         self.is_reached = False
+        self.n_retries_left = 0
         self.config, self._clock = config, clock
         self._least_s = min(_LEAST_WAVE_S, config.wave_s / 10)
 

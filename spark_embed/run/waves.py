@@ -132,6 +132,7 @@ class _Loop:
         if failure:
             raise failure
         self._context.limit.is_reached |= bool(self._queue or self._ready)
+        self._context.limit.n_retries_left += sum(wave.n_retried for wave in self._ready)
         return self._bad
 
     def _may_start(self) -> bool:
@@ -228,6 +229,7 @@ class _Loop:
             if exc is None or (isinstance(exc, SparkEmbedError) and exc.is_final):
                 failure = self._end(future) or failure
         self._context.limit.is_reached |= bool(self._running)
+        self._context.limit.n_retries_left += sum(wave.n_retried for wave in self._running.values())
         return failure
 
     def _cancel(self) -> None:

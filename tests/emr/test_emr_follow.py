@@ -128,6 +128,10 @@ def test_a_cluster_for_many_steps_is_made_used_and_ended(emr, release, cluster_f
     code, _, err = command("status", *here, "--wait")
     assert code == 11
     assert err.endswith("CANCELLED: by somebody")
+    assert command("submit", *here, "--deploy_mode", "cluster", "--", *JOB)[0] == 0
+    code, _, err = command("cancel", *here)
+    assert code == 2
+    assert "runs in cluster mode" in err
     for _ in range(2):
         assert json.loads(command("terminate", *here)[1])["state"] == "TERMINATED"
 

@@ -70,7 +70,10 @@ def test_a_step_is_the_command_line_with_the_settings_of_the_file(write_cluster,
         "spark.executorEnv.XDG_CACHE_HOME": "/mnt/spark_embed/cache",
         "spark.yarn.appMasterEnv.XDG_CACHE_HOME": "/mnt/spark_embed/cache",
     }
-    assert settings == expected == spark_settings(cluster)
+    assert expected == spark_settings(cluster)
+    # A driver that YARN started anew would begin the hours and the money of a limit anew.
+    alone = {"spark.yarn.maxAppAttempts": "1", "spark.driver.memoryOverhead": "2g"}
+    assert settings == expected | (alone if mode == "cluster" else {})
 
 
 @pytest.mark.parametrize(
@@ -140,6 +143,23 @@ def test_a_worker_costs_its_share_of_the_cluster(write_cluster):
         worker_price(cluster, Prices(**told, instances=instances))
     with pytest.raises(ConfigError, match="has prices of eu-west-9, and the cluster is in us-east-1"):
         worker_price(cluster, prices.model_copy(update={"region": "eu-west-9"}))
+
+
+@pytest.mark.parametrize(
+    "text", ["region: a\nhome: b\nregion: c\n", "a: " + "[" * 3000, "[" * 3000], ids=["twice", "deep", "list"]
+)
+def test_a_file_that_would_be_misread_is_refused(tmp_path, text):
+    (tmp_path / "cluster.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"region is there twice|not YAML"):
+        read_cluster(tmp_path / "cluster.yaml")
+
+
+def test_a_cluster_is_started_once_and_what_only_looks_asks_again(monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "a")
+    once = emr_client("us-east-1", is_repeatable=False).meta.config.retries
+    assert once["total_max_attempts"] == 1
+    assert emr_client("us-east-1").meta.config.retries["total_max_attempts"] > 1
 
 
 @pytest.mark.parametrize("given", [[], ["--hourly_price", "9"]])
