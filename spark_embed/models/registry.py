@@ -101,6 +101,11 @@ def find_kind(options: ModelOptions) -> str:
             what it is (--task auto), and has no config.json that can be read.
     """
     if len(options.model_directories) > 1:
+        if options.task == "embed_text":
+            raise ConfigError(
+                f"--model_directory {options.model_directory}: several models take images; --task embed_text "
+                "takes one model"
+            )
         return SEVERAL
     if (options.model_directory or "").lower().endswith((".yaml", ".yml")):
         return REMOTE

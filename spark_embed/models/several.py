@@ -48,11 +48,9 @@ def read_recipes(options: ModelOptions) -> tuple[tuple[str, Any], ...]:
     flag = f"--model_directory {options.model_directory}"
     if options.revision is not None:
         raise ConfigError(
-            f"--revision {options.revision}: is for one model, and --model_directory names several; give the "
-            "folder of that revision instead (huggingface-cli download prints it)"
+            f"--revision {options.revision}: is for one model, and --model_directory names several; give "
+            "a folder that holds that revision"
         )
-    if options.task == "embed_text":
-        raise ConfigError(f"{flag}: several models take images; --task embed_text takes one model")
     recipes: dict[str, Any] = {}
     for directory in options.model_directories:
         if not directory:

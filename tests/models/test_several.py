@@ -20,7 +20,7 @@ from spark_embed.inference.preflight.probe import ProbeOptions, probe
 from spark_embed.inference.preflight.sample import SampleRow
 from spark_embed.inference.udf import make_recipe
 from spark_embed.models import Recipe, load_model
-from spark_embed.models.registry import EMBEDDED_MODEL, IMAGE_CLASSIFIER, SEVERAL, find_class
+from spark_embed.models.registry import EMBEDDED_MODEL, IMAGE_CLASSIFIER, SEVERAL, find_check, find_class
 from spark_embed.output.folder import Output
 from spark_embed.output.verify import verify
 from spark_embed.pipeline import run
@@ -233,6 +233,14 @@ def test_what_cannot_be_one_of_several_is_told_before_anything_is_loaded(
     given = directories.format(clip=folders["clip-b.32"], vit=folders["vit"], copy=copy)
     with pytest.raises(ConfigError, match=text):
         make_recipe(ModelOptions(model_directory=given, **options))
+
+
+def test_the_files_of_each_are_looked_at_before_spark_starts(folders, tmp_path):
+    recipe = make_recipe(options_of(folders, "clip-b.32,vit,colours"))
+    find_check(recipe.kind)(recipe)
+    recipe = make_recipe(ModelOptions(model_directory=f"{folders['vit']},{tmp_path}/none"))
+    with pytest.raises(ModelError, match=f"--model_directory {tmp_path}/none: there is no such folder"):
+        find_check(recipe.kind)(recipe)
 
 
 def test_two_models_may_not_give_one_column(folders, tmp_path):
