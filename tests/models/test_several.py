@@ -138,6 +138,16 @@ def test_what_one_cannot_prepare_costs_the_others_nothing(folders, photo_bytes, 
     np.testing.assert_allclose(columns["embedding_vit"], expected, atol=1e-6)
 
 
+def test_odd_images_have_the_outcomes_that_they_have_with_one_model(folders, material):
+    files = sorted(path for path in (material / "hostile").iterdir() if path.suffix != ".csv")[::24]
+    images = [path.read_bytes() for path in files]
+    _, codes = columns_of(load(options_of(folders, "clip-b.32,vit")), images)
+    _, expected = columns_of(load(options_of(folders, "vit")), images)
+    assert codes["embedding_vit"] == expected["embedding"]
+    assert codes["embedding_clip_b_32"] == expected["embedding"]
+    assert 0 < sum(code is not None for code in expected["embedding"]) < len(images)
+
+
 def test_preflight_compares_each_and_a_precision_is_for_all(folders, photo_bytes, monkeypatch):
     monkeypatch.setattr("spark_embed.models.device._cpu_multiplies_bfloat16", lambda: True)
     recipe = make_recipe(options_of(folders, "clip-b.32,vit,colours", task="auto", dtype="auto"))
