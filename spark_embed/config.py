@@ -6,6 +6,7 @@ load_config.py makes flags, environment variables and YAML keys of them. Every o
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Annotated, Any, Literal, get_args
 
@@ -88,7 +89,8 @@ class ModelOptions(BaseModel):
         None,
         "Model",
         "folder in Hugging Face layout or with code of its own (local or s3://), a hub id, or a .yaml file "
-        "that describes a remote API; default: the embedded EfficientNet-Lite0",
+        "that describes a remote API; several, comma-separated, each give columns of their own; default: the "
+        "embedded EfficientNet-Lite0",
         min_length=1,
     )
     revision: str | None = _option(None, "Model", "branch, tag or commit of a hub id", min_length=1)
@@ -152,6 +154,16 @@ class ModelOptions(BaseModel):
     allow_truncated: bool = _option(
         False, "Input", "decode a truncated image as far as it goes, instead of making it an error row"
     )
+
+    @property
+    def model_directories(self) -> tuple[str, ...]:
+        """What --model_directory names: nothing, or several; a path with commas that is there is one."""
+        given = self.model_directory
+        if given is None:
+            return ()
+        if "," not in given or os.path.exists(os.path.expanduser(given)):
+            return (given,)
+        return tuple(one.strip() for one in given.split(","))
 
 
 class Config(ModelOptions):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
@@ -66,8 +67,15 @@ ERRORS_NAME = "errors.parquet"
 
 def table_name(results: Results) -> str:
     """Return the name of the table that a run writes: the one for embeddings if its model gives one."""
-    columns = {field.name for result in results for field in result.fields}
-    return PREDICTIONS_NAME if columns.isdisjoint((EMBEDDING, TEXT_EMBEDDING)) else EMBEDDINGS_NAME
+    fields = [field for result in results for field in result.fields]
+    return EMBEDDINGS_NAME if any(map(_is_embedding, fields)) else PREDICTIONS_NAME
+
+
+def _is_embedding(field: Field) -> bool:
+    """Say whether a column is one, or that of one model of several: embedding_clip."""
+    if field.type != "vector":
+        return field.name in (EMBEDDING, TEXT_EMBEDDING)
+    return re.fullmatch(rf"({EMBEDDING}|{TEXT_EMBEDDING})(_.+)?", field.name) is not None
 
 
 def error_column(result: str) -> str:

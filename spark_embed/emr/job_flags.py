@@ -29,10 +29,10 @@ def check_job(argv: Sequence[str]) -> Config:
     config = load_config(argv, {})
     _refuse_local("--input_dir", config.input_dir, "copy it to S3 (aws s3 sync) and give that")
     _refuse_local("--output_dir", config.output_dir, "give a folder in S3: s3://bucket/folder")
-    model = config.model_directory  # a hub id is fine
-    if model and (model.startswith((".", "/", "~")) or os.path.exists(model) or uri_scheme(model) == "file"):
-        cure = "'spark-embed emr deploy --model_directory FOLDER' puts it into S3 and prints the path to give"
-        _refuse_local("--model_directory", model, cure)
+    cure = "'spark-embed emr deploy --model_directory FOLDER' puts it into S3 and prints the path to give"
+    for model in config.model_directories:  # a hub id is fine
+        if model.startswith((".", "/", "~")) or os.path.exists(model) or uri_scheme(model) == "file":
+            _refuse_local("--model_directory", model, cure)
     return config
 
 

@@ -6,7 +6,6 @@ importable ones, so that the model cache of spark_embed.models is the worker's o
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -43,12 +42,12 @@ from spark_embed.inference.task import (
     task_cpus,
 )
 from spark_embed.models import Model, Recipe
-from spark_embed.models.registry import EMBEDDED_MODEL, find_kind, find_options
+from spark_embed.models.registry import EMBEDDED_MODEL, find_kind, find_options, find_source
 from spark_embed.schema import EMBEDDING, result_columns
 from spark_embed.spark.context import use_own_python
 from spark_embed.spark.types import IMAGE_TYPE, quoted, result_type
 from spark_embed.spark.versions import find_arrow_udf
-from spark_embed.storage import folder_path, is_s3, traffic
+from spark_embed.storage import traffic
 
 
 def make_embed_column(
@@ -141,14 +140,9 @@ def make_recipe(options: ModelOptions) -> Recipe:
         ConfigError: a URI in S3 that cannot be a folder's.
         ModelError: a folder with code that may not run.
     """
-    source = options.model_directory or EMBEDDED_MODEL
-    if is_s3(source):
-        source = folder_path(source, "--model_directory")
-    elif os.path.isdir(os.path.expanduser(source)) and options.model_directory:
-        source = os.path.abspath(os.path.expanduser(source))
     kind = find_kind(options)
     return Recipe(
-        source=source,
+        source=",".join(map(find_source, options.model_directories)) or EMBEDDED_MODEL,
         revision=options.revision,
         dtype=options.dtype,
         device="gpu" if options.require_gpu else "auto",

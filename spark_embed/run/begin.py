@@ -38,7 +38,8 @@ def check_model_files(spark: SparkSession | Session, config: Config, output: Out
     if exists(output.run_record):
         return
     recipe = make_recipe(config)
-    if os.path.isabs(recipe.source) and not os.path.exists(recipe.source) and are_workers_elsewhere(spark):
+    is_lacking = any(os.path.isabs(one) and not os.path.exists(one) for one in config.model_directories)
+    if is_lacking and are_workers_elsewhere(spark):
         return
     find_check(recipe.kind)(recipe)
 

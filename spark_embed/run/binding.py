@@ -209,11 +209,12 @@ def report_preflight(config: Config, preflight: Preflight) -> None:
     parity = preflight.parity
     if preflight.unused_gpu:
         logger.warning("%s", preflight.unused_gpu)
-    if isinstance(preflight.model.get("preprocessing"), str):
-        logger.warning(
-            "no fast path for %s: images are prepared by transformers itself, which is slower",
-            preflight.model["preprocessing"],
-        )
+    for model in (preflight.model, *preflight.model.get("models", {}).values()):
+        if isinstance(model.get("preprocessing"), str):
+            logger.warning(
+                "no fast path for %s: images are prepared by transformers itself, which is slower",
+                model["preprocessing"],
+            )
     if rejected := parity["rejected"]:
         logger.info(
             "dtype: float32, because with %s %s; --dtype %s is faster",

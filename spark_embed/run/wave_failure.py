@@ -63,7 +63,9 @@ def explain_failure(
     if told := _MODEL_ERROR.search(text):  # first: what a disk or a store said to it is in the text, too
         return ModelError(f"{told[1].strip()} (on a worker; what is complete stays so)")
     if "No space left on device" in text or "Disk quota exceeded" in text:
-        return _full_disk(root, n_rows * (binding.preflight.model.get("embedding_dim", 0) * 4 + _ROW_BYTES))
+        model = binding.preflight.model
+        n_values = sum(one.get("embedding_dim", 0) for one in (model, *model.get("models", {}).values()))
+        return _full_disk(root, n_rows * (n_values * 4 + _ROW_BYTES))
     failure = store_failure(text)
     if (failure is None or failure.is_of_a_file) and (bad := _shards_in(text, binding.source, units)):
         return UnreadableShardsError(bad, is_certain=_ABOUT_CONTENT.search(text) is not None)

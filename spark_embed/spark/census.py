@@ -74,11 +74,11 @@ def check_cluster(spark: SparkSession, config: Config) -> None:
         tell(check_local(conf, n_slots, _n_gpus()))
         return
     folders = _folders_here(config)
-    seen = ask_executors(spark, list(folders.values()))
+    seen = ask_executors(spark, [folder for _, folder in folders])
     n_slots, task_cpus = count_slots(spark)
     pythons = sorted({executor.python for executor in seen})
     logger.info("%d executors answer, of %s", len(seen), " and ".join(pythons), extra={"pythons": pythons})
-    for flag, folder in folders.items():
+    for flag, folder in folders:
         if lacking := [executor.host for executor in seen if folder in executor.lacks]:
             told = f"--{flag} {folder}: there is no such folder on {shown_hosts(lacking)}, only here: "
             if flag == "model_directory":
@@ -87,12 +87,13 @@ def check_cluster(spark: SparkSession, config: Config) -> None:
     tell(check_executors(conf, look(), seen, n_slots * task_cpus, require_gpu=config.require_gpu))
 
 
-def _folders_here(config: Config) -> dict[str, str]:
-    """Return the folders of the options, by option, that are on the driver's own disk."""
-    given = {name: getattr(config, name) for name in ("input_dir", "output_dir", "model_directory")}
-    paths = {name: local_path(uri) for name, uri in given.items() if uri}
-    folders = {name: os.path.abspath(os.path.expanduser(path)) for name, path in paths.items() if path}
-    return {name: folder for name, folder in folders.items() if os.path.isdir(folder)}
+def _folders_here(config: Config) -> list[tuple[str, str]]:
+    """Return the folders of the options, each with its option, that are on the driver's own disk."""
+    given = [("input_dir", config.input_dir), ("output_dir", config.output_dir)]
+    given += [("model_directory", uri) for uri in config.model_directories]
+    paths = [(name, local_path(uri)) for name, uri in given]
+    folders = [(name, os.path.abspath(os.path.expanduser(path))) for name, path in paths if path]
+    return [(name, folder) for name, folder in folders if os.path.isdir(folder)]
 
 
 def tell(findings: Iterable[Finding]) -> None:

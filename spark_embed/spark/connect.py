@@ -53,7 +53,7 @@ def disconnect(spark: SparkSession) -> None:
 def say_what_is_missing(config: Config) -> None:
     """Tell, in one line, what of the options such a session cannot follow; nothing, if it can all."""
     missing = []
-    if not platform() and (needs_s3(config) or is_s3(config.model_directory or "")):
+    if not platform() and (needs_s3(config) or any(map(is_s3, config.model_directories))):
         missing.append("S3's jars, endpoint, region and credentials are its server's own, not this program's")
     if config.max_error_fraction is not None:
         missing.append("--max_error_fraction counts at the end of each wave, not of each task")

@@ -111,6 +111,7 @@ def test_what_is_wrong_in_the_file_is_one_line(write_cluster, changes, words):
         (["--input_dir", "/data", *JOB[2:]], "--input_dir /data: is not in S3"),
         ([*JOB[:2], "--output_dir", "out"], "--output_dir out: is not in S3"),
         ([*JOB, "--model_directory", "./clip"], "emr deploy --model_directory FOLDER"),
+        ([*JOB, "--model_directory", "openai/clip,~/vit"], "--model_directory ~/vit: is not in S3"),
         ([*JOB, "--config=run.yaml"], "--config run.yaml: is not in S3"),
     ],
 )

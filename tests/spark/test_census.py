@@ -147,20 +147,26 @@ def broken_torch(tmp_path) -> str:
 
 @pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize(
-    ("flag", "error", "cure"),
+    ("flag", "value", "error", "cure"),
     [
-        ("model_directory", ModelError, "copy it to every machine"),
-        ("input_dir", ConfigError, "a plain path is one that all machines mount; else name a folder in S3"),
-        ("output_dir", ConfigError, "a plain path is one that all machines mount"),
+        ("model_directory", "file://{}", ModelError, "copy it to every machine"),
+        ("model_directory", "openai/clip, {}", ModelError, "copy it to every machine"),
+        (
+            "input_dir",
+            "file://{}",
+            ConfigError,
+            "a plain path is one that all machines mount; else name a folder in S3",
+        ),
+        ("output_dir", "file://{}", ConfigError, "a plain path is one that all machines mount"),
     ],
 )
-def test_a_folder_that_is_on_the_driver_alone_is_told(spark, monkeypatch, tmp_path, flag, error, cure):
+def test_a_folder_that_is_on_the_driver_alone_is_told(spark, monkeypatch, tmp_path, flag, value, error, cure):
     def run_tasks(spark, function, items):
         seen = census.look()
         return [{**asdict(seen), "host": "far", "lacks": items[0]}]
 
     monkeypatch.setattr(census, "run_tasks", run_tasks)
-    config = Config(**{"input_dir": "s3://bucket/in", "output_dir": "/not/yet", flag: f"file://{tmp_path}"})
+    config = Config(**{"input_dir": "s3://bucket/in", "output_dir": "/not/yet", flag: value.format(tmp_path)})
     with pytest.raises(
         error, match=f"^--{flag} {tmp_path}: there is no such folder on far, only here: {cure}"
     ):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from spark_embed.errors import RowError
 from spark_embed.inference.decode import Buffer, OpenedImage, open_image, open_with_pillow
 from spark_embed.inference.fetch.read_ahead import Columns
 from spark_embed.models import Compared, Inputs, Model, Prediction, Prepared
-from spark_embed.schema import Results
+from spark_embed.schema import Result, Results
 
 MAX_SCORE_DIFFERENCE = 0.02
 """Up to this a score counts as equal. EfficientNet-Lite0 on 400 photos, against Pillow and transformers: up
@@ -40,6 +40,8 @@ class Parity:
         unmeasured: why nothing is compared, where the model has nothing to be compared with.
         n_same_label: images with the reference's label; None for a model that gives none.
         max_score_difference: largest difference of a label's score, of these.
+        by_result: the same of each result, where more than one is compared; the figures above are then the
+            worst, and of labels how many images have all of them the same.
     """
 
     n_images: int = 0
@@ -48,6 +50,7 @@ class Parity:
     unmeasured: str | None = None
     n_same_label: int | None = None
     max_score_difference: float | None = None
+    by_result: Mapping[str, Mapping[str, float | int]] | None = None
 
 
 UNMEASURED = Parity()
@@ -137,7 +140,10 @@ def measure_parity(model: Model, sample: Sequence[Sampled], references: Compared
 
 def find_shortfall(measured: Mapping[str, Any], min_cosine: float) -> str | None:
     """Return by what the values of a `Parity` fall short of counting as equal; None if they do not."""
-    n_images, cosine = measured["n_images"], measured["min_cosine"]
+    n_images, cosine = measured["n_images"], measured.get("min_cosine")
+    for name, figures in (measured.get("by_result") or {}).items():
+        if shortfall := find_shortfall({"n_images": n_images, **figures}, min_cosine):
+            return f"{name}: {shortfall}"
     n_same, difference = measured.get("n_same_label"), measured.get("max_score_difference")
     if cosine is not None and not cosine >= min_cosine:  # NaN falls short, too
         return (
@@ -158,28 +164,60 @@ def _compare(prediction: Prediction, references: Compared, gives: Results) -> Pa
     So a precision that overflows where float32 does not is seen, and not taken for a bad image. Results that
     have no reference do not matter.
     """
-    compared = [one.name for one in gives if any(field.name in references for field in one.fields)]
-    failed = [row for name in compared for row in prediction.failures.get(name, ())]
     usable = np.logical_and.reduce([_is_usable(expected) for expected in references.values()])
-    cosines = labels = scores = None
-    for name, expected in references.items():
+    if not usable.any():
+        return Parity()
+    compared = [one for one in gives if any(field.name in references for field in one.fields)]
+    measured = {one.name: _measure(prediction, references, one, usable) for one in compared}
+    parity = _sum_up(list(measured.values()), int(usable.sum()))
+    if len(measured) == 1:
+        return parity
+    by_result = {name: _figures(_sum_up([one], parity.n_images)) for name, one in measured.items()}
+    return replace(parity, by_result=by_result)
+
+
+class _Measured(NamedTuple):
+    """Of each image whose reference is usable, how one result compares; None for what it does not give."""
+
+    cosines: npt.NDArray[np.float64] | None = None
+    labels: npt.NDArray[np.bool_] | None = None
+    scores: npt.NDArray[np.float64] | None = None
+
+
+def _measure(
+    prediction: Prediction, references: Compared, result: Result, usable: npt.NDArray[np.bool_]
+) -> _Measured:
+    failed = list(prediction.failures.get(result.name, ()))
+    measured = _Measured()
+    for name in (field.name for field in result.fields if field.name in references):
+        expected = references[name]
         found = np.array(prediction.columns[name], dtype=np.float64)
         found[failed] = 0
         if expected.ndim == 2:
-            cosines = _cosines(found, expected)[usable]
+            measured = measured._replace(cosines=_cosines(found, expected)[usable])
         elif np.issubdtype(expected.dtype, np.integer):
             found[failed] = -1
-            labels = (found == expected)[usable]
+            measured = measured._replace(labels=(found == expected)[usable])
         else:
-            scores = np.abs(found - expected)[usable]
-    if not usable.any():
-        return Parity()
+            measured = measured._replace(scores=np.abs(found - expected)[usable])
+    return measured
+
+
+def _sum_up(measured: Sequence[_Measured], n_images: int) -> Parity:
+    cosines = [one.cosines for one in measured if one.cosines is not None]
+    labels = [one.labels for one in measured if one.labels is not None]
+    scores = [one.scores for one in measured if one.scores is not None]
     return Parity(
-        n_images=int(usable.sum()),
-        min_cosine=None if cosines is None else float(cosines.min()),
-        n_same_label=None if labels is None else int(labels.sum()),
-        max_score_difference=None if scores is None else float(scores.max()),
+        n_images=n_images,
+        min_cosine=float(np.concatenate(cosines).min()) if cosines else None,
+        n_same_label=int(np.logical_and.reduce(labels).sum()) if labels else None,
+        max_score_difference=float(np.concatenate(scores).max()) if scores else None,
     )
+
+
+def _figures(parity: Parity) -> dict[str, float | int]:
+    figures = {name: getattr(parity, name) for name in ("min_cosine", "n_same_label", "max_score_difference")}
+    return {name: value for name, value in figures.items() if value is not None}
 
 
 def _is_usable(expected: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:

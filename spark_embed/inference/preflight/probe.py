@@ -203,13 +203,11 @@ def _told(parity: Parity) -> dict[str, Any]:
 
 def _measures(parity: Parity) -> dict[str, Any]:
     """Return what a parity says of results, that of labels only where there are some."""
-    if parity.n_same_label is None:
-        return {"min_cosine": parity.min_cosine}
-    return {
-        "min_cosine": parity.min_cosine,
-        "n_same_label": parity.n_same_label,
-        "max_score_difference": parity.max_score_difference,
-    }
+    measures: dict[str, Any] = {"min_cosine": parity.min_cosine}
+    if parity.n_same_label is not None:
+        measures["n_same_label"] = parity.n_same_label
+        measures["max_score_difference"] = parity.max_score_difference
+    return measures if parity.by_result is None else {**measures, "by_result": parity.by_result}
 
 
 def _sampled(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from spark_embed.errors import RowError
-from spark_embed.models import Inputs, Prediction, Prepared, Recipe, ReferenceModel, Values
+from spark_embed.models import Inputs, Prediction, Prepared, Recipe, ReferenceModel
+from spark_embed.models.partial import predict_prepared, try_prepare
 from spark_embed.models.text.tower import TEXT_RESULT, TextTower, check_one_space, clean_text, cosines
 from spark_embed.models.vision.image_embedder import ImageEmbedder
 from spark_embed.models.vision.reference import PlainTransformers
@@ -65,14 +65,14 @@ class ImageTextEmbedder:
     def prepare(self, inputs: Inputs) -> Prepared:
         """See `Model.prepare`; of a row that lacks both, `predict` says of each why."""
         return _Pair(
-            _try(lambda: self._images.prepare(inputs)),
-            _try(lambda: clean_text(inputs.columns.get(self._column), self._column)),
+            try_prepare(lambda: self._images.prepare(inputs)),
+            try_prepare(lambda: clean_text(inputs.columns.get(self._column), self._column)),
         )
 
     def predict(self, batch: list[Prepared]) -> Prediction:
         """See `Model.predict`. The score is the cosine, whether the vectors are normalised or not."""
-        images = _predict_those_there([pair.image for pair in batch], self._images.predict, _IMAGE_RESULT)
-        texts = _predict_those_there([pair.text for pair in batch], self._tower.predict, TEXT_RESULT)
+        images = predict_prepared([pair.image for pair in batch], self._images.predict, (_IMAGE_RESULT,))
+        texts = predict_prepared([pair.text for pair in batch], self._tower.predict, (TEXT_RESULT,))
         failed = {**texts.failures[TEXT_RESULT.name], **images.failures[EMBEDDING]}
         scores = [0.0] * len(batch)
         if both := [row for row in range(len(batch)) if row not in failed]:
@@ -106,38 +106,3 @@ class _ReferenceOfImages:
         if isinstance(prepared.image, RowError):
             raise prepared.image
         return self._plain.difference(prepared.image, reference)
-
-
-def _try(make: Callable[[], Prepared]) -> Prepared | RowError:
-    try:
-        return make()
-    except RowError as exc:
-        return exc.without_traceback()
-
-
-def _predict_those_there(
-    rows: Sequence[Prepared | RowError], predict: Callable[[list[Prepared]], Prediction], result: Result
-) -> Prediction:
-    """Predict the rows that are no errors; the others fail with what they are, and their values are empty."""
-    failures = {row: value for row, value in enumerate(rows) if isinstance(value, RowError)}
-    there = [row for row in range(len(rows)) if row not in failures]
-    if not there:
-        return Prediction(
-            {field.name: [None] * len(rows) for field in result.fields}, {result.name: failures}
-        )
-    made = predict([rows[row] for row in there])
-    failures |= {there[row]: error for row, error in made.failures.get(result.name, {}).items()}
-    columns = {name: _spread(values, there, len(rows)) for name, values in made.columns.items()}
-    return Prediction(columns, {result.name: failures}, made.batch_limit)
-
-
-def _spread(values: Values, rows: Sequence[int], n_rows: int) -> Values:
-    """Return `n_rows` values, those of `rows` as given, the others of no meaning."""
-    if len(rows) == n_rows:
-        return values
-    if isinstance(values, np.ndarray):
-        spread = np.zeros((n_rows, *values.shape[1:]), dtype=values.dtype)
-        spread[list(rows)] = values
-        return spread
-    found = dict(zip(rows, values, strict=True))
-    return [found.get(row) for row in range(n_rows)]

@@ -76,7 +76,7 @@ def store_environment(config: Config) -> dict[str, str]:
         ConfigError: there is no such profile, or its file cannot be read.
     """
     environ = dict(os.environ)
-    if not (needs_s3(config) or is_s3(config.model_directory or "")):
+    if not (needs_s3(config) or any(map(is_s3, config.model_directories))):
         return environ
     for name in _ENDPOINTS:
         environ.pop(name, None)
