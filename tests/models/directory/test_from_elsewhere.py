@@ -125,6 +125,11 @@ def test_from_the_hub_it_runs_only_where_it_may(folder, hub):
     assert model.recipe.weights_sha256 == ModelFolder(recipe_of(folder)).recipe.weights_sha256
 
 
+def test_only_code_on_the_hub_is_said_to_run(hub, clip_folder, log):
+    assert make_recipe(options_of(hub(clip_folder, "org/plain"))).kind == IMAGE_EMBEDDER
+    assert "runs the folder's own code" not in log.text
+
+
 def test_weights_may_be_a_hub_id(tmp_path, hub, clip_folder):
     name = hub(clip_folder, "org/clip")
     code = MEAN_COLOUR.replace(
