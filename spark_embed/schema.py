@@ -60,6 +60,16 @@ EMBEDDING_RESULTS: Results = (Result(EMBEDDING, (Field(EMBEDDING, "vector"),)),)
 """What an image embedder gives: one vector."""
 
 
+LABEL_FIELDS = (
+    Field(LABEL, "string"),
+    Field("label_id", "int"),
+    Field("score", "float"),
+    Field("top_labels", "array<string>"),
+    Field("top_scores", "array<float>"),
+)
+"""What a classifier gives; the best label by itself, too. `label_id` is null where nobody says it."""
+
+
 EMBEDDINGS_NAME = "embeddings.parquet"
 PREDICTIONS_NAME = "predictions.parquet"
 ERRORS_NAME = "errors.parquet"

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Not in cli/commands.py, which imports no model: those who only look at an output folder need none.
 _COMMANDS = {**COMMANDS, "check-model": run_check_model}
 
 _JAVA_TRACE = "JVM stacktrace:"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -46,48 +46,91 @@ class Kind:
     """What the driver knows of a kind of model.
 
     Attributes:
+        called: what it is, in errors.
         check: where the function is that looks at a recipe's files before Spark starts, module:function; it
             imports no torch. None where there is nothing to look at.
         options: those of `ModelOptions` that the class finds in `Recipe.options`.
         read: where the function is that reads the rest of `Recipe.options` from what --model_directory names,
             `ModelOptions` -> pairs of name and value. None where workers read all themselves.
+        compared: the same for what of that decides a result. None: all of it.
         account: where the function is that says, after a run, what its models have used, for metadata.json:
             `Recipe` -> JSON values. None where there is nothing to say.
         takes_image: whether it takes an image; where not, a data set needs none.
+        tasks: those of --task that go with a kind that --model_directory chooses. None: the task chose it.
+        useless: options beside those of kinds that it can do nothing with.
     """
 
+    called: str = "another kind of model"
     check: str | None = None
     options: tuple[str, ...] = ()
     read: str | None = None
+    compared: str | None = None
     account: str | None = None
     takes_image: bool = True
+    tasks: tuple[str, ...] | None = None
+    useless: tuple[str, ...] = ()
 
 
 _OF_CLASSIFIERS = ("with_embedding", "top_k", "min_score")
 
 
 KINDS: dict[str, Kind] = {
-    IMAGE_EMBEDDER: Kind("spark_embed.models.vision.files:check_files"),
-    IMAGE_CLASSIFIER: Kind("spark_embed.models.vision.files:check_classifier_files", _OF_CLASSIFIERS),
-    IMAGE_TEXT_EMBEDDER: Kind("spark_embed.models.text.files:check_image_text_files", ("text_column",)),
+    IMAGE_EMBEDDER: Kind("an image embedder", "spark_embed.models.vision.files:check_files"),
+    IMAGE_CLASSIFIER: Kind(
+        "a classifier by its own head",
+        "spark_embed.models.vision.files:check_classifier_files",
+        _OF_CLASSIFIERS,
+    ),
+    IMAGE_TEXT_EMBEDDER: Kind(
+        "an embedder of images and captions",
+        "spark_embed.models.text.files:check_image_text_files",
+        ("text_column",),
+    ),
     TEXT_EMBEDDER: Kind(
-        "spark_embed.models.text.files:check_text_files", ("text_column",), takes_image=False
+        "an embedder of texts",
+        "spark_embed.models.text.files:check_text_files",
+        ("text_column",),
+        takes_image=False,
     ),
     ZERO_SHOT_CLASSIFIER: Kind(
-        "spark_embed.models.text.files:check_image_text_files", ("labels", "prompt", *_OF_CLASSIFIERS)
+        "a classifier by --labels",
+        "spark_embed.models.text.files:check_image_text_files",
+        ("labels", "prompt", *_OF_CLASSIFIERS),
     ),
     MODEL_FOLDER: Kind(
+        "a folder with code, whose config.json says what it gives",
         "spark_embed.models.directory.recognise:check_folder",
         read="spark_embed.models.directory.recognise:read_options",
+        tasks=("embed", "classify", "auto"),
     ),
     REMOTE: Kind(
+        "a remote API, whose file says what it gives",
         read="spark_embed.models.api.file:read_options",
+        compared="spark_embed.models.api.file:read_compared",
         account="spark_embed.models.api.account:describe_usage",
+        tasks=("embed", "label", "auto"),
+        useless=("revision", "compile"),
     ),
-    SEVERAL: Kind("spark_embed.models.several:check_all", read="spark_embed.models.several:read_recipes"),
+    SEVERAL: Kind(
+        "several models",
+        "spark_embed.models.several:check_all",
+        read="spark_embed.models.several:read_recipes",
+    ),
 }
 """By the name of the kind. One that is not here has no check and no options of its own."""
 
+
+_MEANT_FOR = {
+    "labels": "--task classify by a CLIP or SigLIP",
+    "prompt": "--task classify with --labels",
+    "text_column": "--task embed or embed_text by a CLIP or SigLIP",
+    **dict.fromkeys(_OF_CLASSIFIERS, "--task classify"),
+    "revision": "a hub id",
+    "compile": "a network that runs here",
+}
+"""What each option is for that not every kind of model knows."""
+
+_OF_KINDS = {name for kind in KINDS.values() for name in kind.options}
 
 _HAS_CODE = "spark_embed.models.directory.recognise:has_code"
 
@@ -96,9 +139,46 @@ def find_kind(options: ModelOptions) -> str:
     """Return the kind of model that the options want; driver only.
 
     Raises:
-        ConfigError: options that do not go together; or a remote API is wanted, and none is named.
+        ConfigError: options that do not go together, or that the kind knows nothing of; or a remote API is
+            wanted, and none is named.
         ModelError: the model is a folder with code that may not run, or nobody can look at it; or it is asked
             what it is (--task auto), and has no config.json that can be read.
+    """
+    kind = choose_kind(options)
+    parts = [kind]
+    if kind == SEVERAL:
+        each = ({"model_directory": directory} for directory in options.model_directories)
+        parts = [choose_kind(options.model_copy(update=one)) for one in each]
+    _check_options(options, [KINDS.get(part, Kind()) for part in parts])
+    return kind
+
+
+def _check_options(options: ModelOptions, parts: Sequence[Kind]) -> None:
+    """Refuse what none of the models would heed.
+
+    Raises:
+        ConfigError: a task, or an option, that is for another kind.
+    """
+    for known in parts:
+        if known.tasks and options.task not in known.tasks:
+            raise ConfigError(
+                f"--task {options.task}: --model_directory {options.model_directory} is {known.called}; "
+                f"--task {' or '.join(known.tasks)} goes with it"
+            )
+    unheeded = set.intersection(
+        *(_OF_KINDS.difference(known.options).union(known.useless) for known in parts)
+    )
+    for name, purpose in _MEANT_FOR.items():
+        if name in unheeded and getattr(options, name) != ModelOptions.model_fields[name].default:
+            called = " and ".join(dict.fromkeys(known.called for known in parts))
+            raise ConfigError(f"--{name}: is for {purpose}, and this model is {called}")
+
+
+def choose_kind(options: ModelOptions) -> str:
+    """Return the same, whatever other options there are.
+
+    Raises:
+        ConfigError, ModelError: as `find_kind`.
     """
     if len(options.model_directories) > 1:
         if options.task == "embed_text":
@@ -110,7 +190,7 @@ def find_kind(options: ModelOptions) -> str:
     if (options.model_directory or "").lower().endswith((".yaml", ".yml")):
         return REMOTE
     if options.model_directory and _find(_HAS_CODE)(options):
-        return MODEL_FOLDER  # whatever else is wanted: it says itself what it is
+        return MODEL_FOLDER
     if options.task == "label":
         raise ConfigError(
             f"--task label: --model_directory {options.model_directory} must be a .yaml file that describes "
@@ -179,6 +259,17 @@ def read_options(options: ModelOptions) -> dict[str, Any]:
     """
     given = {name: getattr(options, name) for name in _READERS}
     return {name: _find(_READERS[name])(value) for name, value in given.items() if value is not None}
+
+
+def find_compared(kind: str, options: ModelOptions) -> dict[str, Any]:
+    """Return what decides a result in what the options name and is read here, by name; driver only.
+
+    Raises:
+        ConfigError, StorageError, ModelError: it cannot be used.
+    """
+    known = KINDS.get(kind, Kind())
+    place = known.compared or known.read
+    return {**read_options(options), **(dict(_find(place)(options)) if place else {})}
 
 
 def find_class(kind: str) -> Callable[..., Any]:

@@ -28,7 +28,7 @@ from spark_embed.models import (
     Takes,
 )
 from spark_embed.models.partial import predict_prepared, try_prepare
-from spark_embed.models.registry import REMOTE, find_check, find_class, find_kind, find_options, find_source
+from spark_embed.models.registry import REMOTE, choose_kind, find_check, find_class, find_options, find_source
 from spark_embed.schema import EMBEDDING_RESULTS, Field, Result, Results, result_columns
 
 _OWN_FIELDS = ("source", "revision", "weights_sha256", "kind", "options")
@@ -43,7 +43,7 @@ def read_recipes(options: ModelOptions) -> tuple[tuple[str, Any], ...]:
 
     Raises:
         ConfigError: a model cannot be one of several, or an option is for one alone.
-        ModelError, StorageError: as `find_kind` and `find_options`.
+        ModelError, StorageError: as `choose_kind` and `find_options`.
     """
     flag = f"--model_directory {options.model_directory}"
     if options.revision is not None:
@@ -63,7 +63,7 @@ def read_recipes(options: ModelOptions) -> tuple[tuple[str, Any], ...]:
                 "is called otherwise, a symbolic link for example"
             )
         one = options.model_copy(update={"model_directory": directory})
-        if (kind := find_kind(one)) == REMOTE:
+        if (kind := choose_kind(one)) == REMOTE:
             raise ConfigError(f"{flag}: {directory} is a remote API, which needs a run of its own")
         own = {"source": source, "kind": kind, "options": find_options(kind, one)}
         recipes[name] = tuple(own.items())

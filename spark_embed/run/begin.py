@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from typing import Any
@@ -12,7 +13,7 @@ from spark_embed.config import Config
 from spark_embed.datasets.units import Unit
 from spark_embed.errors import StorageError
 from spark_embed.inference.udf import make_recipe
-from spark_embed.models.registry import find_check, read_options
+from spark_embed.models.registry import find_check, find_compared
 from spark_embed.output.fingerprint import check_fingerprint, make_fingerprint, model_options
 from spark_embed.output.folder import Output
 from spark_embed.output.records import RunRecord
@@ -56,7 +57,8 @@ def bind_run(context: RunContext, plan: Plan) -> tuple[RunRecord, Binding | None
     """
     old = plan.run_state.record
     config = context.config
-    if old and old.options == _options(config) and not plan.units and not _wants_retries(context, plan):
+    options = _options(config)  # before the model is loaded: what changes later is seen by the next run
+    if old and old.options == options and not plan.units and not _wants_retries(context, plan):
         context.check()
         tidy(context.output, plan.run_state)
         return old, None
@@ -65,7 +67,7 @@ def bind_run(context: RunContext, plan: Plan) -> tuple[RunRecord, Binding | None
     if old:
         check_model(context, plan, old, binding)
     check_workers_reach_output(context.spark, context.output.root)
-    record = _make_record(context, plan, binding)
+    record = _make_record(context, plan, binding, options)
     context.check()  # the preflight may have taken long: what another run has made since is not a leftover
     write_run(context.output, record)
     tidy(context.output, plan.run_state)
@@ -94,7 +96,7 @@ def _wants_retries(context: RunContext, plan: Plan) -> bool:
     return context.config.retry_errors and ledger is not None and bool(files_with_errors(ledger))
 
 
-def _make_record(context: RunContext, plan: Plan, binding: Binding) -> RunRecord:
+def _make_record(context: RunContext, plan: Plan, binding: Binding, options: dict[str, Any]) -> RunRecord:
     preflight, old = binding.preflight, plan.run_state.record
     with settings(context.spark, binding.settings):
         no_row = plan.source.table(context.spark, [Unit(plan.source.shards[0], 0, 0)])
@@ -102,7 +104,7 @@ def _make_record(context: RunContext, plan: Plan, binding: Binding) -> RunRecord
     return RunRecord(
         run_id=old.run_id if old else uuid.uuid4().hex,
         started_at=old.started_at if old else context.clock.started_at,
-        options=_options(context.config),
+        options=options,
         fingerprint=_fingerprint(context, plan, binding),
         table_schema=old.table_schema if old else schema.jsonValue(),
         model=preflight.model,
@@ -113,9 +115,10 @@ def _make_record(context: RunContext, plan: Plan, binding: Binding) -> RunRecord
 
 
 def _options(config: Config) -> dict[str, Any]:
-    """Return the options that decide what a result is: of a file that one names, what it says now."""
-    read = {name: list(value) for name, value in read_options(config).items()}  # as after JSON
-    return model_options(config.model_copy(update=read))
+    """Return the options that decide what a result is: of files that they name, what those say now."""
+    compared = find_compared(make_recipe(config).kind, config)
+    plain: dict[str, Any] = json.loads(json.dumps({**model_options(config), **compared}))
+    return plain
 
 
 def check_workers_reach_output(spark: SparkSession, root: str) -> None:

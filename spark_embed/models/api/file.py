@@ -126,6 +126,11 @@ class ApiFile(BaseModel):
         """Return the columns beside `RAW`, in order."""
         return [parse_column(name, place) for name, place in self.columns.items()]
 
+    def compared(self) -> dict[str, Any]:
+        """Return what decides what an answer is and what is made of it, as JSON values."""
+        names = {"provider", "model", "prompt", "fields", "columns", "max_edge"}
+        return self.model_dump(mode="json", include=names)
+
     def read_key(self) -> str | None:
         """Return the key; None where none is named.
 
@@ -148,9 +153,22 @@ def read_options(options: ModelOptions) -> tuple[tuple[str, Any], ...]:
     Raises:
         ConfigError: the file cannot be read, or something in it cannot be used.
     """
+    return (("api", _read(options).model_dump_json()),)
+
+
+def read_compared(options: ModelOptions) -> tuple[tuple[str, Any], ...]:
+    """Return what of the file decides a result: neither how fast nor how dear; on the driver.
+
+    Raises:
+        ConfigError: as `read_options`.
+    """
+    return (("api", _read(options).compared()),)
+
+
+def _read(options: ModelOptions) -> ApiFile:
     path = os.path.expanduser(options.model_directory or "")
     called = f"--model_directory {options.model_directory}"
-    return (("api", parse_api(load_yaml(path, called), called).model_dump_json()),)
+    return parse_api(load_yaml(path, called), called)
 
 
 def parse_api(values: dict[str, Any], called: str) -> ApiFile:

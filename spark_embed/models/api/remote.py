@@ -59,7 +59,7 @@ class RemoteModel:
             "name": self._api.model,
             "source": self._api.base_url,
             "device": "remote",
-            **self._api.model_dump(include={"provider", "model", "prompt", "fields", "columns", "max_edge"}),
+            **self._api.compared(),
             **({"normalize": self.recipe.normalize} if self._vectors() else {}),
         }
 

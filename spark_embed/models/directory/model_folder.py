@@ -167,8 +167,9 @@ class ModelFolder:
         """Return what `encode` gives of each row, or its `RowError`; a batch that fails goes row by row."""
         try:
             with row_errors():
-                # Copies: whoever takes something out of one may be given it again.
-                return as_rows(self._impl.encode([dict(row) for row in batch]), len(batch))
+                # Copies: whoever changes a row, or its image in place, may be given it again.
+                rows = [{**row, "image": row["image"].copy()} for row in batch]
+                return as_rows(self._impl.encode(rows), len(batch))
         except RowError as exc:
             if len(batch) == 1:
                 return [exc.without_traceback()]

@@ -12,21 +12,7 @@ import numpy.typing as npt
 
 from spark_embed.errors import ImageError, RowError
 from spark_embed.models import Prediction, Values
-from spark_embed.schema import EMBEDDING, EMBEDDING_RESULTS, Field, Result, Results
-
-LABEL_RESULTS: Results = (
-    Result(
-        "label",
-        (
-            Field("label", "string"),
-            Field("label_id", "int"),
-            Field("score", "float"),
-            Field("top_labels", "array<string>"),
-            Field("top_scores", "array<float>"),
-        ),
-    ),
-)
-"""What a classifier gives; the best label by itself, too. `label_id` is null where nobody says it."""
+from spark_embed.schema import EMBEDDING, EMBEDDING_RESULTS, LABEL, LABEL_FIELDS, Result, Results
 
 
 class Output(Protocol):
@@ -127,8 +113,8 @@ class Embeddings:
 class Labels:
     """A dict with `label` and `score` for each row, or a list of some, the best first."""
 
-    gives = LABEL_RESULTS
-    nothing: Mapping[str, Values] = {field.name: [None] for field in LABEL_RESULTS[0].fields}
+    gives: Results = (Result(LABEL, LABEL_FIELDS),)
+    nothing: Mapping[str, Values] = {field.name: [None] for field in LABEL_FIELDS}
 
     def __init__(self, labels: Sequence[str]) -> None:
         self._ids = {label: number for number, label in enumerate(labels)}
@@ -150,7 +136,7 @@ class Labels:
                 failures[row] = exc.without_traceback()
                 found.append((None,) * len(names))
         columns |= {name: [values[index] for values in found] for index, name in enumerate(names)}
-        return Prediction(columns, {"label": failures})
+        return Prediction(columns, {LABEL: failures})
 
     def _row(self, value: Any) -> tuple[Any, ...]:
         if isinstance(value, RowError):
@@ -178,6 +164,11 @@ def _label_and_score(value: Any) -> tuple[str, float]:
     label, score = value.get("label"), value.get("score")
     if not isinstance(label, str):
         raise RowError("model_error", f"encode returned a label that is no text: {_shown(label)}")
+    try:
+        label.encode()
+    except UnicodeEncodeError as exc:
+        told = f"encode returned a label with half a character (a surrogate): {_shown(label)}"
+        raise RowError("model_error", told) from exc
     try:
         number = float(score)  # type: ignore[arg-type]  # of numpy or torch, too
     except (TypeError, ValueError, OverflowError) as exc:

@@ -126,8 +126,10 @@ def _is_code_on_hub(source: str, revision: str | None) -> bool:
             config, _ = parse_config(file.read(MAX_CONFIG_BYTES + 1))
     except DOWNLOAD_ERRORS:
         return False
+    if not is_config_of_code(config.model_dump()):
+        return False
     _tell(f"{CODE_FILE} of {source}")
-    return is_config_of_code(config.model_dump())
+    return True
 
 
 @cache

@@ -13,15 +13,7 @@ from spark_embed.errors import ImageError, RowError
 from spark_embed.models import Compared, Prediction, Recipe, Values
 from spark_embed.models.vision.outputs import LOGITS, Outputs
 from spark_embed.models.vision.vectors import check_vectors
-from spark_embed.schema import EMBEDDING, LABEL, Field, Result, Results
-
-LABEL_FIELDS = (
-    Field(LABEL, "string"),
-    Field("label_id", "int"),
-    Field("score", "float"),
-    Field("top_labels", "array<string>"),
-    Field("top_scores", "array<float>"),
-)
+from spark_embed.schema import EMBEDDING, LABEL, LABEL_FIELDS, Field, Result, Results
 
 
 class Labelling:

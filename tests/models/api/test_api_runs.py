@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from spark_embed.config import Config
-from spark_embed.errors import ModelError
+from spark_embed.errors import ModelError, ResumeError
 from spark_embed.models.registry import REMOTE
 from spark_embed.output.folder import Output
 from spark_embed.output.verify import verify
@@ -44,6 +44,10 @@ def start(provider, tmp_path):
         }
 
     return start
+
+
+def no_spark():
+    raise RuntimeError("Spark is started")
 
 
 @pytest.mark.slow
@@ -86,6 +90,12 @@ def test_a_run_that_stops_for_its_cost_goes_on_and_documents_become_a_table(spar
     }
     assert not (tmp_path / "out/_spark_embed/answers").exists()
     assert verify(Output(str(tmp_path / "out"))).n_findings == 0
+
+    n_asked = provider.marks.total()
+    run(no_spark, Config(**start(columns=columns, **described, concurrency=2, attempts=1)))
+    assert provider.marks.total() == n_asked
+    with pytest.raises(ResumeError, match="columns: html"):  # also where nothing is left to ask
+        run(spark, Config(**start(columns={"html": "content.text"}, **described)))
 
 
 @pytest.mark.slow

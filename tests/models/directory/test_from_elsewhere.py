@@ -125,6 +125,12 @@ def test_from_the_hub_it_runs_only_where_it_may(folder, hub):
     assert model.recipe.weights_sha256 == ModelFolder(recipe_of(folder)).recipe.weights_sha256
 
 
+def test_of_the_hub_only_code_that_runs_is_said_to(tmp_path, hub, log):
+    name = hub(write_folder(tmp_path / "plain", None, model_type="clip"), "org/plain")
+    assert make_recipe(options_of(name)).kind == IMAGE_EMBEDDER
+    assert "runs the folder's own code" not in log.text
+
+
 def test_weights_may_be_a_hub_id(tmp_path, hub, clip_folder):
     name = hub(clip_folder, "org/clip")
     code = MEAN_COLOUR.replace(

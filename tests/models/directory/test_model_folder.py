@@ -339,6 +339,7 @@ def test_labels_come_with_number_and_score(folder):
         ("'cat'", "str 'cat' instead of a label"),
         ("[1.0, 2.0]", "float 1.0 instead of a label"),
         ("{'label': 3, 'score': 1.0}", "a label that is no text: int 3"),
+        (r"{'label': '\ud800', 'score': 1.0}", r"a label with half a character (a surrogate): str '\ud800'"),
         ("{'label': 'cat'}", "a score that is no number: NoneType None"),
         ("{'label': 'cat', 'score': float('nan')}", "a score that is nan"),
         ("{'label': 'cat', 'score': 1, 'label_id': 'x'}", "a label_id that is no number: str 'x'"),
@@ -458,3 +459,22 @@ def test_an_error_is_a_plain_row_error(folder):
     assert type(error) is RowError
     assert error.__traceback__ is None
     assert error.detail == "ValueError: x"
+
+
+@pytest.mark.parametrize(("image", "change"), [("array", "image[:] = 0"), ("pil", "image.thumbnail((1, 1))")])
+def test_what_a_failed_batch_did_to_an_image_is_not_there_when_it_is_tried_again(folder, image, change):
+    body = f"""
+means = [[np.asarray(row["image"]).mean(), np.asarray(row["image"]).shape[1]] for row in batch]
+for row in batch:
+    image = row["image"]
+    {change}
+if len(batch) > 1:
+    raise ValueError("one by one")
+return means
+"""
+    code = class_with(encode=body, warmup="pass")
+    metadata = {"type": "embedding", "image": image}
+    model = ModelFolder(recipe_of(write_folder(folder, code, metadata=metadata), normalize=False))
+    prediction = predict(model, [plain(10), plain(20)])
+    assert prediction.columns["embedding"].tolist() == [[20, 20], [40, 20]]
+    assert errors_of(prediction) == {}

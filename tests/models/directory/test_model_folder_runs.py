@@ -126,6 +126,10 @@ def test_the_classifier_of_the_examples_gives_the_labels_of_transformers(
     assert verify(Output(str(output))).n_findings == 0
 
 
+def no_spark():
+    raise RuntimeError("Spark is started")
+
+
 CAPTIONED = """
 import sys
 from . import words
@@ -186,6 +190,11 @@ def test_bad_rows_are_error_rows_and_changed_code_does_not_go_on(embed, shards, 
         embed(tmp_path / "in", **options)
     helper.write_text("class Words: pass")
     assert embed(tmp_path / "in", **options)[0]["counts"]["rows"] == 18
+
+    run(no_spark, Config(input_dir=str(tmp_path / "in"), output_dir=str(embed.output_dir), **options))
+    helper.write_text("class Words: x = 1")
+    with pytest.raises(ResumeError, match="folder_sha256"):  # also where nothing is left to embed
+        embed(tmp_path / "in", **options)
     with pytest.raises(ConfigError, match=r"takes a column 'caption'"):
         embed(tmp_path / "in", **options, overwrite=True, drop_columns=("caption",))
 
