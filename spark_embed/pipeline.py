@@ -150,7 +150,7 @@ def summarize(context: RunContext, result: RunResult) -> RunSummary:
         summary = write_summary(context, result)
         extra = {"counts": summary.to_dict()["counts"], "timings_s": summary.timings_s}
         logger.info("stopped" if result.n_rows_left else "done", extra=extra)
-    if summary.usage and not result.n_rows_left:  # all that can be read has its results: nobody asks again
+    if not result.n_rows_left:  # all that can be read has its results: nobody asks again
         delete(context.output.answers)
     return summary
 

@@ -75,6 +75,7 @@ KINDS: dict[str, Kind] = {
         read="spark_embed.models.directory.recognise:read_options",
     ),
     REMOTE: Kind(
+        options=("max_pixels",),
         read="spark_embed.models.api.file:read_options",
         account="spark_embed.models.api.account:describe_usage",
     ),

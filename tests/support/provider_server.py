@@ -192,7 +192,12 @@ class ProviderServer:
         return web.Response(status=503, text="<html>oops</html>")
 
     async def _on_torn(self, request, mark, answer, n_asked):
-        return web.Response(text=json.dumps(answer)[:-9], content_type="application/json")
+        self.texts[mark] = json.dumps(answer)[:-9]
+        return web.Response(text=self.texts[mark], content_type="application/json")
+
+    async def _on_list(self, request, mark, answer, n_asked):
+        self.texts[mark] = json.dumps([answer])
+        return web.Response(text=self.texts[mark], content_type="application/json")
 
     async def _on_other(self, request, mark, answer, n_asked):
         """A good answer of another schema."""
@@ -213,7 +218,7 @@ class ProviderServer:
 
     async def _on_never(self, request, mark, answer, n_asked):
         return web.json_response(
-            {"error": {"message": f"no: {request.headers.get('Authorization')}"}}, status=400
+            {"error": {"message": f"{'no' * 68}: {request.headers.get('Authorization')}"}}, status=400
         )
 
     async def _on_moved(self, request, mark, answer, n_asked):

@@ -23,6 +23,6 @@ def describe_usage(recipe: Recipe) -> dict[str, Any]:
         "requests_maybe_paid_twice": kept.n_again,
         "answers": kept.n_answers,
         **{name: round(number) for name, number in kept.usage.items()},
-        "cost_usd": round(cost_usd(api, kept.usage, kept.n_answers), 4),
+        "cost_usd": round(cost_usd(api, kept.usage, kept.n_answers + kept.n_spoiled), 4),
         "answered_by": kept.models,
     }

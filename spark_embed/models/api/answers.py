@@ -1,13 +1,15 @@
 """Answers kept as they come, so that no later attempt or run pays for them again; asks nobody.
 
 A folder of the run's state, and in it files of JSON lines: `{"sent": key}` before a request goes,
-`{"unpaid": key}` where an attempt cannot have cost anything, and the answer, with what it says of itself.
+`{"unpaid": key}` where an attempt cannot have cost anything, `{"spoiled": key}` where it has brought what is
+no answer, and the answer, with what it says of itself.
 On a disk each process appends to a file of its own, one write for each line. In S3 a file is an object of at
 most 50 answers, or of 5 seconds.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import threading
@@ -45,7 +47,7 @@ class Answers:
         self._folder = folder
         self._is_remote = folder is not None and is_s3(folder)
         self._name = uuid.uuid4().hex
-        self._lock, self._refreshing = threading.Lock(), threading.Lock()
+        self._lock, self._refreshing, self._flushing = (threading.Lock() for _ in range(3))
         self._places: dict[bytes, _Place | str] = {}  # a str: the line itself, which is not stored yet
         self._read_to: dict[str, int] = {}
         self._usage, self._n_answers = Counter[str](), 0
@@ -55,12 +57,12 @@ class Answers:
 
     @property
     def usage(self) -> tuple[int, dict[str, float]]:
-        """How many answers are known, and what they have used together."""
+        """How many answers are known, spoiled ones too, and what they have used together."""
         with self._lock:
             return self._n_answers, dict(self._usage)
 
     def refresh(self) -> None:
-        """Take in what others have kept since, and earlier runs.
+        """Take in what others have kept since, and earlier runs; a folder that was deleted is forgotten.
 
         Raises:
             StorageError: the folder cannot be read.
@@ -68,14 +70,17 @@ class Answers:
         if self._folder is None:
             return
         with self._refreshing, ThreadPoolExecutor(_READ_THREADS) as pool:
+            with self._lock:
+                known = set(self._read_to)
+            listed = dict(_list(self._folder))
+            if known - listed.keys():
+                self._forget()
             new = [
                 (path, self._read_to.get(path, 0))
-                for path, n_bytes in _list(self._folder)
+                for path, n_bytes in listed.items()
                 if n_bytes > self._read_to.get(path, 0) and self._name not in path
             ]
-            for (path, start), data in zip(new, pool.map(lambda one: _read(*one), new), strict=True):
-                with self._lock:
-                    self._read_to[path] = self._take_in(path, start, data)
+            list(pool.map(lambda one: self._take_in(*one), new))
 
     def find(self, key: str) -> str | None:
         """Return the answer to a request; None if there is none.
@@ -88,7 +93,7 @@ class Answers:
         if place is None:
             return None
         line = place if isinstance(place, str) else _read(place.path, place.offset, place.n_bytes).decode()
-        return str(json.loads(line)["answer"])
+        return str(json.loads(line)["answer"]) if line else None  # deleted since
 
     def sent(self, key: str) -> None:
         """Note that a request goes."""
@@ -97,6 +102,10 @@ class Answers:
     def unpaid(self, key: str) -> None:
         """Note that an attempt has come to nothing that anybody would charge for."""
         self._append({"unpaid": key})
+
+    def spoiled(self, key: str) -> None:
+        """Note that an attempt has brought what is no answer, and may have been charged for as one."""
+        self._append({"spoiled": key})
 
     def add(self, key: str, answer: str, usage: dict[str, float], model: str | None) -> None:
         """Keep an answer; on a disk it is stored when this returns.
@@ -113,26 +122,35 @@ class Answers:
         age_s = time.monotonic() - self._buffered_since
         return bool(self._buffer) and (self._n_buffered >= _MAX_ANSWERS or age_s >= MAX_AGE_S)
 
-    def flush(self) -> None:
+    def flush(self, *, if_due: bool = False) -> None:
         """Store what is not; blocks.
+
+        Args:
+            if_due: only if nobody else has meanwhile.
 
         Raises:
             StorageError: it cannot be stored.
         """
-        with self._lock:
-            lines, self._buffer, self._n_buffered = self._buffer, [], 0
-            path = f"{self._folder}/{self._name}-{self._n_objects:06d}{_SUFFIX}"
-            self._n_objects += bool(lines)
-        if not lines:
-            return
-        write_text(path, "".join(lines))
-        offset = 0
-        with self._lock:
-            for line in lines:
-                n_bytes = len(line.encode())
-                if key := json.loads(line).get("key"):
-                    self._places[bytes.fromhex(key)] = _Place(path, offset, n_bytes)
-                offset += n_bytes
+        with self._flushing:
+            if if_due and not self.is_due:
+                return
+            with self._lock:
+                lines, self._n_buffered, self._buffered_since = self._buffer[:], 0, time.monotonic()
+                path = f"{self._folder}/{self._name}-{self._n_objects:06d}{_SUFFIX}"
+            if not lines:
+                return
+            write_text(path, "".join(lines))
+            offset = 0
+            with self._lock:
+                # Only now: of a write that fails nothing is lost, and the next one takes its place.
+                del self._buffer[: len(lines)]
+                self._n_objects += 1
+                for line in lines:
+                    n_bytes = len(line.encode())
+                    if key := json.loads(line).get("key"):
+                        self._places[bytes.fromhex(key)] = _Place(path, offset, n_bytes)
+                    offset += n_bytes
+                self._read_to[path] = offset
 
     def _append(self, values: dict[str, Any], key: str | None = None) -> None:
         if self._folder is None:
@@ -147,8 +165,7 @@ class Answers:
                 place: _Place | str = line
             else:
                 place = self._write(line.encode())
-            if key is not None:
-                self._count(key, values, place)
+            self._count(values, place)
 
     def _write(self, data: bytes) -> _Place:
         path = f"{self._folder}/{self._name}{_SUFFIX}"
@@ -161,19 +178,33 @@ class Answers:
                 raise OSError("only a part of it could be written")
         except OSError as exc:
             raise write_error(path, exc, len(data)) from exc
+        self._read_to[path] = offset + len(data)
         return _Place(path, offset, len(data))
 
-    def _take_in(self, path: str, start: int, data: bytes) -> int:
-        """Take in lines from an offset on; returns to where: a line may be about to be written."""
-        for offset, line, values in _lines(data):
-            if key := values.get("key"):
-                self._count(key, values, _Place(path, start + offset, len(line)))
-        return start + data.rfind(b"\n") + 1
+    def _forget(self) -> None:
+        """Forget all but what is not stored yet, and begin a new file: what there was is read again."""
+        with self._flushing, self._lock:
+            self._places.clear()
+            self._read_to.clear()
+            self._usage, self._n_answers = Counter(), 0
+            if self._file is not None:
+                os.close(self._file)
+            self._file, self._name, self._n_objects = None, uuid.uuid4().hex, 0
+            for line in self._buffer:
+                self._count(json.loads(line), line)
 
-    def _count(self, key: str, values: dict[str, Any], place: _Place | str) -> None:
-        self._places[bytes.fromhex(key)] = place
-        self._usage.update(values["usage"])
-        self._n_answers += 1
+    def _take_in(self, path: str, start: int) -> None:
+        """Take in lines from an offset on."""
+        for offset, n_bytes, values in _lines(path, start):
+            with self._lock:
+                self._count(values, _Place(path, offset, n_bytes))
+                self._read_to[path] = offset + n_bytes
+
+    def _count(self, values: dict[str, Any], place: _Place | str) -> None:
+        if key := values.get("key"):
+            self._places[bytes.fromhex(key)] = place
+            self._usage.update(values["usage"])
+        self._n_answers += "key" in values or "spoiled" in values
 
 
 class Kept(NamedTuple):
@@ -182,12 +213,14 @@ class Kept(NamedTuple):
     Attributes:
         n_sent: requests, all attempts.
         n_again: of them those that may have been paid twice: nothing says that the attempt before failed.
+        n_spoiled: of them those that brought what is no answer, and were followed by another attempt.
         usage: of all answers.
         models: answers by what they say has answered.
     """
 
     n_sent: int
     n_again: int
+    n_spoiled: int
     n_answers: int
     usage: dict[str, float]
     models: dict[str, int]
@@ -199,19 +232,35 @@ def read_kept(folder: str) -> Kept:
     Raises:
         StorageError: one cannot be read.
     """
-    sent, unpaid = Counter[bytes](), Counter[bytes]()
-    usage, models = Counter[str](), Counter[str]()
-    paths = [path for path, _ in _list(folder)]
-    with ThreadPoolExecutor(_READ_THREADS) as pool:
-        for data in pool.map(lambda path: _read(path, 0), paths):
-            for _, _, values in _lines(data):
-                sent.update([bytes.fromhex(key) for key in (values.get("sent"),) if key])
-                unpaid.update([bytes.fromhex(key) for key in (values.get("unpaid"),) if key])
+    sent, unpaid, models = Counter[bytes](), Counter[bytes](), Counter[str]()
+    usage = Counter[str]()
+    n_spoiled, lock = 0, threading.Lock()
+
+    def take_in(path: str) -> None:
+        nonlocal n_spoiled
+        for _, _, values in _lines(path, 0):
+            with lock:
+                for name, counter in (("sent", sent), ("unpaid", unpaid)):
+                    if key := values.get(name):
+                        counter[bytes.fromhex(key)] += 1
+                n_spoiled += "spoiled" in values
                 if "key" in values:
                     usage.update(values["usage"])
-                    models[values["model"] or "unknown"] += 1
+                    models[_plain(values["model"])] += 1
+
+    with ThreadPoolExecutor(_READ_THREADS) as pool:
+        list(pool.map(take_in, [path for path, _ in _list(folder)]))
     n_again = sum(max(0, number - unpaid[key] - 1) for key, number in sent.items())
-    return Kept(sent.total(), n_again, models.total(), dict(usage), dict(models))
+    return Kept(sent.total(), n_again, n_spoiled, models.total(), dict(usage), dict(models))
+
+
+def _plain(name: str | None) -> str:
+    """Return a model's name as it says it; half a surrogate pair is in no name, and in no file."""
+    try:
+        (name or "").encode()
+    except UnicodeEncodeError:
+        name = None
+    return name or "unknown"
 
 
 def _list(folder: str) -> list[tuple[str, int]]:
@@ -230,15 +279,30 @@ def _read(path: str, start: int, n_bytes: int = -1) -> bytes:
         raise StorageError(f"{path}: cannot be read: {exc}") from exc
 
 
-def _lines(data: bytes) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
-    """Yield whole lines with their offsets; what a full disk or a kill has left of one is none."""
-    offset = 0
-    for line in data.splitlines(keepends=True):
-        if line.endswith(b"\n"):
-            try:
-                values = json.loads(line)
-            except ValueError:
-                values = None
-            if isinstance(values, dict):
-                yield offset, line, values
-        offset += len(line)
+def _lines(path: str, start: int) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """Yield offset, length and values of whole lines; what a full disk or a kill has left of one is none.
+
+    One at a time: a file may have more answers than memory; an object in S3 has few.
+    """
+    offset = start
+    try:
+        with io.BytesIO(_read(path, start)) if is_s3(path) else open_binary(path) as file:
+            if not is_s3(path):
+                file.seek(start)
+            for line in file:
+                values = _values(line) if line.endswith(b"\n") else None
+                if values is not None:
+                    yield offset, len(line), values
+                offset += len(line)
+    except FileNotFoundError:  # of another run, which has ended
+        return
+    except OSError as exc:
+        raise StorageError(f"{path}: cannot be read: {exc}") from exc
+
+
+def _values(line: bytes) -> dict[str, Any] | None:
+    try:
+        values = json.loads(line)
+    except ValueError:
+        return None
+    return values if isinstance(values, dict) else None
