@@ -201,7 +201,12 @@ class ProviderServer:
 
     async def _on_other(self, request, mark, answer, n_asked):
         """A good answer of another schema."""
-        return web.json_response({"choices": [{"message": {"content": "a cat, I think"}}], "usage": None})
+        content = {"choices": [{"message": {"content": "a cat, I think"}}], "usage": {"pages": 0}}
+        return web.json_response(content)
+
+    async def _on_lone(self, request, mark, answer, n_asked):
+        """A good answer by a model with half a surrogate pair for a name."""
+        return await self._on_fine(request, mark, {**answer, "model": "\ud83d"}, n_asked)
 
     async def _on_drip(self, request, mark, answer, n_asked):
         response = web.StreamResponse(headers={"Content-Type": "application/json"})

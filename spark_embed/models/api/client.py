@@ -192,15 +192,16 @@ class Client:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._closing.wait(), _LOOK_EVERY_S)
                 if self._answers.is_due:
-                    await self._flush(if_due=True)
+                    await self._flush_if_due()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-            await self._flush()
+            with suppress(SparkEmbedError):  # nobody is left to tell
+                self._answers.flush()  # here: an interpreter that ends gives no other thread
 
-    async def _flush(self, *, if_due: bool = False) -> None:
+    async def _flush_if_due(self) -> None:
         try:
-            await asyncio.to_thread(self._answers.flush, if_due=if_due)
+            await asyncio.to_thread(self._answers.flush, if_due=True)
         except SparkEmbedError as exc:
             self._stopped = exc
 
@@ -281,7 +282,7 @@ class Client:
         model = value.get("model")
         self._answers.add(asked.key, text, usage, model if isinstance(model, str) else None)
         if self._answers.is_due:
-            await self._flush(if_due=True)
+            await self._flush_if_due()
         if lacking := self._asking.lacking(usage):
             raise ModelError(f"{self._asking.url}: {lacking}")
         return Answer(text, value, seconds)

@@ -1,22 +1,30 @@
 """Rows become requests, answers columns: one outcome each, nothing asked twice; a dead provider stops."""
 
 import hashlib
+import http.server
 import io
 import json
 import os
 import socket
+import ssl
 import subprocess
 import sys
+import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
+from pyspark.sql.pandas.types import to_arrow_type
 
+from spark_embed.config import Config
 from spark_embed.errors import ImageError, ModelError, StorageError
 from spark_embed.inference.feed import FeedOptions
 from spark_embed.inference.fetch.references import Reference
-from spark_embed.models import Recipe, Site
+from spark_embed.inference.udf import embed_arrays
+from spark_embed.models import Recipe, Site, resolved
 from spark_embed.models.api import answers as answers_module
 from spark_embed.models.api import patience
 from spark_embed.models.api import remote as remote_module
@@ -25,7 +33,11 @@ from spark_embed.models.api.answers import read_kept
 from spark_embed.models.api.file import parse_api
 from spark_embed.models.api.remote import RemoteModel
 from spark_embed.models.api.shrink import shrink
-from spark_embed.storage import delete, list_names
+from spark_embed.models.registry import REMOTE
+from spark_embed.output.folder import Output
+from spark_embed.run.report import _account
+from spark_embed.spark.types import IMAGE_TYPE
+from spark_embed.storage import delete, list_names, write_json
 
 from support.checkout import REPOSITORY, TESTS
 from support.feeds import run_feed
@@ -47,7 +59,7 @@ def make_model(provider, tmp_path):
         api = parse_api({**CHAT, "base_url": provider.base_url, "attempts": 3, **values}, "api.yaml")
         site = Site(str(folder or tmp_path / "answers"))
         options = (("max_pixels", 100_000), ("api", api.model_dump_json()))
-        models.append(RemoteModel(Recipe(options=options, site=site)))
+        models.append(RemoteModel(Recipe(kind=REMOTE, options=options, site=site)))
         return models[-1]
 
     yield make
@@ -254,7 +266,7 @@ def test_identical_images_are_asked_about_once(make_model, provider):
 
 
 def test_an_answer_that_says_nothing_of_what_a_limit_goes_by_stops_the_run(make_model, provider):
-    images = [make_image("other")]
+    images = [make_image("other")]  # whose usage has only pages
     assert "raw" in predict(make_model(prices={"request": 1}, max_cost_usd=5), images)[0]
     said = r"completions: an answer does not say how many input tokens it took \(usage\), and {} goes by that"
     for values, name in (
@@ -386,3 +398,41 @@ def test_an_answer_is_found_without_decoding_and_a_hostile_image_is_refused(
     assert found[0]["raw"] == ("too_many_pixels", "500 x 300 are more than 100000 pixels")
     with pytest.raises(ImageError, match="too_many_pixels"):  # by Pillow's own guard, before there is a size
         shrink(large.getvalue(), 16, 10_000)
+
+
+def test_the_end_of_a_task_stores_what_was_answered(make_model, provider, s3_root):
+    folder = f"{s3_root}/answers"
+    recipe = resolved(make_model(folder))
+    images = [make_image("fine", number) for number in range(3)]
+    rows = pa.array([{"bytes": image} for image in images], to_arrow_type(IMAGE_TYPE))
+    list(embed_arrays(iter([rows]), recipe, FeedOptions(batch_size=2)))
+    assert read_kept(folder).n_answers == 3
+
+
+def test_a_run_with_nothing_to_do_tells_what_the_one_before_used(make_model, provider, tmp_path):
+    model = make_model(tmp_path / "out/_spark_embed/answers")
+    predict(model, [make_image("fine"), make_image("lone")])
+    path = tmp_path / "api.yaml"
+    path.write_text(model.recipe.option("api"))  # JSON is YAML
+    config = Config(input_dir="in", output_dir=str(tmp_path / "out"), model_directory=str(path))
+    context = SimpleNamespace(config=config, output=Output(config.output_dir))
+    usage = _account(context, None)
+    assert usage["answered_by"] == {"tiny-2026-01-01": 1, "unknown": 1}
+    write_json(str(tmp_path / "metadata.json"), usage)  # no half of a surrogate pair
+
+
+def test_a_certificate_that_is_not_trusted_is_told(make_model, tmp_path):
+    certificate, key = tmp_path / "certificate", tmp_path / "key"
+    subject = ["-subj", "/CN=localhost", "-days", "1"]
+    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate]
+    subprocess.run([*words, *subject], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    model = make_model(base_url=f"https://127.0.0.1:{server.server_port}/v1")
+    with pytest.raises(ModelError, match=r"its certificate is not trusted where the tasks run: self.signed"):
+        predict(model, [make_image("fine", number) for number in range(5)])
+    server.shutdown()
+    server.server_close()
