@@ -143,7 +143,8 @@ class ProviderServer:
         if self._is_too_fast():
             return web.json_response({"error": {"message": "slow down"}}, status=429)
         if self.status:
-            return web.json_response({"error": {"message": f"no: {self.keys}"}}, status=self.status)
+            long = "." * 130 if self.status == 402 else ""
+            return web.json_response({"error": {"message": f"no{long}: {self.keys}"}}, status=self.status)
         what = mark.rpartition("-")[0]
         self.n_at_once += 1
         self.most_at_once = max(self.most_at_once, self.n_at_once)
@@ -223,7 +224,7 @@ class ProviderServer:
 
     async def _on_never(self, request, mark, answer, n_asked):
         return web.json_response(
-            {"error": {"message": f"{'no' * 68}: {request.headers.get('Authorization')}"}}, status=400
+            {"error": {"message": f"no: {request.headers.get('Authorization')}"}}, status=400
         )
 
     async def _on_moved(self, request, mark, answer, n_asked):

@@ -126,7 +126,7 @@ def test_each_row_has_one_outcome_whatever_the_provider_does(make_model, provide
                 continue
             assert outcome["raw"][0] == outcome["parsed"][0] == code
             assert provider.base_url in outcome["raw"][1]
-            assert KEY[:3] not in outcome["raw"][1]  # nor a part, where what the provider says was cut
+            assert KEY not in outcome["raw"][1]
     assert provider.keys == {f"Bearer {KEY}"}
 
 
@@ -300,7 +300,7 @@ def test_a_dead_or_unpaid_provider_stops_the_run(make_model, provider, status, s
     provider.status = status
     with pytest.raises(ModelError, match=f"^{provider.base_url}/chat/completions: {said}") as caught:
         predict(make_model(concurrency=2), [make_image("fine", number) for number in range(40)])
-    assert KEY not in str(caught.value)
+    assert KEY[:3] not in str(caught.value)  # nor a part of it, where what the provider says is cut
     assert provider.marks.total() <= (5 if status < 500 else 40)
 
 
