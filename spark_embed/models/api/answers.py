@@ -9,23 +9,19 @@ most 50 answers, or of 5 seconds.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from spark_embed.errors import StorageError
-from spark_embed.storage import is_s3, list_folder, make_folder, open_binary, write_error, write_text
+from spark_embed.models.api.lines import READ_THREADS, SUFFIX, list_files, read_at, read_lines
+from spark_embed.storage import is_s3, make_folder, write_error, write_text
 
-_SUFFIX = ".jsonl"
 _MAX_ANSWERS, MAX_AGE_S = 50, 5.0
-_READ_THREADS = 8
 
 
 class _Place(NamedTuple):
@@ -69,10 +65,10 @@ class Answers:
         """
         if self._folder is None:
             return
-        with self._refreshing, ThreadPoolExecutor(_READ_THREADS) as pool:
+        with self._refreshing, ThreadPoolExecutor(READ_THREADS) as pool:
             with self._lock:
                 known = set(self._read_to)
-            listed = dict(_list(self._folder))
+            listed = dict(list_files(self._folder))
             if known - listed.keys():
                 self._forget()
             new = [
@@ -92,7 +88,7 @@ class Answers:
             place = self._places.get(bytes.fromhex(key))
         if place is None:
             return None
-        line = place if isinstance(place, str) else _read(place.path, place.offset, place.n_bytes).decode()
+        line = place if isinstance(place, str) else read_at(place.path, place.offset, place.n_bytes).decode()
         return str(json.loads(line)["answer"]) if line else None  # deleted since
 
     def sent(self, key: str) -> None:
@@ -136,7 +132,7 @@ class Answers:
                 return
             with self._lock:
                 lines, self._n_buffered, self._buffered_since = self._buffer[:], 0, time.monotonic()
-                path = f"{self._folder}/{self._name}-{self._n_objects:06d}{_SUFFIX}"
+                path = f"{self._folder}/{self._name}-{self._n_objects:06d}{SUFFIX}"
             if not lines:
                 return
             write_text(path, "".join(lines))
@@ -168,7 +164,7 @@ class Answers:
             self._count(values, place)
 
     def _write(self, data: bytes) -> _Place:
-        path = f"{self._folder}/{self._name}{_SUFFIX}"
+        path = f"{self._folder}/{self._name}{SUFFIX}"
         try:
             if self._file is None:
                 make_folder(self._folder or "")
@@ -195,7 +191,7 @@ class Answers:
 
     def _take_in(self, path: str, start: int) -> None:
         """Take in lines from an offset on."""
-        for offset, n_bytes, values in _lines(path, start):
+        for offset, n_bytes, values in read_lines(path, start):
             with self._lock:
                 self._count(values, _Place(path, offset, n_bytes))
                 self._read_to[path] = offset + n_bytes
@@ -205,104 +201,3 @@ class Answers:
             self._places[bytes.fromhex(key)] = place
             self._usage.update(values["usage"])
         self._n_answers += "key" in values or "spoiled" in values
-
-
-class Kept(NamedTuple):
-    """What the files of a folder say of a run.
-
-    Attributes:
-        n_sent: requests, all attempts.
-        n_again: of them those that may have been paid twice: nothing says that the attempt before failed.
-        n_spoiled: of them those that brought what is no answer, and were followed by another attempt.
-        usage: of all answers.
-        models: answers by what they say has answered.
-    """
-
-    n_sent: int
-    n_again: int
-    n_spoiled: int
-    n_answers: int
-    usage: dict[str, float]
-    models: dict[str, int]
-
-
-def read_kept(folder: str) -> Kept:
-    """Read all files of a folder; on the driver.
-
-    Raises:
-        StorageError: one cannot be read.
-    """
-    sent, unpaid, models = Counter[bytes](), Counter[bytes](), Counter[str]()
-    usage = Counter[str]()
-    n_spoiled, lock = 0, threading.Lock()
-
-    def take_in(path: str) -> None:
-        nonlocal n_spoiled
-        for _, _, values in _lines(path, 0):
-            with lock:
-                for name, counter in (("sent", sent), ("unpaid", unpaid)):
-                    if key := values.get(name):
-                        counter[bytes.fromhex(key)] += 1
-                n_spoiled += "spoiled" in values
-                if "key" in values:
-                    usage.update(values["usage"])
-                    models[_plain(values["model"])] += 1
-
-    with ThreadPoolExecutor(_READ_THREADS) as pool:
-        list(pool.map(take_in, [path for path, _ in _list(folder)]))
-    n_again = sum(max(0, number - unpaid[key] - 1) for key, number in sent.items())
-    return Kept(sent.total(), n_again, n_spoiled, models.total(), dict(usage), dict(models))
-
-
-def _plain(name: str | None) -> str:
-    """Return a model's name as it says it; half a surrogate pair is in no name, and in no file."""
-    try:
-        (name or "").encode()
-    except UnicodeEncodeError:
-        name = None
-    return name or "unknown"
-
-
-def _list(folder: str) -> list[tuple[str, int]]:
-    files = (file for file in list_folder(folder) if file.path.endswith(_SUFFIX))
-    return [(f"{folder}/{file.path}", file.n_bytes) for file in files]
-
-
-def _read(path: str, start: int, n_bytes: int = -1) -> bytes:
-    try:
-        with open_binary(path) as file:
-            file.seek(start)
-            return file.read(n_bytes)
-    except FileNotFoundError:  # of another run, which has ended
-        return b""
-    except OSError as exc:
-        raise StorageError(f"{path}: cannot be read: {exc}") from exc
-
-
-def _lines(path: str, start: int) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """Yield offset, length and values of whole lines; what a full disk or a kill has left of one is none.
-
-    One at a time: a file may have more answers than memory; an object in S3 has few.
-    """
-    offset = start
-    try:
-        with io.BytesIO(_read(path, start)) if is_s3(path) else open_binary(path) as file:
-            if not is_s3(path):
-                file.seek(start)
-            for line in file:
-                values = _values(line) if line.endswith(b"\n") else None
-                if values is not None:
-                    yield offset, len(line), values
-                offset += len(line)
-    except FileNotFoundError:  # of another run, which has ended
-        return
-    except OSError as exc:
-        raise StorageError(f"{path}: cannot be read: {exc}") from exc
-
-
-def _values(line: bytes) -> dict[str, Any] | None:
-    try:
-        values = json.loads(line)
-    except ValueError:
-        return None
-    return values if isinstance(values, dict) else None

@@ -28,8 +28,7 @@ from spark_embed.models import Recipe, Site, resolved
 from spark_embed.models.api import answers as answers_module
 from spark_embed.models.api import patience
 from spark_embed.models.api import remote as remote_module
-from spark_embed.models.api.account import describe_usage
-from spark_embed.models.api.answers import read_kept
+from spark_embed.models.api.account import describe_usage, read_kept
 from spark_embed.models.api.file import parse_api
 from spark_embed.models.api.remote import RemoteModel
 from spark_embed.models.api.shrink import shrink
