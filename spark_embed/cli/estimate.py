@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from spark_embed.config import Config
 from spark_embed.errors import ConfigError
 from spark_embed.load_config import Parser, conf_folder
-from spark_embed.models.registry import REMOTE, find_kind
 from spark_embed.prices import read_prices
 
 _FOLDER = "spark_embed-estimate-"
@@ -93,6 +92,8 @@ def as_sample(config: Config) -> Config:
     Raises:
         ConfigError: the model is a remote API: the sample would be paid for, and its answers thrown away.
     """
+    from spark_embed.models.registry import REMOTE, find_kind  # slow: numpy
+
     if find_kind(config) == REMOTE:
         raise ConfigError(
             f"--model_directory {config.model_directory}: a remote API is not estimated: each image of the "
