@@ -150,7 +150,8 @@ def summarize(context: RunContext, result: RunResult) -> RunSummary:
         summary = write_summary(context, result)
         extra = {"counts": summary.to_dict()["counts"], "timings_s": summary.timings_s}
         logger.info("stopped" if result.n_rows_left else "done", extra=extra)
-    if summary.usage and not result.n_rows_left:  # all that can be read has its results: nobody asks again
+    # All that can be read has its results: nobody asks again.
+    if not result.n_rows_left and exists(context.output.answers):
         delete(context.output.answers)
     return summary
 

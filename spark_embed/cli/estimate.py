@@ -87,7 +87,18 @@ def read_estimate_flags(argv: Sequence[str]) -> tuple[EstimateOptions, list[str]
 
 
 def as_sample(config: Config) -> Config:
-    """Return the options of a run over a sample: without those of its end, and of its output."""
+    """Return the options of a run over a sample: without those of its end, and of its output.
+
+    Raises:
+        ConfigError: the model is a remote API: the sample would be paid for, and its answers thrown away.
+    """
+    from spark_embed.models.registry import REMOTE, find_kind  # slow: numpy
+
+    if find_kind(config) == REMOTE:
+        raise ConfigError(
+            f"--model_directory {config.model_directory}: a remote API is not estimated: each image of the "
+            "sample would be paid for; --dry_run asks about one, and requests_per_s and prices say the rest"
+        )
     ends = dict.fromkeys(("max_hours", "max_cost", "output_files", "max_error_fraction"))
     return config.model_copy(update={**ends, "overwrite": False, "prune": False, "retry_errors": False})
 

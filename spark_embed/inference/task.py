@@ -117,3 +117,9 @@ def begin_task(model: Model) -> None:
     """Tell a model that a task begins, if it wants to know."""
     if begin := getattr(model, "begin", None):
         begin()
+
+
+def end_task(model: Model) -> None:
+    """Tell a model that a task has ended, if it wants to know."""
+    if end := getattr(model, "end", None):
+        end()

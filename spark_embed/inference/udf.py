@@ -35,6 +35,7 @@ from spark_embed.inference.profile import profiled
 from spark_embed.inference.tally import Tally, tallied
 from spark_embed.inference.task import (
     begin_task,
+    end_task,
     executor_name,
     has_failed_before,
     load_worker_model,
@@ -195,13 +196,21 @@ def embed_arrays(
         where: Stats = {"executor": executor_name(), "device": model.recipe.device}
         n_threads, is_again = task_cpus() or options.n_threads, has_failed_before()
         options = replace(options, n_threads=n_threads, isolated=options.isolated or is_again)
-        for outcomes in join_outcomes(run_feed(chain([first], rows), model, options)):
-            started, n_rows = time.perf_counter(), outcomes.n_rows
-            stats |= {"n_rows": n_rows, "n_rows_again": n_rows if is_again else 0, "task_s": started - told}
-            told = started
-            yield make_result_array(outcomes, model.gives, where | stats | traffic.take())
-            # While this generator stood still, Spark wrote the array to the JVM: the next chunk carries that.
-            stats = {"encode_s": time.perf_counter() - started}
+        try:
+            for outcomes in join_outcomes(run_feed(chain([first], rows), model, options)):
+                started, n_rows = time.perf_counter(), outcomes.n_rows
+                stats |= {
+                    "n_rows": n_rows,
+                    "n_rows_again": n_rows if is_again else 0,
+                    "task_s": started - told,
+                }
+                told = started
+                yield make_result_array(outcomes, model.gives, where | stats | traffic.take())
+                # While this generator stood still, Spark wrote the array to the JVM: the next chunk carries
+                # that.
+                stats = {"encode_s": time.perf_counter() - started}
+        finally:
+            end_task(model)
 
 
 def _check_is_as_planned(model: Model, recipe: Recipe) -> None:

@@ -179,7 +179,8 @@ class Prediction:
 class Model(Protocol):
     """One loaded model, in one worker process.
 
-    It may have a method `begin()`, which is called when a task begins, before its first row.
+    It may have methods `begin()`, called when a task begins, before its first row, and `end()`, called when
+    the task has ended, whether or not it came to its last.
 
     Attributes:
         takes: what it needs of a row.

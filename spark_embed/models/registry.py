@@ -105,6 +105,7 @@ KINDS: dict[str, Kind] = {
     ),
     REMOTE: Kind(
         "a remote API, whose file says what it gives",
+        options=("max_pixels",),
         read="spark_embed.models.api.file:read_options",
         compared="spark_embed.models.api.file:read_compared",
         account="spark_embed.models.api.account:describe_usage",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from spark_embed.datasets import BadShard
+from spark_embed.inference.udf import make_recipe
+from spark_embed.models import Site
 from spark_embed.models.registry import find_account
 from spark_embed.output.cost import Cost, cost_of
 from spark_embed.output.executors import Skew, add_executors, count_hosts, named, worst
@@ -30,7 +32,7 @@ from spark_embed.run.context import RunContext
 from spark_embed.run.plan import Plan
 from spark_embed.run.verdict import Measured, judge
 from spark_embed.spark.tasks import traffic_of_tasks
-from spark_embed.storage import traffic, write_json
+from spark_embed.storage import exists, traffic, write_json
 
 _MAX_BAD_SHARDS = 20
 
@@ -129,16 +131,24 @@ def write_summary(context: RunContext, result: RunResult) -> RunSummary:
         n_rows_again=counted.n_rows_again,
         skew=worst(_skews(result.markers)),
         cost=_describe_cost(config.hourly_price, counted, timings_s["total"]),
-        usage=_account(result.binding),
+        usage=_account(context, result.binding),
     )
     write_json(output.metadata, summary.to_dict())
     return summary
 
 
-def _account(binding: Binding | None) -> dict[str, Any]:
-    """Return what the models of this run, and of interrupted ones before it, have used."""
-    recipe = binding.preflight.recipe if binding else None
-    account = find_account(recipe.kind) if recipe else None
+def _account(context: RunContext, binding: Binding | None) -> dict[str, Any]:
+    """Return what the models of this run, and of interrupted ones before it, have used.
+
+    A run that has nothing to embed may follow one that ended before it could say.
+    """
+    if binding:
+        recipe = binding.preflight.recipe
+    elif exists(context.output.answers):
+        recipe = replace(make_recipe(context.config), site=Site(context.output.answers))
+    else:
+        return {}
+    account = find_account(recipe.kind)
     return account(recipe) if account else {}
 
 

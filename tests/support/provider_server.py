@@ -143,7 +143,8 @@ class ProviderServer:
         if self._is_too_fast():
             return web.json_response({"error": {"message": "slow down"}}, status=429)
         if self.status:
-            return web.json_response({"error": {"message": f"no: {self.keys}"}}, status=self.status)
+            long = "." * 130 if self.status == 402 else ""
+            return web.json_response({"error": {"message": f"no{long}: {self.keys}"}}, status=self.status)
         what = mark.rpartition("-")[0]
         self.n_at_once += 1
         self.most_at_once = max(self.most_at_once, self.n_at_once)
@@ -192,11 +193,21 @@ class ProviderServer:
         return web.Response(status=503, text="<html>oops</html>")
 
     async def _on_torn(self, request, mark, answer, n_asked):
-        return web.Response(text=json.dumps(answer)[:-9], content_type="application/json")
+        self.texts[mark] = json.dumps(answer)[:-9]
+        return web.Response(text=self.texts[mark], content_type="application/json")
+
+    async def _on_list(self, request, mark, answer, n_asked):
+        self.texts[mark] = json.dumps([answer])
+        return web.Response(text=self.texts[mark], content_type="application/json")
 
     async def _on_other(self, request, mark, answer, n_asked):
         """A good answer of another schema."""
-        return web.json_response({"choices": [{"message": {"content": "a cat, I think"}}], "usage": None})
+        content = {"choices": [{"message": {"content": "a cat, I think"}}], "usage": {"pages": 0}}
+        return web.json_response(content)
+
+    async def _on_lone(self, request, mark, answer, n_asked):
+        """A good answer by a model with half a surrogate pair for a name."""
+        return await self._on_fine(request, mark, {**answer, "model": "\ud83d"}, n_asked)
 
     async def _on_drip(self, request, mark, answer, n_asked):
         response = web.StreamResponse(headers={"Content-Type": "application/json"})

@@ -33,6 +33,7 @@ from spark_embed.inference.preflight.sample import SampleRow, read_own_columns
 from spark_embed.inference.preflight.timing import Pace, estimate_pace, find_batch_size, measure_pace
 from spark_embed.inference.task import (
     begin_task,
+    end_task,
     explain_unused_gpu,
     has_failed_before,
     load_worker_model,
@@ -160,17 +161,20 @@ def _probe_elsewhere(
     begin_task(model)
     row_s: float | None = None
     n_tried = 0
-    for item in islice(sampled, _MAX_TRIED):
-        n_tried += 1
-        prediction = model.predict([item.prepared])
-        failures = [found[0] for found in prediction.failures.values() if 0 in found]
-        if not failures:
-            row_s = prediction.row_s
-            break
-        errors += failures[:1]
-    else:
-        if n_tried:
-            raise ModelError(f"none of the first {n_tried} rows has its results; the last: {errors[-1]}")
+    try:
+        for item in islice(sampled, _MAX_TRIED):
+            n_tried += 1
+            prediction = model.predict([item.prepared])
+            failures = [found[0] for found in prediction.failures.values() if 0 in found]
+            if not failures:
+                row_s = prediction.row_s
+                break
+            errors += failures[:1]
+        else:
+            if n_tried:
+                raise ModelError(f"none of the first {n_tried} rows has its results; the last: {errors[-1]}")
+    finally:
+        end_task(model)
     scaling = JpegScaling(None, why_not="images are not decoded here")
     return {
         **_described(model, None, None),

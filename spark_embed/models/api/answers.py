@@ -1,7 +1,8 @@
 """Answers kept as they come, so that no later attempt or run pays for them again; asks nobody.
 
 A folder of the run's state, and in it files of JSON lines: `{"sent": key}` before a request goes,
-`{"unpaid": key}` where an attempt cannot have cost anything, and the answer, with what it says of itself.
+`{"unpaid": key}` where an attempt cannot have cost anything, `{"spoiled": key}` where it has brought what is
+no answer, and the answer, with what it says of itself.
 On a disk each process appends to a file of its own, one write for each line. In S3 a file is an object of at
 most 50 answers, or of 5 seconds.
 """
@@ -14,16 +15,13 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from spark_embed.errors import StorageError
-from spark_embed.storage import is_s3, list_folder, make_folder, open_binary, write_error, write_text
+from spark_embed.models.api.lines import READ_THREADS, SUFFIX, list_files, read_at, read_lines
+from spark_embed.storage import is_s3, make_folder, write_error, write_text
 
-_SUFFIX = ".jsonl"
 _MAX_ANSWERS, MAX_AGE_S = 50, 5.0
-_READ_THREADS = 8
 
 
 class _Place(NamedTuple):
@@ -45,7 +43,7 @@ class Answers:
         self._folder = folder
         self._is_remote = folder is not None and is_s3(folder)
         self._name = uuid.uuid4().hex
-        self._lock, self._refreshing = threading.Lock(), threading.Lock()
+        self._lock, self._refreshing, self._flushing = (threading.Lock() for _ in range(3))
         self._places: dict[bytes, _Place | str] = {}  # a str: the line itself, which is not stored yet
         self._read_to: dict[str, int] = {}
         self._usage, self._n_answers = Counter[str](), 0
@@ -55,27 +53,30 @@ class Answers:
 
     @property
     def usage(self) -> tuple[int, dict[str, float]]:
-        """How many answers are known, and what they have used together."""
+        """How many answers are known, spoiled ones too, and what they have used together."""
         with self._lock:
             return self._n_answers, dict(self._usage)
 
     def refresh(self) -> None:
-        """Take in what others have kept since, and earlier runs.
+        """Take in what others have kept since, and earlier runs; a folder that was deleted is forgotten.
 
         Raises:
             StorageError: the folder cannot be read.
         """
         if self._folder is None:
             return
-        with self._refreshing, ThreadPoolExecutor(_READ_THREADS) as pool:
+        with self._refreshing, ThreadPoolExecutor(READ_THREADS) as pool:
+            with self._lock:
+                known = set(self._read_to)
+            listed = dict(list_files(self._folder))
+            if known - listed.keys():
+                self._forget()
             new = [
                 (path, self._read_to.get(path, 0))
-                for path, n_bytes in _list(self._folder)
+                for path, n_bytes in listed.items()
                 if n_bytes > self._read_to.get(path, 0) and self._name not in path
             ]
-            for (path, start), data in zip(new, pool.map(lambda one: _read(*one), new), strict=True):
-                with self._lock:
-                    self._read_to[path] = self._take_in(path, start, data)
+            list(pool.map(lambda one: self._take_in(*one), new))
 
     def find(self, key: str) -> str | None:
         """Return the answer to a request; None if there is none.
@@ -87,8 +88,8 @@ class Answers:
             place = self._places.get(bytes.fromhex(key))
         if place is None:
             return None
-        line = place if isinstance(place, str) else _read(place.path, place.offset, place.n_bytes).decode()
-        return str(json.loads(line)["answer"])
+        line = place if isinstance(place, str) else read_at(place.path, place.offset, place.n_bytes).decode()
+        return str(json.loads(line)["answer"]) if line else None  # deleted since
 
     def sent(self, key: str) -> None:
         """Note that a request goes."""
@@ -97,6 +98,10 @@ class Answers:
     def unpaid(self, key: str) -> None:
         """Note that an attempt has come to nothing that anybody would charge for."""
         self._append({"unpaid": key})
+
+    def spoiled(self, key: str) -> None:
+        """Note that an attempt has brought what is no answer, and may have been charged for as one."""
+        self._append({"spoiled": key})
 
     def add(self, key: str, answer: str, usage: dict[str, float], model: str | None) -> None:
         """Keep an answer; on a disk it is stored when this returns.
@@ -113,26 +118,35 @@ class Answers:
         age_s = time.monotonic() - self._buffered_since
         return bool(self._buffer) and (self._n_buffered >= _MAX_ANSWERS or age_s >= MAX_AGE_S)
 
-    def flush(self) -> None:
+    def flush(self, *, if_due: bool = False) -> None:
         """Store what is not; blocks.
+
+        Args:
+            if_due: only if nobody else has meanwhile.
 
         Raises:
             StorageError: it cannot be stored.
         """
-        with self._lock:
-            lines, self._buffer, self._n_buffered = self._buffer, [], 0
-            path = f"{self._folder}/{self._name}-{self._n_objects:06d}{_SUFFIX}"
-            self._n_objects += bool(lines)
-        if not lines:
-            return
-        write_text(path, "".join(lines))
-        offset = 0
-        with self._lock:
-            for line in lines:
-                n_bytes = len(line.encode())
-                if key := json.loads(line).get("key"):
-                    self._places[bytes.fromhex(key)] = _Place(path, offset, n_bytes)
-                offset += n_bytes
+        with self._flushing:
+            if if_due and not self.is_due:
+                return
+            with self._lock:
+                lines, self._n_buffered, self._buffered_since = self._buffer[:], 0, time.monotonic()
+                path = f"{self._folder}/{self._name}-{self._n_objects:06d}{SUFFIX}"
+            if not lines:
+                return
+            write_text(path, "".join(lines))
+            offset = 0
+            with self._lock:
+                # Only now: of a write that fails nothing is lost, and the next one takes its place.
+                del self._buffer[: len(lines)]
+                self._n_objects += 1
+                for line in lines:
+                    n_bytes = len(line.encode())
+                    if key := json.loads(line).get("key"):
+                        self._places[bytes.fromhex(key)] = _Place(path, offset, n_bytes)
+                    offset += n_bytes
+                self._read_to[path] = offset
 
     def _append(self, values: dict[str, Any], key: str | None = None) -> None:
         if self._folder is None:
@@ -147,11 +161,10 @@ class Answers:
                 place: _Place | str = line
             else:
                 place = self._write(line.encode())
-            if key is not None:
-                self._count(key, values, place)
+            self._count(values, place)
 
     def _write(self, data: bytes) -> _Place:
-        path = f"{self._folder}/{self._name}{_SUFFIX}"
+        path = f"{self._folder}/{self._name}{SUFFIX}"
         try:
             if self._file is None:
                 make_folder(self._folder or "")
@@ -161,84 +174,30 @@ class Answers:
                 raise OSError("only a part of it could be written")
         except OSError as exc:
             raise write_error(path, exc, len(data)) from exc
+        self._read_to[path] = offset + len(data)
         return _Place(path, offset, len(data))
 
-    def _take_in(self, path: str, start: int, data: bytes) -> int:
-        """Take in lines from an offset on; returns to where: a line may be about to be written."""
-        for offset, line, values in _lines(data):
-            if key := values.get("key"):
-                self._count(key, values, _Place(path, start + offset, len(line)))
-        return start + data.rfind(b"\n") + 1
+    def _forget(self) -> None:
+        """Forget all but what is not stored yet, and begin a new file: what there was is read again."""
+        with self._flushing, self._lock:
+            self._places.clear()
+            self._read_to.clear()
+            self._usage, self._n_answers = Counter(), 0
+            if self._file is not None:
+                os.close(self._file)
+            self._file, self._name, self._n_objects = None, uuid.uuid4().hex, 0
+            for line in self._buffer:
+                self._count(json.loads(line), line)
 
-    def _count(self, key: str, values: dict[str, Any], place: _Place | str) -> None:
-        self._places[bytes.fromhex(key)] = place
-        self._usage.update(values["usage"])
-        self._n_answers += 1
+    def _take_in(self, path: str, start: int) -> None:
+        """Take in lines from an offset on."""
+        for offset, n_bytes, values in read_lines(path, start):
+            with self._lock:
+                self._count(values, _Place(path, offset, n_bytes))
+                self._read_to[path] = offset + n_bytes
 
-
-class Kept(NamedTuple):
-    """What the files of a folder say of a run.
-
-    Attributes:
-        n_sent: requests, all attempts.
-        n_again: of them those that may have been paid twice: nothing says that the attempt before failed.
-        usage: of all answers.
-        models: answers by what they say has answered.
-    """
-
-    n_sent: int
-    n_again: int
-    n_answers: int
-    usage: dict[str, float]
-    models: dict[str, int]
-
-
-def read_kept(folder: str) -> Kept:
-    """Read all files of a folder; on the driver.
-
-    Raises:
-        StorageError: one cannot be read.
-    """
-    sent, unpaid = Counter[bytes](), Counter[bytes]()
-    usage, models = Counter[str](), Counter[str]()
-    paths = [path for path, _ in _list(folder)]
-    with ThreadPoolExecutor(_READ_THREADS) as pool:
-        for data in pool.map(lambda path: _read(path, 0), paths):
-            for _, _, values in _lines(data):
-                sent.update([bytes.fromhex(key) for key in (values.get("sent"),) if key])
-                unpaid.update([bytes.fromhex(key) for key in (values.get("unpaid"),) if key])
-                if "key" in values:
-                    usage.update(values["usage"])
-                    models[values["model"] or "unknown"] += 1
-    n_again = sum(max(0, number - unpaid[key] - 1) for key, number in sent.items())
-    return Kept(sent.total(), n_again, models.total(), dict(usage), dict(models))
-
-
-def _list(folder: str) -> list[tuple[str, int]]:
-    files = (file for file in list_folder(folder) if file.path.endswith(_SUFFIX))
-    return [(f"{folder}/{file.path}", file.n_bytes) for file in files]
-
-
-def _read(path: str, start: int, n_bytes: int = -1) -> bytes:
-    try:
-        with open_binary(path) as file:
-            file.seek(start)
-            return file.read(n_bytes)
-    except FileNotFoundError:  # of another run, which has ended
-        return b""
-    except OSError as exc:
-        raise StorageError(f"{path}: cannot be read: {exc}") from exc
-
-
-def _lines(data: bytes) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
-    """Yield whole lines with their offsets; what a full disk or a kill has left of one is none."""
-    offset = 0
-    for line in data.splitlines(keepends=True):
-        if line.endswith(b"\n"):
-            try:
-                values = json.loads(line)
-            except ValueError:
-                values = None
-            if isinstance(values, dict):
-                yield offset, line, values
-        offset += len(line)
+    def _count(self, values: dict[str, Any], place: _Place | str) -> None:
+        if key := values.get("key"):
+            self._places[bytes.fromhex(key)] = place
+            self._usage.update(values["usage"])
+        self._n_answers += "key" in values or "spoiled" in values

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,7 +23,13 @@ from spark_embed.models.api.file import ApiFile
 from spark_embed.models.api.pace import Pace
 from spark_embed.models.api.patience import Patience
 from spark_embed.models.api.providers import Asking, cost_usd
-from spark_embed.models.api.replies import PassingError, RefusedError, read_answer, read_reply
+from spark_embed.models.api.replies import (
+    PassingError,
+    RefusedError,
+    SpoiledError,
+    read_answer,
+    read_reply,
+)
 
 _CONNECT_S = 10.0
 _LOOK_EVERY_S = 0.5
@@ -32,10 +39,10 @@ _MIN_SECRET_CHARS = 12  # servers that want none are given a word, which may be 
 
 @dataclass
 class Answer:
-    """An answer: as it came, and as JSON; `seconds` since its request went, None for one that was kept."""
+    """An answer: as it came, and as JSON, or why it is none; `seconds` since its request went, if it did."""
 
     text: str
-    value: dict[str, Any]
+    value: dict[str, Any] | SpoiledError
     seconds: float | None = None
 
 
@@ -63,6 +70,8 @@ class Client:
         self._secret = api.read_key()
         self._waiting = threading.BoundedSemaphore(2 * api.concurrency)  # images held in memory
         self._term = 0
+        self._pending: dict[str, Asked] = {}  # by key: identical images are asked about once
+        self._lock = threading.Lock()
         self._stopped: SparkEmbedError | None = None
         self._patience = Patience(api.attempts, api.concurrency)
         self._n_in_flight = 0
@@ -84,20 +93,44 @@ class Client:
         self._answers.refresh()
         self._refreshed = time.monotonic()
 
-    def ask(self, kind: str, data: bytes) -> Asked:
-        """Ask about an image, unless an answer is kept; waits while too many wait for theirs.
+    def end(self) -> None:
+        """End a task: what it has left unasked is not asked, and what was answered is stored.
 
         Raises:
+            StorageError: it cannot be stored.
+        """
+        self._term += 1
+        self._answers.flush()
+
+    def ask(self, data: bytes, make: Callable[[bytes], tuple[str, bytes]]) -> Asked:
+        """Ask about an image, unless an answer is kept or on its way; waits while too many wait for theirs.
+
+        Args:
+            data: the image, as it was fetched.
+            make: gives what is sent of it, and its media type.
+
+        Raises:
+            RowError: of `make`.
             SparkEmbedError: the run must stop.
         """
         asked = Asked(self._asking.key(data), self._term)
-        if (text := self._answers.find(asked.key)) is not None:
-            asked.future.set_result(Answer(text, read_answer(text)))
-            return asked
-        while not self._waiting.acquire(timeout=_LOOK_EVERY_S):
+        with self._lock:
+            earlier = self._pending.get(asked.key)
+            if earlier is not None and earlier.term == asked.term:
+                return earlier
+            self._pending[asked.key] = asked
+        try:
+            if (text := self._answers.find(asked.key)) is not None:
+                self._end(asked, _as_answer(text))
+                return asked
+            kind, data = make(data)
+            while not self._waiting.acquire(timeout=_LOOK_EVERY_S):
+                self._check()
             self._check()
-        self._check()
-        asyncio.run_coroutine_threadsafe(self._begin(asked, kind, data), self._loop)
+            asyncio.run_coroutine_threadsafe(self._begin(asked, kind, data), self._loop)
+        except BaseException as exc:
+            self._end(asked, exc)
+            raise
         return asked
 
     def result(self, asked: Asked) -> Answer:
@@ -116,6 +149,18 @@ class Client:
         """End the thread, and what is asked."""
         with suppress(RuntimeError):  # the loop has ended already
             self._loop.call_soon_threadsafe(self._closing.set)
+
+    def _end(self, asked: Asked, outcome: Answer | BaseException) -> None:
+        """Tell all who wait for it how a request has ended."""
+        if isinstance(outcome, Answer):
+            asked.future.set_result(outcome)
+        else:
+            asked.future.set_exception(
+                outcome.without_traceback() if isinstance(outcome, RowError) else outcome
+            )
+        with self._lock:
+            if self._pending.get(asked.key) is asked:
+                del self._pending[asked.key]
 
     def _check(self) -> None:
         """Raise what stops the run, once the answers to all that has gone are kept."""
@@ -147,15 +192,16 @@ class Client:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._closing.wait(), _LOOK_EVERY_S)
                 if self._answers.is_due:
-                    await self._flush()
+                    await self._flush_if_due()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-            await self._flush()
+            with suppress(SparkEmbedError):  # nobody is left to tell
+                self._answers.flush()  # here: an interpreter that ends gives no other thread
 
-    async def _flush(self) -> None:
+    async def _flush_if_due(self) -> None:
         try:
-            await asyncio.to_thread(self._answers.flush)
+            await asyncio.to_thread(self._answers.flush, if_due=True)
         except SparkEmbedError as exc:
             self._stopped = exc
 
@@ -171,10 +217,10 @@ class Client:
         except BaseException as exc:  # noqa: BLE001  raised again where the answer is asked for
             if isinstance(exc, SparkEmbedError):
                 exc = self._stopped = self._stopped or exc
-            asked.future.set_exception(exc.without_traceback() if isinstance(exc, RowError) else exc)
+            self._end(asked, exc)
         else:
             self._patience.renew()
-            asked.future.set_result(answer)
+            self._end(asked, answer)
         finally:
             self._waiting.release()
 
@@ -189,6 +235,11 @@ class Client:
                 raise self._patience.refused(exc, self._said(exc)) from exc
             except PassingError as exc:
                 n_failed += 1
+                if isinstance(exc, SpoiledError) and n_failed >= self._api.attempts:
+                    self._answers.add(asked.key, exc.text, {}, None)
+                    return Answer(exc.text, exc)
+                if exc.code == "bad_answer":
+                    self._answers.spoiled(asked.key)
                 pause_s = self._patience.pause_s(exc, self._said(exc), n_failed)
                 self._pace.hold(exc.wait_s)
             await asyncio.sleep(pause_s)
@@ -221,7 +272,7 @@ class Client:
     ) -> Answer:
         """Send a request, and keep its answer."""
         started = time.monotonic()
-        text = await read_reply(session, self._asking.url, body)
+        text = await read_reply(session, self._asking.url, body, self._hide)
         if self._secret and len(self._secret) >= _MIN_SECRET_CHARS:
             text = text.replace(self._secret, "***")
         value = read_answer(text)
@@ -231,7 +282,9 @@ class Client:
         model = value.get("model")
         self._answers.add(asked.key, text, usage, model if isinstance(model, str) else None)
         if self._answers.is_due:
-            await self._flush()
+            await self._flush_if_due()
+        if lacking := self._asking.lacking(usage):
+            raise ModelError(f"{self._asking.url}: {lacking}")
         return Answer(text, value, seconds)
 
     def _check_wanted(self, asked: Asked) -> None:
@@ -256,5 +309,14 @@ class Client:
             )
 
     def _said(self, exc: Exception) -> str:
-        text = f"{self._asking.url}: {exc}"
+        return f"{self._asking.url}: {exc}"
+
+    def _hide(self, text: str) -> str:
         return text.replace(self._secret, "***") if self._secret else text
+
+
+def _as_answer(text: str) -> Answer:
+    try:
+        return Answer(text, read_answer(text))
+    except SpoiledError as exc:
+        return Answer(text, exc)

@@ -20,6 +20,8 @@ from spark_embed.schema import Field, FieldType
 _PLACE = re.compile(r"\s*(\S+?)\s*(?:\s+as\s+(\S+))?\s*")
 _STEP = re.compile(r"\.?([^.\[\]]+)|\[(\d+|\*)\]")
 _FENCED = re.compile(r"\s*```\w*\s*\n(.*?)\n?\s*```\s*", re.DOTALL)
+_INTEGER = re.compile(r"\s*[+-]?[0-9]+\s*")
+_MAX_FLOAT32 = (2 - 2**-23) * 2.0**127
 _MAX_INT = {"int": 1 << 31, "bigint": 1 << 63}
 
 Step = str | int | None
@@ -99,22 +101,29 @@ def _convert(value: Any, kind: FieldType) -> Any:
             raise TypeError(type(value).__name__)
         return value
     if kind in ("vector", "array<float>"):
-        return [_number(one) for one in _list(value)]
+        return [_float32(_number(one)) for one in _list(value)]
     if kind == "array<string>":
         return [_convert(one, "string") for one in _list(value)]
     number = _number(value)
     if kind in _MAX_INT:
-        whole = value if isinstance(value, int) else int(number)
-        if (whole != number and not isinstance(value, int)) or not -_MAX_INT[kind] <= whole < _MAX_INT[kind]:
+        is_exact = isinstance(value, int) or (isinstance(value, str) and _INTEGER.fullmatch(value))
+        whole = int(value) if is_exact else int(number)
+        if (whole != number and not is_exact) or not -_MAX_INT[kind] <= whole < _MAX_INT[kind]:
             raise ValueError("not such a number")
         return whole
-    return number
+    return number if kind == "double" else _float32(number)
 
 
 def _list(value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise TypeError(type(value).__name__)
     return value
+
+
+def _float32(number: float) -> float:
+    if abs(number) > _MAX_FLOAT32:
+        raise ValueError("too large")
+    return number
 
 
 def _number(value: Any) -> float:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from yarl import URL
 
 from spark_embed.config import ModelOptions
-from spark_embed.errors import ConfigError, ModelError
+from spark_embed.errors import ConfigError, ModelError, one_line
 from spark_embed.load_config import load_yaml
 from spark_embed.models.api.columns import Column, parse_column
 from spark_embed.schema import EMBEDDING, RESERVED, error_column
@@ -101,6 +102,10 @@ class ApiFile(BaseModel):
     def _check_fields(cls, values: dict[str, Any]) -> dict[str, Any]:
         if ours := sorted({"model", "messages", "document", "stream"} & values.keys()):
             raise ValueError(f"{ours[0]} is not yours to set here")
+        try:
+            json.dumps(values, allow_nan=False, ensure_ascii=False).encode()
+        except (TypeError, ValueError, RecursionError) as exc:  # dates, !!binary, .nan, an alias to itself
+            raise ValueError(f"must be what JSON can say: {one_line(exc, 100)}") from None
         return values
 
     @field_validator("columns")
@@ -116,6 +121,19 @@ class ApiFile(BaseModel):
             raise ValueError("two names differ only in case")
         return values
 
+    @model_validator(mode="after")
+    def _check_limits(self) -> Self:
+        """Refuse a limit that would do nothing."""
+        counted, other = ("pages", "tokens") if self.provider == "document_parse" else ("tokens", "pages")
+        if getattr(self, f"{other}_per_minute"):
+            raise ValueError(f"{other}_per_minute: {self.provider} counts {counted}: {counted}_per_minute")
+        if self.max_cost_usd is not None and not any(self.prices.model_dump().values()):
+            raise ValueError("max_cost_usd: stops nothing without prices: say what the provider asks for")
+        prices = {"pages": ("page",), "tokens": ("million_input_tokens", "million_output_tokens")}
+        if wrong := [name for name in prices[other] if getattr(self.prices, name)]:
+            raise ValueError(f"prices.{wrong[0]}: {self.provider} counts {counted}, not {other}")
+        return self
+
     @property
     def units_per_s(self) -> float | None:
         """Tokens or pages a second that the key allows."""
@@ -128,7 +146,7 @@ class ApiFile(BaseModel):
 
     def compared(self) -> dict[str, Any]:
         """Return what decides what an answer is and what is made of it, as JSON values."""
-        names = {"provider", "model", "prompt", "fields", "columns", "max_edge"}
+        names = {"provider", "base_url", "model", "prompt", "fields", "columns", "max_edge"}
         return self.model_dump(mode="json", include=names)
 
     def read_key(self) -> str | None:
@@ -190,4 +208,4 @@ def parse_api(values: dict[str, Any], called: str) -> ApiFile:
             hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
             raise ConfigError(f"{called}: unknown name {name!r}; {hint}") from None
         said = error["msg"].removeprefix("Value error, ").replace("Input should", "must")
-        raise ConfigError(f"{called}: {name}: {said}") from None
+        raise ConfigError(f"{called}: {f'{name}: ' if name else ''}{said}") from None

@@ -76,6 +76,25 @@ class Asking(ABC):
         """Return what aiohttp sends, as its keyword arguments."""
         return {"json": self.template(kind, base64.b64encode(data).decode())}
 
+    def lacking(self, usage: Usage) -> str | None:
+        """Return what an answer does not say, though a limit or a price goes by it; None if it says all."""
+        api, prices = self._api, self._api.prices
+        needed = {
+            "pages_per_minute": ("pages", api.pages_per_minute),
+            "tokens_per_minute": ("input_tokens", api.tokens_per_minute),
+            "prices.page": ("pages", prices.page),
+            "prices.million_input_tokens": ("input_tokens", prices.million_input_tokens),
+            "prices.million_output_tokens": ("output_tokens", prices.million_output_tokens),
+        }
+        for name, (counted, value) in needed.items():
+            if value and counted not in usage:
+                what = counted.replace("_", " ")
+                return (
+                    f"an answer does not say how many {what} it took (usage), and {name} goes by that; it is "
+                    f"kept: without {name} in the file the same command goes on"
+                )
+        return None
+
     @abstractmethod
     def usage(self, answer: dict[str, Any]) -> Usage:
         """Return what an answer says that it has cost."""
@@ -100,11 +119,7 @@ class OpenAiChat(Asking):
 
     def usage(self, answer: dict[str, Any]) -> Usage:
         """Return its tokens."""
-        usage = _object(answer.get("usage"))
-        return {
-            "input_tokens": _count(usage.get("prompt_tokens")),
-            "output_tokens": _count(usage.get("completion_tokens")),
-        }
+        return _counts(answer, input_tokens="prompt_tokens", output_tokens="completion_tokens")
 
 
 class OpenAiEmbeddings(OpenAiChat):
@@ -132,7 +147,7 @@ class DocumentParse(Asking):
 
     def usage(self, answer: dict[str, Any]) -> Usage:
         """Return its pages."""
-        return {"pages": _count(_object(answer.get("usage")).get("pages"))}
+        return _counts(answer, pages="pages")
 
 
 ASKING: dict[str, type[Asking]] = {
@@ -153,10 +168,12 @@ def cost_usd(api: ApiFile, usage: Usage, n_answers: int = 1) -> float:
     )
 
 
-def _object(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _count(value: Any) -> float:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if is_number and 0 <= value < 1e12 else 0.0
+def _counts(answer: dict[str, Any], **names: str) -> Usage:
+    """Return what an answer's usage says under these names, by ours; what it does not say is left out."""
+    usage = answer.get("usage")
+    said = {ours: usage.get(name) for ours, name in names.items()} if isinstance(usage, dict) else {}
+    return {
+        ours: float(value)
+        for ours, value in said.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e12
+    }

@@ -23,10 +23,14 @@ from spark_embed.models.api.columns import Column
 from spark_embed.models.api.file import PARSED, RAW, ApiFile
 from spark_embed.models.api.pace import Pace
 from spark_embed.models.api.providers import ASKING, media_type
+from spark_embed.models.api.replies import SpoiledError
 from spark_embed.models.api.shrink import shrink
 from spark_embed.schema import Field, Result
 
 _ROWS_AHEAD = 4  # for each request at once: so many rows wait for the slowest before the others have to
+
+_DIMS = "dims"
+"""What preflight's answer says of vectors, for all workers of the run: their lengths, by column."""
 
 
 class RemoteModel:
@@ -47,7 +51,9 @@ class RemoteModel:
         self.takes = Takes(image="bytes", ahead=_ROWS_AHEAD * self._api.concurrency)
         parsed = [Result(PARSED, tuple(column.field for column in self._columns))] if self._columns else []
         self.gives = (Result(RAW, (Field(RAW, "string"),)), *parsed)
-        self._dims: dict[str, int] = {}
+        self._max_pixels: int = recipe.option("max_pixels")
+        self._bound = self.recipe
+        self._dims = _dims(self.recipe)
         self._seconds = 1.0  # of an answer, until there has been one
         pace = _make_pace(self._api, recipe)
         self._client = Client(self._api, self._asking, Answers(recipe.site.folder), pace)
@@ -60,12 +66,17 @@ class RemoteModel:
             "source": self._api.base_url,
             "device": "remote",
             **self._api.compared(),
-            **({"normalize": self.recipe.normalize} if self._vectors() else {}),
+            **({"normalize": self.recipe.normalize, _DIMS: dict(self._dims)} if self._vectors() else {}),
         }
 
     def begin(self) -> None:
         """Begin a task."""
+        self.recipe, self._dims = self._bound, _dims(self._bound)  # preflight's, whatever was met before it
         self._client.begin()
+
+    def end(self) -> None:
+        """End a task."""
+        self._client.end()
 
     def prepare(self, inputs: Inputs) -> Asked:
         """Send a request about an image on its way.
@@ -74,10 +85,12 @@ class RemoteModel:
             RowError: there is no image, or none that may be sent.
             SparkEmbedError: the run must stop.
         """
-        data = bytes(inputs.image)
+        return self._client.ask(bytes(inputs.image), self._to_send)
+
+    def _to_send(self, data: bytes) -> tuple[str, bytes]:
         if self._api.max_edge and (media_type(data) or "").startswith("image/"):
-            data = shrink(data, self._api.max_edge)
-        return self._client.ask(self._asking.check(data), data)
+            data = shrink(data, self._api.max_edge, self._max_pixels)
+        return self._asking.check(data), data
 
     def predict(self, batch: Sequence[Asked]) -> Prediction:
         """Wait for the answers and take them apart.
@@ -93,6 +106,8 @@ class RemoteModel:
             rows.append([None] * len(self._columns))
             try:
                 answer = self._client.result(asked)
+                if isinstance(answer.value, SpoiledError) and not self._columns:
+                    raise RowError(answer.value.code, str(answer.value))
             except RowError as exc:
                 for found in failures.values():
                     found[index] = exc
@@ -100,6 +115,8 @@ class RemoteModel:
             raw[index] = answer.text
             self._note(answer)
             try:
+                if isinstance(answer.value, SpoiledError):
+                    raise RowError(answer.value.code, str(answer.value))
                 rows[index] = [self._checked(column, column.value(answer.value)) for column in self._columns]
             except RowError as exc:
                 failures[PARSED][index] = exc.without_traceback()
@@ -122,17 +139,21 @@ class RemoteModel:
         return [column for column in self._columns if column.field.type == "vector"]
 
     def _checked(self, column: Column, value: Any) -> Any:
-        """Return a value, of a vector as float32: all of them have the length of the first."""
+        """Return a value, of a vector as float32: all of a run have the length of preflight's."""
         if column.field.type != "vector":
             return value
         vector = np.array(value, dtype=np.float32)
         name = column.field.name
-        if len(vector) != self._dims.setdefault(name, len(vector)) or not len(vector):
-            text = f"{name}: a vector of {len(vector)} values, others have {self._dims[name]}"
-            raise RowError("bad_answer", text)
+        dim = self._dims.get(name, len(vector))
+        if len(vector) != dim or not dim:
+            raise RowError("bad_answer", f"{name}: a vector of {len(vector)} values, others have {dim}")
         length = float(np.linalg.norm(vector))
         if not np.isfinite(length) or length == 0:
             raise ImageError("bad_vector", f"{name}: only zeros, or too large")
+        if name not in self._dims:
+            self._dims[name] = dim
+            options = {**dict(self.recipe.options), _DIMS: tuple(self._dims.items())}
+            self.recipe = replace(self.recipe, options=tuple(options.items()))
         return vector / np.float32(length) if self.recipe.normalize else vector
 
     def _values(self, column: Column, values: list[Any]) -> Values:
@@ -140,6 +161,10 @@ class RemoteModel:
             return values
         nothing = np.zeros(self._dims.get(column.field.name, 0), dtype=np.float32)
         return np.array([nothing if value is None else value for value in values], dtype=np.float32)
+
+
+def _dims(recipe: Recipe) -> dict[str, int]:
+    return dict(dict(recipe.options).get(_DIMS, ()))
 
 
 def _make_pace(api: ApiFile, recipe: Recipe) -> Pace:

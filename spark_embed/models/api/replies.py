@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -49,8 +50,24 @@ class PassingError(Exception):
         self.is_unpaid = is_unpaid
 
 
-async def read_reply(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> str:
+class SpoiledError(PassingError):
+    """A good reply that is no answer, which may have been charged for; `text` is all of it."""
+
+    def __init__(self, said: str, text: str) -> None:
+        super().__init__("bad_answer", said)
+        self.text = text
+
+
+async def read_reply(
+    session: aiohttp.ClientSession, url: str, body: dict[str, Any], hide: Callable[[str], str]
+) -> str:
     """Send one request; return the text of a good reply. Redirects are not followed.
+
+    Args:
+        session: with the key.
+        url: where it goes.
+        body: of the request, as aiohttp's arguments.
+        hide: takes the key out of what a provider says, before that is cut.
 
     Raises:
         RefusedError, PassingError: there is none.
@@ -59,6 +76,13 @@ async def read_reply(session: aiohttp.ClientSession, url: str, body: dict[str, A
         async with session.post(url, allow_redirects=False, **body) as response:
             data = await _read(response)
             status, headers = response.status, response.headers
+    except aiohttp.ClientConnectorCertificateError as exc:
+        why = getattr(exc.certificate_error, "verify_message", "") or type(exc.certificate_error).__name__
+        said = f"its certificate is not trusted where the tasks run: {one_line(why, _SAID_CHARS)}"
+        raise RefusedError(said, is_of_all=True) from exc
+    except aiohttp.ClientSSLError as exc:  # whose number is OpenSSL's, not the system's
+        why = getattr(exc.os_error, "reason", None) or type(exc.os_error).__name__
+        raise PassingError("unavailable", f"no connection by TLS: {one_line(why)}", is_unpaid=True) from exc
     except aiohttp.ClientConnectorError as exc:
         number = exc.os_error.errno
         reason = os.strerror(number) if number and number > 0 else type(exc.os_error).__name__
@@ -71,7 +95,7 @@ async def read_reply(session: aiohttp.ClientSession, url: str, body: dict[str, A
     text = data.decode(errors="replace")
     if 200 <= status < 300:
         return text
-    said = f"HTTP {status}{_explained(text)}"
+    said = f"HTTP {status}{_explained(text, hide)}"
     if status == 429 and "insufficient_quota" in text:  # OpenAI's word for an account without credit
         raise RefusedError(said, is_of_all=True)
     if status in _PASSING or status >= 500:
@@ -86,14 +110,14 @@ def read_answer(text: str) -> dict[str, Any]:
     """Return an answer's JSON.
 
     Raises:
-        PassingError: it is none, as when it breaks off in the middle.
+        SpoiledError: it is none, as when it breaks off in the middle.
     """
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as exc:
-        raise PassingError("bad_answer", "the answer is not JSON, or breaks off") from exc
+        raise SpoiledError("the answer is not JSON, or breaks off", text) from exc
     if not isinstance(value, dict):
-        raise PassingError("bad_answer", f"the answer is no JSON object, but a {type(value).__name__}")
+        raise SpoiledError(f"the answer is no JSON object, but a {type(value).__name__}", text)
     return value
 
 
@@ -106,7 +130,7 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     return bytes(data)
 
 
-def _explained(text: str) -> str:
+def _explained(text: str, hide: Callable[[str], str]) -> str:
     """Return what a provider says of an error: its message, or the beginning of whatever it sent."""
     try:
         value = json.loads(text)
@@ -114,7 +138,7 @@ def _explained(text: str) -> str:
         said = error.get("message", error) if isinstance(error, dict) else error
     except (ValueError, AttributeError, RecursionError):
         said = text
-    line = one_line(said, _SAID_CHARS)
+    line = one_line(hide(str(said)), _SAID_CHARS)
     return f": {line}" if line else ""
 
 

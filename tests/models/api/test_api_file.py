@@ -5,7 +5,8 @@ import re
 import pytest
 import yaml
 
-from spark_embed.config import ModelOptions
+from spark_embed.cli.estimate import as_sample
+from spark_embed.config import Config, ModelOptions
 from spark_embed.errors import ConfigError, RowError
 from spark_embed.inference.udf import make_recipe
 from spark_embed.models.api.columns import parse_column
@@ -26,6 +27,13 @@ WRONG = {
     GOOD + "attempts: 0": "attempts: must be greater than",
     GOOD + "key: sk-4711": "key: must be the name of an environment variable that holds the key, not the key",
     GOOD + "fields: {stream: true}": "fields: stream is not yours to set here",
+    GOOD + "fields: {a: .nan}": "fields: must be what JSON can say: ",
+    GOOD + "fields: {a: !!binary /w==}": "fields: must be what JSON can say: ",
+    GOOD + "fields: &a {b: *a}": "fields: must be what JSON can say: ",
+    GOOD + "max_cost_usd: 5": "max_cost_usd: stops nothing without prices",
+    GOOD + "pages_per_minute: 5": "pages_per_minute: openai_chat counts tokens: tokens_per_minute",
+    GOOD + "prices: {page: 5}": "prices.page: openai_chat counts tokens, not pages",
+    "provider: document_parse\nmodel: m\ntokens_per_minute: 5": "tokens_per_minute: document_parse counts",
     GOOD + "columns: {raw: a}": "columns: 'raw' cannot be a column's name",
     GOOD + "columns: {Error: a}": "columns: 'Error' cannot be a column's name",
     GOOD + "columns: {a: b as text}": "columns: a: 'b as text' must be a path, or 'path as type' with one of",
@@ -50,6 +58,13 @@ def test_what_is_wrong_is_told_in_one_line(tmp_path, text, said):
     assert "sk-4711" not in line
 
 
+def test_an_api_is_not_estimated(tmp_path):
+    (tmp_path / "api.yaml").write_text(GOOD)
+    config = Config(input_dir="in", output_dir="out", model_directory=str(tmp_path / "api.yaml"))
+    with pytest.raises(ConfigError, match=r"api\.yaml: a remote API is not estimated"):
+        as_sample(config)
+
+
 def test_the_examples_of_the_page_are_right():
     blocks = re.findall(r"```yaml\n(.*?)```", (REPOSITORY / "docs/api.md").read_text(), re.DOTALL)
     described = [parse_api(yaml.safe_load(block), "docs/api.md") for block in blocks]
@@ -66,6 +81,8 @@ ANSWER = {
     "vector": [1, 2.5],
     "lone": "\ud800",
     "huge": 1e400,
+    "large": 1e300,
+    "id": "9007199254740993",
 }
 
 VALUES = {
@@ -91,6 +108,9 @@ VALUES = {
     "choices[0].message.content.label.x": None,
     "lone": None,
     "huge as double": None,
+    "large as float": None,
+    "large as double": 1e300,
+    "id as bigint": 9007199254740993,
 }
 
 
