@@ -128,8 +128,8 @@ class ApiFile(BaseModel):
 
     def compared(self) -> dict[str, Any]:
         """Return what decides what an answer is and what is made of it, as JSON values."""
-        names = {"provider", "model", "prompt", "fields", "columns", "max_edge"}
-        return self.model_dump(mode="json", include=names)
+        plain = self.model_dump(mode="json", include={"provider", "model", "prompt", "fields", "max_edge"})
+        return {**plain, "answer_columns": self.columns}  # a fingerprint's "columns" are the data set's own
 
     def read_key(self) -> str | None:
         """Return the key; None where none is named.
