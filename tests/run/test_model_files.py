@@ -77,7 +77,7 @@ def test_a_usable_model_starts_spark(config):
 @pytest.mark.parametrize("master", ["yarn", "k8s://https://host", "spark://host:7077"])
 def test_a_folder_that_only_the_workers_may_have_is_left_to_them(master, config, folder, monkeypatch):
     folder.rename(f"{folder}.gone")
-    monkeypatch.setattr(session.SparkSession, "getActiveSession", lambda: None)
+    monkeypatch.setattr(session, "find_session", lambda: None)
     monkeypatch.setattr(session, "SparkConf", lambda: {"spark.master": master})
     with pytest.raises(RuntimeError, match="Spark is started"):
         pipeline.run(start_spark, config)

@@ -146,8 +146,9 @@ class ApiFile(BaseModel):
 
     def compared(self) -> dict[str, Any]:
         """Return what decides what an answer is and what is made of it, as JSON values."""
-        names = {"provider", "base_url", "model", "prompt", "fields", "columns", "max_edge"}
-        return self.model_dump(mode="json", include=names)
+        names = {"provider", "base_url", "model", "prompt", "fields", "max_edge"}
+        plain = self.model_dump(mode="json", include=names)
+        return {**plain, "answer_columns": self.columns}  # a fingerprint's "columns" are the data set's own
 
     def read_key(self) -> str | None:
         """Return the key; None where none is named.

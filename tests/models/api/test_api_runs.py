@@ -94,8 +94,9 @@ def test_a_run_that_stops_for_its_cost_goes_on_and_documents_become_a_table(spar
     n_asked = provider.marks.total()
     run(no_spark, Config(**start(columns=columns, **described, concurrency=2, attempts=1)))
     assert provider.marks.total() == n_asked
-    with pytest.raises(ResumeError, match="columns: html"):  # also where nothing is left to ask
-        run(spark, Config(**start(columns={"html": "content.text"}, **described)))
+    # Also where nothing is left to ask.
+    with pytest.raises(ResumeError, match=r"answer_columns: html: content\.html -> content\.text"):
+        run(spark, Config(**start(columns={**columns, "html": "content.text"}, **described)))
 
 
 @pytest.mark.slow
