@@ -236,6 +236,7 @@ def test_what_this_process_has_been_told_of_the_hub_goes_to_executors(spark, mon
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.delenv("HF_ENDPOINT", raising=False)
     monkeypatch.setenv("HF_TOKEN", "secret")
+    monkeypatch.setattr(session, "stop_early_daemon", lambda: None)  # it is that of other tests
     conf = dict(session._make_conf(Config(input_dir="in", output_dir="out"), []).getAll())
     assert conf["spark.executorEnv.HF_HUB_OFFLINE"] == "1"
     assert not any(name.endswith(("ENDPOINT", "TOKEN")) for name in conf)

@@ -5,6 +5,7 @@ import resource
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -90,7 +91,7 @@ def test_a_file_that_changes_is_noticed(path):
 
 def test_in_a_volume_whose_clock_is_another_than_sparks_a_file_is_known_by_its_size(path, monkeypatch):
     monkeypatch.setattr(paths, "_VOLUMES", f"{path.parent}/")
-    uri, n_bytes = f"dbfs:{path}", path.stat().st_size
+    uri, n_bytes = f"dbfs:{quote(str(path))}", path.stat().st_size
     assert RowReader("jpg").read(uri, 1, f"{n_bytes}-1")[0] is not None
     with pytest.raises(StorageError, match="changed"):
         RowReader("jpg").read(uri, 1, f"{n_bytes + 1}-1")
