@@ -1,1 +1,1 @@
-"""The command: embed, emr, status, verify; signals and logs; knows what people type, not how it is done."""
+"""The command and its subcommands, signals and logs; knows what people type, not how it is done."""

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -99,18 +100,26 @@ def _no_weights(names: Collection[str], recipe: Recipe) -> ModelError:
     return ModelError(f"{where}: no weights in it (model.safetensors{hint})")
 
 
-def check_weights(recipe: Recipe, weights_sha256: str) -> None:
-    """Compare the weights that a worker has loaded with those of the run.
+def bind_recipe(recipe: Recipe, *, device: str, dtype: str, revision: str | None, sha256: str) -> Recipe:
+    """Return the recipe of a model that has been loaded, with all that this has resolved.
+
+    Args:
+        recipe: what was asked for.
+        device: that it is on, as torch has it.
+        dtype: that it is in.
+        revision: commit of a hub id.
+        sha256: of its weights.
 
     Raises:
-        ModelError: they are others.
+        ModelError: the weights are not those of the run.
     """
-    if recipe.weights_sha256 not in (None, weights_sha256):
+    if recipe.weights_sha256 not in (None, sha256):
         raise ModelError(
             f"--model_directory {recipe.source}: the weights of this worker hash to "
-            f"{weights_sha256}, those of the run to {recipe.weights_sha256}; "
+            f"{sha256}, those of the run to {recipe.weights_sha256}; "
             "every worker needs the same model"
         )
+    return replace(recipe, device=device, dtype=dtype, revision=revision, weights_sha256=sha256)
 
 
 def find_weights(folder: str, config: Mapping[str, Any], recipe: Recipe) -> list[str]:

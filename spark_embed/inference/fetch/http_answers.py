@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import re
 import socket
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 import aiohttp
 from yarl import URL
 
 from spark_embed.errors import ErrorCode, ImageError
 from spark_embed.inference.fetch.addresses import RefusedAddressError
+from spark_embed.retry_after import retry_after_s
 
 FINE = frozenset({200, 203})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})  # RFC 9110, 15.4
@@ -90,7 +89,7 @@ def explain_status(response: aiohttp.ClientResponse) -> ImageError | PassingErro
     status = response.status
     error = ImageError(_CODES.get(status, "fetch_failed"), f"HTTP {status}: {describe_url(response.url)}")
     if status in _PASSING or status >= 500:
-        return PassingError(error, _retry_after_s(response.headers.get("Retry-After", "")))
+        return PassingError(error, retry_after_s(response.headers.get("Retry-After", "")))
     return error
 
 
@@ -120,16 +119,3 @@ def explain_failure(exc: Exception, url: URL, hint_s: tuple[float, float]) -> Im
     # The library's own texts may hold the whole url.
     reason = getattr(cause, "strerror", None) or type(exc).__name__
     return PassingError(ImageError("fetch_failed", f"{reason}: {shown}"))
-
-
-def _retry_after_s(value: str) -> float:
-    """Return the seconds of a Retry-After header, which are a number or end at a date (RFC 9110, 10.2.3)."""
-    try:
-        if value.isascii() and value.strip().isdecimal():
-            return float(value)
-        until = parsedate_to_datetime(value)
-    except (ValueError, OverflowError):
-        return 0.0
-    if until.tzinfo is None:
-        until = until.replace(tzinfo=UTC)
-    return max(0.0, (until - datetime.now(UTC)).total_seconds())

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aiohttp
 
 from spark_embed.errors import one_line
+from spark_embed.retry_after import retry_after_s
 
 _MAX_BYTES = 64 << 20
 _PASSING = frozenset({408, 409, 425, 429})  # and all of 5xx
@@ -100,7 +99,7 @@ async def read_reply(
         raise RefusedError(said, is_of_all=True)
     if status in _PASSING or status >= 500:
         code = "rate_limited" if status == 429 else "unavailable"
-        raise PassingError(code, said, _retry_after_s(headers.get("Retry-After", "")), is_unpaid=True)
+        raise PassingError(code, said, retry_after_s(headers.get("Retry-After", "")), is_unpaid=True)
     if status < 400:
         raise RefusedError(f"{said}: redirects are not followed; correct base_url", is_of_all=True)
     raise RefusedError(said, is_of_all=status in _OF_ALL)
@@ -140,15 +139,3 @@ def _explained(text: str, hide: Callable[[str], str]) -> str:
         said = text
     line = one_line(hide(str(said)), _SAID_CHARS)
     return f": {line}" if line else ""
-
-
-def _retry_after_s(value: str) -> float:
-    """Return the seconds of a Retry-After header, which are a number or end at a date (RFC 9110, 10.2.3)."""
-    try:
-        if value.isascii() and value.strip().isdecimal():
-            return float(value)
-        until = parsedate_to_datetime(value)
-    except (ValueError, OverflowError):
-        return 0.0
-    until = until if until.tzinfo else until.replace(tzinfo=UTC)
-    return max(0.0, (until - datetime.now(UTC)).total_seconds())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +28,7 @@ from spark_embed.models.vision.checkpoint import (
     name_of,
 )
 from spark_embed.models.vision.vectors import check_vectors
-from spark_embed.models.weights import check_weights, hashed
+from spark_embed.models.weights import bind_recipe, hashed
 from spark_embed.schema import TEXT_EMBEDDING, Field, Result
 
 TEXT_RESULT = Result("text", (Field(TEXT_EMBEDDING, "vector"), Field("text_truncated", "boolean")))
@@ -74,13 +74,12 @@ class TextTower:
         """
         device = resolve_device(recipe.device)
         loaded = _load(recipe)
-        check_weights(recipe, loaded.weights_sha256)
-        self.recipe = replace(
+        self.recipe = bind_recipe(
             recipe,
             device=device,
             dtype=resolve_dtype(recipe.dtype, device),
             revision=loaded.revision,
-            weights_sha256=loaded.weights_sha256,
+            sha256=loaded.weights_sha256,
         )
         self.name, self.family = loaded.name, loaded.files.family
         self._files, self._tokenizer, self._logits = loaded.files, loaded.tokenizer, loaded.logits

@@ -27,7 +27,7 @@ from spark_embed.models.vision.outputs import LOGITS, Forward, Outputs, Tensors,
 from spark_embed.models.vision.own_processor import process_image
 from spark_embed.models.vision.preprocess import Preprocessing
 from spark_embed.models.vision.processor import read_preprocessing
-from spark_embed.models.weights import check_weights
+from spark_embed.models.weights import bind_recipe
 
 _START_ERRORS: tuple[type[Exception], ...] = (*LIBRARY_ERRORS, ImageError)
 
@@ -63,13 +63,12 @@ class VisionNetwork:
         device = resolve_device(recipe.device)  # first: where it is missing, no weights need be fetched
         torch.cuda.empty_cache()  # of this worker's model before: its GPU may be another task's by now
         checkpoint = open_checkpoint(recipe, has_head=LOGITS in wanted)
-        check_weights(recipe, checkpoint.weights_sha256)
-        self.recipe = replace(
+        self.recipe = bind_recipe(
             recipe,
             device=device,
             dtype=resolve_dtype(recipe.dtype, device),
             revision=checkpoint.revision,
-            weights_sha256=checkpoint.weights_sha256,
+            sha256=checkpoint.weights_sha256,
         )
         self.name = checkpoint.name
         self.family = checkpoint.family
