@@ -97,6 +97,12 @@ def spark(request):
         session.stop()
 
 
+@pytest.fixture(autouse=True)
+def pillows_own_limit(monkeypatch):
+    """Decoding sets Pillow's limit for the whole process: a test's small one is not that of the next."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+
+
 @pytest.fixture
 def log(caplog, monkeypatch):
     """What the package logs, as text."""
