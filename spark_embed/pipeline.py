@@ -30,7 +30,8 @@ from spark_embed.run.publisher import Publisher
 from spark_embed.run.report import RunResult, read_summary, write_summary
 from spark_embed.run.retry import find_retries
 from spark_embed.run.wave_failure import explain_store_failure
-from spark_embed.run.waves import WaveContext, run_waves
+from spark_embed.run.wave_job import WaveContext
+from spark_embed.run.waves import run_waves
 from spark_embed.secrets import fill_environment
 from spark_embed.spark.context import what_is_lost
 from spark_embed.spark.jobs import JobGroups

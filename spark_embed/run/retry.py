@@ -13,7 +13,7 @@ from spark_embed.errors import StorageError
 from spark_embed.output.folder import Output
 from spark_embed.output.records import Ledger
 from spark_embed.run.binding import Binding
-from spark_embed.run.waves import Wave
+from spark_embed.run.wave_job import Wave
 from spark_embed.schema import ERRORS_NAME, SHARD
 from spark_embed.storage import parquet_input
 

@@ -26,7 +26,8 @@ from spark_embed.run.plan import Plan, find_plan, report_plan
 from spark_embed.run.publisher import Publisher
 from spark_embed.run.report import add_up
 from spark_embed.run.wave import count_wave, run_wave
-from spark_embed.run.waves import WaveContext, run_waves
+from spark_embed.run.wave_job import WaveContext
+from spark_embed.run.waves import run_waves
 from spark_embed.spark.jobs import JobGroups
 from spark_embed.spark.s3.s3a import export_s3_environment
 from spark_embed.spark.s3.session import committer_settings

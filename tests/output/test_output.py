@@ -9,7 +9,7 @@ import pytest
 from spark_embed.errors import ConfigError, ModelError, ResumeError, StorageError
 from spark_embed.output.publish import staging
 from spark_embed.output.publish.merge import merge_files
-from spark_embed.run import waves
+from spark_embed.run import wave_job
 from spark_embed.run.wave import run_wave
 
 
@@ -77,7 +77,7 @@ def lost(monkeypatch) -> list[pd.DataFrame]:
             tables.append(pd.read_parquet(path, columns=["shard", "shard_row"]))
             path.unlink()
 
-    monkeypatch.setattr(waves, "run_wave", run_and_lose_a_file)
+    monkeypatch.setattr(wave_job, "run_wave", run_and_lose_a_file)
     return tables
 
 

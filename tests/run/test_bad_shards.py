@@ -10,7 +10,7 @@ import pytest
 from pyspark.errors import PySparkRuntimeError
 
 from spark_embed.errors import BadShardsError, StorageError
-from spark_embed.run import waves
+from spark_embed.run import wave_job
 from spark_embed.run.wave import run_wave
 
 from support.shard_files import break_column, break_pages
@@ -36,7 +36,7 @@ def before_the_first_wave(monkeypatch) -> Callable:
                 pending.pop()()
             run_wave(embedded, folder)
 
-        monkeypatch.setattr(waves, "run_wave", happen_then_run)
+        monkeypatch.setattr(wave_job, "run_wave", happen_then_run)
 
     return arrange
 
@@ -160,7 +160,7 @@ def test_a_shard_that_could_be_read_only_once_more_is_not_left_out(embed, folder
             )
         run_wave(embedded, path)
 
-    monkeypatch.setattr(waves, "run_wave", fail_once)
+    monkeypatch.setattr(wave_job, "run_wave", fail_once)
     metadata, embeddings, _ = embed(folder, fail_on_bad_shard=True)
     assert (metadata["status"], len(embeddings)) == ("complete", 24)
     assert f"shard {NAMES[1]} is read once more, by itself" in log.text

@@ -19,7 +19,7 @@ from spark_embed.load_config import load_config
 from spark_embed.output.folder import Output
 from spark_embed.output.status import read_status
 from spark_embed.output.verify import verify
-from spark_embed.run import waves
+from spark_embed.run import wave_job, waves
 from spark_embed.run.clock import Clock
 from spark_embed.run.limit import Limit
 from spark_embed.run.publisher import Publisher
@@ -81,7 +81,7 @@ def test_waves_end_before_the_limit_even_if_the_speed_was_thought_another(monkey
             done.append(wave.n_rows)
         return SimpleNamespace(counted=SimpleNamespace(n_rows=wave.n_rows, executors={}))
 
-    monkeypatch.setattr(waves, "_run_one", run_one)
+    monkeypatch.setattr(waves, "run_one", run_one)
     preflight = SimpleNamespace(row_s=1 / (rate * thought) if thought else None)
     context = SimpleNamespace(
         run=SimpleNamespace(
@@ -115,7 +115,7 @@ def run_stopped(spark, tiny_clip, tmp_path, monkeypatch):
 
     def run_stopped(input_dir, n_waves: int, **options) -> StoppedError:
         clock, complete = SetClock(), []
-        add, run_wave = Publisher.add, waves.run_wave
+        add, run_wave = Publisher.add, wave_job.run_wave
         started = threading.Lock()
 
         def counted_add(publisher, marker):
@@ -138,7 +138,7 @@ def run_stopped(spark, tiny_clip, tmp_path, monkeypatch):
         run_wave.n_started = 0
         with monkeypatch.context() as patch:
             patch.setattr(Publisher, "add", counted_add)
-            patch.setattr(waves, "run_wave", held_run_wave)
+            patch.setattr(wave_job, "run_wave", held_run_wave)
             patch.setattr(waves._Loop, "_wave_rows", lambda loop: 1000)
             given = {"model_directory": str(tiny_clip), "output_dir": str(tmp_path / "out"), **options}
             with pytest.raises(StoppedError) as told:

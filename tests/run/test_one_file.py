@@ -17,7 +17,7 @@ from spark_embed.output.resume import find_run_state, tidy
 from spark_embed.output.state import read_ledger
 from spark_embed.output.verify import verify
 from spark_embed.pipeline import run
-from spark_embed.run import waves
+from spark_embed.run import wave_job, waves
 from spark_embed.run.dry_run import describe_run
 from spark_embed.run.publisher import Publisher
 from spark_embed.storage import local
@@ -197,7 +197,7 @@ def test_an_image_that_was_refused_and_taken_away_again_is_in_nobodys_way(embed,
 
 def test_an_interrupted_run_goes_on_and_publishes_at_its_end(place, spark, tmp_path, monkeypatch):
     out = Folder(tmp_path / "out")
-    original, begun = waves.run_wave, []
+    original, begun = wave_job.run_wave, []
 
     def run_wave(embedded, folder):
         begun.append(folder)
@@ -207,12 +207,12 @@ def test_an_interrupted_run_goes_on_and_publishes_at_its_end(place, spark, tmp_p
 
     monkeypatch.setattr(waves._Loop, "_wave_rows", lambda loop: 6)
     monkeypatch.setattr(waves, "_WAVES_AT_ONCE", 1)
-    monkeypatch.setattr(waves, "run_wave", run_wave)
+    monkeypatch.setattr(wave_job, "run_wave", run_wave)
     with pytest.raises(ZeroDivisionError):
         place.run(spark, out.root, output_file_bytes=1000, **ONE)
     assert len(out.complete()) == 12
     assert [(out.root / kind).exists() for kind in KINDS] == [False, False]
-    monkeypatch.setattr(waves, "run_wave", original)
+    monkeypatch.setattr(wave_job, "run_wave", original)
     # Of this shard, 9 rows are complete.
     shutil.copy(place.folder / "00001.parquet", place.folder / "00000.parquet")
     summary = place.run(spark, out.root, output_file_bytes=1000, **ONE)

@@ -12,7 +12,7 @@ import pytest
 from spark_embed.errors import BadShardsError, ResumeError
 from spark_embed.output.folder import Output
 from spark_embed.output.state import read_ledger
-from spark_embed.run import begin, binding, publisher, waves
+from spark_embed.run import begin, binding, publisher, wave_job, waves
 
 from support.image_files import encode
 from support.output_files import count_places
@@ -217,7 +217,7 @@ def test_the_first_waves_of_urls_are_small_because_nobody_knows_what_downloads_t
 def test_overwrite_starts_anew_and_the_old_files_stay_until_then(embed, shards, monkeypatch):
     embed(shards)
     before = files_of(embed.output_dir)
-    monkeypatch.setattr(waves, "run_wave", lambda embedded, folder: 1 / 0)
+    monkeypatch.setattr(wave_job, "run_wave", lambda embedded, folder: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         embed(shards, overwrite=True, normalize=False)
     assert files_of(embed.output_dir) == before
@@ -233,7 +233,7 @@ def test_a_data_set_without_a_row_has_columns_even_after_an_interruption(embed, 
     (tmp_path / "in").mkdir()
     table = pa.table({"key": pa.array([], pa.string()), "jpg": pa.array([], pa.binary())})
     pq.write_table(table, tmp_path / "in/empty.parquet")
-    monkeypatch.setattr(waves, "run_wave", lambda embedded, folder: 1 / 0)
+    monkeypatch.setattr(wave_job, "run_wave", lambda embedded, folder: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         embed(tmp_path / "in", parity_samples=0, **shape)
     monkeypatch.undo()

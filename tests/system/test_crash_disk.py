@@ -15,8 +15,8 @@ PLENTY_MB = 64
 # When the disk is full: while a wave's data is written, while its marker is, while published files are made,
 # while they are listed, and while the summary is written.
 MOMENTS = [
-    ("spark_embed.run.waves run_wave waves/ 3", ""),
-    ("spark_embed.run.waves write_marker Marker 2", ""),  # or another wave's data, whichever is first
+    ("spark_embed.run.wave_job run_wave waves/ 3", ""),
+    ("spark_embed.run.wave_job write_marker Marker 2", ""),  # or another wave's data, whichever is first
     ("spark_embed.output.publish.merge merge_files Merge 1", "/out"),
     ("spark_embed.output.publish.publish write_ledger Ledger 1", "/out"),
     ("spark_embed.run.report write_json metadata.json 1", "/metadata.json"),

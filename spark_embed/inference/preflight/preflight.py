@@ -12,7 +12,8 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from spark_embed.inference.feed import FeedOptions
-from spark_embed.inference.preflight.probe import ProbeOptions, UnreachableError, probe
+from spark_embed.inference.preflight.probe import ProbeOptions, probe
+from spark_embed.inference.preflight.rows import UnreachableError
 from spark_embed.inference.preflight.sample import SampleRow
 from spark_embed.models import Recipe
 from spark_embed.spark.tasks import run_tasks

@@ -5,20 +5,14 @@ from __future__ import annotations
 import platform
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from itertools import islice, repeat
+from itertools import islice
 from typing import Any
 
-import numpy as np
-
-from spark_embed.errors import ERROR_CODES, ImageError, ModelError, RowError, StorageError
-from spark_embed.inference.decode.isolated import keep_decodable
-from spark_embed.inference.feed import DEFAULT_BATCH_SIZE, FeedOptions, make_decoder
-from spark_embed.inference.fetch.read_ahead import Columns, ReadAhead
-from spark_embed.inference.fetch.references import Buffer, Reference, make_fetch, make_locate
+from spark_embed.errors import ERROR_CODES, ModelError, RowError
+from spark_embed.inference.feed import DEFAULT_BATCH_SIZE, FeedOptions
 from spark_embed.inference.preflight.jpeg_scaling import JpegScaling, choose_scaling, smallest_edge
 from spark_embed.inference.preflight.parity import (
     NO_REFERENCE,
@@ -27,23 +21,19 @@ from spark_embed.inference.preflight.parity import (
     find_shortfall,
     measure_parity,
     predict_references,
-    prepare_sample,
 )
-from spark_embed.inference.preflight.sample import SampleRow, read_own_columns
+from spark_embed.inference.preflight.rows import UnreachableError, prepare_rows, prepare_without_sample
+from spark_embed.inference.preflight.sample import SampleRow
 from spark_embed.inference.preflight.timing import Pace, estimate_pace, find_batch_size, measure_pace
 from spark_embed.inference.task import (
     begin_task,
     end_task,
     explain_unused_gpu,
-    has_failed_before,
     load_worker_model,
     placed,
     task_cpus,
 )
-from spark_embed.models import Compared, Inputs, Model, Prepared, Recipe, resolved
-
-MAX_SAMPLE_BYTES = 64 << 20
-"""Encoded size beyond which an image is not taken to compare precisions with."""
+from spark_embed.models import Compared, Model, Prepared, Recipe, resolved
 
 # Of the rows that a model elsewhere is asked about before the run: each may cost money.
 _MAX_TRIED = 8
@@ -80,10 +70,6 @@ class ProbeOptions:
     jpeg_scaling: bool | None = False
 
 
-class UnreachableError(Exception):
-    """A worker cannot read where the references point; another transport may do."""
-
-
 def probe(
     rows: Sequence[SampleRow], recipe: Recipe, options: FeedOptions, wanted: ProbeOptions
 ) -> dict[str, Any]:
@@ -108,7 +94,7 @@ def _probe(
         model, _ = load_worker_model(recipe)
         # At least one, if only to see that it can be fetched.
         min_edge = None if wanted.jpeg_scaling is False else smallest_edge(model)
-        sampled = _sampled(model, rows, options, errors, min_edge)
+        sampled = prepare_rows(model, rows, options, errors, min_edge)
         if model.takes.ahead:
             return _probe_elsewhere(model, sampled, options, wanted, errors)
         sample = list(islice(sampled, max(1, wanted.n_images)))
@@ -120,7 +106,7 @@ def _probe(
             sample = [item.scaled or item for item in sample]
             compared = sample[: wanted.n_images]
             parity = measure_parity(model, compared, references)
-        prepared = [item.prepared for item in sample] or _prepared_without_sample(model)
+        prepared = [item.prepared for item in sample] or prepare_without_sample(model)
         pace = _measure_pace(model, prepared, wanted.batch_size) if prepared else None
         compiled = None
         if compile_wanted and pace:
@@ -214,56 +200,6 @@ def _measures(parity: Parity) -> dict[str, Any]:
     return measures if parity.by_result is None else {**measures, "by_result": parity.by_result}
 
 
-def _sampled(
-    model: Model,
-    sample: Sequence[SampleRow],
-    options: FeedOptions,
-    errors: list[RowError],
-    min_edge: int | None,
-) -> Iterator[Sampled]:
-    """Yield rows as the model prepares them, and its reference if it has one; `errors` is given the rest."""
-    rows = _with_columns(sample, model.takes.columns)
-    if model.reference is not None:
-        images = _fetched(rows, options, errors)
-        if has_failed_before():
-            images = keep_decodable(images, make_decoder(replace(options, isolated=True)))
-        yield from prepare_sample(model, images, options.max_pixels, errors, min_edge)
-        return
-    decoder = make_decoder(replace(options, isolated=options.isolated or has_failed_before()))
-    try:
-        inputs: Iterable[tuple[Any, Columns]] = _fetched(rows, options, errors) if model.takes.image else rows
-        for data, columns in inputs:
-            started = time.perf_counter()
-            try:
-                image = decoder.open_image(data).decode() if model.takes.image == "pixels" else data
-                prepared = model.prepare(Inputs(image, None, columns or {}))
-                yield Sampled(prepared, None, None, time.perf_counter() - started)
-            except RowError as exc:
-                errors.append(exc)
-    finally:
-        decoder.close()
-
-
-def _with_columns(sample: Sequence[SampleRow], names: Sequence[str]) -> Iterator[tuple[Reference, Columns]]:
-    """Yield the sample's references with the values of own columns.
-
-    Raises:
-        UnreachableError: this worker cannot read them.
-    """
-    try:
-        columns = list(read_own_columns(sample, names)) if names else repeat(None)
-        yield from zip((row.reference for row in sample), columns, strict=False)
-    except OSError as exc:
-        raise UnreachableError(str(exc)) from exc
-
-
-def _prepared_without_sample(model: Model) -> list[Prepared]:
-    """Return what can be timed where no row of the sample can be used: a grey image, for pixels."""
-    if model.takes.image != "pixels" or model.takes.columns:
-        return []
-    return [model.prepare(Inputs(np.full((64, 64, 3), 128, dtype=np.uint8)))]
-
-
 def _choose_dtype(
     recipe: Recipe, model: Model, compared: Sequence[Sampled], references: Compared, wanted: ProbeOptions
 ) -> tuple[Model, Parity, dict[str, Any] | None]:
@@ -318,33 +254,3 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:  # a copy without its metadata: --py-files, PYTHONPATH
         return "unknown"
-
-
-def _located(
-    rows: Iterable[tuple[Reference, Columns]], options: FeedOptions
-) -> Iterator[tuple[Reference, Columns]]:
-    """Yield the references as `make_locate` has them; those of unreadable shards are left to their waves."""
-    locate = make_locate(options.fetch)
-    for reference, columns in rows:
-        with suppress(StorageError):
-            yield locate(reference), columns
-
-
-def _fetched(
-    rows: Iterable[tuple[Reference, Columns]], options: FeedOptions, errors: list[RowError]
-) -> Iterator[tuple[Buffer, Columns]]:
-    """Yield the bytes of the rows that can be fetched; `errors` is given why others cannot."""
-    fetch = make_fetch(options.fetch)
-    ahead = ReadAhead(_located(rows, options), options.fetch)
-    try:
-        for row in ahead:
-            try:
-                data = fetch(row.reference)
-                if len(data) <= MAX_SAMPLE_BYTES:
-                    yield data, row.columns
-            except ImageError as exc:
-                errors.append(exc)
-    except OSError as exc:
-        raise UnreachableError(str(exc)) from exc
-    finally:
-        ahead.close()

@@ -13,6 +13,7 @@ from spark_embed.errors import ModelError
 from spark_embed.inference.feed import FeedOptions
 from spark_embed.inference.fetch.references import Reference
 from spark_embed.inference.preflight import probe as probe_module
+from spark_embed.inference.preflight import rows as rows_module
 from spark_embed.inference.preflight.parity import Parity
 from spark_embed.inference.preflight.preflight import run_preflight
 from spark_embed.inference.preflight.probe import ProbeOptions
@@ -161,7 +162,7 @@ def test_broken_images_at_the_start_leave_others_to_compare(recipe, photo_bytes)
 
 
 def test_an_image_of_many_bytes_is_not_compared(recipe, photo_bytes, monkeypatch):
-    monkeypatch.setattr(probe_module, "MAX_SAMPLE_BYTES", len(photo_bytes[0]) - 1)
+    monkeypatch.setattr(rows_module, "MAX_SAMPLE_BYTES", len(photo_bytes[0]) - 1)
     assert probe(recipe, photo_bytes[:1])["parity"]["n_images"] == 0
 
 
