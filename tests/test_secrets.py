@@ -15,7 +15,7 @@ from moto.server import ThreadedMotoServer
 
 from spark_embed.config import Config
 from spark_embed.errors import ConfigError
-from spark_embed.inference.udf import make_recipe
+from spark_embed.inference.recipes import make_recipe
 from spark_embed.models import Recipe
 from spark_embed.secrets import fill_environment
 

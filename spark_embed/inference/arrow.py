@@ -17,9 +17,9 @@ from pyspark.sql.pandas.types import to_arrow_type
 from pyspark.sql.types import StringType
 
 from spark_embed.errors import ERROR_DETAIL_CHARS, ConfigError, RowError
-from spark_embed.inference.feed import Outcomes
 from spark_embed.inference.fetch.read_ahead import Columns
 from spark_embed.inference.fetch.references import Reference
+from spark_embed.inference.row import Outcomes
 from spark_embed.models import Values, join_values
 from spark_embed.schema import Results, vector_columns
 from spark_embed.spark.types import BATCH_LIMIT, IMAGE_TYPE, STATS_TYPE, VECTOR_SPARK_TYPE, result_type

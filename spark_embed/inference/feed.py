@@ -8,17 +8,17 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
-from spark_embed.errors import ERROR_CODES, ImageError, RowError
-from spark_embed.inference.decode import MAX_PIXELS, Decoder, InProcessDecoder
+from spark_embed.errors import ImageError
+from spark_embed.inference.decode import MAX_PIXELS, Buffer, Decoder, InProcessDecoder
 from spark_embed.inference.decode.isolated import IsolatedDecoder
 from spark_embed.inference.decode.pool import DecodeMemory, DecodePool, Job
 from spark_embed.inference.fetch.read_ahead import Columns, ReadAhead, Row
 from spark_embed.inference.fetch.references import FetchPolicy, Reference, make_fetch, make_locate
-from spark_embed.models import Inputs, Model, Prepared, Values, take_values
+from spark_embed.inference.row import Item, Outcomes, make_item, predict_items, prepare_item
+from spark_embed.models import Inputs, Model
 
 # So that a long run of bad rows neither piles up nor keeps the good rows before it waiting.
 MAX_ROWS_PER_CHUNK = 1024
@@ -55,40 +55,6 @@ class FeedOptions:
     isolated: bool = False
     min_edge: int | None = None
     fetch: FetchPolicy = field(default_factory=FetchPolicy)
-
-
-@dataclass
-class Outcomes:
-    """The outcomes of consecutive rows.
-
-    Attributes:
-        columns: by column that the model gives, the values of the rows that have its result, in order.
-        errors: by result, one entry per row: None, or why the row lacks it.
-        seconds: what these rows cost, by stage; fetch_s and decode_s are thread time and downloads
-            overlap, so they may exceed the clock.
-        batch_limit: see `Prediction.batch_limit`.
-    """
-
-    columns: dict[str, Values]
-    errors: dict[str, list[RowError | None]]
-    seconds: dict[str, float] = field(default_factory=dict)
-    batch_limit: int | None = None
-
-    @property
-    def n_rows(self) -> int:
-        """Rows, good and bad."""
-        return len(next(iter(self.errors.values())))
-
-
-@dataclass
-class _Item:
-    """One row on its way: what `prepare` gave or why there is nothing, and what that took."""
-
-    prepared: Prepared = None
-    error: RowError | None = None
-    download_s: float = 0.0
-    fetch_s: float = 0.0
-    decode_s: float = 0.0
 
 
 def run_feed(
@@ -140,10 +106,10 @@ def _located(
 
 
 def _iterate_items(
-    rows: ReadAhead, pool: DecodePool[Row, _Item], n_threads: int, ahead: int, lap: Callable[[str], None]
-) -> Iterator[_Item]:
+    rows: ReadAhead, pool: DecodePool[Row, Item], n_threads: int, ahead: int, lap: Callable[[str], None]
+) -> Iterator[Item]:
     """Yield what every row gave, in order; keep the pool supplied; say what the time went to."""
-    waiting: deque[Job[Row, _Item]] = deque()
+    waiting: deque[Job[Row, Item]] = deque()
     while True:
         while len(waiting) < ahead and (row := rows.next()) is not None:
             waiting.append(pool.submit(row))
@@ -167,12 +133,12 @@ class _Chunk:
     """The rows that go into one forward pass, and what they have cost so far."""
 
     def __init__(self) -> None:
-        self.items: list[_Item] = []
+        self.items: list[Item] = []
         self.n_good = 0
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self._lap_started = time.perf_counter()
 
-    def add(self, item: _Item) -> None:
+    def add(self, item: Item) -> None:
         self.items.append(item)
         self.n_good += item.error is None
         self.seconds["download_s"] += item.download_s
@@ -194,97 +160,41 @@ def make_decoder(options: FeedOptions) -> Decoder:
     return InProcessDecoder(options.max_pixels, options.allow_truncated, options.min_edge)
 
 
-def _item_maker(model: Model, options: FeedOptions, decoder: Decoder) -> Callable[[Job[Row, _Item]], _Item]:
-    """Return what runs on a decode thread: row -> `_Item`; only a `RowError` is caught."""
+def _item_maker(model: Model, options: FeedOptions, decoder: Decoder) -> Callable[[Job[Row, Item]], Item]:
+    """Return what runs on a decode thread: row -> `Item`; only a `RowError` is caught."""
     fetch = make_fetch(options.fetch)
     memory = DecodeMemory(options.decode_memory_bytes)
 
-    def make_item(job: Job[Row, _Item]) -> _Item:
+    def make(job: Job[Row, Item]) -> Item:
         row = job.given
-        item = _Item(download_s=row.download_s)
-        started = fetched = time.perf_counter()
-        image: Any = None
-        box = None
-        error = row.error
-        with ExitStack() as held:
-            if model.takes.image is not None and error is None:
-                try:
-                    try:
-                        image = fetch(row.reference)
-                    finally:
-                        fetched = time.perf_counter()
-                    if model.takes.image == "pixels":
-                        # The first only for the time limit: some headers take as long as pixels.
-                        with job.decoding(memory, 0):
-                            opened = decoder.open_image(image)
-                        held.enter_context(job.decoding(memory, opened.peak_bytes))
-                        image = opened.decode()
-                        box = opened.box
-                except ImageError as exc:
-                    image, error = None, exc.without_traceback()
-            _prepare(model, Inputs(image, error, row.columns or {}, box), item)
-        item.fetch_s = fetched - started
-        item.decode_s = time.perf_counter() - fetched
+
+        def fetched() -> Buffer:
+            if row.error is not None:
+                raise row.error
+            return fetch(row.reference)
+
+        item = make_item(model, fetched, row.columns, decoder, partial(job.decoding, memory))
+        item.download_s = row.download_s
         return item
 
-    return make_item
+    return make
 
 
-def _prepare(model: Model, inputs: Inputs, item: _Item) -> None:
-    """Let the model prepare a row; one that takes nothing but an image is not asked where there is none."""
-    if inputs.error is not None and not model.takes.columns:
-        item.error = inputs.error
-        return
-    try:
-        item.prepared = model.prepare(inputs)
-    except RowError as exc:
-        item.error = exc.without_traceback()
+def _timeout_maker(model: Model) -> Callable[[Row, ImageError], Item]:
+    """Return what makes the `Item` of a row whose image took too long."""
 
-
-def _timeout_maker(model: Model) -> Callable[[Row, ImageError], _Item]:
-    """Return what makes the `_Item` of a row whose image took too long."""
-
-    def make_item(row: Row, error: ImageError) -> _Item:
-        item = _Item(download_s=row.download_s)
-        _prepare(model, Inputs(None, error, row.columns or {}), item)
+    def make_item(row: Row, error: ImageError) -> Item:
+        item = Item(download_s=row.download_s)
+        prepare_item(item, model, Inputs(None, error, row.columns or {}))
         return item
 
     return make_item
 
 
 def _predict(chunk: _Chunk, model: Model) -> Outcomes:
-    """Run the good rows of `chunk` through the model and put every row's outcome together."""
-    errors = [item.error for item in chunk.items]
-    good = [row for row, error in enumerate(errors) if error is None]
-    if not good:
-        columns: dict[str, Values] = {field.name: [] for result in model.gives for field in result.fields}
-        missing = _checked(errors, model)
-        return Outcomes(columns, {result.name: missing for result in model.gives}, chunk.seconds)
-    prediction = model.predict([chunk.items[row].prepared for row in good])
-    chunk.lap("predict_s")
-    columns, errors_by_result = {}, {}
-    for result in model.gives:
-        failures = prediction.failures.get(result.name, {})
-        missing = list(errors)
-        for index, error in failures.items():
-            missing[good[index]] = error
-        errors_by_result[result.name] = _checked(missing, model)
-        kept = [index for index in range(len(good)) if index not in failures] if failures else None
-        for field_ in result.fields:
-            values = prediction.columns[field_.name]
-            if len(values) != len(good):
-                raise ValueError(f"predict gave {len(values)} values of {field_.name} for {len(good)} rows")
-            columns[field_.name] = values if kept is None else take_values(values, kept)
-    return Outcomes(columns, errors_by_result, chunk.seconds, prediction.batch_limit)
-
-
-def _checked(errors: list[RowError | None], model: Model) -> list[RowError | None]:
-    """Return the errors, all of codes that are known: counting by code is bounded.
-
-    Raises:
-        ValueError: one is of a code that neither images nor the model have.
-    """
-    for error in errors:
-        if error is not None and error.code not in ERROR_CODES and error.code not in model.codes:
-            raise ValueError(f"{type(model).__name__} does not declare the error code {error.code!r}")
-    return errors
+    """Run the good rows of `chunk` through the model, and say what they cost."""
+    outcomes = predict_items(chunk.items, model)
+    if chunk.n_good:
+        chunk.lap("predict_s")
+    outcomes.seconds = chunk.seconds
+    return outcomes

@@ -29,9 +29,9 @@ from spark_embed.inference.arrow import (
     make_result_frame,
     unpack_results,
 )
-from spark_embed.inference.feed import DEFAULT_BATCH_SIZE, FeedOptions, run_feed
-from spark_embed.inference.fetch.references import FetchPolicy
+from spark_embed.inference.feed import FeedOptions, run_feed
 from spark_embed.inference.profile import profiled
+from spark_embed.inference.recipes import make_feed_options, make_recipe
 from spark_embed.inference.tally import Tally, tallied
 from spark_embed.inference.task import (
     begin_task,
@@ -43,7 +43,6 @@ from spark_embed.inference.task import (
     task_cpus,
 )
 from spark_embed.models import Model, Recipe
-from spark_embed.models.registry import EMBEDDED_MODEL, find_kind, find_options, find_source
 from spark_embed.schema import EMBEDDING, result_columns
 from spark_embed.spark.context import use_own_python
 from spark_embed.spark.types import IMAGE_TYPE, quoted, result_type
@@ -129,48 +128,6 @@ def image_embedding_result(image: str | Column, *, model: str | None = None, **o
     if checked.task != "embed":
         raise ConfigError(f"task {checked.task}: this column is an embedding; the command gives labels")
     return make_embed_column(recipe, make_feed_options(checked))(reference)
-
-
-def make_recipe(options: ModelOptions) -> Recipe:
-    """Return the recipe of the model that the options name, nothing resolved yet.
-
-    A folder that is here is named by its absolute path: the workers' working folder is another. One in S3
-    is looked at, if the driver may, for code of its own; each worker's machine fetches it.
-
-    Raises:
-        ConfigError: a URI in S3 that cannot be a folder's.
-        ModelError: a folder with code that may not run.
-    """
-    kind = find_kind(options)
-    return Recipe(
-        source=",".join(map(find_source, options.model_directories)) or EMBEDDED_MODEL,
-        revision=options.revision,
-        dtype=options.dtype,
-        device="gpu" if options.require_gpu else "auto",
-        normalize=options.normalize,
-        allow_pickle_weights=options.allow_pickle_weights,
-        trust_remote_code=options.trust_remote_code,
-        compile_rows=_batch_size(options) if options.compile else None,
-        kind=kind,
-        options=find_options(kind, options),
-        secrets=options.secrets,
-    )
-
-
-def make_feed_options(options: ModelOptions, fetch: FetchPolicy | None = None) -> FeedOptions:
-    """Return how a task is fed."""
-    return FeedOptions(
-        batch_size=_batch_size(options),
-        max_pixels=options.max_pixels,
-        decode_timeout_s=options.decode_timeout_s,
-        allow_truncated=options.allow_truncated,
-        fetch=fetch or FetchPolicy(),
-    )
-
-
-def _batch_size(options: ModelOptions) -> int:
-    """Return the batch size; for "auto" the default, until preflight has found a better one."""
-    return DEFAULT_BATCH_SIZE if options.batch_size == "auto" else options.batch_size
 
 
 def embed_arrays(

@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 from spark_embed.config import Config
 from spark_embed.datasets.units import Unit
 from spark_embed.errors import StorageError
-from spark_embed.inference.udf import make_recipe
+from spark_embed.inference.recipes import make_recipe
 from spark_embed.models.registry import find_check, find_compared
 from spark_embed.output.fingerprint import check_fingerprint, make_fingerprint, model_options
 from spark_embed.output.folder import Output

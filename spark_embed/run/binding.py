@@ -19,8 +19,8 @@ from spark_embed.inference.preflight.parity import find_shortfall
 from spark_embed.inference.preflight.preflight import Preflight, run_preflight
 from spark_embed.inference.preflight.probe import ProbeOptions
 from spark_embed.inference.preflight.rows import UnreachableError
+from spark_embed.inference.recipes import make_feed_options, make_recipe
 from spark_embed.inference.tally import Tally
-from spark_embed.inference.udf import make_feed_options, make_recipe
 from spark_embed.models import Site
 from spark_embed.output.summary import describe_measures, describe_parity
 from spark_embed.run.wave import embed_table

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from spark_embed.datasets import BadShard
-from spark_embed.inference.udf import make_recipe
+from spark_embed.inference.recipes import make_recipe
 from spark_embed.models import Site
 from spark_embed.models.registry import find_account
 from spark_embed.output.cost import Cost, cost_of

@@ -17,7 +17,8 @@ from spark_embed.inference import arrow, udf
 from spark_embed.inference import task as where
 from spark_embed.inference.feed import FeedOptions
 from spark_embed.inference.fetch.references import FetchPolicy, Reference
-from spark_embed.inference.udf import make_embed_column, make_recipe
+from spark_embed.inference.recipes import make_recipe
+from spark_embed.inference.udf import make_embed_column
 from spark_embed.models import Recipe, load_model
 from spark_embed.schema import EMBEDDING_RESULTS, IMAGE
 from spark_embed.spark.types import IMAGE_TYPE, result_type

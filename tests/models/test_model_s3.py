@@ -11,7 +11,7 @@ import pytest
 
 from spark_embed.config import ModelOptions
 from spark_embed.errors import ConfigError, ModelError
-from spark_embed.inference.udf import make_recipe
+from spark_embed.inference.recipes import make_recipe
 from spark_embed.models.folder import find_folder
 from spark_embed.models.registry import IMAGE_CLASSIFIER, IMAGE_EMBEDDER, find_kind
 from spark_embed.models.vision.image_embedder import ImageEmbedder

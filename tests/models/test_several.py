@@ -18,7 +18,7 @@ from spark_embed.inference.feed import FeedOptions
 from spark_embed.inference.fetch.references import Reference
 from spark_embed.inference.preflight.probe import ProbeOptions, probe
 from spark_embed.inference.preflight.sample import SampleRow
-from spark_embed.inference.udf import make_recipe
+from spark_embed.inference.recipes import make_recipe
 from spark_embed.models import Recipe, load_model
 from spark_embed.models.registry import EMBEDDED_MODEL, IMAGE_CLASSIFIER, SEVERAL, find_check, find_class
 from spark_embed.output.folder import Output

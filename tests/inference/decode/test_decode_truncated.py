@@ -12,7 +12,7 @@ from spark_embed.inference.decode import decode
 from spark_embed.inference.decode.truncated import truncated_images
 from spark_embed.inference.feed import FeedOptions
 from spark_embed.inference.fetch.references import Reference
-from spark_embed.inference.udf import make_feed_options
+from spark_embed.inference.recipes import make_feed_options
 
 from support.fakes import MeanColour
 from support.feeds import run_feed

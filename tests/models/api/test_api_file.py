@@ -8,7 +8,7 @@ import yaml
 from spark_embed.cli.estimate import as_sample
 from spark_embed.config import Config, ModelOptions
 from spark_embed.errors import ConfigError, RowError
-from spark_embed.inference.udf import make_recipe
+from spark_embed.inference.recipes import make_recipe
 from spark_embed.models.api.columns import parse_column
 from spark_embed.models.api.file import parse_api
 from spark_embed.models.api.providers import ASKING

@@ -9,7 +9,7 @@ from huggingface_hub import constants
 
 from spark_embed.config import ModelOptions
 from spark_embed.errors import ModelError, StorageError
-from spark_embed.inference.udf import make_recipe
+from spark_embed.inference.recipes import make_recipe
 from spark_embed.models import Inputs
 from spark_embed.models.directory.model_folder import ModelFolder
 from spark_embed.models.directory.recognise import check_folder

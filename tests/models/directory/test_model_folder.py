@@ -11,7 +11,7 @@ from PIL import Image
 
 from spark_embed.config import ModelOptions
 from spark_embed.errors import ImageError, ModelError, RowError
-from spark_embed.inference.udf import make_recipe
+from spark_embed.inference.recipes import make_recipe
 from spark_embed.models import Inputs, load_model
 from spark_embed.models.directory.model_folder import ModelFolder
 from spark_embed.models.directory.recognise import check_folder

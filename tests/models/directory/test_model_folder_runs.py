@@ -213,7 +213,7 @@ def test_a_column_for_a_dataframe_is_for_folders_that_give_an_embedding(spark, s
 
 
 def test_it_is_chosen_whatever_the_name_of_the_folder(monkeypatch):
-    from spark_embed.inference.udf import make_recipe
+    from spark_embed.inference.recipes import make_recipe
 
     monkeypatch.chdir(REPOSITORY)
     for name in ("clip", "classifier"):

@@ -21,7 +21,7 @@ from spark_embed.inference.preflight.parity import (
     measure_parity,
     prepare_sample,
 )
-from spark_embed.inference.udf import make_recipe
+from spark_embed.inference.recipes import make_recipe
 from spark_embed.models import EMBEDDED_MODEL, Inputs, Recipe
 from spark_embed.models.registry import IMAGE_CLASSIFIER, IMAGE_EMBEDDER, find_check, find_kind
 from spark_embed.models.vision.image_classifier import ImageClassifier
