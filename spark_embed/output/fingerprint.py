@@ -56,7 +56,7 @@ def make_fingerprint(
         results: what it gives; left out, like `codes`, where it is what an image embedder gives.
         codes: that its errors may have.
     """
-    whole = {**{name: value for name, value in model.items() if name not in _FOR_PEOPLE}, **data}
+    whole = {**_deciding(model), **data}
     if results != EMBEDDING_RESULTS:
         whole["results"] = results
     if set(codes) != ERROR_CODES:
@@ -93,24 +93,38 @@ def check_fingerprint(root: str, old: Mapping[str, Any], new: Mapping[str, Any])
     Raises:
         ResumeError: some differ; the text names them, old value and new.
     """
-    differences = [
-        text
-        for name, value in new.items()
-        if old.get(name) != value
-        for text in _differ(name, old.get(name), value)
-    ]
-    if differences:
+    if found := _all_differences(old, new):
         raise ResumeError(
             f"--output_dir {root}: holds a run that differs from this one in "
-            f"{'; '.join(differences)}. Go on with the same options, start anew with --overwrite, or choose "
+            f"{'; '.join(found)}. Go on with the same options, start anew with --overwrite, or choose "
             "another --output_dir"
         )
+
+
+def differences(fingerprint: Mapping[str, Any], model: Mapping[str, Any]) -> list[str]:
+    """Return in what a model's description differs from a fingerprint, one text for each; none: its own."""
+    return _all_differences(fingerprint, _deciding(model))
 
 
 def file_metadata(fingerprint: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, str]:
     """Return what a file of the output says of its own origin, even when it has lost its folder."""
     about = {"model": model["name"], "source": model["source"], "fingerprint": fingerprint}
     return {FINGERPRINT_KEY: json.dumps(about)}
+
+
+def _deciding(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return, as JSON has it, what of a model's description decides its results."""
+    plain: dict[str, Any] = json.loads(json.dumps(model))
+    return {name: value for name, value in plain.items() if name not in _FOR_PEOPLE}
+
+
+def _all_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    return [
+        text
+        for name, value in new.items()
+        if old.get(name) != value
+        for text in _differ(name, old.get(name), value)
+    ]
 
 
 def _differ(name: str, old: Any, new: Any) -> list[str]:

@@ -1,0 +1,204 @@
+"""The service without its door: loads the model, batches what is asked, says how it is; knows no HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from spark_embed.errors import ModelError, SparkEmbedError
+from spark_embed.inference.row import Item
+from spark_embed.service.realtime.batcher import Batcher, Done, Limits, PredictError
+from spark_embed.service.realtime.like import wanted_like, wanted_model
+from spark_embed.service.realtime.live_model import Answer, LiveModel
+from spark_embed.service.realtime.metrics import Metrics
+from spark_embed.service.realtime.requests import Asked
+from spark_embed.service.realtime.settings import Settings
+from spark_embed.service.realtime.urls import download
+
+logger = logging.getLogger(__name__)
+
+_MIN_RETRY_S = 1.0
+
+
+class NotReadyError(Exception):
+    """There is no model to answer, or it is not trusted right now."""
+
+
+class Engine:
+    """A model with its queue, in one process and one event loop.
+
+    Attributes:
+        settings: of the service.
+        live: the model; None while it is being loaded.
+        metrics: None until the model, whose label they bear, has a name.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.live: LiveModel | None = None
+        self.metrics: Metrics | None = None
+        self.is_draining = False
+        self._batcher: Batcher[Item, Answer] | None = None
+
+    async def run(self) -> None:
+        """Load the model and answer, until cancelled.
+
+        Raises:
+            SparkEmbedError: the model cannot be used, or does not work any more.
+        """
+        self.live = live = await asyncio.to_thread(self._load)
+        self.metrics = metrics = Metrics(live.name)
+        metrics.load_s.set(live.load_s)
+        metrics.warmup_s.set(live.warmup_s)
+        self._batcher = Batcher(
+            lambda items: live.predict(items),
+            lambda made: isinstance(made, Answer),
+            live.check,
+            self._limits(live),
+            _Watch(metrics),
+        )
+        logger.info(
+            "ready: %s on %s, batches of up to %d",
+            live.name,
+            live.about.get("device"),
+            self._batcher.limits.batch_size,
+            extra={"timings": {"load_s": round(live.load_s, 3), "warmup_s": round(live.warmup_s, 3)}},
+        )
+        try:
+            await self._batcher.run()
+        except PredictError as exc:
+            raise ModelError(f"{live.name}: {exc}; its thread cannot be stopped, so the process ends") from exc
+
+    @property
+    def why_not_ready(self) -> str | None:
+        """Why no request should be sent here now; None if one may."""
+        if self.is_draining:
+            return "the service is shutting down"
+        if self._batcher is None:
+            return "the model is being loaded"
+        if self._batcher.failure:
+            return f"the model failed, and is being tried: {self._batcher.failure}"
+        if self._batcher.n_queued >= self.settings.server.max_queue_size:
+            return f"the queue is full: {self._batcher.n_queued} images wait"
+        return None
+
+    @property
+    def queue_depth(self) -> int:
+        """Images accepted, and not in a forward pass yet."""
+        return self._batcher.n_queued if self._batcher else 0
+
+    def check_room(self) -> None:
+        """Refuse a request before its body is read, if there is no use in reading it.
+
+        Raises:
+            NotReadyError: there is no model yet, or no more.
+            QueueFullError: there is no room.
+        """
+        self._running().check_room(1)
+
+    async def answer(self, rows: Sequence[Asked]) -> list[Done[Answer]]:
+        """Return the answer of each row, in order. Whoever cancels this takes them out of the queue.
+
+        Raises:
+            NotReadyError, QueueFullError: as `check_room`.
+            PredictError: the forward pass of one of them failed.
+        """
+        done = await self._running().answer([self._preparing(row) for row in rows])
+        if self.metrics:
+            self.metrics.count_errors(Counter(one.answer.error.code for one in done if one.answer.error))
+        return done
+
+    def describe(self) -> dict[str, Any]:
+        """Return what /info says."""
+        settings, live = self.settings, self.live
+        server = settings.server
+        about: dict[str, Any] = {
+            "name": settings.service.name,
+            "version": _version(),
+            "status": self.why_not_ready or "ready",
+            "limits": {
+                "max_queue_size": server.max_queue_size,
+                "max_queue_bytes": server.max_queue_bytes,
+                "max_body_bytes": server.max_body_bytes,
+                "max_images": server.max_images,
+                "request_timeout_s": server.request_timeout_s,
+                "rate_limit": server.rate_limit,
+            },
+        }
+        if live is None or self._batcher is None:
+            return about
+        limits = self._batcher.limits
+        return {
+            **about,
+            "model": live.about,
+            "dtype": live.about.get("dtype"),
+            "dim": live.about.get("embedding_dim"),
+            "device": live.about.get("device"),
+            "weights_sha256": live.about.get("weights_sha256") or live.about.get("folder_sha256"),
+            "takes": [name for name, is_so in (("image", live.takes_image), ("text", live.takes_text)) if is_so],
+            "batch_size": limits.batch_size,
+            "batch_wait_s": limits.batch_wait_s,
+        }
+
+    def _load(self) -> LiveModel:
+        model = self.settings.model
+        wanted = (
+            wanted_like(model.like, self.settings)
+            if model.like
+            else wanted_model(self.settings.model_options(), model.device)
+        )
+        live = LiveModel(wanted)
+        live.warm_up(model.batch_size or live.batch_size)
+        return live
+
+    def _limits(self, live: LiveModel) -> Limits:
+        model, server = self.settings.model, self.settings.server
+        return Limits(
+            batch_size=model.batch_size or live.batch_size,
+            batch_wait_s=live.batch_wait_s if model.batch_wait_s is None else model.batch_wait_s,
+            max_queue_size=server.max_queue_size,
+            answer_within_s=server.request_timeout_s,
+            hang_s=server.request_timeout_s,
+            n_threads=server.n_decode_threads or os.cpu_count() or 1,
+        )
+
+    def _running(self) -> Batcher[Item, Answer]:
+        if self._batcher is None or self._batcher.failure:
+            raise NotReadyError(self.why_not_ready)
+        return self._batcher
+
+    def _preparing(self, row: Asked) -> Callable[[], Item | Answer]:
+        live, server = self.live, self.settings.server
+        assert live is not None  # there is a batcher  # noqa: S101
+        image = row.image
+        fetch = partial(download, row.url, server.max_body_bytes, server.request_timeout_s) if row.url else None
+        return partial(live.prepare, fetch or image, row.text)
+
+
+class _Watch:
+    """Tells the metrics what the batcher sees; implements `spark_embed.service.realtime.batcher.Observer`."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def queued(self, n_images: int) -> None:
+        self._metrics.queue_depth.set(n_images)
+
+    def ran(self, n_images: int, waited_s: Sequence[float]) -> None:
+        self._metrics.batch_size.observe(n_images)
+        for seconds in waited_s:
+            self._metrics.batch_wait.observe(seconds)
+
+
+def _version() -> str:
+    try:
+        return version("spark_embed")
+    except PackageNotFoundError:  # a copy without its metadata
+        return "unknown"
