@@ -1,0 +1,29 @@
+"""The subcommand that answers requests with a model; knows what people type, not how they are answered."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+
+from spark_embed.errors import ConfigError
+
+_PACKAGES = ("fastapi", "uvicorn", "uvloop", "httptools", "orjson", "limits", "prometheus_client")
+
+
+def run_serve(argv: Sequence[str], write: Callable[[str], object]) -> None:
+    """Serve a model until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigError: a setting cannot be used, or the extra is not installed.
+        SparkEmbedError: the model cannot be used, or has stopped working.
+    """
+    if missing := [name for name in _PACKAGES if find_spec(name) is None]:
+        raise ConfigError(f"serve: {missing[0]} is not installed; pip install 'spark-embed[service]'")
+    from spark_embed.logs import start_service_logging
+    from spark_embed.service.realtime.load_settings import load_settings, read_api_key
+    from spark_embed.service.realtime.server import serve
+
+    settings = load_settings(argv, os.environ)
+    start_service_logging(settings.logging.level, settings.logging.format)
+    serve(settings, read_api_key(settings, os.environ))
