@@ -72,8 +72,8 @@ S3Jars = Literal["slim", "full", "none"]
 Task = Literal["embed", "classify", "embed_text", "label", "auto"]
 
 
-class ModelOptions(BaseModel):
-    """The options that decide what a vector is; `image_embedding` takes them by the same names."""
+class ModelChoice(BaseModel):
+    """The options that choose a model and what it makes of an image; the real-time service has them, too."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
@@ -97,22 +97,10 @@ class ModelOptions(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = _option(
         "auto", "Model", "precision of the forward pass; auto: what the device is fast at, if parity holds"
     )
-    require_gpu: bool = _option(False, "Model", "stop at once where there is no GPU (CUDA or MPS)")
-    batch_size: BatchSize = _option(
-        32, "Model", "images in one forward pass; auto: as many as make the model fast, tried out first"
-    )
-    compile: bool = _option(
-        False,
-        "Model",
-        "torch.compile the network: some 20 s in each worker, for the gain that the summary says",
-    )
     normalize: bool = _option(True, "Model", "scale every vector to length 1 (L2)")
     top_k: int = _option(5, "Model", "classify: labels in top_labels and top_scores, the best first", ge=1)
     min_score: float = _option(
         0, "Model", "classify: labels with a lower score are not in top_labels and top_scores", ge=0, le=1
-    )
-    with_embedding: bool = _option(
-        False, "Model", "classify: the vector of each image as well, of the same forward pass"
     )
     text_column: str | None = _option(
         None,
@@ -139,6 +127,26 @@ class ModelOptions(BaseModel):
         "Model",
         "let the model bring its own Python code; a local folder with model.py need not be told",
     )
+    max_pixels: int = _option(
+        100_000_000, "Input", "an image with more pixels (by its header) is an error row", ge=1
+    )
+
+
+class ModelOptions(ModelChoice):
+    """The options that decide what a vector is; `image_embedding` takes them by the same names."""
+
+    require_gpu: bool = _option(False, "Model", "stop at once where there is no GPU (CUDA or MPS)")
+    batch_size: BatchSize = _option(
+        32, "Model", "images in one forward pass; auto: as many as make the model fast, tried out first"
+    )
+    compile: bool = _option(
+        False,
+        "Model",
+        "torch.compile the network: some 20 s in each worker, for the gain that the summary says",
+    )
+    with_embedding: bool = _option(
+        False, "Model", "classify: the vector of each image as well, of the same forward pass"
+    )
     secrets: Secrets = _option(
         (),
         "Run",
@@ -147,9 +155,6 @@ class ModelOptions(BaseModel):
     )
     decode_timeout_s: float = _option(
         30, "Input", "an image that takes longer to decode is an error row", gt=0
-    )
-    max_pixels: int = _option(
-        100_000_000, "Input", "an image with more pixels (by its header) is an error row", ge=1
     )
     allow_truncated: bool = _option(
         False, "Input", "decode a truncated image as far as it goes, instead of making it an error row"

@@ -6,19 +6,16 @@ conf/<env>.yaml. Which options there are is config.py's business.
 
 from __future__ import annotations
 
-import argparse
 import atexit
-import difflib
 import re
 import shutil
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
-from importlib.metadata import PackageNotFoundError, version
+from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -28,12 +25,11 @@ from spark_embed.config import (
     ENVIRONMENTS,
     GROUPS,
     Config,
-    default_text,
-    describe_option,
     group_of,
     sorted_options,
 )
 from spark_embed.errors import EXIT_CODES, ConfigError, one_line
+from spark_embed.flags import OptionParser, nearest
 
 ENVIRONMENT_PREFIX = "SPARK_EMBED_"
 MAX_YAML_BYTES = 1_000_000
@@ -93,9 +89,18 @@ def _unpacked_conf_folder() -> Path:
     """Return a copy of conf/ out of the zip that the package is in, as spark-submit --py-files brings it."""
     folder = Path(tempfile.mkdtemp(prefix="spark_embed-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    for file in resources.files("spark_embed").joinpath("conf").iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
+    _unpack(resources.files("spark_embed").joinpath("conf"), folder)
     return folder
+
+
+def _unpack(source: Traversable, folder: Path) -> None:
+    for there in source.iterdir():
+        here = folder / there.name
+        if there.is_dir():
+            here.mkdir()
+            _unpack(there, here)
+        else:
+            here.write_bytes(there.read_bytes())
 
 
 def read_properties(path: str) -> dict[str, str]:
@@ -110,16 +115,8 @@ def read_properties(path: str) -> dict[str, str]:
     return values
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse that raises our error instead of printing its usage and exiting."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise what the command line has wrong."""
-        raise ConfigError(f"{message} (--help lists the flags)")
-
-
 def _read_flags(argv: Sequence[str]) -> dict[str, Any]:
-    parser = Parser(
+    parser = OptionParser(
         prog="spark-embed",
         description="Turn a folder of images in parquet shards into a folder of embeddings, with Spark. "
         "'spark-embed status OUTPUT_DIR' says how far a run is, 'spark-embed verify OUTPUT_DIR' whether what "
@@ -127,41 +124,12 @@ def _read_flags(argv: Sequence[str]) -> dict[str, Any]:
         "check-model FOLDER' whether a model folder with code can be used; 'spark-embed emr' runs the job on "
         "Amazon EMR. Each has a --help.",
         epilog="exit codes: " + "; ".join(f"{code} {text}" for code, text in EXIT_CODES.items()),
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=100),
     )
-    parser.add_argument("--version", action="version", version=_versions())
-    groups = {title: parser.add_argument_group(title) for title in GROUPS}
-    for name, field in sorted_options():
-        text = describe_option(field) + (
-            "" if field.is_required() else f" [{default_text(field, plain=True)}]"
+    for title in GROUPS:
+        parser.add_options(
+            title, {name: field for name, field in sorted_options() if group_of(field) == title}
         )
-        switch: dict[str, Any] = {"nargs": "?", "const": "true"} if field.annotation is bool else {}
-        metavar = "true|false" if switch else name.split("_")[-1].upper()
-        groups[group_of(field)].add_argument(
-            f"--{name}", metavar=metavar, help=text.replace("%", "%%"), **switch
-        )
-    known, unknown = parser.parse_known_args(argv)
-    for word in unknown:
-        if word.startswith("-"):
-            flag = word.split("=")[0]
-            raise ConfigError(f"unknown flag {flag}{_nearest(flag.lstrip('-').replace('-', '_'), '--')}")
-        raise ConfigError(f"{word!r} does not belong to a flag; every option is written --name value")
-    return vars(known)
-
-
-def _versions() -> str:
-    """Return what a report of a fault should begin with."""
-    said = [f"{name} {_version(name)}" for name in ("spark-embed", "pyspark")]
-    return f"{', '.join(said)}, Python {'.'.join(map(str, sys.version_info[:3]))}"
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # a copy without its metadata: --py-files, PYTHONPATH, a platform's Spark
-        return "of unknown version"
+    return parser.read(argv)
 
 
 def _read_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -171,9 +139,8 @@ def _read_environment(environ: Mapping[str, str]) -> dict[str, str]:
             continue
         name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
         if name not in Config.model_fields:
-            raise ConfigError(
-                f"unknown environment variable {variable}{_nearest(name, ENVIRONMENT_PREFIX, upper=True)}"
-            )
+            said = nearest(name, Config.model_fields, lambda known: ENVIRONMENT_PREFIX + known.upper())
+            raise ConfigError(f"unknown environment variable {variable}{said}")
         values[name] = value
     return values
 
@@ -187,7 +154,7 @@ def read_yaml(path: str, called: str, *, refused: Sequence[str]) -> dict[str, An
     values = load_yaml(path, called)
     for name in values:
         if name not in Config.model_fields:
-            raise ConfigError(f"{called}: unknown option {name!r}{_nearest(str(name), '')}")
+            raise ConfigError(f"{called}: unknown option {name!r}{nearest(str(name), Config.model_fields)}")
         if name in refused:
             raise ConfigError(f"{called}: {name} has no effect in this file; give it as a flag")
     return values
@@ -242,25 +209,23 @@ def _read_text(path: str, called: str) -> str:
         raise ConfigError(f"{called}: cannot be read: {exc}") from exc
 
 
-def _nearest(name: str, prefix: str, *, upper: bool = False) -> str:
-    close = difflib.get_close_matches(name.lower(), Config.model_fields, n=1, cutoff=0.5)
-    if not close:
-        return " (--help lists the options)"
-    return f"; did you mean {prefix}{close[0].upper() if upper else close[0]}?"
-
-
 def _explain(exc: ValidationError, origins: Mapping[str, str]) -> str:
-    errors = exc.errors()
-    error = errors[0]
+    error = exc.errors()[0]
     name = str(error["loc"][0]) if error["loc"] else ""
     if error["type"] == "missing":
         return f"--{name} is required: {Config.model_fields[name].description}"
     if error["type"] == "extra_forbidden":
-        return f"unknown option {name!r}{_nearest(name, '')}"
-    origin = f" (from {origins[name]})" if name in origins else ""
+        return f"unknown option {name!r}{nearest(name, Config.model_fields)}"
+    return explain_value(exc, 1, f"--{name}", origins.get(name))
+
+
+def explain_value(exc: ValidationError, depth: int, called: str, origin: str | None) -> str:
+    """Return what is wrong with the first wrong value, that of an option which lies `depth` names deep."""
+    errors = exc.errors()
+    place = errors[0]["loc"][:depth]
     # One error for each kind of value that the option takes.
-    message = ", or ".join(reworded(other["msg"]) for other in errors if other["loc"][:1] == error["loc"][:1])
-    return f"--{name} {error['input']!r}{origin}: {message}"
+    message = ", or ".join(reworded(error["msg"]) for error in errors if error["loc"][:depth] == place)
+    return f"{called} {errors[0]['input']!r}{f' (from {origin})' if origin else ''}: {message}"
 
 
 def reworded(message: str) -> str:

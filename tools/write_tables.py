@@ -11,6 +11,7 @@ from pathlib import Path
 from spark_embed.config import options_table
 from spark_embed.errors import EXIT_CODES
 from spark_embed.models.vision.families import models_table
+from spark_embed.service.realtime.settings import settings_table
 
 ROOT = Path(__file__).parent.parent
 
@@ -42,6 +43,7 @@ def _first_sentence(file: Path) -> str:
 DOCUMENTS = {
     ROOT / "docs" / "options.md": {"options": options_table, "exit_codes": exit_codes_table},
     ROOT / "docs" / "models.md": {"models": models_table},
+    ROOT / "docs" / "service.md": {"settings": settings_table},
     ROOT / "CONTRIBUTING.md": {"rooms": rooms_table},
 }
 

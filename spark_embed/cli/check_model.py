@@ -8,7 +8,7 @@ from contextlib import redirect_stdout
 
 from spark_embed.config import ModelOptions
 from spark_embed.errors import ModelError
-from spark_embed.load_config import Parser
+from spark_embed.flags import Parser
 from spark_embed.storage import folder_path, is_s3
 
 

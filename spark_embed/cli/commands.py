@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 
-from spark_embed.load_config import Parser
+from spark_embed.flags import Parser
 from spark_embed.output.folder import Output
 from spark_embed.storage import folder_path
 

@@ -13,7 +13,8 @@ from spark_embed.emr import aws, deploy, follow, job_flags, logs, price, request
 from spark_embed.emr.cluster_file import Cluster, read_cluster
 from spark_embed.emr.job_flags import flag_value
 from spark_embed.errors import CloudError, ConfigError
-from spark_embed.load_config import Parser, conf_folder
+from spark_embed.flags import Parser
+from spark_embed.load_config import conf_folder
 from spark_embed.prices import read_prices
 
 logger = logging.getLogger(__name__)

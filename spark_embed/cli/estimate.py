@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from spark_embed.config import Config
 from spark_embed.errors import ConfigError
-from spark_embed.load_config import Parser, conf_folder
+from spark_embed.flags import Parser
+from spark_embed.load_config import conf_folder
 from spark_embed.prices import read_prices
 
 _FOLDER = "spark_embed-estimate-"

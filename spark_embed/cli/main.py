@@ -15,10 +15,11 @@ from spark_embed.cli.check_model import run_check_model
 from spark_embed.cli.commands import COMMANDS
 from spark_embed.cli.estimate import EstimateOptions, as_sample, read_estimate_flags
 from spark_embed.cli.interruption import Interruption
-from spark_embed.cli.logs import start_logging
+from spark_embed.cli.serve import run_serve
 from spark_embed.config import Config
 from spark_embed.errors import ConfigError, SparkEmbedError
 from spark_embed.load_config import load_config
+from spark_embed.logs import start_logging
 from spark_embed.output.folder import Output, check_output
 from spark_embed.output.state import read_progress
 from spark_embed.platforms import platform
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Not in cli/commands.py, which imports no model: those who only look at an output folder need none.
-_COMMANDS = {**COMMANDS, "check-model": run_check_model}
+_COMMANDS = {**COMMANDS, "check-model": run_check_model, "serve": run_serve}
 
 _JAVA_TRACE = "JVM stacktrace:"
 

@@ -18,7 +18,7 @@ SHIPPED_EVERY = "EMR puts logs into S3 every 5 minutes, and once more when a ste
 
 _APPLICATION = re.compile(r"\bapplication_\d+_\d+\b")
 _INSTANCE = re.compile(r"\bi-[0-9a-f]{6,}\b")
-# cli/logs.py's two formats, then a Python traceback's end, then what Java and Spark say.
+# spark_embed/logs.py's two formats, then a Python traceback's end, then what Java and Spark say.
 _JOB_ERROR = re.compile(r"^\d\d:\d\d:\d\d (?:ERROR|CRITICAL) +(?P<said>.+)$")
 _OTHER_ERRORS = (
     re.compile(r"^(?P<said>(?:\w+\.)*\w*(?:Error|Exception|Exit|Interrupt)(?:: .+)?)$"),

@@ -1,1 +1,1 @@
-"""The same models, one request at a time: HTTP in, vectors or labels out; knows no Spark."""
+"""The same models over HTTP, one request at a time, and in batches on the device; knows no Spark."""

@@ -62,7 +62,9 @@ def float32_body(done: Sequence[Done[Answer]], vectors: Sequence[str]) -> bytes:
     """
     if len(vectors) != 1:
         raise RefusedError(
-            406, "no_vector", f"{FLOAT32} is one vector for each row, and this model gives {len(vectors)}: ask for {JSON}"
+            406,
+            "no_vector",
+            f"{FLOAT32} is one vector for each row, and this model gives {len(vectors)}: ask for {JSON}",
         )
     for number, one in enumerate(done):
         if (error := one.answer.errors.get(vectors[0]) or one.answer.error) is not None:

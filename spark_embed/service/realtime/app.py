@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -125,6 +126,8 @@ def _add_asking(app: FastAPI, engine: Engine) -> None:
         if len(done) == 1 and (error := done[0].answer.error) is not None:
             raise refused_row(error)
         live, passing = engine.live, request.state.passing
+        if engine.metrics:
+            engine.metrics.count_errors(Counter(one.answer.error.code for one in done if one.answer.error))
         vectors = live.vectors if live else []
         if FLOAT32 in request.headers.get("accept", ""):
             return Response(float32_body(done, vectors), media_type=FLOAT32)

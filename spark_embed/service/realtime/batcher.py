@@ -208,7 +208,7 @@ class Batcher(Generic[Prepared, Answer]):
         return await entry.done
 
     async def _next_batch(self) -> list[_Entry[Prepared, Answer]]:
-        """Return the next batch: at once if it is full, or nothing is being prepared that it could wait for."""
+        """Return the next batch: at once if it is full, or nothing more is being prepared."""
         while not self._ready:
             self._changed.clear()
             await self._changed.wait()
@@ -233,7 +233,7 @@ class Batcher(Generic[Prepared, Answer]):
             self._leave(entry)
         loop = asyncio.get_running_loop()
         try:
-            call = loop.run_in_executor(self._device, self._predict, [entry.prepared for entry in batch])
+            call = loop.run_in_executor(self._device, self._predict, [entry.prepared for entry in batch])  # type: ignore[arg-type]  # all are prepared
             await asyncio.wait({call}, timeout=self.limits.hang_s)
             if not call.done():
                 raise _HungError(f"a forward pass has not ended within {self.limits.hang_s:g} s")

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from spark_embed.errors import ModelError, SparkEmbedError
+from spark_embed.errors import ModelError
 from spark_embed.inference.row import Item
 from spark_embed.service.realtime.batcher import Batcher, Done, Limits, PredictError
 from spark_embed.service.realtime.like import wanted_like, wanted_model
@@ -74,7 +72,9 @@ class Engine:
         try:
             await self._batcher.run()
         except PredictError as exc:
-            raise ModelError(f"{live.name}: {exc}; its thread cannot be stopped, so the process ends") from exc
+            raise ModelError(
+                f"{live.name}: {exc}; its thread cannot be stopped, so the process ends"
+            ) from exc
 
     @property
     def why_not_ready(self) -> str | None:
@@ -110,10 +110,7 @@ class Engine:
             NotReadyError, QueueFullError: as `check_room`.
             PredictError: the forward pass of one of them failed.
         """
-        done = await self._running().answer([self._preparing(row) for row in rows])
-        if self.metrics:
-            self.metrics.count_errors(Counter(one.answer.error.code for one in done if one.answer.error))
-        return done
+        return await self._running().answer([self._preparing(row) for row in rows])
 
     def describe(self) -> dict[str, Any]:
         """Return what /info says."""
@@ -142,7 +139,9 @@ class Engine:
             "dim": live.about.get("embedding_dim"),
             "device": live.about.get("device"),
             "weights_sha256": live.about.get("weights_sha256") or live.about.get("folder_sha256"),
-            "takes": [name for name, is_so in (("image", live.takes_image), ("text", live.takes_text)) if is_so],
+            "takes": [
+                name for name, is_so in (("image", live.takes_image), ("text", live.takes_text)) if is_so
+            ],
             "batch_size": limits.batch_size,
             "batch_wait_s": limits.batch_wait_s,
         }
@@ -178,7 +177,9 @@ class Engine:
         live, server = self.live, self.settings.server
         assert live is not None  # there is a batcher  # noqa: S101
         image = row.image
-        fetch = partial(download, row.url, server.max_body_bytes, server.request_timeout_s) if row.url else None
+        fetch = (
+            partial(download, row.url, server.max_body_bytes, server.request_timeout_s) if row.url else None
+        )
         return partial(live.prepare, fetch or image, row.text)
 
 

@@ -10,7 +10,6 @@ import hmac
 import logging
 import re
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -113,7 +112,7 @@ class Gate:
                 self._check_length(scope)
             async with asyncio.timeout(self._server.request_timeout_s):
                 await self._app(scope, self._counted(receive, passing), send)
-        except Exception as exc:  # noqa: BLE001  whatever it was, the client gets one shape, and the log all of it
+        except Exception as exc:
             refusal = self._explain(exc)
             if passing.status is not None:
                 raise  # half an answer is out

@@ -19,6 +19,7 @@ from spark_embed.service.realtime.live_model import Wanted
 from spark_embed.service.realtime.settings import Settings
 from spark_embed.storage import folder_path
 
+
 def wanted_model(options: ModelOptions, device: str) -> Wanted:
     """Return the model that the options name; looks at its files, and loads nothing.
 

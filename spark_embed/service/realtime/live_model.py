@@ -106,9 +106,9 @@ class LiveModel:
         self.takes_image = model.takes.image is not None
         self.takes_text = self._text_column is not None
         self.vectors = vector_columns(model.gives)
-        has_own = isinstance(model, ModelFolder)
-        self.batch_size = model.batch_size if has_own else DEFAULT_BATCH_SIZE
-        self.batch_wait_s = model.batch_wait_s if has_own else DEFAULT_BATCH_WAIT_S
+        self.batch_size, self.batch_wait_s = DEFAULT_BATCH_SIZE, DEFAULT_BATCH_WAIT_S
+        if isinstance(model, ModelFolder):
+            self.batch_size, self.batch_wait_s = model.batch_size, model.batch_wait_s
         self._decoder = InProcessDecoder(wanted.max_pixels, wanted.allow_truncated, wanted.min_edge)
         self._memory = DecodeMemory(_DECODE_MEMORY_BYTES)
 
@@ -191,5 +191,5 @@ class LiveModel:
 def _failing(name: str) -> Iterator[None]:
     try:
         yield
-    except Exception as exc:  # noqa: BLE001  any at all: it is a model's code
+    except Exception as exc:
         raise ModelError(f"{name}: fails at a grey image: {type(exc).__name__}: {one_line(exc)}") from exc

@@ -52,7 +52,9 @@ def add_routes(app: FastAPI, engine: Engine, ask: Ask) -> None:
             raise RefusedError(422, "invalid_parameters", explain(exc)) from exc
         inputs = [wanted.input] if isinstance(wanted.input, str) else wanted.input
         if len(inputs) > engine.settings.server.max_images:
-            raise RefusedError(422, "too_many_images", f"{len(inputs)} inputs, at most {engine.settings.server.max_images}")
+            raise RefusedError(
+                422, "too_many_images", f"{len(inputs)} inputs, at most {engine.settings.server.max_images}"
+            )
         if engine.live is not None:
             _check_model(wanted, engine.live)
         rows = [_asked(text, number) for number, text in enumerate(inputs)]

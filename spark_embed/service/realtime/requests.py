@@ -96,7 +96,9 @@ def read_base64(text: str, what: str) -> bytes:
     if text.startswith("data:"):
         head, _, text = text.partition(",")
         if not head.endswith(";base64"):
-            raise RefusedError(422, "invalid_base64", f"{what}: a data: url must be data:image/...;base64,...")
+            raise RefusedError(
+                422, "invalid_base64", f"{what}: a data: url must be data:image/...;base64,..."
+            )
     try:
         return binascii.a2b_base64(text, strict_mode=True)
     except ValueError as exc:  # also of characters that are not ASCII
@@ -105,7 +107,11 @@ def read_base64(text: str, what: str) -> bytes:
 
 async def _read_form(request: Request, max_rows: int) -> list[Asked]:
     parser = MultiPartParser(
-        request.headers, request.stream(), max_files=max_rows, max_fields=max_rows, max_part_size=_MAX_TEXT_BYTES
+        request.headers,
+        request.stream(),
+        max_files=max_rows,
+        max_fields=max_rows,
+        max_part_size=_MAX_TEXT_BYTES,
     )
     # A request is bounded before it comes here: in memory, no file is written and no thread waited for.
     parser.spool_max_size = 1 << 62
@@ -124,7 +130,9 @@ async def _read_form(request: Request, max_rows: int) -> list[Asked]:
 async def _rows_of_form(form: FormData) -> list[Asked]:
     if unknown := sorted({name for name in form if name not in ("image", "text")}):
         raise RefusedError(
-            422, "invalid_form", f"field {unknown[0]!r}: there are image (a file) and text, each as often as needed"
+            422,
+            "invalid_form",
+            f"field {unknown[0]!r}: there are image (a file) and text, each as often as needed",
         )
     images: list[bytes] = []
     for part in form.getlist("image"):
@@ -136,7 +144,9 @@ async def _rows_of_form(form: FormData) -> list[Asked]:
         raise RefusedError(422, "invalid_form", "text must be a field, not a file")
     if images and texts and len(images) != len(texts):
         raise RefusedError(
-            422, "invalid_form", f"{len(images)} images and {len(texts)} texts: give one text for each image, or none"
+            422,
+            "invalid_form",
+            f"{len(images)} images and {len(texts)} texts: give one text for each image, or none",
         )
     n_rows = len(images) or len(texts)
     if not n_rows:

@@ -43,9 +43,7 @@ def serve(settings: Settings, api_key: str | None) -> None:
     listening = _listen(settings, is_shared=is_one_of_several)
     if settings.n_processes > 1 and settings.model.device == "auto":
         device = f"auto:{os.environ[PROCESS]}"
-        settings = settings.model_copy(
-            update={"model": settings.model.model_copy(update={"device": device})}
-        )
+        settings = settings.model_copy(update={"model": settings.model.model_copy(update={"device": device})})
     engine = Engine(settings)
     ended: list[BaseException] = []
 
@@ -101,7 +99,10 @@ def _listen(settings: Settings, *, is_shared: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server(
-            (host, port), family=family, backlog=_BACKLOG, reuse_port=is_shared and hasattr(socket, "SO_REUSEPORT")
+            (host, port),
+            family=family,
+            backlog=_BACKLOG,
+            reuse_port=is_shared and hasattr(socket, "SO_REUSEPORT"),
         )
     except (OSError, OverflowError) as exc:
         raise ConfigError(f"--host {host} --port {port}: {one_line(exc)}; choose another port") from exc

@@ -1,0 +1,85 @@
+"""Command lines made of fields of pydantic models, and what is said of a wrong flag; knows no option."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, NoReturn
+
+from pydantic.fields import FieldInfo
+
+from spark_embed.config import default_text, describe_option
+from spark_embed.errors import ConfigError
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that raises our error instead of printing its usage and exiting."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what the command line has wrong."""
+        raise ConfigError(f"{message} (--help lists the flags)")
+
+
+class OptionParser(Parser):
+    """A parser of options that are fields of pydantic models, each written --name value."""
+
+    def __init__(self, prog: str, description: str, epilog: str) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=epilog,
+            argument_default=argparse.SUPPRESS,
+            allow_abbrev=False,
+            formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=100),
+        )
+        self.add_argument("--version", action="version", version=_versions())
+        self._names: list[str] = []
+
+    def add_options(self, title: str, options: Mapping[str, FieldInfo]) -> None:
+        """Add a group of flags."""
+        group = self.add_argument_group(title)
+        for name, field in options.items():
+            text = describe_option(field) + (
+                "" if field.is_required() else f" [{default_text(field, plain=True)}]"
+            )
+            switch: dict[str, Any] = {"nargs": "?", "const": "true"} if field.annotation is bool else {}
+            metavar = "true|false" if switch else name.split("_")[-1].upper()
+            group.add_argument(f"--{name}", metavar=metavar, help=text.replace("%", "%%"), **switch)
+            self._names.append(name)
+
+    def read(self, argv: Sequence[str]) -> dict[str, Any]:
+        """Return the texts of the flags that are given, by name.
+
+        Raises:
+            ConfigError: there is something else.
+        """
+        known, unknown = self.parse_known_args(argv)
+        for word in unknown:
+            if word.startswith("-"):
+                flag = word.split("=")[0]
+                name = flag.lstrip("-").replace("-", "_")
+                raise ConfigError(f"unknown flag {flag}{nearest(name, self._names, '--{}'.format)}")
+            raise ConfigError(f"{word!r} does not belong to a flag; every option is written --name value")
+        return vars(known)
+
+
+def nearest(name: str, known: Iterable[str], spell: Callable[[str], str] = str) -> str:
+    """Return the end of a line about an unknown name: which known one was meant, as people `spell` it."""
+    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+    return f"; did you mean {spell(close[0])}?" if close else " (--help lists the options)"
+
+
+def _versions() -> str:
+    """Return what a report of a fault should begin with."""
+    said = [f"{name} {_version(name)}" for name in ("spark-embed", "pyspark")]
+    return f"{', '.join(said)}, Python {'.'.join(map(str, sys.version_info[:3]))}"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # a copy without its metadata: --py-files, PYTHONPATH, a platform's Spark
+        return "of unknown version"
