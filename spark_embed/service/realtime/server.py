@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -16,6 +17,12 @@ import uvicorn
 
 from spark_embed.errors import ConfigError, ModelError, SparkEmbedError, one_line
 from spark_embed.service.realtime.app import make_app
+from spark_embed.service.realtime.connections import (
+    KEEP_ALIVE_S,
+    Connection,
+    end_late,
+    raise_limit_of_connections,
+)
 from spark_embed.service.realtime.engine import Engine
 from spark_embed.service.realtime.metrics import PROCESSES_FOLDER
 from spark_embed.service.realtime.settings import Settings
@@ -26,7 +33,7 @@ PROCESS = "SPARK_EMBED_SERVICE_PROCESS"
 """The variable that tells one of several processes its number, and so its device."""
 
 _BACKLOG = 2048
-_KEEP_ALIVE_S = 75  # longer than the load balancers in front wait (60 s), or they meet a closed connection
+_LOOK_EVERY_S = 1.0
 
 
 def serve(settings: Settings, api_key: str | None) -> None:
@@ -54,18 +61,20 @@ def serve(settings: Settings, api_key: str | None) -> None:
     server = _Server(
         uvicorn.Config(
             make_app(engine, api_key, on_end),
-            http="httptools",
+            http=Connection,
+            ws="none",
             loop="uvloop",
             log_config=None,  # the settings' own
             access_log=False,
             server_header=False,
             proxy_headers=False,  # else whoever asks could say that he is somebody else
             backlog=_BACKLOG,
-            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=round(settings.server.drain_timeout_s),
         ),
         engine,
     )
+    Connection.max_connections = raise_limit_of_connections()
     host, port = listening.getsockname()[:2]
     logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
     server.run(sockets=[listening])
@@ -74,7 +83,10 @@ def serve(settings: Settings, api_key: str | None) -> None:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's, which ends a signal's process with code 0, and says that it is not ready meanwhile."""
+    """uvicorn's, which ends a signal's process with code 0, and says that it is not ready meanwhile.
+
+    It looks at its connections every second, for such as do not go on.
+    """
 
     def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
         super().__init__(config)
@@ -88,6 +100,19 @@ class _Server(uvicorn.Server):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._looking = asyncio.create_task(self._look_at_connections())
+
+    async def _look_at_connections(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            connections = list(self.server_state.connections)
+            end_late(connections)
+            if self.should_exit:  # such as were being accepted when uvicorn told all others
+                for connection in connections:
+                    connection.shutdown()
 
     def _stop(self, number: int, frame: object) -> None:
         self.force_exit = self.should_exit and number == signal.SIGINT  # asked twice by hand
