@@ -1,8 +1,10 @@
 """A model that is slow, fails or hangs: what its requests are answered, and what becomes of the process."""
 
 import signal
+import socket
 import threading
 
+import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -95,6 +97,17 @@ class Asking(threading.Thread):
         return self.answer.json()["output"][0]
 
 
+def half_a_request(service) -> bytes:
+    """Return what is answered to a body that never ends."""
+    url = httpx.URL(service.url)
+    with socket.create_connection((url.host, url.port), timeout=60) as connection:
+        head = (
+            "POST /infer HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 100\r\n\r\nhalf"
+        )
+        connection.sendall(head.encode())
+        return connection.recv(1 << 16)
+
+
 def depth(client) -> float:
     text = client.get("/metrics").text
     (family,) = [one for one in text_string_to_metric_families(text) if one.name == "inference_queue_depth"]
@@ -146,10 +159,11 @@ def test_what_the_model_cannot_do_fails_alone(client):
     assert client.get("/ready").status_code == 200
 
 
-def test_a_model_that_hangs_ends_the_process(folder, held):
+def test_a_request_and_a_forward_pass_have_so_much_time(folder, held):
     config = folder.parent / "impatient.yaml"
     config.write_text("server: {request_timeout_s: 2}\n")
     with live_service("--model_directory", folder, "--config", config) as service, service.client() as client:
+        assert half_a_request(service).startswith(b"HTTP/1.1 504 ")
         with held:
             assert ask(client, "1").status_code in (500, 504)
             assert service.process.wait(60) == 3
