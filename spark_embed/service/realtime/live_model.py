@@ -73,7 +73,8 @@ class LiveModel:
         name: that it has for people, and in metrics.
         about: what it says of itself; metadata.json of a batch run says the same.
         takes_image, takes_text: what a request may bring.
-        vectors: the names of its results that are vectors.
+        vectors: the columns of its results that are vectors.
+        result_of: of each column the result that it belongs to, by which errors are named.
         load_s, warmup_s: seconds that loading and the first batches took.
         batch_size, batch_wait_s: what it wants itself, where nobody says otherwise.
     """
@@ -106,6 +107,7 @@ class LiveModel:
         self.takes_image = model.takes.image is not None
         self.takes_text = self._text_column is not None
         self.vectors = vector_columns(model.gives)
+        self.result_of = {column.name: result.name for result in model.gives for column in result.fields}
         self.batch_size, self.batch_wait_s = DEFAULT_BATCH_SIZE, DEFAULT_BATCH_WAIT_S
         if isinstance(model, ModelFolder):
             self.batch_size, self.batch_wait_s = model.batch_size, model.batch_wait_s

@@ -78,6 +78,10 @@ def serve(settings: Settings, api_key: str | None) -> None:
     host, port = listening.getsockname()[:2]
     logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
     server.run(sockets=[listening])
+    if engine.is_hung:
+        logger.error("%s", ended[0])
+        logging.shutdown()
+        os._exit(ModelError.exit_code)  # else the interpreter would wait for the thread
     if ended:
         raise ended[0]
 
