@@ -131,6 +131,6 @@ def test_of_500_requests_each_is_answered_once_with_its_own_vector(service, imag
     heads = {request_id for kind, ids in crowd.ids.items() if kind != "gone_in_head" for request_id in ids}
     assert {request_id: told[request_id] for request_id in heads} == dict.fromkeys(heads, 1)
     assert told.keys().isdisjoint(crowd.ids["gone_in_head"])
-    # Pillow warns of the hostile ones, and libtiff writes to stderr.
-    assert not [line for line in service.log if line.get("level") in ("ERROR", "CRITICAL")], service.log
+    # A broken image is no news of the service's; only libtiff, a C library, writes to stderr.
+    assert {line.get("level") for line in service.log} <= {"INFO", None}
     assert "Traceback" not in str(service.log)
