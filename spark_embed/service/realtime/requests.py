@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import binascii
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from starlette.datastructures import FormData, UploadFile
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
@@ -19,6 +19,7 @@ from spark_embed.service.realtime.refusals import RefusedError
 JSON, FORM, ANY_BYTES = "application/json", "multipart/form-data", "application/octet-stream"
 
 _MAX_TEXT_BYTES = 1 << 20
+_UTF8 = ("utf-8", "utf8", "us-ascii")
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,13 @@ def read_base64(text: str, what: str) -> bytes:
 
 
 async def _read_form(request: Request, max_rows: int) -> list[Asked]:
+    content_type = request.headers["content-type"]
+    charset = parse_options_header(content_type)[1].get(b"charset", b"utf-8").decode("latin-1").lower()
+    if charset not in _UTF8:
+        raise RefusedError(422, "invalid_form", f"charset={charset}: texts of a form are read as UTF-8 here")
     parser = MultiPartParser(
-        request.headers,
+        # It would take what is no UTF-8 for latin-1, without a word.
+        Headers({"content-type": f"{content_type}; charset=latin-1"}),
         request.stream(),
         max_files=max_rows,
         max_fields=max_rows,
@@ -119,10 +125,12 @@ async def _read_form(request: Request, max_rows: int) -> list[Asked]:
         form = await parser.parse()
     except MultiPartException as exc:
         raise RefusedError(422, "invalid_form", one_line(exc.message)) from exc
-    except (KeyError, ValueError, UnicodeError) as exc:  # a head without boundary, a name that is no text
+    except (KeyError, ValueError) as exc:  # a head without boundary
         raise RefusedError(422, "invalid_form", f"cannot be read as {FORM}: {one_line(exc)}") from exc
     try:
         return await _rows_of_form(form)
+    except UnicodeError as exc:
+        raise RefusedError(422, "invalid_form", f"a text is no UTF-8: {one_line(exc)}") from exc
     finally:
         await form.close()
 
@@ -139,9 +147,11 @@ async def _rows_of_form(form: FormData) -> list[Asked]:
         if not isinstance(part, UploadFile):
             raise RefusedError(422, "invalid_form", "image must be a file: give it a filename")
         images.append(await part.read())
-    texts: Sequence[str | UploadFile | None] = form.getlist("text")
-    if any(isinstance(text, UploadFile) for text in texts):
-        raise RefusedError(422, "invalid_form", "text must be a field, not a file")
+    texts: list[str] = []
+    for field in form.getlist("text"):
+        if isinstance(field, UploadFile):
+            raise RefusedError(422, "invalid_form", "text must be a field, not a file")
+        texts.append(field.encode("latin-1").decode())
     if images and texts and len(images) != len(texts):
         raise RefusedError(
             422,
@@ -154,7 +164,7 @@ async def _rows_of_form(form: FormData) -> list[Asked]:
     return [
         Asked(
             image=images[row] if images else None,
-            text=texts[row] if texts else None,  # type: ignore[arg-type]  # no UploadFile, seen above
+            text=texts[row] if texts else None,
         )
         for row in range(n_rows)
     ]
