@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from spark_embed.service.realtime import requests
 from spark_embed.service.realtime.app import make_app
 from spark_embed.service.realtime.engine import Engine
 from spark_embed.service.realtime.load_settings import load_settings
@@ -17,7 +18,7 @@ from spark_embed.service.realtime.load_settings import load_settings
 from support.image_files import encode, noise_image
 
 IMAGE = encode(noise_image())
-MAX_BODY = 20_000
+MAX_BODY = 200_000
 ANY_BYTES = "application/octet-stream"
 
 texts = st.text(max_size=20)
@@ -188,3 +189,34 @@ FORM = b'--b\r\ncontent-disposition: form-data; name="text"\r\n\r\n%b\r\n--b--\r
 def test_a_text_of_a_form_is_utf8(ask, charset, text, status):
     content_type = f"multipart/form-data; boundary=b; charset={charset}"
     assert ask("/infer", FORM % text, {"content-type": content_type}) == status
+
+
+JSON_TYPE = {"content-type": "application/json"}
+LONG = "a" * 65_537
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "headers"),
+    [
+        ("/infer", json.dumps({"text": LONG}).encode(), JSON_TYPE),
+        ("/infer", FORM % LONG.encode(), {"content-type": "multipart/form-data; boundary=b"}),
+        ("/v1/embeddings", json.dumps({"model": "clip-tiny", "input": LONG}).encode(), JSON_TYPE),
+    ],
+)
+def test_a_text_that_would_hold_its_batch_up_is_refused(ask, path, body, headers):
+    assert ask(path, body, headers) == 422
+    assert ask(path, body.replace(LONG.encode(), LONG[1:].encode()), headers) == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/infer", b"[%b]" % (b"[]," * 1000)),
+        ("/infer", b'{"inputs": [%b 1]}' % (b'{"text":"a"},' * 1000)),
+        ("/v1/embeddings", b'{"model": "m", "input": [%b "a"]}' % (b'"a",' * 1000)),
+    ],
+)
+def test_json_that_takes_long_to_read_is_not_read(ask, monkeypatch, path, body):
+    monkeypatch.setattr(requests, "_MAX_JSON_VALUES", 900)
+    monkeypatch.setattr("orjson.loads", None)
+    assert ask(path, body, JSON_TYPE) == 422
