@@ -18,7 +18,7 @@ from spark_embed.inference.decode import MAX_PIXELS, InProcessDecoder
 from spark_embed.inference.decode.pool import DecodeMemory
 from spark_embed.inference.feed import DEFAULT_BATCH_SIZE
 from spark_embed.inference.row import Item, make_item, predict_items
-from spark_embed.models import Inputs, Model, Recipe, load_model
+from spark_embed.models import Inputs, Recipe, load_model
 from spark_embed.models.directory.model_folder import ModelFolder
 from spark_embed.models.registry import REMOTE
 from spark_embed.schema import vector_columns
@@ -114,11 +114,6 @@ class LiveModel:
         self._decoder = InProcessDecoder(wanted.max_pixels, wanted.allow_truncated, wanted.min_edge)
         self._memory = DecodeMemory(_DECODE_MEMORY_BYTES)
 
-    @property
-    def model(self) -> Model:
-        """The model itself."""
-        return self._model
-
     def prepare(self, image: bytes | Callable[[], bytes] | None, text: str | None) -> Item | Answer:
         """Return what the model makes of an image and a text ahead of the device; runs on decode threads.
 
@@ -184,8 +179,6 @@ class LiveModel:
     def _grey(self) -> Item:
         pixels = np.full((64, 64, 3), 128, dtype=np.uint8)
         columns = {self._text_column: "a grey square"} if self._text_column else {}
-        if self._model.takes.image == "bytes":
-            raise ConfigError(f"{self.name}: takes encoded images, which the service does not warm up")
         return Item(self._model.prepare(Inputs(pixels if self.takes_image else None, None, columns)))
 
 

@@ -119,6 +119,9 @@ class _Server(uvicorn.Server):
                     connection.shutdown()
 
     def _stop(self, number: int, frame: object) -> None:
+        if self._engine.live is None:
+            logger.info("stopped while the model was being loaded")
+            os._exit(0)  # nothing is accepted yet, and a thread that loads cannot be stopped
         self.force_exit = self.should_exit and number == signal.SIGINT  # asked twice by hand
         self.should_exit = self._engine.is_draining = True
 

@@ -1,6 +1,7 @@
 """What is asked and what is answered, by a real service: shapes, codes, headers, metrics, log."""
 
 import base64
+import json
 import re
 
 import httpx
@@ -13,6 +14,7 @@ from spark_embed.inference.decode import decode
 from spark_embed.models import Inputs
 from spark_embed.models.vision.image_embedder import ImageEmbedder
 
+from support.checkout import REPOSITORY
 from support.image_files import encode, png_bomb
 from support.live_service import live_service
 from support.small_models import recipe
@@ -184,6 +186,31 @@ def test_an_openai_client_works_unchanged(service, client, images, expected, tin
             theirs.embeddings.create(input=[urls[0], "data:image/png;base64,AAAA"], model=model)
         with pytest.raises(openai.UnprocessableEntityError, match="dimensions"):
             theirs.embeddings.create(input=urls, model=model, dimensions=12)
+
+
+def test_the_client_of_the_docs_works_as_it_stands(service, images, expected, tmp_path):
+    (code,) = re.findall(
+        r"^```python\n(.*?)^```$", (REPOSITORY / "docs/service.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    client: dict = {"__name__": "client"}
+    exec(code, client)
+    (tmp_path / "photo.jpg").write_bytes(images[0])
+    close_to([client["vector_of"](tmp_path / "photo.jpg", service.url, KEY)], expected[:1])
+    with pytest.raises(RuntimeError, match="401 unauthorized: send the service's key"):
+        client["vector_of"](tmp_path / "photo.jpg", service.url)
+
+
+def test_the_dashboard_asks_for_metrics_that_there_are(client):
+    jpeg(client, b"broken")
+    dashboard = json.loads((REPOSITORY / "deploy/service/dashboard.json").read_text())
+    asked = {
+        name
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+        for name in re.findall(r"inference_\w+", target["expr"])
+    }
+    assert asked
+    assert asked <= {key[0] for key in metrics_of(client)}
 
 
 def test_info_says_which_model_it_is(client, tiny_clip):
