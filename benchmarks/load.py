@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -97,7 +98,7 @@ def percentiles(values: np.ndarray, wanted: Sequence[float]) -> list[float | Non
 
 def attack(
     targets: Path, seconds: float, skip_s: float, *, clients: int | None = None, rate: float | None = None
-) -> dict[str, float | int | None]:
+) -> dict[str, Any]:
     """Load a service and return its figures and the generator's share of all cores.
 
     Args:
@@ -119,8 +120,11 @@ def attack(
         raise subprocess.CalledProcessError(running.returncode, command)
     shown = subprocess.run([VEGETA, "encode", "--to", "csv", raw], capture_output=True, text=True, check=True)
     raw.unlink()
+    answers = Answers.of(shown.stdout.splitlines())
+    n_answered = int((answers.status == 200).sum())  # of the whole attack
     return {
-        **asdict(Figures.of(Answers.of(shown.stdout.splitlines()), skip_s, seconds)),
+        **asdict(Figures.of(answers, skip_s, seconds)),
+        "n_answered": n_answered,
         "generator_share": share,
     }
 

@@ -27,6 +27,8 @@ from typing import Any
 import numpy as np
 import psutil
 
+from spark_embed.models.device import resolve_dtype
+
 from benchmarks.data import CACHE, FEED, make_model
 from benchmarks.load import attack, make_vegeta
 from benchmarks.measure import REPOSITORY, environment
@@ -38,6 +40,7 @@ PHOTOS = CACHE / "photos"
 LOGS = CACHE / "service"
 N_PHOTOS = 128
 BATCH_SIZE = 16
+DTYPE = resolve_dtype("auto", "cpu")  # the job's here; alone, the service would take float32
 MAX_QUEUE_SIZE = 64  # a second of work: with the default, an overload of seconds would refuse nothing
 CLIENTS = (1, 8, 64)
 LOADS = (0.5, 0.8, 1.2)
@@ -93,8 +96,10 @@ def peer(program: str, *arguments: str) -> list[str | Path]:
 
 
 def ours(port: int, model: Path) -> list[str | Path]:
-    options = [*("--model_directory", model), *("--port", str(port)), *("--batch_size", str(BATCH_SIZE))]
-    return [Path(sys.executable).parent / "spark-embed", "serve", *options]
+    return [
+        *(Path(sys.executable).parent / "spark-embed", "serve", "--model_directory", model),
+        *("--port", str(port), "--batch_size", str(BATCH_SIZE), "--dtype", DTYPE),
+    ]
 
 
 OURS = Service(
@@ -166,7 +171,7 @@ def write_targets(service: Service, port: int, photos: list[Path]) -> Path:
 def running(service: Service, port: int, model: Path) -> Iterator[psutil.Process]:
     """Run a service; it ends with this."""
     log = LOGS / f"{service.name}.log"
-    environ = {**environment(), "MODEL_DIRECTORY": str(model), "BATCH_SIZE": str(BATCH_SIZE)}
+    environ = {**quiet_environment(), "MODEL_DIRECTORY": str(model), "BATCH_SIZE": str(BATCH_SIZE)}
     with log.open("w") as file:
         process = subprocess.Popen(
             [str(part) for part in service.command(port, model)],
@@ -207,9 +212,17 @@ def wait_until_ready(service: Service, process: psutil.Process, port: int, photo
     raise SystemExit(f"{service.name} does not answer; see {LOGS / service.name}.log")
 
 
-def memory_bytes(process: psutil.Process) -> int:
-    """Return the memory of a process and all below it; what they share counts once (PSS)."""
-    return sum(int(one.memory_full_info().pss) for one in (process, *process.children(recursive=True)))
+def usage(process: psutil.Process) -> tuple[int, float]:
+    """Return memory and CPU seconds of a process and all below it; what they share counts once (PSS)."""
+    family = [process, *process.children(recursive=True)]
+    cpu = [one.cpu_times() for one in family]
+    n_bytes = sum(int(one.memory_full_info().pss) for one in family)
+    return n_bytes, sum(times.user + times.system for times in cpu)
+
+
+def quiet_environment() -> dict[str, str]:
+    """Return the environment of all: no OpenMP thread spins while it waits, as in the service itself."""
+    return {**environment(), "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def measure_service(service: Service, model: Path, photos: list[Path], seconds: float) -> dict[str, Any]:
@@ -238,9 +251,11 @@ def measure_service(service: Service, model: Path, photos: list[Path], seconds: 
 
 
 def _case(process: psutil.Process, targets: Path, seconds: float, **pace: float) -> dict[str, Any]:
-    before = memory_bytes(process)
+    bytes_before, cpu_before_s = usage(process)
     figures = attack(targets, seconds + SKIP_S, SKIP_S, **pace)  # type: ignore[arg-type]
-    return {**figures, "memory_bytes": [before, memory_bytes(process)]}
+    bytes_after, cpu_after_s = usage(process)
+    cpu_s = (cpu_after_s - cpu_before_s) / max(1, figures.pop("n_answered"))
+    return {**figures, "cpu_s": cpu_s, "memory_bytes": [bytes_before, bytes_after]}
 
 
 def _ms(seconds: float | None) -> str:
@@ -252,7 +267,7 @@ def measure_bare(model: Path, seconds: float) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.service_model", model, PHOTOS, BATCH_SIZE, round(seconds)]
     shown = subprocess.run(
         [str(part) for part in command],
-        env=environment(),
+        env=quiet_environment(),
         cwd=REPOSITORY,
         capture_output=True,
         text=True,

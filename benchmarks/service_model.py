@@ -84,8 +84,11 @@ def main() -> None:
             ("serial", serial_step(model, photos, batch_size)),
             ("ahead", ahead_step(model, photos, batch_size, threads)),
         ):
+            cpu_before_s = time.process_time()
             spent = measure(step, seconds)
-            found[name] = batch_size * len(spent) / sum(spent)
+            n_images = batch_size * len(spent)
+            found[name] = n_images / sum(spent)
+            found[f"{name}_cpu_s"] = (time.process_time() - cpu_before_s) / n_images
     found["forward_s"] = float(np.median(measure(lambda: model.predict(prepared), seconds / 2)))
     found["call_s"] = float(np.median(measure(serial_step(model, photos, 1), seconds / 2)))
     print(json.dumps(found))

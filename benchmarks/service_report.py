@@ -123,6 +123,7 @@ def _promises(result: Result) -> str:
 Column = tuple[str, Callable[[Round, Round], float | None], int]
 """Its head, its value of (round, case), digits after the point."""
 
+_CPU: Column = ("CPU ms an image", lambda _, case: 1000 * case["cpu_s"], 1)
 _FAILED: Column = ("failed", lambda _, case: case["n_failed"], 0)
 _GENERATOR: Column = ("generator's CPU %", lambda _, case: 100 * case["generator_share"], 1)
 _LATENCIES: tuple[Column, ...] = (
@@ -132,6 +133,7 @@ _LATENCIES: tuple[Column, ...] = (
 _CLOSED: tuple[Column, ...] = (
     ("images/s", lambda _, case: case["answered_per_s"], 1),
     ("of the bare loop", lambda one, case: case["answered_per_s"] / bare_rate(one), 2),
+    _CPU,
     *_LATENCIES,
     ("refused", lambda _, case: case["n_refused"], 0),
     _FAILED,
@@ -156,8 +158,10 @@ def _closed(result: Result) -> str:
     best = statistics.median(map(bare_rate, result["rounds"]))
     lines = ["**Closed loop**, each client asks again once it is answered:\n", _case_head("clients", _CLOSED)]
     for name, words in (("ahead", "bare loop, decoding ahead"), ("serial", "bare loop, one after the other")):
-        lines.append(table_row([words, "", f"{medians[name]:.1f}", f"{medians[name] / best:.2f}", *[""] * 5]))
-    lines.append(table_row(["bare call", "", "", "", f"{1000 * medians['call_s']:.1f}", *[""] * 4]))
+        cpu_ms = 1000 * medians[f"{name}_cpu_s"]
+        shown = [f"{medians[name]:.1f}", f"{medians[name] / best:.2f}", f"{cpu_ms:.1f}"]
+        lines.append(table_row([words, "", *shown, *[""] * 5]))
+    lines.append(table_row(["bare call", *[""] * 4, f"{1000 * medians['call_s']:.1f}", *[""] * 4]))
     return "\n".join([*lines, *_case_rows(result, "clients", _CLOSED)])
 
 

@@ -196,10 +196,18 @@ def test_load_is_summed_up_in_its_window():
 
 def test_a_comparison_of_services_says_which_promise_is_missed():
     case = {"answered_per_s": 60.0, "p50_s": 0.02, "p99_s": 0.5, "refused_p99_s": 0.03, "n_refused": 9}
-    case |= {"memory_bytes": [100, 101], "offered_per_s": 60.0, "n_failed": 0, "generator_share": 0.01}
+    case |= {
+        "memory_bytes": [100, 101],
+        "offered_per_s": 60.0,
+        "n_failed": 0,
+        "generator_share": 0.01,
+        "cpu_s": 0.03,
+    }
     cases = {"1 clients": case, "64 clients": case, "80% load": case, "120% load": case}
     slower = {name: {**case, "answered_per_s": 50.0} for name in cases}
-    one = {"bare": {"serial": 60.0, "ahead": 64.0, "forward_s": 0.2, "call_s": 0.018}, "load_before": 0.1}
+    bare = {"serial": 60.0, "ahead": 64.0, "forward_s": 0.2, "call_s": 0.018}
+    bare |= {"serial_cpu_s": 0.03, "ahead_cpu_s": 0.03}
+    one = {"load_before": 0.1, "bare": bare}
     one["services"] = {"spark_embed": cases, "peer": slower}
     result = {"rounds": [one], "peers": ["peer==1"], "batch_size": 16, "seconds": 1}
     result["machine"] = describe_machine()
@@ -208,4 +216,4 @@ def test_a_comparison_of_services_says_which_promise_is_missed():
     assert [words for words, (_, kept) in kept.items() if not kept] == [
         "refusals at 120 % load, p99 in ms: at most"
     ]
-    assert "| peer | 64 | 50.0 | 0.78 | 20.0 | 500.0 | 9 | 0 | 1.0 |" in service_markdown(result)
+    assert "| peer | 64 | 50.0 | 0.78 | 30.0 | 20.0 | 500.0 | 9 | 0 | 1.0 |" in service_markdown(result)
