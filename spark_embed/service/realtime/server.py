@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -89,12 +90,14 @@ def serve(settings: Settings, api_key: str | None) -> None:
 class _Server(uvicorn.Server):
     """uvicorn's, which ends a signal's process with code 0, and says that it is not ready meanwhile.
 
-    It looks at its connections every second, for such as do not go on.
+    It looks at its connections every second, for such as do not go on; and for its parent, if it is one of
+    several processes.
     """
 
     def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
         super().__init__(config)
         self._engine = engine
+        self._parent = os.getppid() if PROCESS in os.environ else None
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -114,6 +117,8 @@ class _Server(uvicorn.Server):
             await asyncio.sleep(_LOOK_EVERY_S)
             connections = list(self.server_state.connections)
             end_late(connections)
+            if self._parent not in (None, os.getppid()):  # it was killed, and nobody else ends this one
+                self.should_exit = self._engine.is_draining = True
             if self.should_exit:  # such as were being accepted when uvicorn told all others
                 for connection in connections:
                     connection.shutdown()
@@ -148,22 +153,31 @@ def _serve_processes(settings: Settings) -> None:
     """
     if settings.service.port == 0:
         raise ConfigError("--port 0: several processes share a port, so it must be named")
+    _listen(settings, is_shared=False).close()  # else two services would share it without a word
     processes: list[subprocess.Popen[bytes]] = []
+    asked: list[int] = []
 
-    def stop(number: int = signal.SIGTERM, frame: object = None) -> None:
+    def stop(number: int, frame: object = None) -> None:
+        # Those of a terminal have its SIGINT already, and a second means at once.
+        tell(number if asked else signal.SIGTERM)
+        asked.append(number)
+
+    def tell(number: int) -> None:
         for process in processes:
             if process.poll() is None:
                 process.send_signal(number)
 
+    for handled in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(handled, stop)
     with tempfile.TemporaryDirectory(prefix="spark_embed-metrics-") as folder:
         for number in range(settings.n_processes):
             environ = {**os.environ, PROCESS: str(number), PROCESSES_FOLDER: folder}
             command = [sys.executable, "-m", "spark_embed", *sys.argv[1:]]
             processes.append(subprocess.Popen(command, env=environ))
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, stop)
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
-        stop()
+        while not asked and all(process.poll() is None for process in processes):
+            time.sleep(_LOOK_EVERY_S)
+        tell(signal.SIGTERM)  # also one that began when the signal was there
         codes = [process.wait() for process in processes]
-    if failed := [code for code in codes if code]:
+    accepted = {0, -signal.SIGTERM} if asked else {0}  # by the signal itself, before it could be handled
+    if failed := [code for code in codes if code not in accepted]:
         raise SparkEmbedError(f"one of {settings.n_processes} processes ended with code {failed[0]}")
