@@ -15,7 +15,7 @@ TWO_AT_A_TIME := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYSPARK_PYTHON := $(CURDIR)/$(BIN)/python
 
-.PHONY: help run-local test test-fast test-crash test-cluster test-matrix wheel env-archive s3-server lint format types lines tables bench bench-peers bench-service clean
+.PHONY: help run-local test test-fast test-crash test-soak test-cluster test-matrix wheel env-archive s3-server lint format types lines tables bench bench-peers bench-service clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -28,10 +28,13 @@ test: $(READY) lint types s3-server  ## everything that CI runs
 	$(BIN)/python -m pytest $(TWO_AT_A_TIME)
 
 test-fast: $(READY)  ## without whole runs and processes of their own: for the edit loop
-	$(BIN)/python -m pytest $(TWO_AT_A_TIME) -m "not slow and not crash"
+	$(BIN)/python -m pytest $(TWO_AT_A_TIME) -m "not slow and not crash and not soak"
 
 test-crash: $(READY) s3-server  ## series of kills, full disks and dying stores, which make test skips
 	$(BIN)/python -m pytest -m crash --crash
+
+test-soak: $(READY)  ## 60,000 requests of good, broken, slow and vanishing clients to one service, and its memory meanwhile
+	$(BIN)/python -m pytest -m soak --soak
 
 test-cluster: $(READY)  ## clusters whose nodes leave, whose driver or master dies, with several GPUs: make test has a part of it
 	$(BIN)/python -m pytest --crash tests/system/test_gpus.py tests/system/test_standalone.py tests/system/test_standalone_kills.py

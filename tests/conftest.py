@@ -44,6 +44,7 @@ settings.load_profile("without_deadline")
 
 def pytest_addoption(parser):
     parser.addoption("--crash", action="store_true", help="run what is marked `crash` (make test-crash)")
+    parser.addoption("--soak", action="store_true", help="run what is marked `soak` (make test-soak)")
 
 
 # Fixtures that tests of whole runs use.
@@ -56,8 +57,9 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if not WHOLE_RUNS.isdisjoint(item.fixturenames):
             item.add_marker(pytest.mark.slow)
-        if item.get_closest_marker("crash") and not config.getoption("crash"):
-            item.add_marker(pytest.mark.skip(reason="takes many minutes: make test-crash"))
+        long = next((name for name in ("crash", "soak") if item.get_closest_marker(name)), None)
+        if long and not config.getoption(long):
+            item.add_marker(pytest.mark.skip(reason=f"takes many minutes: make test-{long}"))
         elif item.get_closest_marker("slow"):
             n_slow[item.path] += 1
     # The longest files first: in the end no process waits long for another (--no-loadscope-reorder).

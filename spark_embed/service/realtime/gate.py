@@ -112,20 +112,15 @@ class Gate:
                 self._check_length(scope)
             async with asyncio.timeout(self._server.request_timeout_s):
                 await self._app(scope, self._counted(receive, passing), send)
-        except asyncio.CancelledError:  # the service ends, and has waited long enough
-            if passing.status is not None:
-                raise
-            refusal = RefusedError(503, "shutting_down", "the service ended before this was answered", 1.0)
-            await _send_refusal(send, refusal, passing.request_id)
-        except Exception as exc:
+        except (Exception, asyncio.CancelledError) as exc:
+            if passing.status is not None or not (self._engine.is_draining or isinstance(exc, Exception)):
+                raise  # half an answer is out, or nobody waits for one
             refusal = self._explain(exc, passing)
-            if passing.status is not None:
-                raise  # half an answer is out
             await _send_refusal(send, refusal, passing.request_id)
             if self._engine.metrics and is_asking:
                 self._engine.metrics.count_errors({refusal.code: 1})
 
-    def _explain(self, exc: Exception, passing: Passing) -> RefusedError:
+    def _explain(self, exc: BaseException, passing: Passing) -> RefusedError:
         """Return what to say of an error; of one that nobody meant, the log says all."""
         if isinstance(exc, RefusedError):
             return exc
@@ -140,6 +135,8 @@ class Gate:
         if isinstance(exc, TimeoutError):
             limit_s = self._server.request_timeout_s
             return RefusedError(504, "timeout", f"not answered within request_timeout_s, {limit_s:g} s")
+        if isinstance(exc, asyncio.CancelledError):
+            return RefusedError(503, "shutting_down", "the service ended before this was answered", 1.0)
         if isinstance(exc, ClientDisconnect):
             return RefusedError(CLIENT_GONE, "client_gone", "the client has gone")
         logger.error("a bug: %s", one_line(exc), exc_info=exc, extra={"request_id": passing.request_id})

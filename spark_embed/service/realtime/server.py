@@ -105,12 +105,14 @@ def _answer(settings: Settings, api_key: str | None, listening: socket.socket) -
 class _Server(uvicorn.Server):
     """uvicorn's, which ends a signal's process with code 0, and says that it is not ready meanwhile.
 
-    It looks at its connections every second, for such as do not go on.
+    It looks at its connections every second, for such as do not go on; and for its parent, if it is one of
+    several processes.
     """
 
     def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
         super().__init__(config)
         self._engine = engine
+        self._parent = os.getppid() if PROCESS in os.environ else None
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -130,6 +132,8 @@ class _Server(uvicorn.Server):
             await asyncio.sleep(_LOOK_EVERY_S)
             connections = list(self.server_state.connections)
             end_late(connections)
+            if self._parent not in (None, os.getppid()):  # it was killed, and nobody else ends this one
+                self.should_exit = self._engine.is_draining = True
             if self.should_exit:  # such as were being accepted when uvicorn told all others
                 for connection in connections:
                     connection.shutdown()
@@ -165,17 +169,22 @@ def _serve_processes(settings: Settings) -> None:
         )
     listening = _listen(settings)
     processes: list[subprocess.Popen[bytes]] = []
+    asked: list[int] = []
 
-    def stop(number: int = signal.SIGTERM, frame: object = None) -> None:
+    def stop(number: int, frame: object = None) -> None:
+        asked.append(number)
+        tell(number)
+
+    def tell(number: int) -> None:
         for process in processes:
             if process.poll() is None:
                 process.send_signal(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+    for handled in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(handled, stop)
     with tempfile.TemporaryDirectory(prefix="spark_embed-metrics-") as folder:
-        for process_number in range(settings.n_processes):
-            place = f"{process_number} {listening.fileno()}"
+        for number in range(settings.n_processes):
+            place = f"{number} {listening.fileno()}"
             processes.append(
                 subprocess.Popen(
                     [sys.executable, "-m", "spark_embed", *sys.argv[1:]],
@@ -185,9 +194,10 @@ def _serve_processes(settings: Settings) -> None:
                 )
             )
         listening.close()
-        while all(process.poll() is None for process in processes):
+        while not asked and all(process.poll() is None for process in processes):
             time.sleep(_LOOK_EVERY_S)
-        stop()
+        tell(signal.SIGTERM)  # also one that began when the signal was there
         codes = [process.wait() for process in processes]
-    if failed := [code for code in codes if code]:
+    accepted = {0, -signal.SIGTERM} if asked else {0}  # by the signal itself, before it could be handled
+    if failed := [code for code in codes if code not in accepted]:
         raise SparkEmbedError(f"one of {settings.n_processes} processes ended with code {failed[0]}")

@@ -9,9 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 import uvicorn
+import uvloop
 
 from spark_embed.service.realtime import connections, server
 from spark_embed.service.realtime.connections import Connection
+from spark_embed.service.realtime.gate import Gate
+from spark_embed.service.realtime.settings import Settings
 
 from support.waiting import PATIENCE_S
 
@@ -31,13 +34,20 @@ def soon(monkeypatch):
 class Serving:
     """The server of the service, with an application that says how long the body was."""
 
-    def __init__(self) -> None:
+    def __init__(self, app=None, **options) -> None:
         self.seen: list[dict] = []
         self.large = b""
         config = uvicorn.Config(
-            self.answer, http=Connection, ws="none", lifespan="off", interface="asgi3", log_config=None
+            app or self.answer,
+            http=Connection,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            **options,
         )
-        self.server = server._Server(config, SimpleNamespace(is_draining=False))
+        self.engine = SimpleNamespace(is_draining=False)
+        self.server = server._Server(config, self.engine)
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.port = self.socket.getsockname()[1]
 
@@ -66,24 +76,36 @@ class Serving:
         return len(self.server.server_state.connections)
 
 
-def serving(test):
-    """Run a test's coroutine with a server in the same event loop."""
+@asynccontextmanager
+async def serve(*args, **options):
+    serving = Serving(*args, **options)
+    running = asyncio.create_task(serving.server.serve([serving.socket]))
+    while not serving.server.started:
+        await asyncio.sleep(0)
+    yield serving
+    serving.server.should_exit = True
+    await asyncio.wait_for(running, PATIENCE_S)
 
+
+def on_uvloop(test):
+    """Run a test's coroutine in the event loop of the service."""
+
+    def run_on_uvloop():
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(asyncio.wait_for(test(), PATIENCE_S))
+
+    return run_on_uvloop
+
+
+def serving(test):
+    """Run it with a server in the same loop."""
+
+    @on_uvloop
     async def run():
         async with serve() as serving:
-            await asyncio.wait_for(test(serving), PATIENCE_S)
+            await test(serving)
 
-    @asynccontextmanager
-    async def serve():
-        serving = Serving()
-        running = asyncio.create_task(serving.server.serve([serving.socket]))
-        while not serving.server.started:
-            await asyncio.sleep(0)
-        yield serving
-        serving.server.should_exit = True
-        await asyncio.wait_for(running, PATIENCE_S)
-
-    return lambda: asyncio.run(run())
+    return run
 
 
 def refusal(answer: bytes) -> tuple[int, str]:
@@ -230,3 +252,16 @@ def test_as_many_connections_as_the_process_may_have_files(monkeypatch, soft, ha
     monkeypatch.setattr(resource, "setrlimit", lambda what, limits: said.append(limits))
     assert connections.raise_limit_of_connections() == n_connections
     assert said == ([(raised, hard)] if raised else [])
+
+
+@on_uvloop
+async def test_who_is_not_answered_while_there_is_time_to_drain_is_told_so():
+    async def hang(scope, receive, send):
+        await asyncio.Event().wait()
+
+    engine = SimpleNamespace(settings=Settings(), metrics=None, is_draining=True)
+    async with serve(Gate(hang, engine), timeout_graceful_shutdown=0) as serving:
+        reader, _ = await serving.ask(b"GET /slow HTTP/1.1\r\nhost: here\r\n\r\n")
+        while not serving.server.server_state.tasks:
+            await asyncio.sleep(0)
+    assert refusal(await reader.read()) == (503, "shutting_down")

@@ -1,6 +1,7 @@
 """A crowd of clients, good and bad, at one process: each request is answered once, with its own vector."""
 
 import asyncio
+import time
 from collections import Counter
 
 import numpy as np
@@ -21,6 +22,7 @@ from support.waiting import wait_until
 
 MAX_BODY = 1 << 20
 N_IMAGES = 40
+MAY_GROW_BYTES = 20_000_000  # 400 bytes for each of 50,000 requests
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +136,27 @@ def test_of_500_requests_each_is_answered_once_with_its_own_vector(service, imag
     # A broken image is no news of the service's; only libtiff, a C library, writes to stderr.
     assert {line.get("level") for line in service.log} <= {"INFO", None}
     assert "Traceback" not in str(service.log)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_10000_requests_of_all_kinds_then_memory_is_flat_over_50000(tiny_clip, images, vectors, capsys):
+    environ = {"INFERENCE_SERVER__MAX_BODY_BYTES": str(MAX_BODY)}
+    with live_service("--model_directory", tiny_clip, environ=environ) as service, service.client() as client:
+        crowd = Crowd(service.url, images, vectors, MAX_BODY)
+        memory = []
+        for n_requests in [10_000] + [5_000] * 10:
+            started = time.perf_counter()
+            asyncio.run(crowd.ask(n_requests, 32))
+            memory.append(service.memory_bytes())
+            with capsys.disabled():
+                pace = n_requests / (time.perf_counter() - started)
+                print(f"\n{n_requests} more requests, {pace:.0f}/s: {memory[-1] / 1e6:.1f} MB", end="")  # noqa: T201
+        n_counted = 60_000 - len(crowd.ids["gone_in_head"])
+        wait_until(lambda: sum(statuses(metrics_of(client)).values()) >= n_counted, "all are counted")
+        check_counts(crowd, metrics_of(client))
+        with capsys.disabled():
+            print(f"\ncosine >= {crowd.closest:.9f}, at most {crowd.furthest:.1e} apart; {dict(crowd.codes)}")  # noqa: T201
+        assert service.end() == 0
+    assert "Traceback" not in str(service.log)
+    assert memory[-1] - memory[0] < MAY_GROW_BYTES
