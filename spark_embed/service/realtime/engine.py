@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 _DECODE_MEMORY_BYTES = 512 << 20
 _N_DOWNLOADS = 16
 
+Given = tuple[bytes | RowError | None, str | None]
+"""What a decode thread is given: an encoded image, or why there is none, and a text."""
+
 
 class NotReadyError(Exception):
     """There is no model to answer, or it is not trusted right now."""
@@ -47,14 +50,6 @@ class Engine:
         self.metrics: Metrics | None = None
         self.is_draining = False
         self._batcher: Batcher[Asked, Answer] | None = None
-        self._decoding: Preparing[tuple[bytes | RowError | None, str | None], Ready | Answer] | None = None
-        server = settings.server
-        self._downloading = Preparing[str, bytes | RowError](
-            lambda job: download(job.given, server.max_body_bytes, server.request_timeout_s / 2),
-            lambda url, error: error,
-            _N_DOWNLOADS,
-            server.request_timeout_s,
-        )
 
     async def run(self) -> None:
         """Load the model and answer, until cancelled.
@@ -67,8 +62,25 @@ class Engine:
         self.metrics = metrics = Metrics(live.name)
         metrics.load_s.set(live.load_s)
         metrics.warmup_s.set(warmup_s)
-        limits = self._limits(live)
-        self._batcher = Batcher(self._prepare, live.predict, lambda: live.try_grey(1), limits, metrics)
+        limits, server, memory = self._limits(live), self.settings.server, DecodeMemory(_DECODE_MEMORY_BYTES)
+        decoding: Preparing[Given, Ready | Answer] = Preparing(
+            lambda job: live.prepare(*job.given, partial(job.decoding, memory)),
+            lambda given, error: live.failed(error),
+            self._n_threads(),
+            live.decode_timeout_s,
+        )
+        downloading: Preparing[str, bytes | RowError] = Preparing(
+            lambda job: download(job.given, server.max_body_bytes, server.request_timeout_s / 2),
+            lambda url, error: error,
+            _N_DOWNLOADS if server.allow_urls else 0,
+            server.request_timeout_s,
+        )
+
+        async def prepare(row: Asked) -> Ready | Answer:
+            image = row.image if row.url is None else await downloading.prepare(row.url)
+            return await decoding.prepare((image, row.text))
+
+        self._batcher = Batcher(prepare, live.predict, lambda: live.try_grey(1), limits, metrics)
         logger.info(
             "ready: %s on %s, batches of up to %d",
             live.name,
@@ -76,14 +88,7 @@ class Engine:
             limits.batch_size,
             extra={"timings": {"load_s": round(live.load_s, 3), "warmup_s": round(warmup_s, 3)}},
         )
-        memory = DecodeMemory(_DECODE_MEMORY_BYTES)
-        self._decoding = Preparing(
-            lambda job: live.prepare(*job.given, partial(job.decoding, memory)),
-            lambda given, error: live.failed(error),
-            self._n_threads(),
-            live.decode_timeout_s,
-        )
-        tasks = {asyncio.create_task(self._batcher.run()), asyncio.create_task(self._decoding.watch())}
+        tasks = {asyncio.create_task(self._batcher.run()), asyncio.create_task(decoding.watch())}
         try:
             ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             ended.pop().result()
@@ -93,6 +98,7 @@ class Engine:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
+            await asyncio.gather(decoding.close(), downloading.close())
 
     @property
     def why_not_ready(self) -> str | None:
@@ -189,14 +195,6 @@ class Engine:
         if self._batcher is None or self._batcher.failure:
             raise NotReadyError(self.why_not_ready)
         return self._batcher
-
-    async def _prepare(self, row: Asked) -> Ready | Answer:
-        """Return what the device takes of a row, or its answer where that is an error already."""
-        assert self._decoding is not None  # there is a batcher  # noqa: S101
-        image: bytes | RowError | None = row.image
-        if row.url is not None:
-            image = await self._downloading.prepare(row.url)
-        return await self._decoding.prepare((image, row.text))
 
     def _n_threads(self) -> int:
         n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

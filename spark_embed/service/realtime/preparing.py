@@ -53,6 +53,10 @@ class Preparing(Generic[Given, Made]):
         except SystemExit as exc:  # of a model's code; it would end the event loop
             raise RuntimeError(f"SystemExit: {exc}") from exc
 
+    async def close(self) -> None:
+        """End the threads, and wait a moment for those that are not stuck."""
+        await asyncio.to_thread(self._pool.close)
+
     async def watch(self) -> None:
         """Give up what takes too long, until cancelled.
 
