@@ -48,7 +48,7 @@ def test_three_executors_share_the_work_and_load_a_model_each(cluster, submit, o
 
 def test_an_executor_that_is_killed_costs_the_tasks_it_was_at(cluster, submit, out, uninterrupted):
     """The whole environment comes with --archives, to nodes that have none."""
-    run = submit(cluster, "--archives", out.root, row_s=0.03, wave_rows=150)
+    run = submit(cluster, "--archives", out.root, {"spark.cores.max": "2"}, row_s=0.02, wave_rows=150)
     run.await_(lambda: len(run.images()) >= 50, "50 images")
     kill_executor(run)
     assert run.wait() == 0, run.said
