@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from spark_embed.cli.logs import start_logging
 from spark_embed.cli.main import first_cause, main
 
 from support.commands import BIN, run_command
@@ -34,9 +35,8 @@ def test_a_shard_that_cannot_be_read_is_a_warning_or_an_exit_code(spark, shards,
     assert re.search(r"\nPENDING shard 00001\.parquet: .*cannot be read as parquet", warned.out)
     assert main(argv) == 8
     failed = capsys.readouterr()
-    assert "1 shards cannot be read; all others are done and published; the first, 000" in last_line(
-        failed.err
-    )
+    said = "1 shards cannot be read; all others are done and published; the first, 000"
+    assert said in last_line(failed.err)
     assert "18 rows: 16 embedded, 2 errors" in failed.out
 
 
@@ -52,22 +52,21 @@ def test_a_failed_spark_job_is_told_by_its_cause():
     assert first_cause(RuntimeError("\n".join(of_connect))) == of_connect[0]
 
 
-@pytest.mark.slow
-def test_prod_logs_json_lines_and_a_failed_job_has_its_exit_code(shards, tmp_path):
-    done = run_command(
-        BIN / "spark-embed", "--input_dir", shards, "--output_dir", tmp_path / "out", "--env", "prod",
-        "--require_gpu", "true", "--num_workers", 1,
-    )  # fmt: skip
-    assert done.returncode == 3
-    line = json.loads(last_line(done.stderr))
+@pytest.mark.usefixtures("command_here")
+def test_prod_logs_json_lines_and_a_failed_job_has_its_exit_code(spark, shards, tmp_path, capsys):
+    paths = ["--input_dir", str(shards), "--output_dir", str(tmp_path / "out")]
+    assert main([*paths, "--env", "prod", "--require_gpu", "true"]) == 3
+    done = capsys.readouterr()
+    start_logging("dev")
+    line = json.loads(last_line(done.err))
     assert line["level"] == "ERROR"
     assert set(line) == {"timestamp", "level", "logger", "message", "fields"}
-    entries = map(json.loads, json_lines(done.stderr))
+    entries = map(json.loads, json_lines(done.err))
     found = next(entry for entry in entries if "found 3 parquet shards" in entry["message"])
     assert found["fields"]["n_rows"] == 27
     assert "--require_gpu true: " in line["message"]
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
+    assert "Traceback" not in done.err
+    assert done.out == ""
     assert not (tmp_path / "out").exists()
 
 

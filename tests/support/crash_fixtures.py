@@ -49,15 +49,16 @@ def start(stamped, tiny_clip, tmp_path):
 
 @pytest.fixture
 def go_on_here(spark, command_here, embedded_rows, stamped):
-    """Give the same command to this process, which has a session: it ends well, and does nothing again."""
+    """Give the command of `start` to this process, which has a session; it does nothing again."""
 
-    def go_on_here(out: Folder) -> None:
-        """Give it the output folder."""
+    def go_on_here(out: Folder) -> str:
+        """Give it the output folder; returns what it says to stderr."""
         n_complete = len(out.complete())
         embedded_rows.clear()
         options = (f"--{name}={value}" for name, value in OPTIONS.items())
         code, said = command_here("--input_dir", stamped, "--output_dir", out.root, *options)
         assert code == 0, said
         assert sum(embedded_rows) == N_SHARDS * N_ROWS - n_complete
+        return said
 
     return go_on_here
