@@ -22,6 +22,7 @@ def last_line(said: str) -> str:
     return said.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("command_here")  # it puts the handlers of signals back
 def test_a_shard_that_cannot_be_read_is_a_warning_or_an_exit_code(spark, shards, tiny_clip, tmp_path, capsys):
     shutil.copytree(shards, tmp_path / "in")
@@ -52,6 +53,7 @@ def test_a_failed_spark_job_is_told_by_its_cause():
     assert first_cause(RuntimeError("\n".join(of_connect))) == of_connect[0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("command_here")
 def test_prod_logs_json_lines_and_a_failed_job_has_its_exit_code(spark, shards, tmp_path, capsys):
     paths = ["--input_dir", str(shards), "--output_dir", str(tmp_path / "out")]
