@@ -208,7 +208,10 @@ def embed(spark, tiny_clip, tmp_path):
 
 @pytest.fixture
 def command_here(capsys, tiny_clip):
-    """Give the command to this process; returns its exit code and what it says to stderr."""
+    """Give the command to this process; returns its exit code and what it says to stderr.
+
+    What it writes to stdout is `printed`.
+    """
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def command_here(*argv) -> tuple[int, str]:
@@ -216,7 +219,9 @@ def command_here(capsys, tiny_clip):
         from spark_embed.cli.main import main
 
         code = main([*map(str, argv), "--model_directory", str(tiny_clip)])
-        return code, capsys.readouterr().err.strip()
+        said = capsys.readouterr()
+        command_here.printed = said.out
+        return code, said.err.strip()
 
     yield command_here
     for number, handler in before.items():
