@@ -38,6 +38,9 @@ from spark_embed.errors import EXIT_CODES, ConfigError, one_line
 ENVIRONMENT_PREFIX = "SPARK_EMBED_"
 MAX_YAML_BYTES = 1_000_000
 
+_SPELLINGS = {"input": "input_dir", "output": "output_dir", "model": "model_directory"}
+"""Of flags, as scripts of other programs have them."""
+
 
 def load_config(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
     """Merge flags, environment and YAML files into a `Config`.
@@ -142,13 +145,25 @@ def _read_flags(argv: Sequence[str]) -> dict[str, Any]:
         groups[group_of(field)].add_argument(
             f"--{name}", metavar=metavar, help=text.replace("%", "%%"), **switch
         )
-    known, unknown = parser.parse_known_args(argv)
+    known, unknown = parser.parse_known_args(map(plain_flag, argv))
     for word in unknown:
         if word.startswith("-"):
             flag = word.split("=")[0]
             raise ConfigError(f"unknown flag {flag}{_nearest(flag.lstrip('-').replace('-', '_'), '--')}")
         raise ConfigError(f"{word!r} does not belong to a flag; every option is written --name value")
     return vars(known)
+
+
+def plain_flag(word: str) -> str:
+    """Return a word of a command line with the flag in it by its own name: --batch-size is --batch_size.
+
+    What names no flag stays as it is.
+    """
+    flag, equals, value = word.partition("=")
+    name = flag.removeprefix("--").replace("-", "_")
+    name = _SPELLINGS.get(name, name)
+    is_ours = flag.startswith("--") and name in Config.model_fields
+    return f"--{name}{equals}{value}" if is_ours else word
 
 
 def _versions() -> str:

@@ -103,7 +103,7 @@ def check_folders(config: Config) -> None:
     """
     for name, uri in (("--input_dir", config.input_dir), ("--output_dir", config.output_dir)):
         folder_path(uri, name)
-    if not is_s3(config.input_dir):
+    if not is_s3(config.input_dir) and config.task != "predict":  # a table may be a file
         existing_folder(config.input_dir, "--input_dir")
     if not is_s3(config.output_dir):
         check_output(config)

@@ -92,10 +92,14 @@ def _with_errors(batch: pa.RecordBatch, given: Results) -> pa.RecordBatch:
 
 
 def _replaced(batch: pa.RecordBatch, columns: dict[str, pa.Array]) -> pa.RecordBatch:
-    own = {
-        name: column for name, column in zip(batch.schema.names, batch.columns, strict=True) if name != RESULT
-    }
-    # Whether a column can be null is not the same in every wave.
-    fields = [batch.schema.field(name).with_nullable(True) for name in own]
-    fields += [pa.field(name, column.type) for name, column in columns.items()]
-    return pa.RecordBatch.from_arrays([*own.values(), *columns.values()], schema=pa.schema(fields))
+    """Return rows with these columns where their result stood."""
+    arrays: list[pa.Array] = []
+    fields: list[pa.Field] = []
+    for field_, array in zip(batch.schema, batch.columns, strict=True):
+        if field_.name == RESULT:
+            arrays += columns.values()
+            fields += [pa.field(name, column.type) for name, column in columns.items()]
+        else:  # whether a column can be null is not the same in every wave
+            arrays.append(array)
+            fields.append(field_.with_nullable(True))
+    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))

@@ -113,8 +113,10 @@ def read_error_examples(
     try:
         for file in files:
             with pq.ParquetFile(parquet_input(output.data_path(ERRORS_NAME, file.name))) as opened:
-                for batch in opened.iter_batches(columns=[IMAGE_ID, ERROR, ERROR_DETAIL]):
-                    _add_examples(found, batch)
+                names = opened.schema_arrow.names
+                id_column = IMAGE_ID if IMAGE_ID in names else names[0]  # a table's
+                for batch in opened.iter_batches(columns=[id_column, ERROR, ERROR_DETAIL]):
+                    _add_examples(found, batch.rename_columns([IMAGE_ID, ERROR, ERROR_DETAIL]))
                     if all(len(examples) == _N_EXAMPLES for examples in found.values()):
                         return found
     except (OSError, pa.ArrowException) as exc:
@@ -127,4 +129,4 @@ def _add_examples(found: dict[str, list[ErrorExample]], batch: pa.RecordBatch) -
     for code, examples in found.items():
         if wanted := _N_EXAMPLES - len(examples):
             rows = batch.filter(pc.equal(codes, code)).slice(0, wanted)
-            examples += (ErrorExample(**row) for row in rows.select([IMAGE_ID, ERROR_DETAIL]).to_pylist())
+            examples += (ErrorExample(str(row[IMAGE_ID]), row[ERROR_DETAIL]) for row in rows.to_pylist())
