@@ -16,6 +16,7 @@ from spark_embed.cli.commands import COMMANDS
 from spark_embed.cli.estimate import EstimateOptions, as_sample, read_estimate_flags
 from spark_embed.cli.interruption import Interruption
 from spark_embed.cli.logs import start_logging
+from spark_embed.cli.tables import run_drift, run_validate
 from spark_embed.config import Config
 from spark_embed.errors import ConfigError, SparkEmbedError
 from spark_embed.load_config import load_config
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Not in cli/commands.py, which imports no model: those who only look at an output folder need none.
-_COMMANDS = {**COMMANDS, "check-model": run_check_model}
+_COMMANDS = {**COMMANDS, "check-model": run_check_model, "drift": run_drift, "validate": run_validate}
 
 _JAVA_TRACE = "JVM stacktrace:"
 
