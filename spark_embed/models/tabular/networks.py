@@ -131,7 +131,7 @@ def _load_onnx(path: str, signature: Signature, where: str) -> Network:
     options.intra_op_num_threads = 1
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as exc:
+    except Exception as exc:  # noqa: BLE001  onnxruntime's own classes have no base but this one
         raise ModelError(f"{where} cannot be loaded as onnx: {one_line(exc)}") from exc
     inputs, outputs = session.get_inputs(), [one.name for one in session.get_outputs()]
     wanted = {"tensor(float)": np.float32, "tensor(double)": np.float64}.get(inputs[0].type)
