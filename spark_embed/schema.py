@@ -82,6 +82,12 @@ LABEL_FIELDS = (
 """What a classifier gives; the best label by itself, too. `label_id` is null where nobody says it."""
 
 
+PREDICTION_SCORE = "prediction_score"
+PREDICTION_CLASS = "prediction_class"
+SCORES = "scores"
+TIMESTAMP = "timestamp"
+# Of tables: the score of the best of several classes, or of the second of two.
+
 EMBEDDINGS_NAME = "embeddings.parquet"
 PREDICTIONS_NAME = "predictions.parquet"
 ERRORS_NAME = "errors.parquet"

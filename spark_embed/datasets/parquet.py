@@ -33,7 +33,6 @@ from spark_embed.spark.task_size import TaskSize
 from spark_embed.spark.text import identifying_text, readable_text
 from spark_embed.spark.types import IMAGE_TYPE, quoted, spark_type, without_nulls
 
-
 TABLE = "table"
 """The transport of tables: a task reads all columns of its rows itself."""
 

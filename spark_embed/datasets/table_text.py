@@ -143,9 +143,7 @@ class _Faults:
             texts = np.full(end - first, None, object)
             texts[~is_good] = [text for _, text in faults]
             details = pa.array(texts, pa.string())
-        return pa.RecordBatch.from_arrays(
-            [*batch.columns, details], schema=_schema(batch.schema.names)
-        )
+        return pa.RecordBatch.from_arrays([*batch.columns, details], schema=_schema(batch.schema.names))
 
 
 def _read_csv(path: str, wanted: Sequence[str], quoting: str) -> Iterator[pa.RecordBatch]:
@@ -186,7 +184,9 @@ def _read_csv(path: str, wanted: Sequence[str], quoting: str) -> Iterator[pa.Rec
         )
         schema = pa.schema([(name, pa.string()) for name in wanted])
         for batch in reader:
-            columns = [pc.utf8_ltrim(one, " ") for one in batch.columns] if header.has_blanks else batch.columns
+            columns = (
+                [pc.utf8_ltrim(one, " ") for one in batch.columns] if header.has_blanks else batch.columns
+            )
             yield faults.put_between(pa.RecordBatch.from_arrays(columns, schema=schema))
         yield faults.put_between(pa.RecordBatch.from_pylist([], schema), is_last=True)
     if lines.number != faults.next_row + 1:  # with the header

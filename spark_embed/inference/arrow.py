@@ -185,7 +185,8 @@ def make_table_results(
         [pa.array([{**_NO_STATS, **costs}], _STATS_ARROW), pa.nulls(n_rows - 1, _STATS_ARROW)]
     )
     texts = [
-        pa.array(values, pa.string()) if errors else pa.nulls(n_rows, pa.string()) for values in (codes, details)
+        pa.array(values, pa.string()) if errors else pa.nulls(n_rows, pa.string())
+        for values in (codes, details)
     ]
     return pa.StructArray.from_arrays([*given, *texts, told], names=type_.names)
 

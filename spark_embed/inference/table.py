@@ -64,7 +64,9 @@ class TablePart:
     own: tuple[tuple[str, T.DataType], ...]
 
 
-def predict_part(part: TablePart, recipe: Recipe, batch_size: int, tally: Tally | None = None) -> dict[str, Any]:
+def predict_part(
+    part: TablePart, recipe: Recipe, batch_size: int, tally: Tally | None = None
+) -> dict[str, Any]:
     """Write the results of a part to a file of its wave.
 
     Returns:
@@ -132,7 +134,11 @@ def _write(
             writer.write_batch(rows)
             if tally is not None:
                 add_to_tally(tally, rows.column(RESULT), model.gives)
-            stats = {"encode_s": time.perf_counter() - now, "executor": stats["executor"], "device": stats["device"]}
+            stats = {
+                "encode_s": time.perf_counter() - now,
+                "executor": stats["executor"],
+                "device": stats["device"],
+            }
         if first != part.first + part.n_rows:
             raise _UnreadableError(f"{part.path}: row {first} is not there; it changed during the run")
     finally:

@@ -23,7 +23,9 @@ _OPTIONS = (
     *("model_directory", "revision", "dtype", "normalize", "allow_truncated", "allow_pickle_weights"),
     *("trust_remote_code", "max_samples", "jpeg_scaling"),
 )
-_OPTIONS_OF_KINDS = ("task", "top_k", "min_score", "with_embedding", "text_column", "labels", "prompt", "threshold")
+_OPTIONS_OF_KINDS = (
+    *("task", "top_k", "min_score", "with_embedding", "text_column", "labels", "prompt", "threshold"),
+)
 
 
 def model_options(config: Config) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from spark_embed.output.summary import (
 from spark_embed.run.binding import Binding
 from spark_embed.run.context import RunContext
 from spark_embed.run.plan import Plan
+from spark_embed.run.table_outputs import lacks_outputs, write_table_outputs
 from spark_embed.run.verdict import Measured, judge
 from spark_embed.spark.tasks import traffic_of_tasks
 from spark_embed.storage import exists, traffic, write_json
@@ -71,6 +72,7 @@ def read_summary(context: RunContext, result: RunResult) -> RunSummary | None:
         and summary.output.generation == result.ledger.generation
         and summary.output.run_id == result.record.run_id
         and summary.pending == _describe_pending(context, result)
+        and not (result.plan.source.is_table and lacks_outputs(context))
     )
     return summary if same else None
 
@@ -132,6 +134,7 @@ def write_summary(context: RunContext, result: RunResult) -> RunSummary:
         skew=worst(_skews(result.markers)),
         cost=_describe_cost(config.hourly_price, counted, timings_s["total"]),
         usage=_account(context, result.binding),
+        report=write_table_outputs(context, ledger, record.model) if source.is_table else {},
     )
     write_json(output.metadata, summary.to_dict())
     return summary

@@ -70,13 +70,14 @@ def run_one(context: WaveContext, name: str, wave: Wave) -> Marker:
     started = time.monotonic()
     folder = context.run.output.wave(name)
     try:
+        names = None
         with context.jobs.group(f"wave {name}", wave.n_rows):
             if context.binding.source.is_table:
-                names = run_table_wave(context.run.spark, context.binding, wave.units, folder, context.budget.tally)
+                spark, tally = context.run.spark, context.budget.tally
+                names = run_table_wave(spark, context.binding, wave.units, folder, tally)
             else:
                 table = _table(context, wave)
                 run_wave(context.binding.embedded(table, context.budget.tally), folder)
-                names = None
     except (PySparkException, Py4JError) as exc:
         binding, root = context.binding, context.run.output.root
         raise explain_failure(exc, binding, root, wave.units, wave.n_rows) from exc

@@ -86,7 +86,8 @@ def make_index(
         ConfigError: a file cannot be used; the text names it.
     """
     tasks = [
-        replace(task, columns=tuple(columns)) for task in _tasks(layout, folder, url_column, quoting, max_rows)
+        replace(task, columns=tuple(columns))
+        for task in _tasks(layout, folder, url_column, quoting, max_rows)
     ]
     names = [_file_name(task) for task in tasks]
     targets = [os.path.join(folder, name) for name in names]
@@ -184,9 +185,9 @@ def _tasks(
 def _file_name(task: IndexTask) -> str:
     """Return a name that another content has not."""
     seen = [(file.version, file.n_bytes, file.modified_ns) for file in (task.file, task.sidecar) if file]
-    facts = [task.layout, task.path, seen, task.url_column, task.quoting, task.max_rows]
+    facts: list[Any] = [task.layout, task.path, seen, task.url_column, task.quoting, task.max_rows]
     facts += [] if task.has_urls else ["no urls"]
-    facts += [task.columns] if task.columns else []
+    facts += [list(task.columns)] if task.columns else []
     return _name_of(_FORMAT, *facts) + ".parquet"
 
 

@@ -21,10 +21,12 @@ class Scaled(nn.Module):
         self.register_buffer("mean", torch.zeros(n_features))
         self.register_buffer("std", torch.ones(n_features))
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Scale rows, (n, features)."""
-        scaled: torch.Tensor = (rows - self.mean) / self.std
-        return scaled
+        return (rows - self.mean) / self.std
 
 
 def make_mlp(n_features: int, hidden: list[int], n_outputs: int, activation: str) -> nn.Sequential:
@@ -45,7 +47,9 @@ def make_network(given: Any, n_features: int, where: str) -> nn.Module:
     """
     shape = '{"name": "mlp", "hidden": [32, 16], "n_outputs": 1, "activation": "relu"}'
     if not isinstance(given, dict) or given.get("name") != "mlp":
-        raise ModelError(f'{where}: a state dict needs an architecture in config.json: {shape}, not {given!r}')
+        raise ModelError(
+            f"{where}: a state dict needs an architecture in config.json: {shape}, not {given!r}"
+        )
     hidden, n_outputs = given.get("hidden", []), given.get("n_outputs", 1)
     activation = given.get("activation", "relu")
     is_right = isinstance(hidden, list) and all(isinstance(n, int) and n > 0 for n in [*hidden, n_outputs])

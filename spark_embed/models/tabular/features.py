@@ -132,7 +132,9 @@ def _read_numbers(raw: pa.Array) -> _Column:
     n_rows = len(raw)
     if pa.types.is_null(raw.type):
         return _Column(np.full(n_rows, np.nan), {MISSING_VALUE: np.ones(n_rows, np.bool_)})
-    is_number = pa.types.is_integer(raw.type) or pa.types.is_floating(raw.type) or pa.types.is_decimal(raw.type)
+    is_number = (
+        pa.types.is_integer(raw.type) or pa.types.is_floating(raw.type) or pa.types.is_decimal(raw.type)
+    )
     if not is_number and not pa.types.is_boolean(raw.type):
         return _all_wrong(raw)
     is_null = _nulls(raw)

@@ -116,7 +116,9 @@ def read_config(source: str) -> dict[str, Any]:
         with storage.impatient():
             text = storage.read_text(f"{folder}/{CONFIG_FILE}")
         if text is None:
-            raise ModelError(f"{where}: no {CONFIG_FILE} in {folder}, which says what columns the model takes")
+            raise ModelError(
+                f"{where}: no {CONFIG_FILE} in {folder}, which says what columns the model takes"
+            )
         return parse_object(text)
     except (OSError, StorageError, ValueError) as exc:
         raise ModelError(f"{where}: {CONFIG_FILE} {one_line(exc)}") from exc
@@ -137,7 +139,9 @@ def _choose(name: str | None, config: dict[str, Any], names: Collection[str], wh
     if wanted is None:
         found = next((one for one in _MODEL_NAMES if one in names), None)
         if found is None:
-            raise ModelError(f"{where}: holds no model: one of {', '.join(_MODEL_NAMES)}, or config.json's weights")
+            raise ModelError(
+                f"{where}: holds no model: one of {', '.join(_MODEL_NAMES)}, or config.json's weights"
+            )
         return found
     if not isinstance(wanted, str) or os.path.basename(wanted) != wanted or wanted not in names:
         raise ModelError(f"{where}: config.json's weights {wanted!r} is no file in the folder")

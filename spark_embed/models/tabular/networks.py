@@ -26,9 +26,7 @@ LIBRARY_ERRORS = (RuntimeError, ValueError, KeyError, TypeError, OSError, IndexE
 """What torch and onnxruntime raise of a model that they cannot load or run."""
 
 
-def load_network(
-    files: TabularFiles, kind: Format, signature: Signature, device: str, where: str
-) -> Network:
+def load_network(files: TabularFiles, kind: Format, signature: Signature, device: str, where: str) -> Network:
     """Load a model (slow).
 
     Raises:
@@ -77,7 +75,8 @@ def _first(output: Any) -> Any:
 def _load_safetensors(path: str) -> dict[str, Any]:
     from safetensors.torch import load_file
 
-    return load_file(path)
+    state: dict[str, Any] = load_file(path)
+    return state
 
 
 def _load_state(path: str, where: str) -> dict[str, Any]:
@@ -131,7 +130,7 @@ def _load_onnx(path: str, signature: Signature, where: str) -> Network:
     options.intra_op_num_threads = 1
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as exc:  # noqa: BLE001  onnxruntime's own classes have no base but this one
+    except Exception as exc:
         raise ModelError(f"{where} cannot be loaded as onnx: {one_line(exc)}") from exc
     inputs, outputs = session.get_inputs(), [one.name for one in session.get_outputs()]
     wanted = {"tensor(float)": np.float32, "tensor(double)": np.float64}.get(inputs[0].type)

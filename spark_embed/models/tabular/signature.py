@@ -11,12 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from spark_embed.errors import ModelError
-from spark_embed.schema import Field, Result, Results
-
-PREDICTION_SCORE = "prediction_score"
-PREDICTION_CLASS = "prediction_class"
-SCORES = "scores"
-TIMESTAMP = "timestamp"
+from spark_embed.schema import PREDICTION_CLASS, PREDICTION_SCORE, SCORES, TIMESTAMP, Field, Result, Results
 
 FeatureType = Literal["integer", "number", "boolean", "category"]
 OutputKind = Literal["binary", "multiclass", "regression"]

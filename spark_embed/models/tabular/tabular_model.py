@@ -17,14 +17,9 @@ from spark_embed.models.tabular.features import CODES, Features, read_features
 from spark_embed.models.tabular.files import find_files
 from spark_embed.models.tabular.formats import find_format
 from spark_embed.models.tabular.networks import LIBRARY_ERRORS, load_network
-from spark_embed.models.tabular.signature import (
-    PREDICTION_CLASS,
-    PREDICTION_SCORE,
-    SCORES,
-    TIMESTAMP,
-    Signature,
-)
+from spark_embed.models.tabular.signature import Signature
 from spark_embed.models.weights import bind_recipe, hashed
+from spark_embed.schema import PREDICTION_CLASS, PREDICTION_SCORE, SCORES, TIMESTAMP
 
 BAD_SCORE = "bad_score"
 WRONG_FIELD_COUNT = "wrong_field_count"
@@ -134,7 +129,11 @@ class TabularModel:
         return Predicted(found.columns, found.errors, features, seconds)
 
     def _predict(
-        self, matrix: npt.NDArray[Any], errors: dict[int, RowError], n_rows: int, batch_size: int | None = None
+        self,
+        matrix: npt.NDArray[Any],
+        errors: dict[int, RowError],
+        n_rows: int,
+        batch_size: int | None = None,
     ) -> Predicted:
         """Predict the good rows, which `matrix` holds, and put the nulls of the others between them."""
         step = batch_size or max(len(matrix), 1)
@@ -224,8 +223,9 @@ class TabularModel:
 
 
 def _sigmoid(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    one = np.float32(1)
     with np.errstate(over="ignore"):
-        found: npt.NDArray[np.float32] = 1 / (1 + np.exp(-values, dtype=np.float32))
+        found: npt.NDArray[np.float32] = one / (one + np.exp(-values))
     return found
 
 
