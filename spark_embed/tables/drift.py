@@ -20,10 +20,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
 from spark_embed.errors import ConfigError, VerifyError
+from spark_embed.models.tabular.signature import FeatureType
 from spark_embed.tables.reading import names_of, read_columns
 from spark_embed.tables.values import read_numbers
 
@@ -32,6 +34,7 @@ _N_BINS = 10
 _FEW_KINDS, _MANY_KINDS = 20, 1000
 _EMPTY_SHARE = 1e-4
 _SHOWN = 5
+_MISSING = "(missing)"
 
 
 @dataclass(frozen=True)
@@ -121,32 +124,34 @@ def find_drift(
 
 def compare(name: str, reference: pa.Array, current: pa.Array) -> ColumnDrift:
     """Return how far a column has moved."""
-    (before, n_texts), (now, _) = read_numbers(reference), read_numbers(current)
+    is_boolean = pa.types.is_boolean(reference.type) or pa.types.is_boolean(current.type)
+    type_: FeatureType = "boolean" if is_boolean else "number"
+    (before, n_texts), (now, _) = read_numbers(reference, type_), read_numbers(current, type_)
     finite = before[np.isfinite(before)]
     if n_texts or len(np.unique(finite)) <= _FEW_KINDS:
-        kinds = [_kinds(column, n_texts > 0) for column in (reference, current)]
+        kinds = [_kinds(reference if n_texts else before), _kinds(current if n_texts else now)]
         if len(kinds[0]) > _MANY_KINDS:
             return ColumnDrift(name, why_not=f"text of more than {_MANY_KINDS:,} kinds")
         aligned = pd.concat(kinds, axis=1).fillna(0).to_numpy()
-        new = kinds[1].index.difference(kinds[0].index)
+        new = kinds[1].index.difference([*kinds[0].index, _MISSING])
         return ColumnDrift(name, psi(*aligned.T), new=tuple(new[:_SHOWN]))
     edges = np.unique(np.quantile(finite, np.linspace(0, 1, _N_BINS + 1)[1:-1]))
     bins = [_binned(values, edges) for values in (before, now)]
     return ColumnDrift(name, psi(*bins), ks(finite, now[np.isfinite(now)]))
 
 
-def _binned(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+def _binned(values: npt.NDArray[Any], edges: npt.NDArray[Any]) -> npt.NDArray[Any]:
     numbers = np.where(np.isnan(values), len(edges) + 1, np.searchsorted(edges, values, side="right"))
     return np.bincount(numbers, minlength=len(edges) + 2)
 
 
-def psi(reference: np.ndarray, current: np.ndarray) -> float:
+def psi(reference: npt.NDArray[Any], current: npt.NDArray[Any]) -> float:
     """Return the population stability index of counts in the same bins."""
     r, c = (np.maximum(counts / max(counts.sum(), 1), _EMPTY_SHARE) for counts in (reference, current))
     return float(((c - r) * np.log(c / r)).sum())
 
 
-def ks(reference: np.ndarray, current: np.ndarray) -> float:
+def ks(reference: npt.NDArray[Any], current: npt.NDArray[Any]) -> float:
     """Return the statistic of Kolmogorov and Smirnov of two samples; 1 if one is empty."""
     if not len(reference) or not len(current):
         return 1.0
@@ -155,13 +160,13 @@ def ks(reference: np.ndarray, current: np.ndarray) -> float:
     return float(np.abs(f - g).max())
 
 
-def _kinds(column: pa.Array, is_text: bool) -> pd.Series[int]:
+def _kinds(values: pa.Array | npt.NDArray[np.float64]) -> pd.Series[int]:
     """Return how many rows have each value, as text."""
-    if is_text:
-        values = column.cast(pa.string()).to_pandas()
+    if isinstance(values, np.ndarray):
+        texts = pd.Series(values).map("{:g}".format, na_action="ignore")
     else:
-        values = pd.Series(read_numbers(column)[0]).map("{:g}".format, na_action="ignore")
-    counts: pd.Series[int] = values.fillna("(missing)").value_counts()
+        texts = values.cast(pa.string()).to_pandas().replace("", None)
+    counts: pd.Series[int] = texts.fillna(_MISSING).value_counts()
     return counts
 
 
@@ -180,7 +185,7 @@ def _sample(paths: Sequence[str]) -> pa.Table:
     return _least(table, keys)[0]
 
 
-def _least(table: pa.Table, keys: np.ndarray) -> tuple[pa.Table, np.ndarray]:
+def _least(table: pa.Table, keys: npt.NDArray[Any]) -> tuple[pa.Table, npt.NDArray[Any]]:
     kept = np.sort(np.argsort(keys)[:_MAX_ROWS])
     return table.take(kept), keys[kept]
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from spark_embed.models.tabular.signature import PREDICTION_SCORE
-from spark_embed.schema import ERRORS_NAME, PREDICTIONS_NAME
+from spark_embed.schema import ERRORS_NAME, PREDICTION_SCORE, PREDICTIONS_NAME
 from spark_embed.storage import exists, folder_path
 from spark_embed.tables.ids import Ids
 from spark_embed.tables.reading import list_tables, read_column

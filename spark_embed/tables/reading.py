@@ -46,7 +46,9 @@ def names_of(path: str) -> list[str]:
     """
     try:
         if not path.lower().endswith(".parquet"):
-            return column_names(path, "")
+            if not (found := column_names(path, "")):
+                raise ValueError("it is empty, without columns")
+            return found
         with pq.ParquetFile(parquet_input(path)) as file:
             names: list[str] = file.schema_arrow.names
             return names

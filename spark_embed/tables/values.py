@@ -8,15 +8,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from spark_embed.models.tabular.features import MISSING_VALUE, WRONG_TYPE, read_features
-from spark_embed.models.tabular.signature import Feature, Signature
+from spark_embed.models.tabular.signature import Feature, FeatureType, Signature
 from spark_embed.tables.rules import ColumnRule
 
 _SHOWN_CHARS = 40
 
 
-def read_numbers(column: pa.Array) -> tuple[npt.NDArray[np.float64], int]:
+def read_numbers(column: pa.Array, type_: FeatureType = "number") -> tuple[npt.NDArray[np.float64], int]:
     """Return a column as float64, NaN where there is no number; and in how many rows something else is."""
-    found = read_features({"": column}, _ANY_NUMBER, len(column))
+    found = read_features({"": column}, Signature((Feature("", type_),), dtype="float64"), len(column))
     return found.columns[""], sum(error.code == WRONG_TYPE for error in found.errors.values())
 
 
@@ -52,7 +52,11 @@ class ColumnValues:
         for row, error in found.errors.items():
             by_code.setdefault(error.code, []).append(row)
         for code, rows in by_code.items():
-            self._note(code, np.array(rows), found.errors[rows[0]].detail.removeprefix(f"{self._name}: "))
+            self._note(
+                code,
+                np.array(rows),
+                found.errors[rows[0]].detail.removeprefix(f"{self._name}: ").removeprefix(f"{self._name} "),
+            )
         if feature.type != "category":
             self._add_numbers(column, found.columns[self._name])
 
@@ -62,7 +66,7 @@ class ColumnValues:
         for code, limit, sign in (("below_min", self._rule.min, -1), ("above_max", self._rule.max, 1)):
             if limit is not None and (rows := np.flatnonzero(sign * values > sign * limit)).size:
                 self._note(
-                    code, rows, f"{str(column[int(rows[0])])[:_SHOWN_CHARS]}, and the limit is {limit:g}"
+                    code, rows, f"{str(column[int(rows[0])])[:_SHOWN_CHARS]!r}: the limit is {limit:g}"
                 )
 
     def _note(self, code: str, rows: npt.NDArray[np.intp], said: str) -> None:
@@ -78,6 +82,3 @@ class ColumnValues:
             for code, (n, first) in self.broken.items()
             if n > self._rule.max_bad_fraction * self._n_rows
         ]
-
-
-_ANY_NUMBER = Signature((Feature("", "number"),), dtype="float64")

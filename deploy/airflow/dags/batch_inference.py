@@ -56,7 +56,7 @@ class RunPredictions(ProjectCommand):
 
 
 class GenerateReport(ProjectCommand):
-    """Did each row come out, once, and has the table changed since the reference? XCom `n_errors`."""
+    """Is each row there, once; has it drifted; what are the scores? XComs `report_path`, `n_errors`."""
 
     def commands(self, context: Context, run: RunFolders) -> Sequence[Sequence[str]]:
         """See `ProjectCommand`."""
@@ -74,7 +74,10 @@ class GenerateReport(ProjectCommand):
 
     def results(self, context: Context, run: RunFolders, printed: Mapping[str, Any]) -> dict[str, Any]:
         """See `ProjectCommand`."""
-        return {"n_errors": printed["n_errors"]}
+        path = os.path.join(run.output, "report.txt")  # which the run has written, with report.json
+        with open(path, encoding="utf-8") as report:
+            self.log.info("\n%s", report.read())
+        return {"report_path": path, "n_errors": printed["n_errors"]}
 
 
 with DAG(
