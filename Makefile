@@ -15,7 +15,7 @@ TWO_AT_A_TIME := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYSPARK_PYTHON := $(CURDIR)/$(BIN)/python
 
-.PHONY: help run-local test test-fast test-crash test-cluster test-matrix wheel env-archive s3-server lint format types lines tables bench bench-peers clean
+.PHONY: help run-local test test-fast test-crash test-cluster test-matrix airflow-venv test-airflow wheel env-archive s3-server lint format types lines tables bench bench-peers clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -35,6 +35,18 @@ test-crash: $(READY) s3-server  ## series of kills, full disks and dying stores,
 
 test-cluster: $(READY)  ## clusters whose nodes leave, whose driver or master dies, with several GPUs: make test has a part of it
 	$(BIN)/python -m pytest --crash tests/system/test_gpus.py tests/system/test_standalone.py tests/system/test_standalone_kills.py
+
+airflow-venv: .venvs/airflow/.ready  ## an environment of Airflow's own for deploy/airflow: 300 MB of PyPI, once
+
+test-airflow: $(READY) .venvs/airflow/.ready  ## the DAGs in a real Airflow: minutes; make test skips them, with that reason
+	$(BIN)/python -m pytest --airflow tests/deploy/test_airflow.py
+
+.venvs/airflow/.ready: deploy/airflow/constraints.txt
+	rm -rf .venvs/airflow
+	"$(PYTHON)" -m venv .venvs/airflow
+	.venvs/airflow/bin/python -m pip install --quiet --disable-pip-version-check --constraint $< \
+		apache-airflow apache-airflow-providers-standard
+	touch $@
 
 wheel: $(READY)  ## dist/: the wheel, and the same as a .zip, which is what spark-submit --py-files takes
 	rm -f $(DIST)/spark_embed-*.whl

@@ -44,6 +44,7 @@ settings.load_profile("without_deadline")
 
 def pytest_addoption(parser):
     parser.addoption("--crash", action="store_true", help="run what is marked `crash` (make test-crash)")
+    parser.addoption("--airflow", action="store_true", help="run what is marked `airflow`")
 
 
 # Fixtures that tests of whole runs use.
@@ -58,6 +59,8 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("crash") and not config.getoption("crash"):
             item.add_marker(pytest.mark.skip(reason="takes many minutes: make test-crash"))
+        elif item.get_closest_marker("airflow") and not config.getoption("airflow"):
+            item.add_marker(pytest.mark.skip(reason="needs an environment of its own: make test-airflow"))
         elif item.get_closest_marker("slow"):
             n_slow[item.path] += 1
     # The longest files first: in the end no process waits long for another (--no-loadscope-reorder).

@@ -72,7 +72,7 @@ with DAG(
         "id_column": text_param(None, "column that names an image"),
         "archive_dir": text_param("demo/archive_embeddings", "each data interval has a folder below it"),
     },
-):
+) as dag:
     # The place of an index of the embeddings, which reads the verified output, is between verify and archive.
     chain(
         Embed(task_id="validate_input", dry_run=True),

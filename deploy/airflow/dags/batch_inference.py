@@ -100,7 +100,7 @@ with DAG(
         "rules": text_param(None, "YAML of rules beside the model's signature (docs/tables.md)"),
         "reference": text_param(None, "a table, or the output of a run, to look for drift against"),
     },
-):
+) as dag:
     chain(
         ValidateInput(task_id="validate_input"),
         RunPredictions(task_id="run_predictions"),

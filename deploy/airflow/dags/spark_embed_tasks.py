@@ -26,7 +26,6 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 HOME = "spark_embed_home"
 SUBMIT = "spark_embed_submit"
 ALERT_URL = "spark_embed_alert_url"
-DEADLINE_S = "SPARK_EMBED_DEADLINE_S"
 
 _PATIENCE_S = 30
 _FINAL_CODES = {
@@ -65,7 +64,7 @@ def alert_deadline(context: Mapping[str, Any], **_: object) -> None:
 
 DEFAULT_ARGS = {
     "retries": 3,
-    "retry_delay": timedelta(seconds=float(os.environ.get("SPARK_EMBED_RETRY_S", 600))),
+    "retry_delay": timedelta(seconds=float(os.environ.get("BATCH_RETRY_DELAY_S", 600))),
     "retry_exponential_backoff": True,
     "max_retry_delay": timedelta(hours=1),
     "on_failure_callback": alert_failure,
@@ -79,7 +78,7 @@ def deadline() -> DeadlineAlert | None:
     """
     if sys.argv[1:3] == ["dags", "test"]:
         return None
-    seconds = float(os.environ.get(DEADLINE_S, 7200))
+    seconds = float(os.environ.get("BATCH_DEADLINE_S", 7200))
     return DeadlineAlert(
         DeadlineReference.DAGRUN_QUEUED_AT, timedelta(seconds=seconds), SyncCallback(alert_deadline)
     )
@@ -172,13 +171,14 @@ class ProjectCommand(BaseOperator):
             env=_environment(binaries, run),
             start_new_session=True,
         )
-        said = self._process.communicate()[0]
-        for line in said.splitlines():
-            self.log.info("%s", line)
-        printed = _json_of(said)
+        last = ""
+        for line in self._process.stdout or ():  # spark-submit's has what its job says on stderr, too
+            self.log.info("%s", line.rstrip())
+            last = line
+        code = self._process.wait()
+        printed = _json_of(last)
         for line in printed.get("broken", []):
             self.log.error("%s", line)
-        code = self._process.returncode
         if code in _FINAL_CODES:
             raise AirflowFailException(f"{command[0]}: exit code {code}: {_FINAL_CODES[code]}: see the log")
         if code:
@@ -206,9 +206,9 @@ def _environment(binaries: str, run: RunFolders) -> dict[str, str]:
     }
 
 
-def _json_of(said: str) -> dict[str, Any]:
+def _json_of(line: str) -> dict[str, Any]:
     try:
-        found = json.loads(said)
+        found = json.loads(line)
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
