@@ -29,6 +29,7 @@ kind, path, out, batch_size = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.arg
 network = make_mlp(10, [32, 16], 1, "relu")
 network.load_state_dict(torch.load(sys.argv[5] + "/model.pt", weights_only=True))
 network.eval()
+torch.set_num_threads(1)  # two that spin for each of many small products take longer
 imported = time.perf_counter()
 
 def predict(matrix):
@@ -97,7 +98,16 @@ def measured(argv: list[str]) -> tuple[float, int, str]:
 
 
 def loop(kind: str, path: Path, out: Path, batch_size: int) -> dict[str, float]:
-    argv = [sys.executable, "-c", _LOOP, kind, str(path), str(out / "loop.parquet"), str(batch_size), str(MODEL)]
+    argv = [
+        sys.executable,
+        "-c",
+        _LOOP,
+        kind,
+        str(path),
+        str(out / "loop.parquet"),
+        str(batch_size),
+        str(MODEL),
+    ]
     seconds, peak, said = measured(argv)
     return {"total_s": seconds, "work_s": json.loads(said)["work_s"], "peak_mb": peak / 1e6}
 

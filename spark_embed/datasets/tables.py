@@ -108,7 +108,7 @@ def open_table(
         _check_names(layout.root, index.shards, wanted)
     write_catalogue(catalogue, catalogue_path)
     id_field = _id_field(config, layout, index.shards)
-    own = (id_field, *(_features(signature, id_field.name) if config.include_features else ()))
+    own = (id_field, *(feature_fields(signature, id_field.name) if config.include_features else ()))
     _check_own(own, signature)
     return ParquetSource(
         layout="table_of_jsonl" if is_json(layout.files[0].path) else layout.name,
@@ -149,7 +149,7 @@ def _id_field(config: Config, layout: Layout, shards: Sequence[Shard]) -> T.Stru
     return T.StructField(config.id_column, kind)
 
 
-def _features(signature: Signature, id_column: str) -> list[T.StructField]:
+def feature_fields(signature: Signature, id_column: str) -> list[T.StructField]:
     """Return the columns of the features as the output shows them: a category as what it is."""
     return [
         T.StructField(

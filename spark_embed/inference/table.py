@@ -180,7 +180,7 @@ def _predicted(part: TablePart, table: pa.Table, first: int, model: TabularModel
     n_rows = len(table)
     predicted = model.predict_table(columns, n_rows, batch_size)
     if FAULT in columns and columns[FAULT].null_count < n_rows:
-        _set_faults(columns[FAULT], predicted)
+        set_faults(columns[FAULT], predicted)
     ids: pa.Array
     (id_name, id_type), *others = part.own
     if part.id_column is None:
@@ -195,7 +195,7 @@ def _predicted(part: TablePart, table: pa.Table, first: int, model: TabularModel
     return _Batch(part, first, own, predicted, predicted.seconds)
 
 
-def _set_faults(faults: pa.Array, predicted: Predicted) -> None:
+def set_faults(faults: pa.Array, predicted: Predicted) -> None:
     """Say of rows that are none why, instead of what their lack of values would."""
     for row in np.flatnonzero(faults.is_valid().to_numpy(zero_copy_only=False)):
         code, _, detail = faults[int(row)].as_py().partition(": ")

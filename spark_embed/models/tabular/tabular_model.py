@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from spark_embed.errors import ModelError, RowError, one_line
-from spark_embed.models import Inputs, Prediction, Prepared, Recipe, Takes, Values
+from spark_embed.models import Inputs, Prediction, Prepared, Recipe, ReferenceModel, Takes, Values
 from spark_embed.models.tabular.features import CODES, Features, read_features
 from spark_embed.models.tabular.files import find_files
 from spark_embed.models.tabular.formats import find_format
@@ -55,7 +55,7 @@ class TabularModel:
     """
 
     codes = frozenset(ROW_CODES)
-    reference = None
+    reference: ReferenceModel | None = None
 
     def __init__(self, recipe: Recipe) -> None:
         """Load the model (slow; runs once per worker process).
