@@ -1,4 +1,4 @@
-"""--task predict against the loops that people write, over the same table, model and batches, on this machine.
+"""--task predict against the loops that people write, over the same table, model and batches.
 
     python -m benchmarks.tables [N_ROWS [BATCH_SIZE]]
 
@@ -34,13 +34,14 @@ imported = time.perf_counter()
 
 def predict(matrix):
     with torch.inference_mode():
-        parts = [torch.sigmoid(network(matrix[at:at + batch_size])) for at in range(0, len(matrix), batch_size)]
+        parts = [torch.sigmoid(network(part)) for part in matrix.split(batch_size)]
     return torch.cat(parts)[:, 0].numpy()
 
 writer = None
 def write(ids, scores):
     global writer
-    table = pa.table({"user_id": ids, "prediction_score": scores, "prediction_class": (scores >= .5).astype("i4")})
+    classes = (scores >= .5).astype("i4")
+    table = pa.table({"user_id": ids, "prediction_score": scores, "prediction_class": classes})
     writer = writer or pq.ParquetWriter(out, table.schema)
     writer.write_table(table)
 
@@ -79,7 +80,7 @@ print(json.dumps({"start_s": imported - started, "work_s": time.perf_counter() -
 
 
 def measured(argv: list[str]) -> tuple[float, int, str]:
-    """Run a command; return its seconds, the most memory of it and its children (bytes, PSS), and its output."""
+    """Run a command; return its seconds, the most memory of it and its children (PSS), its output."""
     started = time.perf_counter()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = psutil.Popen(argv, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT)

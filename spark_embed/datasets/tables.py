@@ -64,8 +64,8 @@ def find_table_layout(config: Config) -> Layout:
     parquet, _ = live_files(root, seen.tables, seen.parquet)
     if parquet and seen.lists:
         raise ConfigError(
-            f"--input_dir {root}: holds parquet ({parquet[0].path}) and text ({seen.lists[0].path}); name one "
-            "of them, or a folder with one kind"
+            f"--input_dir {root}: holds parquet ({parquet[0].path}) and text ({seen.lists[0].path}); name "
+            "one of them, or a folder with one kind"
         )
     if not parquet and not seen.lists:
         raise ConfigError(f"--input_dir {root}: holds no table: .parquet or {_SUFFIXES}")
@@ -168,8 +168,8 @@ def _check_own(own: Sequence[T.StructField], signature: Signature) -> None:
     for name in names:
         if name.lower() in taken:
             raise ConfigError(
-                f"the table has a column {name!r}, which the output needs for itself: rename it, or leave out "
-                "--include_features"
+                f"the table has a column {name!r}, which the output needs for itself: rename it, or leave "
+                "out --include_features"
             )
         if names.count(name) > 1:
             raise ConfigError(f"two columns of the output would be called {name!r}: rename one (--id_column)")

@@ -144,7 +144,7 @@ class BatchInferenceEngine:
         Raises:
             ConfigError: a column is missing.
         """
-        self._check_columns(df.columns, id_column)
+        self._check_columns(list(df.columns), id_column)
         columns = {name: _as_array(df[name]) for name in self.signature.names}
         ids = {} if id_column is None else {id_column: _as_array(df[id_column])}
         frame: pd.DataFrame = self._predicted(columns, ids, include_features, len(df)).to_pandas()
@@ -271,8 +271,8 @@ class BatchInferenceEngine:
         for name in (*self.signature.names, *([id_column] if id_column else [])):
             if name not in names:
                 raise ConfigError(
-                    f"the frame has no column {name!r}, which the model's signature or id_column names; it has "
-                    f"{', '.join(map(str, names))}"
+                    f"the frame has no column {name!r}, which the model's signature or id_column names; it "
+                    f"has {', '.join(map(str, names))}"
                 )
 
 

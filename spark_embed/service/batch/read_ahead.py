@@ -10,7 +10,7 @@ Item = TypeVar("Item")
 
 
 def read_ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """Yield the items; one of them is being made by a thread meanwhile, and what that raises is raised here."""
+    """Yield the items; a thread makes the next one meanwhile, and what that raises is raised here."""
     end = object()
     with ThreadPoolExecutor(1, "read ahead") as thread:
         coming = thread.submit(next, items, end)
