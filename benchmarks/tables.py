@@ -1,4 +1,4 @@
-"""--task predict against the loops that people write, over the same table, model and batches, on this machine.
+"""--task predict against the loops that people write, over the same table, model and batches.
 
     python -m benchmarks.tables [N_ROWS [BATCH_SIZE]]
 
@@ -29,17 +29,19 @@ kind, path, out, batch_size = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.arg
 network = make_mlp(10, [32, 16], 1, "relu")
 network.load_state_dict(torch.load(sys.argv[5] + "/model.pt", weights_only=True))
 network.eval()
+torch.set_num_threads(1)  # two that spin for each of many small products take longer
 imported = time.perf_counter()
 
 def predict(matrix):
     with torch.inference_mode():
-        parts = [torch.sigmoid(network(matrix[at:at + batch_size])) for at in range(0, len(matrix), batch_size)]
+        parts = [torch.sigmoid(network(part)) for part in matrix.split(batch_size)]
     return torch.cat(parts)[:, 0].numpy()
 
 writer = None
 def write(ids, scores):
     global writer
-    table = pa.table({"user_id": ids, "prediction_score": scores, "prediction_class": (scores >= .5).astype("i4")})
+    classes = (scores >= .5).astype("i4")
+    table = pa.table({"user_id": ids, "prediction_score": scores, "prediction_class": classes})
     writer = writer or pq.ParquetWriter(out, table.schema)
     writer.write_table(table)
 
@@ -78,7 +80,7 @@ print(json.dumps({"start_s": imported - started, "work_s": time.perf_counter() -
 
 
 def measured(argv: list[str]) -> tuple[float, int, str]:
-    """Run a command; return its seconds, the most memory of it and its children (bytes, PSS), and its output."""
+    """Run a command; return its seconds, the most memory of it and its children (PSS), its output."""
     started = time.perf_counter()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = psutil.Popen(argv, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
@@ -97,7 +99,16 @@ def measured(argv: list[str]) -> tuple[float, int, str]:
 
 
 def loop(kind: str, path: Path, out: Path, batch_size: int) -> dict[str, float]:
-    argv = [sys.executable, "-c", _LOOP, kind, str(path), str(out / "loop.parquet"), str(batch_size), str(MODEL)]
+    argv = [
+        sys.executable,
+        "-c",
+        _LOOP,
+        kind,
+        str(path),
+        str(out / "loop.parquet"),
+        str(batch_size),
+        str(MODEL),
+    ]
     seconds, peak, said = measured(argv)
     return {"total_s": seconds, "work_s": json.loads(said)["work_s"], "peak_mb": peak / 1e6}
 

@@ -1,4 +1,4 @@
-"""The job for spark-submit: `spark-submit jobs/predict.py --input F.csv --output O --model M`: scores of rows.
+"""The job for spark-submit: `spark-submit jobs/predict.py --input F.csv --output O --model M`: rows' scores.
 
 Thin on purpose, as embed.py.
 """

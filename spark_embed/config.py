@@ -135,7 +135,7 @@ class ModelOptions(BaseModel):
     threshold: float | None = _option(
         None,
         "Model",
-        "predict: from which score on a row is of the second of two classes; default: the model's own, or 0.5",
+        "predict: the score from which on a row is of the second of two classes; default: the model's own",
         ge=0,
         le=1,
     )
@@ -181,8 +181,8 @@ class Config(ModelOptions):
     input_dir: str = _option(
         ...,
         "Input",
-        "folder with the images, in any layout; searched through its subfolders; predict: a table's file, or a "
-        "folder of them",
+        "folder with the images, in any layout; searched through its subfolders; predict: a table's file, or "
+        "a folder of them",
         min_length=1,
     )
     layout: Layouts = _option("auto", "Input", "what --input_dir holds; auto: what its files say")

@@ -56,8 +56,8 @@ class ParquetSource:
             look the same from every shard; None: shard#row.
         hive: columns that the folders add (cat=007/), in order.
         transport: how bytes reach the worker: "bytes" (through Spark), "reference" (it reads the image
-            column itself), "uri" (it reads what a url column names), "index" (it reads what an index names), or
-            `TABLE`.
+            column itself), "uri" (it reads what a url column names), "index" (it reads what an index names),
+            or `TABLE`.
         not_used: what lies in the input folder and goes into no row.
     """
 

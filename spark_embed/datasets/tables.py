@@ -64,8 +64,8 @@ def find_table_layout(config: Config) -> Layout:
     parquet, _ = live_files(root, seen.tables, seen.parquet)
     if parquet and seen.lists:
         raise ConfigError(
-            f"--input_dir {root}: holds parquet ({parquet[0].path}) and text ({seen.lists[0].path}); name one "
-            "of them, or a folder with one kind"
+            f"--input_dir {root}: holds parquet ({parquet[0].path}) and text ({seen.lists[0].path}); name "
+            "one of them, or a folder with one kind"
         )
     if not parquet and not seen.lists:
         raise ConfigError(f"--input_dir {root}: holds no table: .parquet or {_SUFFIXES}")
@@ -108,7 +108,7 @@ def open_table(
         _check_names(layout.root, index.shards, wanted)
     write_catalogue(catalogue, catalogue_path)
     id_field = _id_field(config, layout, index.shards)
-    own = (id_field, *(_features(signature, id_field.name) if config.include_features else ()))
+    own = (id_field, *(feature_fields(signature, id_field.name) if config.include_features else ()))
     _check_own(own, signature)
     return ParquetSource(
         layout="table_of_jsonl" if is_json(layout.files[0].path) else layout.name,
@@ -149,7 +149,7 @@ def _id_field(config: Config, layout: Layout, shards: Sequence[Shard]) -> T.Stru
     return T.StructField(config.id_column, kind)
 
 
-def _features(signature: Signature, id_column: str) -> list[T.StructField]:
+def feature_fields(signature: Signature, id_column: str) -> list[T.StructField]:
     """Return the columns of the features as the output shows them: a category as what it is."""
     return [
         T.StructField(
@@ -168,8 +168,8 @@ def _check_own(own: Sequence[T.StructField], signature: Signature) -> None:
     for name in names:
         if name.lower() in taken:
             raise ConfigError(
-                f"the table has a column {name!r}, which the output needs for itself: rename it, or leave out "
-                "--include_features"
+                f"the table has a column {name!r}, which the output needs for itself: rename it, or leave "
+                "out --include_features"
             )
         if names.count(name) > 1:
             raise ConfigError(f"two columns of the output would be called {name!r}: rename one (--id_column)")

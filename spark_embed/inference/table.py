@@ -33,7 +33,16 @@ from spark_embed.inference.task import (
 from spark_embed.models import Recipe
 from spark_embed.models.tabular.signature import Signature
 from spark_embed.models.tabular.tabular_model import Predicted, TabularModel
-from spark_embed.schema import FAULT, RESULT, SHARD, SHARD_ROW
+from spark_embed.schema import (
+    ERROR,
+    ERROR_DETAIL,
+    FAULT,
+    PREDICTION_CLASS,
+    RESULT,
+    SHARD,
+    SHARD_ROW,
+    TIMESTAMP,
+)
 from spark_embed.storage import is_store_failure, parquet_input, replaced_file, traffic
 
 CHUNK_ROWS = 65_536
@@ -108,11 +117,12 @@ def _write(
 ) -> None:
     chunk_rows = max(CHUNK_ROWS // batch_size, 1) * batch_size
     writer: pq.ParquetWriter | None = None
-    first, told = part.first, time.perf_counter()
+    first = part.first
+    told = began = time.perf_counter()
     is_again = has_failed_before()
     try:
         for table in _read(part, model.takes.columns, chunk_rows):
-            read_s = time.perf_counter() - told
+            read_s = time.perf_counter() - began
             batch = _predicted(part, table, first, model, batch_size)
             n_rows = len(table)
             now = time.perf_counter()
@@ -128,14 +138,13 @@ def _write(
             told, first = now, first + n_rows
             rows = batch.rows(model, costs)
             if writer is None:
-                # Numbers of rows, and scores, are hardly twice the same.
-                others = [SHARD, f"{RESULT}.error", f"{RESULT}.error_detail"]
-                writer = pq.ParquetWriter(path, rows.schema, use_dictionary=others, compression="lz4")
+                writer = _open_writer(path, rows.schema)
             writer.write_batch(rows)
             if tally is not None:
                 add_to_tally(tally, rows.column(RESULT), model.gives)
+            began = time.perf_counter()
             stats = {
-                "encode_s": time.perf_counter() - now,
+                "encode_s": began - now,
                 "executor": stats["executor"],
                 "device": stats["device"],
             }
@@ -144,6 +153,19 @@ def _write(
     finally:
         if writer is not None:
             writer.close()
+
+
+def _open_writer(path: str, schema: pa.Schema) -> pq.ParquetWriter:
+    """Open a file of a wave, which is read once and whole: what costs time and pays later is left out."""
+    few = (ERROR, ERROR_DETAIL, TIMESTAMP, PREDICTION_CLASS)
+    return pq.ParquetWriter(
+        path,
+        schema,
+        use_dictionary=[SHARD, *(f"{RESULT}.{name}" for name in few)],
+        column_encoding={SHARD_ROW: "DELTA_BINARY_PACKED"},
+        write_statistics=False,
+        compression="none",
+    )
 
 
 @dataclass
@@ -180,7 +202,7 @@ def _predicted(part: TablePart, table: pa.Table, first: int, model: TabularModel
     n_rows = len(table)
     predicted = model.predict_table(columns, n_rows, batch_size)
     if FAULT in columns and columns[FAULT].null_count < n_rows:
-        _set_faults(columns[FAULT], predicted)
+        set_faults(columns[FAULT], predicted)
     ids: pa.Array
     (id_name, id_type), *others = part.own
     if part.id_column is None:
@@ -195,7 +217,7 @@ def _predicted(part: TablePart, table: pa.Table, first: int, model: TabularModel
     return _Batch(part, first, own, predicted, predicted.seconds)
 
 
-def _set_faults(faults: pa.Array, predicted: Predicted) -> None:
+def set_faults(faults: pa.Array, predicted: Predicted) -> None:
     """Say of rows that are none why, instead of what their lack of values would."""
     for row in np.flatnonzero(faults.is_valid().to_numpy(zero_copy_only=False)):
         code, _, detail = faults[int(row)].as_py().partition(": ")

@@ -104,7 +104,7 @@ def write_prediction_csv(output: Output, ledger: Ledger, path: str) -> int:
         names, schema = _columns(paths)
         groups = _Groups(paths)
         with replaced_file(path) as staged, pa.OSFile(staged, "wb") as sink:
-            sink.write(_header(names))
+            sink.write(csv_header(names))
             for shard, state in sorted(ledger.shards.items()):
                 for first, n_rows in state.ranges:
                     for start in range(first, first + n_rows, _SLAB_ROWS):
@@ -125,7 +125,8 @@ def _columns(paths: Sequence[str]) -> tuple[list[str], pa.Schema]:
     return [field.name for field in kept], pa.schema([*kept, pa.field(SHARD_ROW, pa.int64())])
 
 
-def _header(names: Sequence[str]) -> bytes:
+def csv_header(names: Sequence[str]) -> bytes:
+    """Return the first line of a file with these columns."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow(names)
     return text.getvalue().encode()

@@ -191,7 +191,7 @@ def report_text(report: Mapping[str, Any]) -> str:
 
 
 def _class(report: Mapping[str, Any], place: int) -> str:
-    return list(report["classes"])[place]
+    return str(list(report["classes"])[place])
 
 
 def _largest(classes: Mapping[str, int]) -> Sequence[tuple[str, int]]:

@@ -206,6 +206,7 @@ class RunSummary:
         this_run, n_rows_left = self.this_run, self.pending.n_rows_left
         of_this_run = "" if this_run.rows == counts.rows else ", this run alone"
         where = describe_executors(self.n_executors, self.executors, self.n_rows_again, self.skew)
+        what = "rows" if self.report else "images"
         lines = [
             f"{counts.rows:,} rows: {counts.embedded:,} embedded, {counts.errors:,} errors"
             + (f" ({by_code})" if by_code else ""),
@@ -219,7 +220,7 @@ class RunSummary:
             *(f"PENDING shard {name}: {_shown(why)}" for name, why in self.pending.bad_shards.items()),
             f"model   {describe_model(self.model)}",
             f"parity  {describe_parity(self.parity)}",
-            f"speed   {self.throughput.images_per_s:,.1f} {'rows' if self.report else 'images'}/s while embedding; "
+            f"speed   {self.throughput.images_per_s:,.1f} {what}/s while embedding; "
             + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.timings_s.items()),
             *([f"s3      {_describe_traffic(self.traffic)}"] if self.traffic else []),
             *([f"where   {where}"] if where else []),

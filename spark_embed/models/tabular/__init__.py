@@ -1,1 +1,1 @@
-"""Models of tables: rows of numbers and categories -> scores; the signature says which columns, and of what."""
+"""Models of tables: rows of numbers and categories -> scores; a signature says which columns there are."""

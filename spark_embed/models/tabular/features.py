@@ -40,8 +40,8 @@ class Features:
     """What some rows are to the model.
 
     Attributes:
-        matrix: one row for each, features in the signature's order, of its dtype; those of bad rows are not to
-            be used.
+        matrix: one row for each, features in the signature's order, of its dtype; those of bad rows are not
+            to be used.
         columns: the same values by feature, float64 (n,), NaN where there is none: what the output may show.
         errors: why a row cannot be used, by its index: of its first feature that is at fault.
     """
@@ -208,11 +208,18 @@ def _read_texts(raw: pa.Array, feature: Feature) -> _Column:
 def _places(column: _Column, feature: Feature) -> _Column:
     """Return the place of each integer among the categories."""
     known = np.array(feature.categories, np.float64)
-    order = np.argsort(known)
-    at = np.minimum(np.searchsorted(known[order], column.values), len(known) - 1)
-    is_known = known[order][at] == column.values
-    places = np.where(is_known, order[at], np.nan)
+    if known[-1] - known[0] == len(known) - 1 and (np.diff(known) == 1).all():  # one after the other
+        places = column.values - known[0]
+        is_known = (places >= 0) & (places < len(known))
+    else:
+        order = np.argsort(known)
+        at = np.minimum(np.searchsorted(known[order], column.values), len(known) - 1)
+        is_known = known[order][at] == column.values
+        places = order[at].astype(np.float64)
     found = _Column(places, dict(column.faults))
+    if is_known.all():
+        return found
+    found.values = np.where(is_known, places, np.nan)
     _add_fault(found, UNKNOWN_CATEGORY, ~is_known)
     return found
 

@@ -1,4 +1,4 @@
-"""The files of a model of tables: its config.json, the one file of the model, and what the driver says of them.
+"""The files of a model of tables: its config.json and the one file of the model, as the driver sees them.
 
 Imports no framework: the driver looks at a model before Spark starts.
 """
@@ -73,6 +73,10 @@ def check_files(recipe: Recipe) -> None:
     """
     if recipe.revision:
         raise ModelError(f"--revision {recipe.revision}: a model of tables is a folder, which has none")
+    if recipe.dtype != "auto":
+        raise ModelError(
+            f"--dtype {recipe.dtype}: a model of tables runs in that of its signature; leave it out"
+        )
     if recipe.compile_rows:
         raise ModelError("--compile true: not for models of tables; leave it out")
     if not storage.is_s3(recipe.source):

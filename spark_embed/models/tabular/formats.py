@@ -38,8 +38,8 @@ def find_format(path: str, where: str) -> Format:
         if _is_onnx(start):
             return "onnx"
     raise ModelError(
-        f"{where} is no model that is read here: TorchScript, torch.export (.pt2), a state dict, safetensors, "
-        "ONNX"
+        f"{where} is no model that is read here: TorchScript, torch.export (.pt2), a state dict, safetensors "
+        "or ONNX"
     )
 
 

@@ -19,8 +19,8 @@ from spark_embed.models.tabular.signature import Signature
 
 Matrix = npt.NDArray[Any]
 
-Network = Callable[[Matrix], Matrix]
-"""(n, features) of the signature's dtype -> (n,) or (n, outputs)."""
+Network = Callable[[Matrix, int], Matrix]
+"""(n, features) of the signature's dtype, rows of a forward pass -> (n,) or (n, outputs), float32."""
 
 LIBRARY_ERRORS = (RuntimeError, ValueError, KeyError, TypeError, OSError, IndexError, AttributeError)
 """What torch and onnxruntime raise of a model that they cannot load or run."""
@@ -58,10 +58,12 @@ def _load_torch(files: TabularFiles, kind: Format, signature: Signature, device:
     if kind == "torchscript":
         module.eval()
 
-    def run(matrix: Matrix) -> Matrix:
+    def run(matrix: Matrix, step: int) -> Matrix:
         with torch.inference_mode():
-            output = module(torch.from_numpy(matrix).to(device))
-            return _first(output).float().cpu().numpy()  # type: ignore[no-any-return]
+            rows = torch.from_numpy(matrix).to(device)
+            outputs = [_first(module(part)) for part in torch.split(rows, step)]
+            found: Matrix = torch.cat(outputs).float().cpu().numpy()
+            return found
 
     return run
 
@@ -140,10 +142,14 @@ def _load_onnx(path: str, signature: Signature, where: str) -> Network:
     # skl2onnx's classifiers give labels first, and probabilities behind them.
     name = next((one for one in outputs if one.startswith("prob")), outputs[0])
 
-    def run(matrix: Matrix) -> Matrix:
-        (output,) = session.run([name], {inputs[0].name: matrix.astype(wanted, copy=False)})
-        if isinstance(output, list):  # skl2onnx's ZipMap: a dict for each row
-            output = np.array([list(row.values()) for row in output])
-        return np.asarray(output)
+    def run(matrix: Matrix, step: int) -> Matrix:
+        outputs = []
+        for start in range(0, len(matrix), step):
+            part = matrix[start : start + step].astype(wanted, copy=False)
+            (output,) = session.run([name], {inputs[0].name: part})
+            if isinstance(output, list):  # skl2onnx's ZipMap: a dict for each row
+                output = np.array([list(row.values()) for row in output])
+            outputs.append(np.asarray(output, np.float32))
+        return np.concatenate(outputs)
 
     return run

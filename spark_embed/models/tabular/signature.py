@@ -31,7 +31,7 @@ class Feature:
     """A column that the model takes.
 
     Attributes:
-        categories: those that a category may be, texts or integers; the model gets a value's place among them.
+        categories: those that there are, texts or integers; the model gets a value's place among them.
         required: a row without it is an error row; else the model gets NaN.
     """
 

@@ -1,4 +1,4 @@
-"""Rows of a table -> scores and classes; by row as any model, and by column, which is a hundred times as fast."""
+"""Rows of a table -> scores and classes: by row as any model, and by column, a hundred times as fast."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from spark_embed.errors import ModelError, RowError, one_line
-from spark_embed.models import Inputs, Prediction, Prepared, Recipe, Takes, Values
+from spark_embed.models import Inputs, Prediction, Prepared, Recipe, ReferenceModel, Takes, Values
 from spark_embed.models.tabular.features import CODES, Features, read_features
 from spark_embed.models.tabular.files import find_files
 from spark_embed.models.tabular.formats import find_format
@@ -55,7 +55,7 @@ class TabularModel:
     """
 
     codes = frozenset(ROW_CODES)
-    reference = None
+    reference: ReferenceModel | None = None
 
     def __init__(self, recipe: Recipe) -> None:
         """Load the model (slow; runs once per worker process).
@@ -93,7 +93,7 @@ class TabularModel:
         self.takes = Takes(image=None, columns=self.signature.names)
         self.gives = self.signature.gives
         self._name = str(files.config.get("name") or files.folder.rstrip("/").rpartition("/")[2])
-        self._scores(np.zeros((2, len(self.signature.features)), self.signature.dtype))
+        self._scores(np.zeros((3, len(self.signature.features)), self.signature.dtype), 2)
 
     def prepare(self, inputs: Inputs) -> Prepared:
         """See `Model.prepare`: a row of the matrix."""
@@ -136,10 +136,7 @@ class TabularModel:
         batch_size: int | None = None,
     ) -> Predicted:
         """Predict the good rows, which `matrix` holds, and put the nulls of the others between them."""
-        step = batch_size or max(len(matrix), 1)
-        parts = [self._scores(matrix[start : start + step]) for start in range(0, len(matrix), step)]
-        width = len(self.signature.classes) if self.signature.kind == "multiclass" else 1
-        scores = np.concatenate(parts) if parts else np.empty((0, width), np.float32)
+        scores = self._scores(matrix, batch_size or max(len(matrix), 1))
         is_good = np.ones(n_rows, np.bool_)
         is_good[list(errors)] = False
         is_finite = np.isfinite(scores).all(axis=1)
@@ -155,22 +152,24 @@ class TabularModel:
             columns = {name: _masked(array, still) for name, array in columns.items()}
         return Predicted(columns, errors, Features(matrix, {}, {}), {})
 
-    def _scores(self, matrix: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    def _scores(self, matrix: npt.NDArray[Any], batch_size: int) -> npt.NDArray[np.float32]:
         """Return the scores of rows, float32 (n, classes) of several classes, else (n, 1).
 
         Raises:
             ModelError: the model cannot run on them, or gives something else than its signature says.
         """
+        kind = self.signature.kind
+        width = len(self.signature.classes) if kind == "multiclass" else 1
+        if not len(matrix):
+            return np.empty((0, width), np.float32)
         try:
-            output = np.asarray(self._network(matrix), np.float32)
+            output = self._network(matrix, batch_size)
         except LIBRARY_ERRORS as exc:
             raise ModelError(
                 f"{self._where}: cannot run on {len(self.signature.features)} features of "
                 f"{self.signature.dtype}: {one_line(exc)}"
             ) from exc
         output = output.reshape(len(matrix), -1) if len(output) == len(matrix) else output[None]
-        kind = self.signature.kind
-        width = len(self.signature.classes) if kind == "multiclass" else 1
         if kind == "binary" and output.shape[1:] == (2,):  # a column for each class
             output = _softmax(output) if self.signature.activation == "softmax" else output
             return output[:, 1:]

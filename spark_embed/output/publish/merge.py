@@ -26,6 +26,7 @@ from spark_embed.schema import (
     result_columns,
     vector_columns,
 )
+from spark_embed.spark.types import STATS
 from spark_embed.storage import parquet_input, rows_per_batch
 
 
@@ -73,10 +74,16 @@ def merge_files(merge: Merge) -> dict[str, Any]:
 
 
 def _read(path: str) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a file in batches; an empty one at least, for its columns."""
+    """Yield the rows of a file in batches, without what they cost; an empty one at least, for its columns."""
     with pq.ParquetFile(parquet_input(path)) as file:
-        yield pa.RecordBatch.from_pylist([], schema=file.schema_arrow)
-        yield from file.iter_batches(rows_per_batch(file, BATCH_BYTES))
+        schema = file.schema_arrow
+        yield pa.RecordBatch.from_pylist([], schema=schema)
+        given = (field.name for field in schema.field(RESULT).type if field.name != STATS)
+        columns = [
+            *(name for name in schema.names if name != RESULT),
+            *(f"{RESULT}.{name}" for name in given),
+        ]
+        yield from file.iter_batches(rows_per_batch(file, BATCH_BYTES), columns=columns)
 
 
 def _with_results(batch: pa.RecordBatch, given: Results) -> pa.RecordBatch:
