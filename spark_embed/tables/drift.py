@@ -26,7 +26,7 @@ import pyarrow as pa
 
 from spark_embed.errors import ConfigError, VerifyError
 from spark_embed.models.tabular.signature import FeatureType
-from spark_embed.tables.reading import names_of, read_columns
+from spark_embed.tables.reading import as_text, names_of, read_columns
 from spark_embed.tables.values import read_numbers
 
 _MAX_ROWS = 200_000
@@ -165,7 +165,7 @@ def _kinds(values: pa.Array | npt.NDArray[np.float64]) -> pd.Series[int]:
     if isinstance(values, np.ndarray):
         texts = pd.Series(values).map("{:g}".format, na_action="ignore")
     else:
-        texts = values.cast(pa.string()).to_pandas().replace("", None)
+        texts = as_text(values).to_pandas().replace("", None)
     counts: pd.Series[int] = texts.fillna(_MISSING).value_counts()
     return counts
 

@@ -11,6 +11,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from spark_embed.tables.reading import as_text
+
 Hashes = npt.NDArray[np.uint64]
 
 _SHOWN = 5
@@ -66,6 +68,6 @@ class Ids:
 
 def _hashed(column: pa.Array) -> tuple[pa.Array, Hashes]:
     """Return the ids that are there, as text, and their hashes."""
-    texts = column.cast(pa.string()).drop_null()
+    texts = as_text(column).drop_null()
     texts = texts.filter(pc.not_equal(texts, ""))
     return texts, pd.util.hash_array(texts.to_numpy(zero_copy_only=False), categorize=False)

@@ -74,6 +74,14 @@ def read_columns(path: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         raise StorageError(f"{path}: cannot be read: {one_line(exc)}") from exc
 
 
+def as_text(column: pa.Array) -> pa.Array:
+    """Return a column as text: 7 as "7"; of what Arrow has no text for, such as lists, what Python prints."""
+    try:
+        return column.cast(pa.string())
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+        return pa.array([None if value is None else str(value) for value in column.to_pylist()], pa.string())
+
+
 def read_column(paths: Sequence[str], name: str) -> Iterator[pa.Array]:
     """Yield a column of files, batch by batch.
 

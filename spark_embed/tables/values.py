@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from spark_embed.models.tabular.features import MISSING_VALUE, WRONG_TYPE, read_features
 from spark_embed.models.tabular.signature import Feature, FeatureType, Signature
+from spark_embed.tables.reading import as_text
 from spark_embed.tables.rules import ColumnRule
 
 _SHOWN_CHARS = 40
@@ -39,7 +40,7 @@ class ColumnValues:
         """Take in the values of a batch; what is no row has none."""
         self._is_row = is_row
         if self._feature is None:
-            missing = pc.fill_null(pc.equal(column.cast(pa.string()), ""), True)
+            missing = pc.fill_null(pc.equal(as_text(column), ""), True)
             if not self._rule.nullable:
                 self._note(MISSING_VALUE, np.flatnonzero(missing), "is empty")
         else:

@@ -12,6 +12,7 @@ from spark_embed.errors import ConfigError
 from spark_embed.models.tabular.files import read_config
 from spark_embed.models.tabular.signature import read_signature
 from spark_embed.tables import ids
+from spark_embed.tables.drift import find_drift
 from spark_embed.tables.rules import Rules, read_rules, rules_of
 from spark_embed.tables.validate import validate
 
@@ -153,6 +154,22 @@ def test_what_cannot_be_read_is_a_line(name, data, tmp_path):
     (tmp_path / name).write_bytes(data)
     broken = validate(str(tmp_path / name), Rules(), "user_id").broken
     assert any("cannot be read" in line or "lacks user_id" in line for line in broken), broken
+
+
+def test_columns_of_every_kind_are_read(tmp_path):
+    table = customers(50)
+    table["plan"] = pd.Categorical(["free", "paid"] * 25)
+    table = table.assign(seen=pd.Timestamp("2026-01-01"), digest=b"\xff", tags=[["new"]] * 50, note="x")
+    table.loc[3, ["seen", "digest", "tags", "note"]] = None
+    table.to_parquet(tmp_path / "t.parquet")
+    names = ("seen", "digest", "tags", "note")
+    rules = Rules.model_validate(
+        {"columns": {"plan": {"allowed": ["free", "paid"]}, **{n: {} for n in names}}}
+    )
+    found = validate(str(tmp_path / "t.parquet"), rules)
+    assert found.broken == [f"{name}: missing_value in 1 of 50 rows; row 4 is empty" for name in names]
+    columns = find_drift([str(tmp_path / "t.parquet")], [str(tmp_path / "t.parquet")], 0.25).columns
+    assert {column.psi for column in columns} == {0.0}
 
 
 def test_columns_that_no_rule_names_can_be_refused(tmp_path):
