@@ -65,16 +65,15 @@ def validate(uri: str, rules: Rules, id_column: str | None = None) -> Validation
     if id_column:
         rules = rules.also({id_column: ColumnRule(unique=True)})
     values = {name: ColumnValues(name, rule) for name, rule in rules.columns.items()}
-    readable: list[str] = []
-    ids = {
-        name: Ids(partial(read_column, readable, name)) for name, rule in rules.columns.items() if rule.unique
-    }
+    unique = [name for name, rule in rules.columns.items() if rule.unique]
+    read: dict[str, list[str]] = {name: [] for name in unique}  # the files that have it, and could be read
+    ids = {name: Ids(partial(read_column, read[name], name)) for name in unique}
     for path in paths:
         try:
             names = _check_columns(path, rules, found)
             _read_file(path, names, found, values, ids)
-            if len(names) == len(rules.columns):
-                readable.append(path)
+            for name in read.keys() & names:
+                read[name].append(path)
         except StorageError as exc:
             found.broken.append(str(exc))
     if found.row_count < rules.min_rows:

@@ -106,7 +106,10 @@ class Airflow:
     def xcoms(self, dag: str) -> dict[tuple[str, str], object]:
         """Return (task id, key) -> value of the last run of a DAG."""
         rows = self.query("select task_id, key, value from xcom where dag_id = ? order by dag_run_id", dag)
-        return {(task, key): json.loads(value) for task, key, value in rows}
+        # SQLite takes a number for one, whatever its column is declared to be.
+        return {
+            (task, key): json.loads(value) if isinstance(value, str) else value for task, key, value in rows
+        }
 
     def states(self, dag: str) -> dict[str, str]:
         """Return task id -> state in the last run of a DAG."""

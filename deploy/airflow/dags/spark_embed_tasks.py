@@ -172,10 +172,14 @@ class ProjectCommand(BaseOperator):
             start_new_session=True,
         )
         last = ""
-        for line in self._process.stdout or ():  # spark-submit's has what its job says on stderr, too
-            self.log.info("%s", line.rstrip())
-            last = line
-        code = self._process.wait()
+        try:
+            with self._process.stdout as lines:  # spark-submit's has what its job says on stderr, too
+                for line in lines:
+                    self.log.info("%s", line.rstrip())
+                    last = line
+            code = self._process.wait()
+        finally:
+            self.on_kill()
         printed = _json_of(last)
         for line in printed.get("broken", []):
             self.log.error("%s", line)
