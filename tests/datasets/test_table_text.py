@@ -1,4 +1,4 @@
-"""CSV and JSONL tables: what was written is read, a row for each row, and no line is lost in another's quotes."""
+"""CSV and JSONL tables: what was written is read, a row for each row, and no line is lost in quotes."""
 
 import csv
 import gzip

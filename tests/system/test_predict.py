@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from spark_embed.config import Config
+from spark_embed.datasets.units import take_wave
 from spark_embed.output.folder import Output
 from spark_embed.output.verify import verify
 from spark_embed.pipeline import run
@@ -118,7 +119,7 @@ def test_a_run_over_csv_that_is_cut_off_goes_on_and_ends_in_one_file_in_order(
 
     with monkeypatch.context() as patch:
         patch.setattr("spark_embed.run.wave_job.run_table_wave", fail_third)
-        patch.setattr("spark_embed.run.waves.take_wave", lambda queue, n: _take(queue, 700))
+        patch.setattr("spark_embed.run.waves.take_wave", lambda queue, n_rows: take_wave(queue, 700))
         with pytest.raises(KeyboardInterrupt):
             predict(spark, path, model, out, output_format="csv")
     assert not (out / "predictions.csv").exists()
@@ -143,12 +144,6 @@ def test_a_run_over_csv_that_is_cut_off_goes_on_and_ends_in_one_file_in_order(
     again = predict(spark, path, model, out, output_format="csv")
     assert again.this_run.rows == 0
     assert len((out / "predictions.csv").read_text().splitlines()) == 3002
-
-
-def _take(queue, n_rows):
-    from spark_embed.datasets.units import take_wave
-
-    return take_wave(queue, n_rows)
 
 
 @pytest.mark.slow

@@ -44,10 +44,10 @@ def find_format(path: str, where: str) -> Format:
 
 
 CONVERT = (
-    'where you trust it, convert it once, N being the number of features: python -c "import torch; from '
-    "torch.export import Dim, export, save; m = torch.load('model.pt', weights_only=False).eval(); "
-    "save(export(m, (torch.zeros(2, N),), dynamic_shapes=({0: Dim('rows')},)), 'model.pt2')\" (a scikit-learn "
-    "model: skl2onnx)"
+    'where you trust it, convert it once, N being the number of features: python -c "import torch; '
+    "from torch.export import Dim, export, save; m = torch.load('model.pt', weights_only=False).eval(); "
+    "save(export(m, (torch.zeros(2, N),), dynamic_shapes=({0: Dim('rows')},)), 'model.pt2')\" "
+    "(a scikit-learn model: skl2onnx)"
 )
 """What a person does with a pickled module."""
 

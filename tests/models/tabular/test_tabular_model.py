@@ -174,7 +174,7 @@ def test_a_score_that_is_nan_is_an_error_row(tmp_path):
     config = json.loads((folder / "config.json").read_text())
     config["signature"]["output"] = {"kind": "regression"}
     (folder / "config.json").write_text(json.dumps(config))
-    rows, columns = rows_of(3)
+    _, columns = rows_of(3)
     columns["age"] = pa.array([1, 1000, 0])
     found = load(folder).predict_table(columns, 3, 8)
     assert {row: error.code for row, error in found.errors.items()} == {1: "bad_score"}
