@@ -9,13 +9,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := demo
 DIST := dist
+N ?= 10000
 # In the order of tests/conftest.py: the longest files first.
 TWO_AT_A_TIME := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYSPARK_PYTHON := $(CURDIR)/$(BIN)/python
 
-.PHONY: help run-local test test-fast test-crash test-cluster test-matrix airflow-venv test-airflow wheel env-archive s3-server lint format types lines tables bench bench-peers clean
+.PHONY: help run-local test test-fast test-crash test-cluster test-matrix tabular-example airflow-venv test-airflow wheel env-archive s3-server lint format types lines tables bench bench-peers clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -47,6 +48,10 @@ test-airflow: $(READY) .venvs/airflow/.ready  ## the DAGs in a real Airflow: min
 	.venvs/airflow/bin/python -m pip install --quiet --disable-pip-version-check --constraint $< \
 		apache-airflow apache-airflow-providers-standard
 	touch $@
+
+tabular-example: $(READY)  ## models/tabular_example, trained, and demo/table.csv for it; N=1000000 for as many rows
+	$(BIN)/python tools/make_tabular_example.py model models/tabular_example
+	$(BIN)/python tools/make_tabular_example.py table $(DEMO)/table.csv $(N)
 
 wheel: $(READY)  ## dist/: the wheel, and the same as a .zip, which is what spark-submit --py-files takes
 	rm -f $(DIST)/spark_embed-*.whl

@@ -91,14 +91,14 @@ def open_table(
     """
     signature = signature_of(config)
     wanted = _wanted(config, signature)
+    _check_own(config, signature)
     catalogue = read_catalogue(catalogue_path)
     hashes = hash_shards(session(), layout.root, layout.files) if config.verify_shards else {}
     layout = replace(layout, files=tuple(catalogue.identified(layout.files, hashes)))
     if layout.name == TEXT_TABLE:
         check_columns(os.path.join(layout.root, layout.files[0].path), wanted)  # before Spark starts
-        index = make_index(
-            session, layout, index_folder, wanted[0], config.max_samples, config.list_quoting, wanted
-        )
+        layout = replace(layout, columns=wanted)
+        index = make_index(session, layout, index_folder, wanted[0], config.max_samples, config.list_quoting)
     else:
         shards, bad = open_shards(layout.root, layout.files, catalogue)
         index = Index(layout.root, tuple(shards), tuple(bad), sum(shard.n_bytes for shard in shards))
@@ -109,7 +109,6 @@ def open_table(
     write_catalogue(catalogue, catalogue_path)
     id_field = _id_field(config, layout, index.shards)
     own = (id_field, *(feature_fields(signature, id_field.name) if config.include_features else ()))
-    _check_own(own, signature)
     return ParquetSource(
         layout="table_of_jsonl" if is_json(layout.files[0].path) else layout.name,
         root=layout.root,
@@ -162,14 +161,16 @@ def feature_fields(signature: Signature, id_column: str) -> list[T.StructField]:
     ]
 
 
-def _check_own(own: Sequence[T.StructField], signature: Signature) -> None:
+def _check_own(config: Config, signature: Signature) -> None:
+    """Refuse own columns that the output cannot have beside those of the predictions."""
     taken = {*result_columns(signature.gives), SHARD, SHARD_ROW, ERROR, ERROR_DETAIL, RESULT}
-    names = [field.name for field in own]
-    for name in names:
+    first = config.id_column or TABLE_ID
+    others = [name for name in signature.names if config.include_features and name != config.id_column]
+    for name in (first, *others):
         if name.lower() in taken:
             raise ConfigError(
-                f"the table has a column {name!r}, which the output needs for itself: rename it, or leave "
-                "out --include_features"
+                f"the table has a column {name!r}, which the output needs for itself: rename it, or leave out "
+                f"{'--id_column' if name == first else '--include_features'}"
             )
-        if names.count(name) > 1:
-            raise ConfigError(f"two columns of the output would be called {name!r}: rename one (--id_column)")
+    if first in others:
+        raise ConfigError(f"the output would have two columns {first!r}: name one with --id_column")

@@ -1,10 +1,10 @@
-"""BATCH INFERENCE REPORT: what the predictions of a table are, as a whole; reads their scores, no feature."""
+"""What the predictions of a table are, as a whole: figures of their scores; reads no feature."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,11 +18,7 @@ from spark_embed.errors import StorageError, one_line
 from spark_embed.schema import PREDICTION_CLASS, PREDICTION_SCORE
 from spark_embed.storage import parquet_input
 
-REPORT_TITLE = "BATCH INFERENCE REPORT"
-
 _BANDS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-_LINE = "=" * 60
-_SHOWN_CLASSES = 12
 _BATCH_ROWS = 1 << 18
 
 
@@ -121,16 +117,16 @@ def read_scores(paths: Iterable[str]) -> Scores:
 
 
 def make_report(
-    scores: Scores,
-    signature: Mapping[str, Any],
-    errors_by_code: Mapping[str, int],
-    *,
-    input_: str,
-    output: str,
-    model: str,
-    generated_at: str,
+    scores: Scores, signature: Mapping[str, Any], errors_by_code: Mapping[str, int], about: Mapping[str, str]
 ) -> PredictionReport:
-    """Return the report of some scores; `signature` as a model's description has it."""
+    """Return the report of some scores.
+
+    Args:
+        scores: of the rows with a prediction.
+        signature: of the model, as its description has it.
+        errors_by_code: of the others.
+        about: `input`, `output`, `model` and `generated_at`, for people.
+    """
     kind = signature["kind"]
     names = [str(name) for name in signature["classes"]] if kind != "regression" else []
     n_errors = sum(errors_by_code.values())
@@ -141,10 +137,7 @@ def make_report(
     ]
     is_binary = kind == "binary"
     return PredictionReport(
-        input=input_,
-        output=output,
-        model=model,
-        generated_at=generated_at,
+        **about,
         rows=scores.n + n_errors,
         predicted=scores.n,
         errors=n_errors,
@@ -158,45 +151,3 @@ def make_report(
         else None,
         bands=[] if kind == "regression" else bands,
     )
-
-
-def report_text(report: Mapping[str, Any]) -> str:
-    """Return a report, as JSON values, as a block of text for a person."""
-    n, score = report["predicted"], report["score"]
-    lines = [
-        _LINE,
-        REPORT_TITLE,
-        _LINE,
-        f"generated     {report['generated_at']}",
-        f"input         {report['input']}",
-        f"output        {report['output']}",
-        f"model         {report['model']}",
-        f"rows          {report['rows']:,}",
-        f"predicted     {n:,}",
-        f"errors        {report['errors']:,}",
-        *(f"  {code:<22}{number:>14,}" for code, number in report["errors_by_code"].items()),
-    ]
-    if report["positives"] is not None:
-        lines += [
-            _share(f"positive ({_class(report, 1)})", report["positives"], n)
-            + f"   score >= {report['threshold']:g}",
-            _share(f"negative ({_class(report, 0)})", report["negatives"], n),
-        ]
-    else:
-        lines += [_share(name, number, n) for name, number in _largest(report["classes"])]
-    if score:
-        lines += [f"score {name:<8}{score[name]:.6f}" for name in ("mean", "std", "min", "max")]
-        lines += [_share(f"  {band['band']}", band["count"], n) for band in report["bands"]]
-    return "\n".join([*lines, _LINE])
-
-
-def _class(report: Mapping[str, Any], place: int) -> str:
-    return str(list(report["classes"])[place])
-
-
-def _largest(classes: Mapping[str, int]) -> Sequence[tuple[str, int]]:
-    return sorted(classes.items(), key=lambda item: -item[1])[:_SHOWN_CLASSES]
-
-
-def _share(what: str, number: int, whole: int) -> str:
-    return f"{what:<24}{number:>14,}  {100 * number / max(whole, 1):6.2f} %"

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from spark_embed.errors import one_line
 from spark_embed.output.cost import Cost
 from spark_embed.output.executors import Executor, Skew, describe_executors
-from spark_embed.output.prediction_report import report_text
+from spark_embed.output.report_text import report_text
 
 _SHOWN_CHARS = 120
 

@@ -89,8 +89,7 @@ def write_summary(context: RunContext, result: RunResult) -> RunSummary:
     errors = ledger.n_errors_by_code
     embed_s = max(clock.timings_s.get("embed", 0.0), 1e-3)
     options = result.binding.options.batch_size if result.binding else 0
-    pending, executors = _describe_pending(context, result), counted.executors
-    timings_s = clock.with_total()
+    pending, executors, timings_s = _describe_pending(context, result), counted.executors, clock.with_total()
     summary = RunSummary(
         status="incomplete" if pending.n_bad_shards or pending.n_rows_left else "complete",
         counts=_count(ledger),

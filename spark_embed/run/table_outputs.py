@@ -9,8 +9,9 @@ from typing import Any
 
 from spark_embed.output.folder import Output, note_extra
 from spark_embed.output.prediction_csv import write_prediction_csv
-from spark_embed.output.prediction_report import make_report, read_scores, report_text
+from spark_embed.output.prediction_report import make_report, read_scores
 from spark_embed.output.records import Ledger, now
+from spark_embed.output.report_text import report_text
 from spark_embed.run.context import RunContext
 from spark_embed.schema import PREDICTIONS_NAME
 from spark_embed.storage import delete, exists, write_json, write_text
@@ -39,10 +40,12 @@ def write_table_outputs(context: RunContext, ledger: Ledger, model: Mapping[str,
         scores,
         json.loads(model["signature"]),
         ledger.n_errors_by_code,
-        input_=config.input_dir,
-        output=_place(output, CSV_NAME if config.output_format == "csv" else PREDICTIONS_NAME),
-        model=f"{model['name']} at {model['source']}",
-        generated_at=now(),
+        {
+            "input": config.input_dir,
+            "output": _place(output, CSV_NAME if config.output_format == "csv" else PREDICTIONS_NAME),
+            "model": f"{model['name']} at {model['source']}",
+            "generated_at": now(),
+        },
     ).to_dict()
     write_json(_place(output, REPORT_JSON), report)
     write_text(_place(output, REPORT_TEXT), report_text(report) + "\n")

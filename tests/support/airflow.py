@@ -66,7 +66,6 @@ class Airflow:
             **inherited,
             "PATH": f"{VENV / 'bin'}{os.pathsep}{inherited['PATH']}",
             "PYTHONPATH": str(REPOSITORY),
-            "PYTHONWARNINGS": "default",
             "AIRFLOW_HOME": str(self._home),
             "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",

@@ -91,7 +91,7 @@ with DAG(
     deadline=deadline(),
     tags=["spark_embed"],
     params={
-        "input_path": text_param("demo/customers.csv", "a table: CSV, JSONL or parquet; {ds} is the day"),
+        "input_path": text_param("demo/table.csv", "a table: CSV, JSONL or parquet; {ds} is the day"),
         "output_path": text_param("demo/predictions", "each data interval has a folder below it"),
         "model_path": text_param("models/tabular_example", "folder of the model"),
         "batch_size": Param(256, type="integer", minimum=1, description="rows of a forward pass"),

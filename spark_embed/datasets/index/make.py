@@ -75,20 +75,16 @@ def make_index(
     url_column: str,
     max_rows: int | None,
     quoting: str = STANDARD,
-    columns: Sequence[str] = (),
 ) -> Index:
     """Make what is missing of an index below `folder`; runs on the executors, a task for each file.
 
     A file that has not changed since is not read again. With `max_rows` only the first files are indexed,
-    as many as hold that many rows. With `columns` the files are tables, of which these are read.
+    as many as hold that many rows.
 
     Raises:
         ConfigError: a file cannot be used; the text names it.
     """
-    tasks = [
-        replace(task, columns=tuple(columns))
-        for task in _tasks(layout, folder, url_column, quoting, max_rows)
-    ]
+    tasks = _tasks(layout, folder, url_column, quoting, max_rows)
     names = [_file_name(task) for task in tasks]
     targets = [os.path.join(folder, name) for name in names]
     make_folder(folder)
@@ -175,6 +171,7 @@ def _tasks(
         task = IndexTask(
             layout.name, layout.root, file, sidecar, url_column, quoting, max_rows, has_urls=layout.has_urls
         )
+        task = replace(task, columns=layout.columns)
         if layout.name == TARS:
             unpacked = _name_of("unpacked", task.path, file.version) + ".tar"
             task = replace(task, unpacked=os.path.join(folder, unpacked))

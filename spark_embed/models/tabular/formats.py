@@ -44,9 +44,10 @@ def find_format(path: str, where: str) -> Format:
 
 
 CONVERT = (
-    "where you trust it, convert it once: python -c \"import torch; m = torch.load('model.pt', "
-    "weights_only=False).eval(); torch.jit.save(torch.jit.script(m), 'model.ts.pt')\" (a scikit-learn model: "
-    "skl2onnx)"
+    'where you trust it, convert it once, N being the number of features: python -c "import torch; '
+    "from torch.export import Dim, export, save; m = torch.load('model.pt', weights_only=False).eval(); "
+    "save(export(m, (torch.zeros(2, N),), dynamic_shapes=({0: Dim('rows')},)), 'model.pt2')\" "
+    "(a scikit-learn model: skl2onnx)"
 )
 """What a person does with a pickled module."""
 
@@ -57,7 +58,7 @@ def _format_of_zip(path: str, where: str) -> Format:
             names = [name.partition("/")[2] for name in archive.namelist()]  # below one folder
     except zipfile.BadZipFile as exc:
         raise ModelError(f"{where} is no whole file: {one_line(exc)}; was it cut off?") from exc
-    if "archive_format" in names or "models" in {name.partition("/")[0] for name in names}:
+    if "archive_format" in names:
         return "torch_export"
     if "constants.pkl" in names or any(name.startswith("code/") for name in names):
         return "torchscript"

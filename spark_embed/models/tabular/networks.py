@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spark_embed.errors import ModelError, one_line
+from spark_embed.models.tabular.exported import check_export
 from spark_embed.models.tabular.files import TabularFiles
 from spark_embed.models.tabular.formats import CONVERT, Format
 from spark_embed.models.tabular.signature import Signature
@@ -47,7 +48,8 @@ def _load_torch(files: TabularFiles, kind: Format, signature: Signature, device:
     if kind == "torchscript":
         module = torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
     elif kind == "torch_export":
-        module = _load_export(path, where).to(device)
+        check_export(path, where)
+        module = torch.export.load(path).module().to(device)
     else:
         from spark_embed.models.tabular.architectures import make_network
 
@@ -100,26 +102,6 @@ def _load_state(path: str, where: str) -> dict[str, Any]:
     if not isinstance(state, dict) or not all(isinstance(one, torch.Tensor) for one in state.values()):
         raise ModelError(f"{where} holds {type(state).__name__} and no state dict of tensors")
     return state
-
-
-def _load_export(path: str, where: str) -> Any:
-    """Load an exported program, unless a tensor of it is pickled, as those of classes of one's own are.
-
-    Raises:
-        ModelError: it holds a pickle.
-    """
-    import json
-    import zipfile
-
-    import torch
-
-    with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            if name.endswith(("_weights_config.json", "_constants_config.json")):
-                config = json.loads(archive.read(name)).get("config", {})
-                if any(isinstance(one, dict) and one.get("use_pickle") for one in config.values()):
-                    raise ModelError(f"{where} holds pickled tensors ({name}), which could run code")
-    return torch.export.load(path).module()
 
 
 def _load_onnx(path: str, signature: Signature, where: str) -> Network:

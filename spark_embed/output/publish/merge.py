@@ -78,11 +78,9 @@ def _read(path: str) -> Iterator[pa.RecordBatch]:
     with pq.ParquetFile(parquet_input(path)) as file:
         schema = file.schema_arrow
         yield pa.RecordBatch.from_pylist([], schema=schema)
-        given = (field.name for field in schema.field(RESULT).type if field.name != STATS)
-        columns = [
-            *(name for name in schema.names if name != RESULT),
-            *(f"{RESULT}.{name}" for name in given),
-        ]
+        given = [f"{RESULT}.{field.name}" for field in schema.field(RESULT).type if field.name != STATS]
+        # They come in this order.
+        columns = [one for name in schema.names for one in (given if name == RESULT else [name])]
         yield from file.iter_batches(rows_per_batch(file, BATCH_BYTES), columns=columns)
 
 

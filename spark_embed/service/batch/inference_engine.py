@@ -193,10 +193,12 @@ class BatchInferenceEngine:
                 "threshold": self.signature.threshold,
             },
             dict(sorted(self._errors.items())),
-            input_="Python",
-            output="Python",
-            model=f"{about['name']} at {about['source']}",
-            generated_at=now(),
+            {
+                "input": "Python",
+                "output": "Python",
+                "model": f"{about['name']} at {about['source']}",
+                "generated_at": now(),
+            },
         ).to_dict()
         rate = report["rows"] / self._seconds if self._seconds else 0.0
         return {**report, "n_batches": self._n_batches, "seconds": self._seconds, "rows_per_s": rate}
