@@ -1,4 +1,4 @@
-"""Are ids unique, and those of two tables the same set: 8 bytes a row in memory, whatever the ids are."""
+"""Are ids unique, and those of two tables the same set: 16 bytes a row in memory, whatever the ids are."""
 
 from __future__ import annotations
 
