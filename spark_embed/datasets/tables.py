@@ -29,7 +29,7 @@ from spark_embed.schema import ERROR, ERROR_DETAIL, RESULT, SHARD, SHARD_ROW, TA
 from spark_embed.spark.session import Session
 from spark_embed.storage import StoredFile, existing_folder, folder_path, is_file, is_s3, stat, walk_files
 
-PARQUET_TABLE, TEXT_TABLE = "parquet_table", "text_table"
+PARQUET_TABLE, TEXT_TABLE, JSON_TABLE = "parquet_table", "csv_table", "jsonl_table"
 
 _FEATURE_TYPES = {"integer": T.LongType(), "number": T.DoubleType(), "boolean": T.BooleanType()}
 
@@ -110,7 +110,7 @@ def open_table(
     id_field = _id_field(config, layout, index.shards)
     own = (id_field, *(feature_fields(signature, id_field.name) if config.include_features else ()))
     return ParquetSource(
-        layout="table_of_jsonl" if is_json(layout.files[0].path) else layout.name,
+        layout=JSON_TABLE if is_json(layout.files[0].path) else layout.name,
         root=layout.root,
         folder=index.folder,
         shards=index.shards,
@@ -169,8 +169,8 @@ def _check_own(config: Config, signature: Signature) -> None:
     for name in (first, *others):
         if name.lower() in taken:
             raise ConfigError(
-                f"the table has a column {name!r}, which the output needs for itself: rename it, or leave out "
-                f"{'--id_column' if name == first else '--include_features'}"
+                f"the table has a column {name!r}, which the output needs for itself: rename it, or leave "
+                f"out {'--id_column' if name == first else '--include_features'}"
             )
     if first in others:
         raise ConfigError(f"the output would have two columns {first!r}: name one with --id_column")

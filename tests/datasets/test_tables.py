@@ -1,4 +1,4 @@
-"""Ten wrong inputs of --task predict, ten clear lines, each before anything is computed; and what is right."""
+"""Wrong inputs of --task predict: one clear line each, before anything is computed; and what is right."""
 
 import pandas as pd
 import pytest
@@ -56,7 +56,7 @@ WRONG = {
     "CSV without a column": (
         lambda t: csv_file(t / "a.csv", FRAME.drop(columns="age")),
         {},
-        "a.csv: has no column 'age', which the model's signature or --id_column names; it has user_id, income",
+        "a.csv: has no column 'age', which the model's signature or --id_column names; it has user_id",
     ),
     "a header in another case": (
         lambda t: csv_file(t / "a.csv", FRAME.rename(columns={"age": "Age"})),
@@ -118,7 +118,7 @@ def test_ids_of_parquet_keep_their_type_and_features_have_that_of_the_signature(
     "flags",
     [
         "--input I --output O --model M --batch-size 3 --id-column=u --include-features",
-        "--input_dir I --output_dir=O --model_directory M --batch_size=3 --id_column u --include_features yes",
+        "--input_dir I --output_dir=O --model_directory M --batch_size=3 --id_column u --include_features",
     ],
 )
 def test_flags_have_more_than_one_spelling(flags):

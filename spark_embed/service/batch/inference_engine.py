@@ -24,7 +24,7 @@ from spark_embed.datasets.tables import feature_fields
 from spark_embed.errors import ConfigError, RowError
 from spark_embed.inference.table import CHUNK_ROWS, set_faults, shown_features
 from spark_embed.load_config import make_config
-from spark_embed.models import Recipe, load_model
+from spark_embed.models import Recipe
 from spark_embed.models.registry import TABULAR, find_options, find_source
 from spark_embed.models.tabular.signature import Signature
 from spark_embed.models.tabular.tabular_model import Predicted, TabularModel
@@ -74,9 +74,8 @@ class BatchInferenceEngine:
             kind=TABULAR,
             options=find_options(TABULAR, options),
         )
-        model, _ = load_model(recipe)
-        assert isinstance(model, TabularModel)  # noqa: S101  for mypy
-        self._model, self._batch_size, self._num_workers = model, batch_size, num_workers
+        self._model = TabularModel(recipe)  # a file that was replaced meanwhile is loaded anew
+        self._batch_size, self._num_workers = batch_size, num_workers
         self._options = {"model_directory": directory, "threshold": threshold, "batch_size": batch_size}
         self._scores, self._errors = Scores(), Counter[str]()
         self._seconds, self._n_batches = 0.0, 0
