@@ -166,8 +166,9 @@ def test_a_killed_predict_goes_on_at_the_retry(airflow):
     assert "spark-submit: exit code -9" in said
     rows = pd.read_parquet(output / "predictions.parquet", columns=["user_id", "timestamp"])
     assert sorted(rows.user_id) == list(range(1, 200_001))
-    killed = pd.Timestamp(killed_at[0], unit="s")
-    assert rows.timestamp.min() < killed < rows.timestamp.max()  # what was complete was not done again
+    predicted_at = pd.to_datetime(rows.timestamp, utc=True)
+    killed = pd.Timestamp(killed_at[0], unit="s", tz="UTC")
+    assert predicted_at.min() < killed < predicted_at.max()  # what was complete was not done again
     assert airflow.inbox.texts == []
 
 

@@ -6,7 +6,7 @@ import signal
 import socket
 import sqlite3
 import subprocess
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -60,7 +60,7 @@ class Airflow:
         (self.project / "demo").mkdir(parents=True)
         for name in (".venv", "conf", "jobs", "models"):
             (self.project / name).symlink_to(REPOSITORY / name)
-        port = _free_port()
+        port, *log_ports = _free_ports(3)
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("SPARK_EMBED_", "PYSPARK_"))}
         self.environ = {
             **inherited,
@@ -70,10 +70,11 @@ class Airflow:
             "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
+            "AIRFLOW__API__HOST": "127.0.0.1",
             "AIRFLOW__API__PORT": str(port),
             "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{port}",
-            "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(_free_port()),
-            "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(_free_port()),
+            "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(log_ports[0]),
+            "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(log_ports[1]),
             "AIRFLOW_VAR_SPARK_EMBED_HOME": str(self.project),
             "AIRFLOW_VAR_SPARK_EMBED_ALERT_URL": inbox.url,
             "BATCH_RETRY_DELAY_S": "1",
@@ -136,7 +137,9 @@ class Airflow:
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+def _free_ports(n: int) -> list[int]:
+    with ExitStack() as stack:
+        found = [stack.enter_context(socket.socket()) for _ in range(n)]
+        for one in found:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in found]
