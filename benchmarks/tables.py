@@ -79,23 +79,25 @@ print(json.dumps({"start_s": imported - started, "work_s": time.perf_counter() -
 """
 
 
-def measured(argv: list[str]) -> tuple[float, int, str]:
-    """Run a command; return its seconds, the most memory of it and its children (PSS), its output."""
+def measured(argv: list[str]) -> tuple[dict[str, float], str]:
+    """Run a command; return its seconds, CPU seconds and most memory (PSS) with children, and its output."""
     started = time.perf_counter()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = psutil.Popen(argv, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
+    cpu_s: dict[int, float] = {}
     peak = 0
     while process.poll() is None:
         try:
             family = [process, *process.children(recursive=True)]
             peak = max(peak, sum(one.memory_full_info().pss for one in family))
-        except psutil.NoSuchProcess:
+            cpu_s |= {one.pid: sum(one.cpu_times()[:2]) for one in family}
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
             pass
-        time.sleep(0.5)
+        time.sleep(0.2)
     seconds = time.perf_counter() - started
     if process.returncode:
         raise SystemExit(f"{argv[:4]} ended with {process.returncode}")
-    return seconds, peak, process.stdout.read()
+    return {"total_s": seconds, "cpu_s": sum(cpu_s.values()), "peak_mb": peak / 1e6}, process.stdout.read()
 
 
 def loop(kind: str, path: Path, out: Path, batch_size: int) -> dict[str, float]:
@@ -109,20 +111,20 @@ def loop(kind: str, path: Path, out: Path, batch_size: int) -> dict[str, float]:
         str(batch_size),
         str(MODEL),
     ]
-    seconds, peak, said = measured(argv)
-    return {"total_s": seconds, "work_s": json.loads(said)["work_s"], "peak_mb": peak / 1e6}
+    found, said = measured(argv)
+    return {**found, "work_s": json.loads(said)["work_s"]}
 
 
 def ours(path: Path, out: Path, batch_size: int) -> dict[str, float]:
     folder = out / "ours"
     flags = ["--input", path, "--output", folder, "--model", MODEL, "--id_column", "user_id"]
     flags += ["--batch_size", batch_size]
-    seconds, peak, _ = measured([sys.executable, "jobs/predict.py", *map(str, flags)])
+    found, _ = measured([sys.executable, "jobs/predict.py", *map(str, flags)])
     timings = json.loads((folder / "metadata.json").read_text())["timings_s"]
     print("   ", json.dumps(timings))
     before = timings["start"] + timings["preflight"]
     shutil.rmtree(folder)
-    return {"total_s": seconds, "work_s": timings["total"] - before, "peak_mb": peak / 1e6}
+    return {**found, "work_s": timings["total"] - before}
 
 
 def engine(path: Path, out: Path, batch_size: int) -> dict[str, float]:
@@ -132,8 +134,8 @@ def engine(path: Path, out: Path, batch_size: int) -> dict[str, float]:
         "e.predict_csv(sys.argv[3], sys.argv[4], 'user_id'); print(time.perf_counter() - s)"
     )
     argv = [sys.executable, "-c", code, str(MODEL), str(batch_size), str(path), str(out / "engine.csv")]
-    seconds, peak, said = measured(argv)
-    return {"total_s": seconds, "work_s": float(said.split()[-1]), "peak_mb": peak / 1e6}
+    found, said = measured(argv)
+    return {**found, "work_s": float(said.split()[-1])}
 
 
 def main(n_rows: int = 1_000_000, batch_size: int = 256) -> None:
@@ -155,7 +157,7 @@ def main(n_rows: int = 1_000_000, batch_size: int = 256) -> None:
             print(
                 f"{name:<30}{n_rows / found['work_s']:>12,.0f} rows/s of work "
                 f"({found['work_s']:.1f} s), {n_rows / found['total_s']:>10,.0f} with its start "
-                f"({found['total_s']:.1f} s), {found['peak_mb']:,.0f} MB",
+                f"({found['total_s']:.1f} s), {found['cpu_s']:.1f} s of CPU, {found['peak_mb']:,.0f} MB",
                 flush=True,
             )
 

@@ -149,7 +149,7 @@ def kill_at_first_marker(output: Path, killed_at: list[float]) -> None:
 
 def test_a_killed_predict_goes_on_at_the_retry(airflow):
     table = airflow.project / "demo/large.parquet"
-    write_table(table, 200_000)
+    write_table(table, 800_000)
     output = airflow.project / "demo/killed" / INTERVAL
     killed_at: list[float] = []
     killer = threading.Thread(target=kill_at_first_marker, args=(output, killed_at), daemon=True)
@@ -165,7 +165,7 @@ def test_a_killed_predict_goes_on_at_the_retry(airflow):
     assert airflow.states("batch_inference") == dict.fromkeys(TASKS, "success")
     assert "spark-submit: exit code -9" in said
     rows = pd.read_parquet(output / "predictions.parquet", columns=["user_id", "timestamp"])
-    assert sorted(rows.user_id) == list(range(1, 200_001))
+    assert sorted(rows.user_id) == list(range(1, 800_001))
     predicted_at = pd.to_datetime(rows.timestamp, utc=True)
     killed = pd.Timestamp(killed_at[0], unit="s", tz="UTC")
     assert predicted_at.min() < killed < predicted_at.max()  # what was complete was not done again

@@ -6,7 +6,7 @@ import signal
 import socket
 import sqlite3
 import subprocess
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -131,9 +131,9 @@ class Airflow:
             yield process
         finally:
             os.killpg(process.pid, signal.SIGTERM)
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(30)
-            except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):  # its children may be at their own ends still
                 os.killpg(process.pid, signal.SIGKILL)
 
 
