@@ -11,6 +11,7 @@ PACKAGES := $(VENV)/.packages
 READY := $(VENV)/.ready
 DEMO := demo
 DIST := dist
+N ?= 10000
 # In the order of tests/conftest.py: the longest files first.
 TWO_AT_A_TIME := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
@@ -20,7 +21,7 @@ MAKEFLAGS += --jobs=2
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYSPARK_PYTHON := $(CURDIR)/$(BIN)/python
 
-.PHONY: help run-local test test-fast test-crash test-soak test-cluster test-matrix wheel env-archive s3-server lint format types lines tables bench bench-peers bench-service clean
+.PHONY: help run-local test test-fast test-crash test-soak test-cluster test-matrix tabular-example airflow-venv test-airflow wheel env-archive s3-server lint format types lines tables bench bench-peers bench-service clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -43,6 +44,22 @@ test-soak: $(READY)  ## 60,000 requests of good, broken, slow and vanishing clie
 
 test-cluster: $(READY)  ## clusters whose nodes leave, whose driver or master dies, with several GPUs: make test has a part of it
 	$(BIN)/python -m pytest --crash tests/system/test_gpus.py tests/system/test_standalone.py tests/system/test_standalone_kills.py
+
+airflow-venv: .venvs/airflow/.ready  ## an environment of Airflow's own for deploy/airflow: 300 MB of PyPI, once
+
+test-airflow: $(READY) .venvs/airflow/.ready  ## the DAGs in a real Airflow: minutes; make test skips them, with that reason
+	$(BIN)/python -m pytest --airflow tests/deploy/test_airflow.py
+
+.venvs/airflow/.ready: deploy/airflow/constraints.txt
+	rm -rf .venvs/airflow
+	"$(PYTHON)" -m venv .venvs/airflow
+	.venvs/airflow/bin/python -m pip install --quiet --disable-pip-version-check --constraint $< \
+		apache-airflow apache-airflow-providers-standard
+	touch $@
+
+tabular-example: $(READY)  ## models/tabular_example, trained, and demo/table.csv for it; N=1000000 for as many rows
+	$(BIN)/python tools/make_tabular_example.py model models/tabular_example
+	$(BIN)/python tools/make_tabular_example.py table $(DEMO)/table.csv $(N)
 
 wheel: $(READY)  ## dist/: the wheel, and the same as a .zip, which is what spark-submit --py-files takes
 	rm -f $(DIST)/spark_embed-*.whl

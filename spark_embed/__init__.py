@@ -8,9 +8,15 @@ from spark_embed.errors import ConfigError, ModelError, SparkEmbedError, Storage
 
 if TYPE_CHECKING:
     from spark_embed.inference.udf import image_embedding, image_embedding_result
-    from spark_embed.service.batch import BatchInferenceOrchestrator, UnifiedDataLoader, UnifiedOutputWriter
+    from spark_embed.service.batch import (
+        BatchInferenceEngine,
+        BatchInferenceOrchestrator,
+        UnifiedDataLoader,
+        UnifiedOutputWriter,
+    )
 
 __all__ = [
+    "BatchInferenceEngine",
     "BatchInferenceOrchestrator",
     "Config",
     "ConfigError",
@@ -27,6 +33,7 @@ __all__ = [
 _ROOMS = {
     "image_embedding": "inference.udf",
     "image_embedding_result": "inference.udf",
+    "BatchInferenceEngine": "service.batch",
     "BatchInferenceOrchestrator": "service.batch",
     "UnifiedDataLoader": "service.batch",
     "UnifiedOutputWriter": "service.batch",

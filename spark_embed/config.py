@@ -69,7 +69,7 @@ Layouts = Literal["auto", "parquet", "webdataset", "img2dataset_files", "image_f
 S3Jars = Literal["slim", "full", "none"]
 
 
-Task = Literal["embed", "classify", "embed_text", "label", "auto"]
+Task = Literal["embed", "classify", "embed_text", "label", "predict", "auto"]
 
 
 class ModelChoice(BaseModel):
@@ -82,6 +82,7 @@ class ModelChoice(BaseModel):
         "Model",
         "embed: a vector of each image; classify: labels by the model's head, or those of --labels; "
         "embed_text: a vector of each text of --text_column, without images; label: what a remote API says; "
+        "predict: scores of the rows of tables (docs/tables.md); "
         "auto: classify if config.json names a class ForImageClassification, else embed. A folder with code, "
         "and an API, say themselves what they give",
     )
@@ -124,6 +125,13 @@ class ModelChoice(BaseModel):
     )
     prompt: str = _option(
         "a photo of a {}", "Model", "classify: what the model is asked of each of --labels", pattern=r"\{\}"
+    )
+    threshold: float | None = _option(
+        None,
+        "Model",
+        "predict: the score from which on a row is of the second of two classes; default: the model's own",
+        ge=0,
+        le=1,
     )
     allow_pickle_weights: bool = _option(
         False, "Model", "accept weights that are not safetensors (loaded with weights_only=True)"
@@ -176,7 +184,11 @@ class Config(ModelOptions):
 
     # An unset shell variable gives an empty text, which would else name the working folder.
     input_dir: str = _option(
-        ..., "Input", "folder with the images, in any layout; searched through its subfolders", min_length=1
+        ...,
+        "Input",
+        "folder with the images, in any layout; searched through its subfolders; predict: a table's file, or "
+        "a folder of them",
+        min_length=1,
     )
     layout: Layouts = _option("auto", "Input", "what --input_dir holds; auto: what its files say")
     image_column: str | None = _option(
@@ -197,8 +209,12 @@ class Config(ModelOptions):
     id_column: str | None = _option(
         None,
         "Input",
-        "column that becomes image_id; default: key, else id, else shard#row; the path in an image folder",
+        "column that becomes image_id; default: key, else id, else shard#row; the path in an image folder. "
+        "predict: the first column of the output; default: id, of shard#row",
         min_length=1,
+    )
+    include_features: bool = _option(
+        False, "Input", "predict: the features, as the model got them, go to the output, too"
     )
     columns: Names | None = _option(
         None, "Input", "own columns to carry to the output, comma-separated; default: all"
@@ -283,6 +299,12 @@ class Config(ModelOptions):
         "default: folders of files",
     )
 
+    output_format: Literal["parquet", "csv"] = _option(
+        "parquet",
+        "Output",
+        "predict; csv: predictions.csv as well, one file with a row for each row of the input, in its order",
+    )
+
     wave_s: float = _option(
         300, "Run", "seconds of work between two checkpoints: what an interruption costs at most twice", gt=0
     )
@@ -333,6 +355,13 @@ class Config(ModelOptions):
         min_length=1,
     )
     dry_run: bool = _option(False, "Run", "print what was found and what would run, then stop")
+
+    @field_validator("include_features", "output_format")
+    @classmethod
+    def _is_of_tables(cls, value: object, info: ValidationInfo) -> object:
+        if value not in (False, "parquet") and info.data.get("task") != "predict":
+            raise ValueError("is for --task predict")
+        return value
 
     @field_validator("max_cost")
     @classmethod

@@ -104,7 +104,7 @@ class ResumeError(SparkEmbedError):
 
 
 class VerifyError(SparkEmbedError):
-    """What is published in an output folder is not what it should be."""
+    """A table, or what is published in an output folder, is not what it should be."""
 
     exit_code = 7
 
@@ -151,7 +151,7 @@ EXIT_CODES: dict[int, str] = {
     ErrorBudgetExceeded.exit_code: "more images failed than --max_error_fraction allows",
     ResumeError.exit_code: "--output_dir is in use, or holds something that this run must not mix with; "
     "nothing was changed",
-    VerifyError.exit_code: "spark-embed verify found something wrong",
+    VerifyError.exit_code: "spark-embed verify or validate found something wrong, or drift too much of it",
     BadShardsError.exit_code: "shards of the input cannot be read and are left out; all other rows are done",
     SparkLostError.exit_code: "Spark's JVM has ended, killed or out of memory; the same command goes on",
     StoppedError.exit_code: "stopped at --max_hours or --max_cost; the same command goes on",

@@ -34,6 +34,9 @@ from spark_embed.flags import OptionParser, nearest
 ENVIRONMENT_PREFIX = "SPARK_EMBED_"
 MAX_YAML_BYTES = 1_000_000
 
+_SPELLINGS = {"input": "input_dir", "output": "output_dir", "model": "model_directory"}
+"""Of flags, as scripts of other programs have them."""
+
 
 def load_config(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
     """Merge flags, environment and YAML files into a `Config`.
@@ -129,7 +132,19 @@ def _read_flags(argv: Sequence[str]) -> dict[str, Any]:
         parser.add_options(
             title, {name: field for name, field in sorted_options() if group_of(field) == title}
         )
-    return parser.read(argv)
+    return parser.read(list(map(plain_flag, argv)))
+
+
+def plain_flag(word: str) -> str:
+    """Return a word of a command line with the flag in it by its own name: --batch-size is --batch_size.
+
+    What names no flag stays as it is.
+    """
+    flag, equals, value = word.partition("=")
+    name = flag.removeprefix("--").replace("-", "_")
+    name = _SPELLINGS.get(name, name)
+    is_ours = flag.startswith("--") and name in Config.model_fields
+    return f"--{name}{equals}{value}" if is_ours else word
 
 
 def _read_environment(environ: Mapping[str, str]) -> dict[str, str]:

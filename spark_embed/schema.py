@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 # Output columns. (shard, shard_row) identifies a row; image_id is for people.
 IMAGE_ID = "image_id"
+TABLE_ID = "id"  # of a table without --id_column
 SHARD = "shard"
 SHARD_ROW = "shard_row"
 EMBEDDING = "embedding"
@@ -25,6 +26,8 @@ INDEX_SHARD = "__shard__"
 INDEX_ROW = "__shard_row__"
 INDEX_COLUMNS = (INDEX_SHARD, INDEX_ROW, IMAGE)
 
+FAULT = "__fault__"  # in the index of a table of text: why a row is none
+
 METADATA = "_metadata"  # Spark's hidden column: a real one of that name would take its place
 
 RESERVED = (IMAGE_ID, SHARD, SHARD_ROW, EMBEDDING, ERROR, ERROR_DETAIL, IMAGE, RESULT, METADATA)
@@ -32,7 +35,16 @@ RESERVED = (IMAGE_ID, SHARD, SHARD_ROW, EMBEDDING, ERROR, ERROR_DETAIL, IMAGE, R
 
 
 FieldType = Literal[
-    "vector", "string", "int", "bigint", "float", "double", "boolean", "array<string>", "array<float>"
+    "vector",
+    "string",
+    "int",
+    "bigint",
+    "float",
+    "double",
+    "boolean",
+    "timestamp",
+    "array<string>",
+    "array<float>",
 ]
 """Of a column that a model gives, in Spark's words. A vector is array<float> to readers, packed before."""
 
@@ -69,6 +81,12 @@ LABEL_FIELDS = (
 )
 """What a classifier gives; the best label by itself, too. `label_id` is null where nobody says it."""
 
+
+PREDICTION_SCORE = "prediction_score"
+PREDICTION_CLASS = "prediction_class"
+SCORES = "scores"
+TIMESTAMP = "timestamp"
+# Of tables: the score of the best of several classes, or of the second of two.
 
 EMBEDDINGS_NAME = "embeddings.parquet"
 PREDICTIONS_NAME = "predictions.parquet"

@@ -45,7 +45,15 @@ settings.load_profile("without_deadline")
 def pytest_addoption(parser):
     parser.addoption("--crash", action="store_true", help="run what is marked `crash` (make test-crash)")
     parser.addoption("--soak", action="store_true", help="run what is marked `soak` (make test-soak)")
+    parser.addoption("--airflow", action="store_true", help="run what is marked `airflow`")
 
+
+# Markers of what make test leaves out, and why.
+LONG = {
+    "crash": "takes many minutes",
+    "soak": "takes many minutes",
+    "airflow": "needs an environment of its own",
+}
 
 # Fixtures that tests of whole runs use.
 WHOLE_RUNS = {"embed", "process", "s3_spark", "start", "submit", "uninterrupted"}
@@ -57,9 +65,9 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if not WHOLE_RUNS.isdisjoint(item.fixturenames):
             item.add_marker(pytest.mark.slow)
-        long = next((name for name in ("crash", "soak") if item.get_closest_marker(name)), None)
+        long = next((name for name in LONG if item.get_closest_marker(name)), None)
         if long and not config.getoption(long):
-            item.add_marker(pytest.mark.skip(reason=f"takes many minutes: make test-{long}"))
+            item.add_marker(pytest.mark.skip(reason=f"{LONG[long]}: make test-{long}"))
         elif item.get_closest_marker("slow"):
             n_slow[item.path] += 1
     # The longest files first: in the end no process waits long for another (--no-loadscope-reorder).

@@ -63,7 +63,7 @@ def test_names_are_separated_by_commas_and_sizes_have_units():
     [
         (["--input_dir", "in"], {}, ["--output_dir", "required"]),
         ([*PATHS, "--batchsize", "3"], {}, ["--batchsize", "did you mean --batch_size"]),
-        ([*PATHS, "--batch-size", "3"], {}, ["--batch-size", "did you mean --batch_size"]),
+        ([*PATHS, "--batch-sizes", "3"], {}, ["--batch-sizes", "did you mean --batch_size"]),
         (
             [*PATHS, "--batch_size", "0"],
             {},

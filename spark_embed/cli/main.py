@@ -16,6 +16,7 @@ from spark_embed.cli.commands import COMMANDS
 from spark_embed.cli.estimate import EstimateOptions, as_sample, read_estimate_flags
 from spark_embed.cli.interruption import Interruption
 from spark_embed.cli.serve import run_serve
+from spark_embed.cli.tables import run_drift, run_validate
 from spark_embed.config import Config
 from spark_embed.errors import ConfigError, SparkEmbedError
 from spark_embed.load_config import load_config
@@ -34,7 +35,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Not in cli/commands.py, which imports no model: those who only look at an output folder need none.
-_COMMANDS = {**COMMANDS, "check-model": run_check_model, "serve": run_serve}
+_COMMANDS = {
+    **COMMANDS,
+    "check-model": run_check_model,
+    "drift": run_drift,
+    "serve": run_serve,
+    "validate": run_validate,
+}
 
 _JAVA_TRACE = "JVM stacktrace:"
 
@@ -104,7 +111,7 @@ def check_folders(config: Config) -> None:
     """
     for name, uri in (("--input_dir", config.input_dir), ("--output_dir", config.output_dir)):
         folder_path(uri, name)
-    if not is_s3(config.input_dir):
+    if not is_s3(config.input_dir) and config.task != "predict":  # a table may be a file
         existing_folder(config.input_dir, "--input_dir")
     if not is_s3(config.output_dir):
         check_output(config)

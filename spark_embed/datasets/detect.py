@@ -44,6 +44,7 @@ class Layout:
         has_labels: every image of an image folder lies in a folder, and there are several of those.
         bad: files of this layout that are not read, and why.
         has_urls: the column that the lists have is one of urls; else their rows have no images.
+        columns: of a table, those that are read; none of other layouts.
         metadata: Hugging Face's files with columns for the images of an image folder.
         not_used: files that are there and that this layout does not read.
     """
@@ -55,6 +56,7 @@ class Layout:
     has_labels: bool = False
     bad: tuple[BadShard, ...] = ()
     has_urls: bool = True
+    columns: tuple[str, ...] = ()
     metadata: tuple[StoredFile, ...] = ()
     not_used: NotUsed = field(default_factory=NotUsed)
 

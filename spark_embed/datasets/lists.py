@@ -27,17 +27,17 @@ from spark_embed.storage import is_store_failure, open_binary
 _JSON_SUFFIXES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
 LIST_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", *_JSON_SUFFIXES)
 
-_ROWS_PER_BATCH = 10_000
+ROWS_PER_BATCH = 10_000
 _CHARS_PER_BATCH = 16 << 20
 _MAX_LINE_CHARS = 64 << 20
 _MAX_COLUMNS = 2000
 _HEAD_LINES = 100
 _HEAD_CHARS = 1 << 20
 
-_GZIP = b"\x1f\x8b"  # RFC 1952
-_UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # its byte order marks
+GZIP = b"\x1f\x8b"  # RFC 1952
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # its byte order marks
 
-_NOT_READABLE = (EOFError, ValueError, RecursionError, zlib.error)
+NOT_READABLE = (EOFError, ValueError, RecursionError, zlib.error)
 
 
 def column_names(path: str, wanted: str) -> list[str]:
@@ -52,10 +52,10 @@ def column_names(path: str, wanted: str) -> list[str]:
         StorageError: the store does not give it.
     """
     try:
-        with _open_text(path, errors="replace") as file:
-            head = _head(file)
-        if not _is_json(path):
-            return find_header(head, wanted, _delimiter(path)).names
+        with open_text(path, errors="replace") as file:
+            head = head_of(file)
+        if not is_json(path):
+            return find_header(head, wanted, usual_delimiter(path)).names
         names: dict[str, None] = {}
         for row, _ in _json_rows(head):
             names.update(dict.fromkeys(row))
@@ -66,7 +66,7 @@ def column_names(path: str, wanted: str) -> list[str]:
         if is_store_failure(failure):
             raise failure from exc
         raise ValueError(str(exc)) from exc
-    except _NOT_READABLE as exc:
+    except NOT_READABLE as exc:
         raise ValueError(str(exc)) from exc
 
 
@@ -86,20 +86,20 @@ def read_list(path: str, wanted: str = "", quoting: str = STANDARD) -> Iterator[
         StorageError: the file cannot be read, or a line of it is no row.
     """
     try:
-        yield from _read_json(path) if _is_json(path) else _read_csv(path, wanted, quoting)
+        yield from _read_json(path) if is_json(path) else _read_csv(path, wanted, quoting)
     except QuotingError as exc:
         raise ConfigError(f"{path}: {exc}") from exc
     except UnicodeDecodeError as exc:
         raise StorageError(
             f"{path}: cannot be read as a list: it is not in {exc.encoding} ({exc.reason}); save it as UTF-8"
         ) from exc
-    except (OSError, *_NOT_READABLE) as exc:
+    except (OSError, *NOT_READABLE) as exc:
         raise StorageError(f"{path}: cannot be read as a list: {exc}") from exc
 
 
 def _read_csv(path: str, wanted: str, quoting: str) -> Iterator[pa.RecordBatch]:
-    with _open_text(path, errors="replace") as file:
-        header = find_header(_head(file), wanted, _delimiter(path))
+    with open_text(path, errors="replace") as file:
+        header = find_header(head_of(file), wanted, usual_delimiter(path))
     names = header.names
     if repeated := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"{path}: two columns are called {repeated[0]!r}; rename one")
@@ -109,14 +109,14 @@ def _read_csv(path: str, wanted: str, quoting: str) -> Iterator[pa.RecordBatch]:
     yield pa.RecordBatch.from_pylist([], schema)
     batch: list[list[str]] = []
     n_chars = 0
-    with _open_text(path) as file:
-        rows = rows_of(_lines(file), header, quoting)
+    with open_text(path) as file:
+        rows = rows_of(lines_of(file), header, quoting)
         read_header(rows)
         for row in rows:
             check_row(row, header, wanted)
             batch.append(row.fields)
             n_chars += sum(map(len, row.lines))
-            if len(batch) == _ROWS_PER_BATCH or n_chars > _CHARS_PER_BATCH:
+            if len(batch) == ROWS_PER_BATCH or n_chars > _CHARS_PER_BATCH:
                 yield _batch(batch, schema)
                 batch, n_chars = [], 0
     if batch:
@@ -130,19 +130,19 @@ def _batch(rows: list[list[str]], schema: pa.Schema) -> pa.RecordBatch:
 
 def _read_json(path: str) -> Iterator[pa.RecordBatch]:
     names: dict[str, None] = {}
-    with _open_text(path) as file:
-        for row, _ in _json_rows(_lines(file)):
+    with open_text(path) as file:
+        for row, _ in _json_rows(lines_of(file)):
             names.update(dict.fromkeys(row))
             if len(names) > _MAX_COLUMNS:
                 raise ValueError(f"its lines have more than {_MAX_COLUMNS} different keys")
     schema = pa.schema([(name, pa.string()) for name in names])
     batch: list[dict[str, str | None]] = []
     n_chars = 0
-    with _open_text(path) as file:
-        for row, length in _json_rows(_lines(file)):
+    with open_text(path) as file:
+        for row, length in _json_rows(lines_of(file)):
             batch.append(row)
             n_chars += length
-            if len(batch) == _ROWS_PER_BATCH or n_chars > _CHARS_PER_BATCH:
+            if len(batch) == ROWS_PER_BATCH or n_chars > _CHARS_PER_BATCH:
                 yield pa.RecordBatch.from_pylist(batch, schema)
                 batch, n_chars = [], 0
     yield pa.RecordBatch.from_pylist(batch, schema)
@@ -157,13 +157,14 @@ def _json_rows(lines: Iterable[str]) -> Iterator[tuple[dict[str, str | None], in
             row = json.loads(line)
             if not isinstance(row, dict):
                 raise ValueError("no object")
-            texts = {_sound(name): _as_text(value) for name, value in row.items()}
+            texts = {_sound(name): as_text(value) for name, value in row.items()}
         except (ValueError, RecursionError) as exc:
             raise ValueError(f"line {number} is no JSON object: {one_line(exc)}") from exc
         yield texts, len(line)
 
 
-def _as_text(value: Any) -> str | None:
+def as_text(value: Any) -> str | None:
+    """Return a JSON value as text: a string as it is, all else as JSON; None for null."""
     if value is None:
         return None
     return _sound(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
@@ -176,15 +177,22 @@ def _sound(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def _is_json(path: str) -> bool:
+def is_json(path: str) -> bool:
+    """Say whether a list is JSONL, by its name."""
     return path.lower().endswith(_JSON_SUFFIXES)
 
 
-def _delimiter(path: str) -> str:
+def usual_delimiter(path: str) -> str:
+    """Return the delimiter that a list's name promises."""
     return "\t" if ".tsv" in path.lower()[-7:] else ","
 
 
-def _lines(file: TextIO) -> Iterator[str]:
+def lines_of(file: TextIO) -> Iterator[str]:
+    """Yield the lines of a file.
+
+    Raises:
+        ValueError: one is of no list, so long is it.
+    """
     number = 1
     while line := file.readline(_MAX_LINE_CHARS):
         if len(line) == _MAX_LINE_CHARS and line[-1] not in "\r\n":
@@ -193,11 +201,11 @@ def _lines(file: TextIO) -> Iterator[str]:
         number += 1
 
 
-def _head(file: TextIO) -> list[str]:
+def head_of(file: TextIO) -> list[str]:
     """Return the first lines, the last of them whole."""
     lines: list[str] = []
     n_chars = 0
-    for line in islice(_lines(file), _HEAD_LINES):
+    for line in islice(lines_of(file), _HEAD_LINES):
         lines.append(line)
         n_chars += len(line)
         if n_chars > _HEAD_CHARS:
@@ -206,17 +214,18 @@ def _head(file: TextIO) -> list[str]:
 
 
 @contextmanager
-def _open_text(path: str, errors: str = "strict") -> Iterator[TextIO]:
+def open_text(path: str, errors: str = "strict") -> Iterator[TextIO]:
     """Open a list, of UTF-8 or of what its byte order mark says, and gzipped if its first bytes say so."""
     with ExitStack() as stack:
         file = stack.enter_context(open_binary(path))
-        if _begins(file, _GZIP):
+        if begins_with(file, GZIP):
             file = cast(BinaryIO, stack.enter_context(gzip.open(file)))
-        encoding = "utf-16" if _begins(file, *_UTF_16) else "utf-8-sig"
+        encoding = "utf-16" if begins_with(file, *UTF_16) else "utf-8-sig"
         yield stack.enter_context(TextIOWrapper(file, encoding=encoding, errors=errors, newline=""))
 
 
-def _begins(file: BinaryIO, *marks: bytes) -> bool:
+def begins_with(file: BinaryIO, *marks: bytes) -> bool:
+    """Say whether a file's first two bytes are one of these; leaves it at its beginning."""
     start = file.read(2)
     file.seek(0)
     return start in marks

@@ -6,8 +6,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-import pyarrow as pa
-
 from spark_embed.config import Config
 from spark_embed.datasets.catalogue import Catalogue, hash_shards, read_catalogue, write_catalogue
 from spark_embed.datasets.columns import URL_TABLE, find_columns, find_index_columns
@@ -18,7 +16,8 @@ from spark_embed.datasets.not_used import NotUsed
 from spark_embed.datasets.pages import check_readable, is_readable
 from spark_embed.datasets.parquet import ParquetSource
 from spark_embed.datasets.sample import sample_rows
-from spark_embed.datasets.shards import BadShard, Shard, hive_columns, open_shards
+from spark_embed.datasets.shards import BadShard, Shard, hive_columns, open_shards, schemas_of
+from spark_embed.datasets.tables import find_table_layout, open_table
 from spark_embed.errors import StorageError
 from spark_embed.inference.fetch.inline_text import is_inline_text
 from spark_embed.models.registry import takes_image
@@ -46,6 +45,8 @@ def find_layout(config: Config) -> Layout:
         ConfigError: no such folder, nothing to embed, or files of several layouts.
         StorageError: a folder cannot be listed.
     """
+    if config.task == "predict":
+        return find_table_layout(config)
     root, (column, flag) = check_input(config), _list_column(config)
     roots = readable_roots(config, root)
     layout = detect(root, config.layout, column, roots, quoting=config.list_quoting, flag=flag)
@@ -93,6 +94,8 @@ def open_source(
         ConfigError: columns that cannot be used, with the flag that helps.
         StorageError: no file can be read.
     """
+    if config.task == "predict":
+        return open_table(session, config, layout, index_folder=index_folder, catalogue_path=catalogue_path)
     if layout.name == FOLDER:
         index = make_folder_index(session(), layout, index_folder, config.max_samples, config.list_quoting)
         return index_source(config, layout, index)
@@ -136,7 +139,7 @@ def shard_source(config: Config, layout: Layout, catalogue: Catalogue) -> Parque
     shards, bad = open_shards(root, layout.files, catalogue)
     _check_some(shards, bad)
     hive = hive_columns(root, shards)
-    columns = find_columns(config, root, _schemas(shards), hive, takes_image=takes_image(config))
+    columns = find_columns(config, root, schemas_of(shards), hive, takes_image=takes_image(config))
     pages = [shard.odd_pages for shard in shards]
     left_out = columns.id and columns.id.name in config.drop_columns and config.id_column is None
     if columns.id and left_out and not is_readable(pages, columns.id.name):
@@ -170,7 +173,7 @@ def index_source(config: Config, layout: Layout, index: Index) -> ParquetSource:
     _check_some(index.shards, index.bad)
     if layout.is_folder and config.id_column is None:  # not by an id of its metadata, which some images lack
         config = config.model_copy(update={"id_column": IMAGE_ID})
-    columns = find_index_columns(config, _schemas(index.shards), takes_image=takes_image(config))
+    columns = find_index_columns(config, schemas_of(index.shards), takes_image=takes_image(config))
     not_used = NotUsed()
     not_used.update([layout.not_used, index.not_used])
     is_img2dataset = layout.name == TARS and bool(layout.sidecars)
@@ -212,11 +215,3 @@ def _check_pages(config: Config, source: ParquetSource) -> None:
 def _check_some(shards: Sequence[Shard], bad: Sequence[BadShard]) -> None:
     if bad and not shards:
         raise StorageError(f"none of {len(bad):,} shards can be read; the first: {bad[0].reason}")
-
-
-def _schemas(shards: Sequence[Shard]) -> dict[pa.Schema, str]:
-    """Return one shard's path for each schema that the shards have."""
-    schemas: dict[pa.Schema, str] = {}
-    for shard in shards:
-        schemas.setdefault(shard.schema, shard.path)
-    return schemas

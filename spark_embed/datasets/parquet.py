@@ -33,6 +33,9 @@ from spark_embed.spark.task_size import TaskSize
 from spark_embed.spark.text import identifying_text, readable_text
 from spark_embed.spark.types import IMAGE_TYPE, quoted, spark_type, without_nulls
 
+TABLE = "table"
+"""The transport of tables: a task reads all columns of its rows itself."""
+
 
 @dataclass(frozen=True)
 class ParquetSource:
@@ -53,7 +56,8 @@ class ParquetSource:
             look the same from every shard; None: shard#row.
         hive: columns that the folders add (cat=007/), in order.
         transport: how bytes reach the worker: "bytes" (through Spark), "reference" (it reads the image
-            column itself), "uri" (it reads what a url column names), "index" (it reads what an index names).
+            column itself), "uri" (it reads what a url column names), "index" (it reads what an index names),
+            or `TABLE`.
         not_used: what lies in the input folder and goes into no row.
     """
 
@@ -94,6 +98,11 @@ class ParquetSource:
     def needs_plain_reader(self) -> bool:
         """Whether Spark's vectorized reader lacks what some column takes."""
         return needs_plain_reader((shard.odd_pages for shard in self.shards), self.read_by_spark)
+
+    @property
+    def is_table(self) -> bool:
+        """Whether its rows are a table's, without images."""
+        return self.transport == TABLE
 
     @property
     def has_urls(self) -> bool:

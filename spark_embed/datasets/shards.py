@@ -194,3 +194,11 @@ def hive_columns(input_dir: str, shards: Sequence[Shard]) -> list[str]:
         if len(set(keys)) < len(keys):
             raise ConfigError(f"--input_dir {input_dir}: {path} has two folders for one column; rename one")
     return list(next(iter(by_keys), ()))
+
+
+def schemas_of(shards: Sequence[Shard]) -> dict[pa.Schema, str]:
+    """Return one shard's path for each schema that the shards have."""
+    schemas: dict[pa.Schema, str] = {}
+    for shard in shards:
+        schemas.setdefault(shard.schema, shard.path)
+    return schemas

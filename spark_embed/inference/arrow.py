@@ -21,7 +21,7 @@ from spark_embed.inference.fetch.read_ahead import Columns
 from spark_embed.inference.fetch.references import Reference
 from spark_embed.inference.row import Outcomes
 from spark_embed.models import Values, join_values
-from spark_embed.schema import Results, vector_columns
+from spark_embed.schema import Results, result_columns, vector_columns
 from spark_embed.spark.types import BATCH_LIMIT, IMAGE_TYPE, STATS_TYPE, VECTOR_SPARK_TYPE, result_type
 
 Stats = dict[str, float | str]
@@ -156,6 +156,39 @@ def make_result_array(
         ],
         names=type_.names,
     )
+
+
+def make_table_results(
+    columns: Mapping[str, pa.Array],
+    errors: Mapping[int, RowError],
+    n_rows: int,
+    results: Results,
+    costs: Mapping[str, Any],
+) -> pa.StructArray:
+    """Return the packed results of rows whose columns are Arrow's already, as `make_result_array` does.
+
+    Args:
+        columns: by column that the model gives, null in error rows.
+        errors: by row.
+        n_rows: of each column.
+        results: one, which the model gives.
+        costs: of the rows, values of `STATS_TYPE`.
+    """
+    type_ = result_type(results, packed=True)
+    given = [columns[name].cast(to_arrow_type(type_[name].dataType)) for name in result_columns(results)]
+    codes: Sequence[str | None] = [None]
+    details: Sequence[str | None] = [None]
+    if errors:
+        codes = [error.code if (error := errors.get(row)) else None for row in range(n_rows)]
+        details = [error.detail if (error := errors.get(row)) else None for row in range(n_rows)]
+    told = pa.concat_arrays(
+        [pa.array([{**_NO_STATS, **costs}], _STATS_ARROW), pa.nulls(n_rows - 1, _STATS_ARROW)]
+    )
+    texts = [
+        pa.array(values, pa.string()) if errors else pa.nulls(n_rows, pa.string())
+        for values in (codes, details)
+    ]
+    return pa.StructArray.from_arrays([*given, *texts, told], names=type_.names)
 
 
 def _row_errors(outcomes: Outcomes) -> list[tuple[str, str] | None]:

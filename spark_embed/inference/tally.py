@@ -32,8 +32,13 @@ def tallied(
         yield from arrays
         return
     for array in arrays:
-        tally.add(Counter({ROWS: len(array)}) + count_errors(array, results))
+        add_to_tally(tally, array, results)
         yield array
+
+
+def add_to_tally(tally: Tally, array: pa.StructArray, results: Results) -> None:
+    """Count some rows of results."""
+    tally.add(Counter({ROWS: len(array)}) + count_errors(array, results))
 
 
 def count_errors(array: pa.StructArray, results: Results) -> Counter[tuple[str, str]]:

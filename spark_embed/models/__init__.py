@@ -10,7 +10,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -217,6 +217,21 @@ class Model(Protocol):
 
         `name`, `source` and `device` are for people; all else decides what a result is, and a run that
         differs in it does not go on with the results of another.
+        """
+        ...
+
+
+@runtime_checkable
+class TableModel(Model, Protocol):
+    """A model that takes columns instead of rows: for rows of a few numbers, of which there are many."""
+
+    def predict_table(self, columns: Mapping[str, Any], n_rows: int, batch_size: int) -> Any:
+        """Return what some rows give (`spark_embed.models.tabular.tabular_model.Predicted`).
+
+        Args:
+            columns: Arrow arrays by name, each of `n_rows` values; what is missing is null in every row.
+            n_rows: so many.
+            batch_size: rows of a forward pass.
         """
         ...
 

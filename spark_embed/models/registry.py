@@ -37,6 +37,9 @@ REMOTE = "spark_embed.models.api.remote:RemoteModel"
 """What a YAML file describes: somebody else's model, behind HTTP."""
 
 
+TABULAR = "spark_embed.models.tabular.tabular_model:TabularModel"
+"""Rows of tables -> scores and classes."""
+
 SEVERAL = "spark_embed.models.several:SeveralModels"
 """Models of other kinds, each of which gives columns of its own."""
 
@@ -112,6 +115,15 @@ KINDS: dict[str, Kind] = {
         tasks=("embed", "label", "auto"),
         useless=("revision", "compile"),
     ),
+    TABULAR: Kind(
+        "a model of tables",
+        "spark_embed.models.tabular.files:check_files",
+        ("threshold",),
+        read="spark_embed.models.tabular.files:read_options",
+        takes_image=False,
+        tasks=("predict",),
+        useless=("revision", "compile"),
+    ),
     SEVERAL: Kind(
         "several models",
         "spark_embed.models.several:check_all",
@@ -126,6 +138,7 @@ _MEANT_FOR = {
     "prompt": "--task classify with --labels",
     "text_column": "--task embed or embed_text by a CLIP or SigLIP",
     **dict.fromkeys(_OF_CLASSIFIERS, "--task classify"),
+    "threshold": "--task predict",
     "revision": "a hub id",
     "compile": "a network that runs here",
 }
@@ -181,6 +194,8 @@ def choose_kind(options: ModelOptions) -> str:
     Raises:
         ConfigError, ModelError: as `find_kind`.
     """
+    if options.task == "predict":
+        return TABULAR
     if len(options.model_directories) > 1:
         if options.task == "embed_text":
             raise ConfigError(
@@ -224,7 +239,8 @@ def find_source(model_directory: str) -> str:
     if is_s3(model_directory):
         return folder_path(model_directory, "--model_directory")
     path = os.path.expanduser(model_directory)
-    return os.path.abspath(path) if os.path.isdir(path) else model_directory
+    is_model_file = os.path.isfile(path) and not path.lower().endswith((".yaml", ".yml"))
+    return os.path.abspath(path) if os.path.isdir(path) or is_model_file else model_directory
 
 
 def _refuse_unless(is_right: bool, flag: str, wanted: str, task: str) -> None:

@@ -24,14 +24,8 @@ _OPTIONS = (
     *("trust_remote_code", "max_samples", "jpeg_scaling"),
 )
 _LATER_OPTIONS = (
-    "max_pixels",
-    "task",
-    "top_k",
-    "min_score",
-    "with_embedding",
-    "text_column",
-    "labels",
-    "prompt",
+    *("max_pixels", "task", "top_k", "min_score", "with_embedding", "text_column", "labels", "prompt"),
+    "threshold",
 )
 
 

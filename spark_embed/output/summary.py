@@ -8,6 +8,7 @@ from typing import Any, Literal
 from spark_embed.errors import one_line
 from spark_embed.output.cost import Cost
 from spark_embed.output.executors import Executor, Skew, describe_executors
+from spark_embed.output.report_text import report_text
 
 _SHOWN_CHARS = 120
 
@@ -145,14 +146,16 @@ class RunSummary:
     skew: Skew | None = None
     cost: Cost | None = None
     usage: dict[str, Any] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the summary as JSON values; what only some kinds of model have, only for those."""
         values = asdict(self)
         if not self.counts.errors_by_result:
             del values["counts"]["errors_by_result"]
-        if not self.usage:
-            del values["usage"]
+        for name in ("usage", "report"):
+            if not values[name]:
+                del values[name]
         values["traffic"] = values["traffic"] or {}
         values["skew"] = values["skew"] or {}
         values["cost"] = values["cost"] or {}
@@ -203,6 +206,7 @@ class RunSummary:
         this_run, n_rows_left = self.this_run, self.pending.n_rows_left
         of_this_run = "" if this_run.rows == counts.rows else ", this run alone"
         where = describe_executors(self.n_executors, self.executors, self.n_rows_again, self.skew)
+        what = "rows" if self.report else "images"
         lines = [
             f"{counts.rows:,} rows: {counts.embedded:,} embedded, {counts.errors:,} errors"
             + (f" ({by_code})" if by_code else ""),
@@ -216,7 +220,7 @@ class RunSummary:
             *(f"PENDING shard {name}: {_shown(why)}" for name, why in self.pending.bad_shards.items()),
             f"model   {describe_model(self.model)}",
             f"parity  {describe_parity(self.parity)}",
-            f"speed   {self.throughput.images_per_s:,.1f} images/s while embedding; "
+            f"speed   {self.throughput.images_per_s:,.1f} {what}/s while embedding; "
             + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.timings_s.items()),
             *([f"s3      {_describe_traffic(self.traffic)}"] if self.traffic else []),
             *([f"where   {where}"] if where else []),
@@ -224,6 +228,7 @@ class RunSummary:
             *([f"usage   {_describe_usage(self.usage)}"] if self.usage else []),
             f"verdict {self.verdict.text}",
             f"output  {self.output.output_dir}",
+            *([report_text(self.report)] if self.report else []),
         ]
         return "\n".join(lines)
 

@@ -23,6 +23,7 @@ from spark_embed.run.binding import Binding, Known, make_binding
 from spark_embed.run.context import RunContext
 from spark_embed.run.plan import Plan, data_fingerprint
 from spark_embed.run.retry import files_with_errors
+from spark_embed.run.table_wave import table_schema
 from spark_embed.spark.context import is_local
 from spark_embed.spark.session import Session, are_workers_elsewhere
 from spark_embed.spark.settings import settings
@@ -98,9 +99,12 @@ def _wants_retries(context: RunContext, plan: Plan) -> bool:
 
 def _make_record(context: RunContext, plan: Plan, binding: Binding, options: dict[str, Any]) -> RunRecord:
     preflight, old = binding.preflight, plan.run_state.record
-    with settings(context.spark, binding.settings):
-        no_row = plan.source.table(context.spark, [Unit(plan.source.shards[0], 0, 0)])
-        schema = binding.embedded(no_row).schema
+    if plan.source.is_table:
+        schema = table_schema(plan.source, preflight.recipe)
+    else:
+        with settings(context.spark, binding.settings):
+            no_row = plan.source.table(context.spark, [Unit(plan.source.shards[0], 0, 0)])
+            schema = binding.embedded(no_row).schema
     return RunRecord(
         run_id=old.run_id if old else uuid.uuid4().hex,
         started_at=old.started_at if old else context.clock.started_at,

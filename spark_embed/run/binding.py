@@ -223,7 +223,8 @@ def report_preflight(config: Config, preflight: Preflight) -> None:
             find_shortfall({**parity, **rejected}, config.parity_min_cosine),
             rejected["dtype"],
         )
-    _report_scaling(config, parity["jpeg_scaling"])
+    if preflight.recipe.takes.image:
+        _report_scaling(config, parity["jpeg_scaling"])
     logger.info("parity: %s", describe_parity(parity), extra={"parity": parity})
     if parity.get("unmeasured") or not config.parity_samples:
         return

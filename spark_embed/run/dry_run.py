@@ -18,6 +18,7 @@ from spark_embed.run.clock import Clock
 from spark_embed.run.context import RunContext
 from spark_embed.run.one_file import check_unchanged
 from spark_embed.run.plan import find_plan, report_plan
+from spark_embed.run.table_wave import cut
 from spark_embed.secrets import fill_environment
 from spark_embed.spark.context import count_partitions
 from spark_embed.spark.s3.s3a import export_s3_environment
@@ -52,7 +53,10 @@ def describe_run(spark: SparkSession | Session, config: Config) -> str:
             check_model(context, plan, plan.run_state.record, binding)
         with settings(context.spark, binding.settings):
             units = take_wave(deque(plan.units), binding.wave_rows)
-            n_tasks = count_partitions(source.table(context.spark, units)) if units else 0
+            if source.is_table:
+                n_tasks = len(cut(binding, units, output.waves))
+            else:
+                n_tasks = count_partitions(source.table(context.spark, units)) if units else 0
     source, model = binding.source, binding.preflight.model
     own = ", ".join(f"{field.name}: {field.dataType.simpleString()}" for field in source.own_columns)
     n_waves = math.ceil(n_rows / binding.wave_rows)

@@ -11,10 +11,13 @@ from spark_embed.output.records import Ledger, Marker, RunRecord
 from spark_embed.output.state import give_up_uploads
 from spark_embed.run.context import RunContext
 from spark_embed.run.plan import Plan
+from spark_embed.spark.settings import count_slots
 
 # Data of waves beyond which it is published while the run goes on, in files of --output_file_bytes: enough
 # for a publishing to be worth its while, little enough for no disk to fill up with what is there twice.
 _PUBLISH_FILES = 16
+
+_MIN_TABLE_BYTES = 16 << 20
 
 
 class Publisher:
@@ -132,8 +135,12 @@ class Publisher:
 
     def _publish(self, change: Change) -> Ledger:
         self._context.check()
-        file_bytes = self._context.config.output_file_bytes
         spark, output = self._context.spark, self._context.output
+        file_bytes: int = self._context.config.output_file_bytes
+        if self._plan.source.is_table:  # or one task would write what the others have predicted in no time
+            n_bytes = sum(sum(marker.files.values()) for marker in self.markers)
+            share = max(n_bytes // count_slots(spark)[0], _MIN_TABLE_BYTES)
+            file_bytes = min(file_bytes, share)
         staging = Staging(spark, output, self.record, self.ledger, change, file_bytes)
         self.ledger = publish(staging, self._plan.run_state.older, self._context.check)
         self.markers = []

@@ -30,6 +30,7 @@ from spark_embed.output.summary import (
 from spark_embed.run.binding import Binding
 from spark_embed.run.context import RunContext
 from spark_embed.run.plan import Plan
+from spark_embed.run.table_outputs import lacks_outputs, write_table_outputs
 from spark_embed.run.verdict import Measured, judge
 from spark_embed.spark.tasks import traffic_of_tasks
 from spark_embed.storage import exists, traffic, write_json
@@ -71,6 +72,7 @@ def read_summary(context: RunContext, result: RunResult) -> RunSummary | None:
         and summary.output.generation == result.ledger.generation
         and summary.output.run_id == result.record.run_id
         and summary.pending == _describe_pending(context, result)
+        and not (result.plan.source.is_table and lacks_outputs(context))
     )
     return summary if same else None
 
@@ -87,8 +89,7 @@ def write_summary(context: RunContext, result: RunResult) -> RunSummary:
     errors = ledger.n_errors_by_code
     embed_s = max(clock.timings_s.get("embed", 0.0), 1e-3)
     options = result.binding.options.batch_size if result.binding else 0
-    pending, executors = _describe_pending(context, result), counted.executors
-    timings_s = clock.with_total()
+    pending, executors, timings_s = _describe_pending(context, result), counted.executors, clock.with_total()
     summary = RunSummary(
         status="incomplete" if pending.n_bad_shards or pending.n_rows_left else "complete",
         counts=_count(ledger),
@@ -132,6 +133,7 @@ def write_summary(context: RunContext, result: RunResult) -> RunSummary:
         skew=worst(_skews(result.markers)),
         cost=_describe_cost(config.hourly_price, counted, timings_s["total"]),
         usage=_account(context, result.binding),
+        report=write_table_outputs(context, ledger, record.model) if source.is_table else {},
     )
     write_json(output.metadata, summary.to_dict())
     return summary

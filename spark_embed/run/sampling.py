@@ -55,6 +55,8 @@ def sample_run(spark: SparkSession | Session, config: Config, clock: Clock, n_sa
     Raises:
         SparkEmbedError: as `spark_embed.pipeline.run`.
     """
+    if config.task == "predict":
+        raise ConfigError("estimate: is for images; a table takes seconds for a million rows")
     export_s3_environment(config)
     with impatient():
         layout, output = find_layout(config), check_output(config)

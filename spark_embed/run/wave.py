@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
@@ -148,14 +148,23 @@ def _warn_of_device(kind: str, planned: str) -> None:
     )
 
 
-def count_wave(folder: str, results: Results = EMBEDDING_RESULTS) -> WaveData:
+def count_wave(
+    folder: str, results: Results = EMBEDDING_RESULTS, names: Collection[str] | None = None
+) -> WaveData:
     """Count the rows of a wave by outcome and by shard; add up what they cost. Reads no vector.
+
+    Args:
+        folder: of the wave.
+        results: that the model gives.
+        names: of the files that count; None: all.
 
     Raises:
         StorageError: the wave cannot be read.
     """
     files = {file.path: file.n_bytes for file in list_files(folder, ".parquet")}
-    if platform() == "databricks":
+    if names is not None:
+        files = {name: files[name] for name in names}
+    elif platform() == "databricks":
         files = {name: files[name] for name in _committed(folder, files)}
     try:
         with ThreadPoolExecutor(_READ_THREADS) as pool:

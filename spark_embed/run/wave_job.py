@@ -25,6 +25,7 @@ from spark_embed.run.binding import Binding
 from spark_embed.run.context import RunContext
 from spark_embed.run.error_budget import ErrorBudget
 from spark_embed.run.limit import Limit
+from spark_embed.run.table_wave import run_table_wave
 from spark_embed.run.wave import WaveData, check_commit, check_devices, count_wave, run_wave
 from spark_embed.run.wave_failure import UnreadableShardsError, explain_failure
 from spark_embed.schema import ERRORS_NAME, SHARD, SHARD_ROW, error_columns
@@ -69,14 +70,20 @@ def run_one(context: WaveContext, name: str, wave: Wave) -> Marker:
     started = time.monotonic()
     folder = context.run.output.wave(name)
     try:
+        names = None
         with context.jobs.group(f"wave {name}", wave.n_rows):
-            table = _table(context, wave)
-            run_wave(context.binding.embedded(table, context.budget.tally), folder)
+            if context.binding.source.is_table:
+                spark, tally = context.run.spark, context.budget.tally
+                names = run_table_wave(spark, context.binding, wave.units, folder, tally)
+            else:
+                table = _table(context, wave)
+                run_wave(context.binding.embedded(table, context.budget.tally), folder)
     except (PySparkException, Py4JError) as exc:
         binding, root = context.binding, context.run.output.root
         raise explain_failure(exc, binding, root, wave.units, wave.n_rows) from exc
-    check_commit(folder)
-    data = count_wave(folder, context.binding.preflight.recipe.gives)
+    if names is None:
+        check_commit(folder)
+    data = count_wave(folder, context.binding.preflight.recipe.gives, names)
     if not wave.retried:  # the rows of those are checked when they leave their table
         _check_rows(name, data, wave)
     context.budget.add(data.counted)

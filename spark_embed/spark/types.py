@@ -68,6 +68,7 @@ _FIELD_TYPES: dict[FieldType, T.DataType] = {
     "float": T.FloatType(),
     "double": T.DoubleType(),
     "boolean": T.BooleanType(),
+    "timestamp": T.TimestampType(),
     "array<string>": T.ArrayType(T.StringType()),
     "array<float>": T.ArrayType(T.FloatType()),
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from spark_embed.cli.logs import start_logging
+from spark_embed.logs import start_logging
 from spark_embed.cli.main import first_cause, main
 
 from support.commands import BIN, run_command

@@ -1,4 +1,4 @@
-"""Indices of images that are files: img2dataset's folders, and lists of urls."""
+"""Indices of images that are files: img2dataset's folders, and lists of urls; and of tables of text."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from spark_embed.datasets.index.rows import IndexTask, Place, Rows, make_rows
+from spark_embed.datasets.index.rows import TABLE_ROWS_PER_GROUP, IndexTask, Place, Rows, make_rows
 from spark_embed.datasets.index.sidecar import join_sidecar
 from spark_embed.datasets.lists import read_list
 from spark_embed.datasets.not_used import NotUsed
 from spark_embed.datasets.seen import is_image
+from spark_embed.datasets.table_text import read_table
 from spark_embed.storage import list_names, shown_path
 
 
@@ -40,3 +41,15 @@ def index_list(task: IndexTask, not_used: NotUsed) -> Iterator[Rows]:
         places = [{"uri": url.encode(), "base": base} if url else None for url in urls]
         yield make_rows(own, task.name, first, places)
         first += len(own)
+
+
+def index_table(task: IndexTask, not_used: NotUsed) -> Iterator[Rows]:
+    """Yield the rows of a table of text: its columns that are wanted, as they are, without any image."""
+    batches: list[pa.RecordBatch] = []
+    for batch in read_table(task.path, task.columns, task.quoting):
+        batches.append(batch)
+        if sum(map(len, batches)) >= TABLE_ROWS_PER_GROUP:
+            yield Rows(pa.Table.from_batches(batches), 0, TABLE_ROWS_PER_GROUP)
+            batches = []
+    if batches:
+        yield Rows(pa.Table.from_batches(batches), 0, TABLE_ROWS_PER_GROUP)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from spark_embed.datasets.delimited import STANDARD
 from spark_embed.datasets.detect import FILES, LISTS, TARS, Layout
-from spark_embed.datasets.index.files import index_files, index_list
+from spark_embed.datasets.index.files import index_files, index_list, index_table
 from spark_embed.datasets.index.rows import IndexTask, Rows
 from spark_embed.datasets.index.tars import index_tar
 from spark_embed.datasets.not_used import NotUsed
@@ -38,8 +38,6 @@ from spark_embed.storage import (
     stat,
 )
 
-# Spark cuts tasks between row groups; a thousand images are seconds of work, not minutes.
-_ROWS_PER_GROUP = 1000
 _FORMAT = 3  # of the index files; another one makes them anew
 _FACTS = b"spark_embed"
 
@@ -122,7 +120,8 @@ def _try_index(job: tuple[IndexTask, str]) -> str | None:
     try:
         with replaced_file(target) as staged:
             not_used = NotUsed()
-            write_index(_MAKERS[task.layout](task, not_used), staged, task.max_rows, not_used)
+            make = index_table if task.columns else _MAKERS[task.layout]
+            write_index(make(task, not_used), staged, task.max_rows, not_used)
     except StorageError as exc:
         if is_store_failure(exc) or isinstance(exc, NoSpaceError):  # nothing is wrong with the file
             raise
@@ -148,7 +147,7 @@ def write_index(
         for rows in parts:
             table = rows.table.slice(0, None if max_rows is None else max_rows - n_rows)
             writer = writer or pq.ParquetWriter(sink, table.schema)
-            writer.write_table(table, row_group_size=_ROWS_PER_GROUP)
+            writer.write_table(table, row_group_size=rows.group_rows)
             filled |= {name for name in table.column_names if table[name].null_count < len(table)}
             image_bytes, n_rows = image_bytes + rows.image_bytes, n_rows + len(table)
             if n_rows == max_rows:
@@ -172,6 +171,7 @@ def _tasks(
         task = IndexTask(
             layout.name, layout.root, file, sidecar, url_column, quoting, max_rows, has_urls=layout.has_urls
         )
+        task = replace(task, columns=layout.columns)
         if layout.name == TARS:
             unpacked = _name_of("unpacked", task.path, file.version) + ".tar"
             task = replace(task, unpacked=os.path.join(folder, unpacked))
@@ -182,8 +182,9 @@ def _tasks(
 def _file_name(task: IndexTask) -> str:
     """Return a name that another content has not."""
     seen = [(file.version, file.n_bytes, file.modified_ns) for file in (task.file, task.sidecar) if file]
-    facts = [task.layout, task.path, seen, task.url_column, task.quoting, task.max_rows]
+    facts: list[Any] = [task.layout, task.path, seen, task.url_column, task.quoting, task.max_rows]
     facts += [] if task.has_urls else ["no urls"]
+    facts += [list(task.columns)] if task.columns else []
     return _name_of(_FORMAT, *facts) + ".parquet"
 
 

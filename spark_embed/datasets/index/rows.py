@@ -27,6 +27,10 @@ REFERENCE_TYPE = pa.struct(
 
 ROWS_PER_BATCH = 10_000
 
+# Spark cuts tasks between row groups; a thousand images are seconds of work, not minutes.
+_ROWS_PER_GROUP = 1000
+TABLE_ROWS_PER_GROUP = 250_000
+
 Place = dict[str, str | bytes | int]
 """Where one image is: some fields of `REFERENCE_TYPE`."""
 
@@ -45,6 +49,7 @@ class IndexTask:
         quoting: of a list (--list_quoting).
         max_rows: where to stop.
         unpacked: where a compressed tar is unpacked to, so that single images can be read.
+        columns: of a table, those that are read; none of other layouts.
     """
 
     layout: str
@@ -56,6 +61,7 @@ class IndexTask:
     max_rows: int | None = None
     unpacked: str = ""
     has_urls: bool = True
+    columns: tuple[str, ...] = ()
 
     @property
     def path(self) -> str:
@@ -71,17 +77,23 @@ class IndexTask:
     def version(self) -> str:
         """Of the content of all that the index file is made from."""
         parts = [file.version for file in (self.file, self.sidecar) if file]
-        if self.layout == LISTS and self.quoting != STANDARD:
+        if (self.layout == LISTS or self.columns) and self.quoting != STANDARD:
             parts.append(f"quoting-{self.quoting}")  # other rows
         return "+".join(parts)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Some rows of an index, and the bytes of their images, 0 where unknown."""
+    """Some rows of an index.
+
+    Attributes:
+        image_bytes: of their images, 0 where unknown.
+        group_rows: of a row group.
+    """
 
     table: pa.Table
     image_bytes: int
+    group_rows: int = _ROWS_PER_GROUP
 
 
 def make_rows(own: pa.Table, shard: str, first: int, places: Sequence[Place | None]) -> Rows:

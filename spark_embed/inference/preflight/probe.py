@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import statistics
 import time
@@ -10,6 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from typing import Any
+
+import pyarrow as pa
 
 from spark_embed.errors import ERROR_CODES, ModelError, RowError
 from spark_embed.inference.feed import DEFAULT_BATCH_SIZE, FeedOptions
@@ -23,7 +26,7 @@ from spark_embed.inference.preflight.parity import (
     predict_references,
 )
 from spark_embed.inference.preflight.rows import UnreachableError, prepare_rows, prepare_without_sample
-from spark_embed.inference.preflight.sample import SampleRow
+from spark_embed.inference.preflight.sample import SampleRow, read_own_columns
 from spark_embed.inference.preflight.timing import Pace, estimate_pace, find_batch_size, measure_pace
 from spark_embed.inference.task import (
     begin_task,
@@ -33,10 +36,13 @@ from spark_embed.inference.task import (
     placed,
     task_cpus,
 )
-from spark_embed.models import Compared, Model, Prepared, Recipe, resolved
+from spark_embed.models import Compared, Model, Prepared, Recipe, TableModel, resolved
 
 # Of the rows that a model elsewhere is asked about before the run: each may cost money.
 _MAX_TRIED = 8
+
+# Of rows that are predicted to see how long it takes.
+_TIMED_BATCHES = 8
 
 _PACKAGES = (
     "spark_embed",
@@ -92,6 +98,8 @@ def _probe(
     errors: list[RowError] = []
     try:
         model, _ = load_worker_model(recipe)
+        if isinstance(model, TableModel):
+            return _probe_table(model, rows, options, wanted)
         # At least one, if only to see that it can be fetched.
         min_edge = None if wanted.jpeg_scaling is False else smallest_edge(model)
         sampled = prepare_rows(model, rows, options, errors, min_edge)
@@ -168,6 +176,33 @@ def _probe_elsewhere(
         "batch_size": wanted.batch_size or options.batch_size,
         "row_s": row_s,
         "unread": str(errors[0]) if errors and not n_tried else None,
+    }
+
+
+def _probe_table(
+    model: TableModel, rows: Sequence[SampleRow], options: FeedOptions, wanted: ProbeOptions
+) -> dict[str, Any]:
+    """Probe a model of tables: it is timed as tasks call it, on the sample's rows over and over."""
+    batch_size = wanted.batch_size or options.batch_size
+    row_s = None
+    try:
+        sample = list(read_own_columns(rows, model.takes.columns))
+    except OSError as exc:
+        raise UnreachableError(str(exc)) from exc
+    if sample:
+        n_rows = _TIMED_BATCHES * batch_size
+        times = math.ceil(n_rows / len(sample))
+        columns = {name: pa.array([row[name] for row in sample] * times) for name in model.takes.columns}
+        started = time.perf_counter()
+        model.predict_table(columns, times * len(sample), batch_size)
+        row_s = (time.perf_counter() - started) / (times * len(sample))
+    scaling = JpegScaling(None, why_not="there are no images")
+    return {
+        **_described(model, None, None),
+        "parity": {**_told(NO_REFERENCE), "rejected": None, "jpeg_scaling": asdict(scaling)},
+        "batch_size": batch_size,
+        "row_s": row_s,
+        "unread": None,
     }
 
 

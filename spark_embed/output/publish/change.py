@@ -46,13 +46,17 @@ def make_metadata(spark_version: str, record: RunRecord, kind: str) -> dict[str,
     """
     results = results_of(record.fingerprint)
     schema = T.StructType.fromJson(record.table_schema)
-    own = [field for field in schema if field.name != RESULT]
     given = [T.StructField(name, field_type(type_)) for result in results for name, type_ in result.fields]
     errors = [T.StructField(name, T.StringType()) for name in error_columns(results)]
     if kind == ERRORS_NAME:
         given = [T.StructField(ERROR, T.StringType()), T.StructField(ERROR_DETAIL, T.StringType())]
+    fields = [
+        field
+        for own in schema
+        for field in ([*given, *errors] if own.name == RESULT else [own])  # in its place
+    ]
     return {
         "org.apache.spark.version": spark_version,
         **file_metadata(record.fingerprint, record.model),
-        "org.apache.spark.sql.parquet.row.metadata": T.StructType([*own, *given, *errors]).json(),
+        "org.apache.spark.sql.parquet.row.metadata": T.StructType(fields).json(),
     }

@@ -26,6 +26,7 @@ from spark_embed.schema import (
     result_columns,
     vector_columns,
 )
+from spark_embed.spark.types import STATS
 from spark_embed.storage import parquet_input, rows_per_batch
 
 
@@ -73,10 +74,14 @@ def merge_files(merge: Merge) -> dict[str, Any]:
 
 
 def _read(path: str) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a file in batches; an empty one at least, for its columns."""
+    """Yield the rows of a file in batches, without what they cost; an empty one at least, for its columns."""
     with pq.ParquetFile(parquet_input(path)) as file:
-        yield pa.RecordBatch.from_pylist([], schema=file.schema_arrow)
-        yield from file.iter_batches(rows_per_batch(file, BATCH_BYTES))
+        schema = file.schema_arrow
+        yield pa.RecordBatch.from_pylist([], schema=schema)
+        given = [f"{RESULT}.{field.name}" for field in schema.field(RESULT).type if field.name != STATS]
+        # They come in this order.
+        columns = [one for name in schema.names for one in (given if name == RESULT else [name])]
+        yield from file.iter_batches(rows_per_batch(file, BATCH_BYTES), columns=columns)
 
 
 def _with_results(batch: pa.RecordBatch, given: Results) -> pa.RecordBatch:
@@ -92,10 +97,14 @@ def _with_errors(batch: pa.RecordBatch, given: Results) -> pa.RecordBatch:
 
 
 def _replaced(batch: pa.RecordBatch, columns: dict[str, pa.Array]) -> pa.RecordBatch:
-    own = {
-        name: column for name, column in zip(batch.schema.names, batch.columns, strict=True) if name != RESULT
-    }
-    # Whether a column can be null is not the same in every wave.
-    fields = [batch.schema.field(name).with_nullable(True) for name in own]
-    fields += [pa.field(name, column.type) for name, column in columns.items()]
-    return pa.RecordBatch.from_arrays([*own.values(), *columns.values()], schema=pa.schema(fields))
+    """Return rows with these columns where their result stood."""
+    arrays: list[pa.Array] = []
+    fields: list[pa.Field] = []
+    for field_, array in zip(batch.schema, batch.columns, strict=True):
+        if field_.name == RESULT:
+            arrays += columns.values()
+            fields += [pa.field(name, column.type) for name, column in columns.items()]
+        else:  # whether a column can be null is not the same in every wave
+            arrays.append(array)
+            fields.append(field_.with_nullable(True))
+    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))

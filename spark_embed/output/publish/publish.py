@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,7 +23,7 @@ from spark_embed.output.records import Ledger, PublishedFile
 from spark_embed.output.resume import delete_unlisted
 from spark_embed.output.state import delete_wave, write_ledger
 from spark_embed.output.summary import ErrorExample
-from spark_embed.schema import ERROR, ERROR_DETAIL, ERRORS_NAME, IMAGE_ID
+from spark_embed.schema import ERROR, ERROR_DETAIL, ERRORS_NAME, IMAGE_ID, SHARD, SHARD_ROW
 from spark_embed.storage import (
     delete,
     delete_uploads,
@@ -113,8 +114,11 @@ def read_error_examples(
     try:
         for file in files:
             with pq.ParquetFile(parquet_input(output.data_path(ERRORS_NAME, file.name))) as opened:
-                for batch in opened.iter_batches(columns=[IMAGE_ID, ERROR, ERROR_DETAIL]):
-                    _add_examples(found, batch)
+                names = opened.schema_arrow.names
+                id_column = IMAGE_ID if IMAGE_ID in names else names[0]  # a table's
+                columns = [id_column, SHARD, SHARD_ROW, ERROR, ERROR_DETAIL]
+                for batch in opened.iter_batches(columns=columns):
+                    _add_examples(found, batch.select(columns).rename_columns([IMAGE_ID, *columns[1:]]))
                     if all(len(examples) == _N_EXAMPLES for examples in found.values()):
                         return found
     except (OSError, pa.ArrowException) as exc:
@@ -127,4 +131,9 @@ def _add_examples(found: dict[str, list[ErrorExample]], batch: pa.RecordBatch) -
     for code, examples in found.items():
         if wanted := _N_EXAMPLES - len(examples):
             rows = batch.filter(pc.equal(codes, code)).slice(0, wanted)
-            examples += (ErrorExample(**row) for row in rows.select([IMAGE_ID, ERROR_DETAIL]).to_pylist())
+            examples += map(_example, rows.to_pylist())
+
+
+def _example(row: dict[str, Any]) -> ErrorExample:
+    named = row[IMAGE_ID] if row[IMAGE_ID] is not None else f"{row[SHARD]}#{row[SHARD_ROW]}"
+    return ErrorExample(str(named), row[ERROR_DETAIL])

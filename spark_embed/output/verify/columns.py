@@ -56,6 +56,7 @@ _GIVEN: dict[FieldType, SparkType] = {
     "float": "float",
     "double": "double",
     "boolean": "boolean",
+    "timestamp": "timestamp",
     "array<string>": {"type": "array", "elementType": "string", "containsNull": True},
     "array<float>": {"type": "array", "elementType": "float", "containsNull": True},
 }

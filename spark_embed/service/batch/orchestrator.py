@@ -88,7 +88,7 @@ class BatchInferenceOrchestrator:
                 },
             }
         )
-        with _session(config) as session:
+        with open_session(config) as session:
             return pipeline.run(session, config).to_dict()
 
 
@@ -136,7 +136,7 @@ def _compared(name: str, value: object) -> str:
 
 
 @contextmanager
-def _session(config: Config) -> Iterator[Session]:
+def open_session(config: Config) -> Iterator[Session]:
     """Give what returns the session, and stop that if it was not there before."""
     is_ours = not is_session_there()
     if is_ours:

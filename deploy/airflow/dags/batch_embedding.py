@@ -1,0 +1,83 @@
+"""Every night: a folder of images is looked at, embedded, verified and archived; docs/airflow.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from airflow.sdk import DAG, Context, CronDataIntervalTimetable, Param, chain
+from spark_embed_tasks import (
+    DEFAULT_ARGS,
+    Archive,
+    Cleanup,
+    ProjectCommand,
+    RunFolders,
+    deadline,
+    submit,
+    text_param,
+)
+
+
+class Embed(ProjectCommand):
+    """Embed each image; with `dry_run` only say what would be done. XCom `output_path`."""
+
+    def __init__(self, *, dry_run: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.dry_run = dry_run
+
+    def commands(self, context: Context, run: RunFolders) -> Sequence[Sequence[str]]:
+        """See `ProjectCommand`."""
+        params = context["params"]
+        flags = {
+            "input_dir": run.input,
+            "output_dir": run.output,
+            "model_directory": params["model_path"],
+            "id_column": params["id_column"],
+            "batch_size": params["batch_size"],
+            "dry_run": True if self.dry_run else None,
+        }
+        return [submit(run, "embed", flags)]
+
+    def results(self, context: Context, run: RunFolders, printed: Mapping[str, Any]) -> dict[str, Any]:
+        """See `ProjectCommand`."""
+        return {} if self.dry_run else {"output_path": run.output}
+
+
+class Verify(ProjectCommand):
+    """Is every row there, once, with a good vector or an error?"""
+
+    def commands(self, context: Context, run: RunFolders) -> Sequence[Sequence[str]]:
+        """See `ProjectCommand`."""
+        return [["spark-embed", "verify", run.output]]
+
+
+with DAG(
+    "batch_embedding",
+    description="Look at a folder of images, embed it, verify, archive",
+    schedule=CronDataIntervalTimetable("0 2 * * *", timezone="UTC"),
+    start_date=datetime(2026, 1, 1, tzinfo=UTC),
+    catchup=False,
+    max_active_runs=1,
+    default_args=DEFAULT_ARGS,
+    deadline=deadline(),
+    tags=["spark_embed"],
+    params={
+        "input_path": text_param("demo/photos", "a data set of any layout; {ds} is the day"),
+        "output_path": text_param("demo/embeddings", "each data interval has a folder below it"),
+        "model_path": text_param(None, "folder or hub id of the model; nothing for the default"),
+        "batch_size": Param(
+            None, type=["integer", "null"], minimum=1, description="images of a forward pass"
+        ),
+        "id_column": text_param(None, "column that names an image"),
+        "archive_dir": text_param("demo/archive_embeddings", "each data interval has a folder below it"),
+    },
+) as dag:
+    # The place of an index of the embeddings, which reads the verified output, is between verify and archive.
+    chain(
+        Embed(task_id="validate_input", dry_run=True),
+        Embed(task_id="run_embedding"),
+        Verify(task_id="verify"),
+        Archive(task_id="archive"),
+        Cleanup(task_id="cleanup"),
+    )
