@@ -15,7 +15,7 @@ TWO_AT_A_TIME := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYSPARK_PYTHON := $(CURDIR)/$(BIN)/python
 
-.PHONY: help run-local test test-fast test-crash test-soak test-cluster test-matrix wheel env-archive s3-server lint format types lines tables bench bench-peers clean
+.PHONY: help run-local test test-fast test-crash test-soak test-cluster test-matrix wheel env-archive s3-server lint format types lines tables bench bench-peers bench-service clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ bench: $(READY)  ## how fast the job is against bare loops and the shapes people
 
 bench-peers: $(READY)  ## the same against Daft, Ray Data, datasets and clip-retrieval, in venvs of their own
 	$(BIN)/python -m benchmarks.peers
+
+bench-service: $(READY)  ## the real-time service against mosec, LitServe and the bare loop, under load (docs/service-speed.md)
+	$(BIN)/python -m benchmarks.service
 
 clean:  ## remove what these commands made
 	rm -rf $(VENV) .venvs $(DEMO) benchmarks/.cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -92,17 +92,17 @@ def write_result(result: Result) -> Path:
 def markdown(result: Result) -> str:
     """Return a result's table with a line about the machine."""
     table = {"noop": _noop_table, "memory": _memory_table}.get(result["kind"], _rates_table)
-    return f"{table(result)}\n\n{_machine_line(result['machine'])}"
+    return f"{table(result)}\n\n{machine_line(result['machine'])}"
 
 
 def _rates_table(result: Result) -> str:
     baselines = list(result["rows"][0]["ratios"])
     heads = ["system", "dtype", "images/s", *(f"of {name}" for name in baselines), "fixed seconds"]
-    lines = [_title(result), "", _row(heads), _row(["---"] * len(heads))]
+    lines = [_title(result), "", table_row(heads), table_row(["---"] * len(heads))]
     for row in sorted(result["rows"], key=lambda row: -row["images_per_s"]["median"]):
         spreads = [Spread(**row["ratios"][name]).text(2) for name in baselines]
         rate, fixed = Spread(**row["images_per_s"]).text(0), Spread(**row["fixed_s"]).text(1)
-        lines.append(_row([row["name"], row["dtype"], rate, *spreads, fixed]))
+        lines.append(table_row([row["name"], row["dtype"], rate, *spreads, fixed]))
     return "\n".join(lines)
 
 
@@ -111,10 +111,10 @@ def _noop_table(result: Result) -> str:
         f"**Arrow result and bookkeeping**, {result['dim']} floats a row, local[1] to a noop sink, "
         f"{result['n_rounds']} rounds of {result['sizes'][0]:,} and {result['sizes'][1]:,} rows:",
         "",
-        _row(["what", "microseconds a row"]),
-        _row(["---", "---"]),
+        table_row(["what", "microseconds a row"]),
+        table_row(["---", "---"]),
     ]
-    lines += [_row([row["name"], Spread(**row["us_per_row"]).text(2)]) for row in result["rows"]]
+    lines += [table_row([row["name"], Spread(**row["us_per_row"]).text(2)]) for row in result["rows"]]
     return "\n".join(lines)
 
 
@@ -123,11 +123,11 @@ def _memory_table(result: Result) -> str:
         [
             "**Memory of a worker**, resident, shared pages included; the tiny model:",
             "",
-            _row(["what", ""]),
-            _row(["---", "---"]),
-            _row([f"most over {result['n_images']:,} images", f"{result['peak_bytes'] / 1e6:,.0f} MB"]),
-            _row(["growth after about the first thousand of them", f"{result['growth']:.1%}"]),
-            _row(
+            table_row(["what", ""]),
+            table_row(["---", "---"]),
+            table_row([f"most over {result['n_images']:,} images", f"{result['peak_bytes'] / 1e6:,.0f} MB"]),
+            table_row(["growth after about the first thousand of them", f"{result['growth']:.1%}"]),
+            table_row(
                 [
                     f"most over {result['n_large'] // 2} photos of 24 megapixels in a row",
                     f"{result['peak_bytes_large'] / 1e6:,.0f} MB",
@@ -147,11 +147,11 @@ def _title(result: Result) -> str:
     )
 
 
-def _row(cells: Sequence[str]) -> str:
+def table_row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _machine_line(machine: Result) -> str:
+def machine_line(machine: Result) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     features = f" ({', '.join(machine['cpu_features'])})" if machine["cpu_features"] else ""
     where = f"{machine['cores']} cores of {machine['cpu']}{features}"
@@ -188,9 +188,9 @@ def _cpu_info(field: str) -> str | None:
 def main() -> None:
     """Put the last results into docs/speed.md, those beside peers into the README, too."""
     results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
-    _replace(DOCUMENT, "\n\n".join(markdown(result) for result in results))
+    replace_marked(DOCUMENT, "\n\n".join(markdown(result) for result in results))
     beside_peers = [result for result in results if result["kind"].startswith("peers-")]
-    _replace(README, "\n\n".join(map(_short, beside_peers)))
+    replace_marked(README, "\n\n".join(map(_short, beside_peers)))
 
 
 def _short(result: Result) -> str:
@@ -199,7 +199,7 @@ def _short(result: Result) -> str:
     return f"{_rates_table(result)}\n\nMeasured {machine['date']} on {where}."
 
 
-def _replace(document: Path, tables: str) -> None:
+def replace_marked(document: Path, tables: str) -> None:
     """Replace what is between the marks of a document."""
     marked = re.compile(r"(<!-- bench -->\n).*(<!-- /bench -->)", re.DOTALL)
     text = marked.sub(lambda found: f"{found[1]}{tables}\n{found[2]}", document.read_text())

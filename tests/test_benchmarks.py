@@ -13,9 +13,12 @@ import pytest
 from PIL import Image
 
 from benchmarks import data, loops, scaling
+from benchmarks.load import Answers, Figures
 from benchmarks.measure import Line, Spread, System, count_vectors, ratios
 from benchmarks.processes import Process, cpu_by_kind, watch
 from benchmarks.report import describe_machine, markdown, summarize
+from benchmarks.service_report import check
+from benchmarks.service_report import markdown as service_markdown
 from support.checkout import REPOSITORY
 from support.vectors import cosines
 
@@ -171,3 +174,46 @@ def test_growth_counts_from_a_share_of_the_work():
 def test_a_command_that_fails_is_not_measured():
     with pytest.raises(subprocess.CalledProcessError):
         watch([sys.executable, "-c", "raise SystemExit(3)"])
+
+
+def test_load_is_summed_up_in_its_window():
+    """Six requests, one each second: one is refused, one never answered, one answered after the end."""
+    lines = [
+        f"{10**18 + second * 10**9},{status},{int(took_s * 1e9)},1,1,,,,{second},POST,u,"
+        for second, (status, took_s) in enumerate(
+            [(200, 0.5), (200, 0.5), (503, 0.005), (200, 0.4), (0, 3.0), (200, 1.5)]
+        )
+    ]
+    figures = Figures.of(Answers.of(lines), 1.0, 6.0)
+    assert figures.offered_per_s == 1.0
+    assert figures.answered_per_s == 2 / 5, (
+        "the last one came after the load, the first one before its window"
+    )
+    assert (figures.p50_s, figures.p99_s) == (0.5, 1.5), "an answer that came late counts in the latencies"
+    assert (figures.n_refused, figures.refused_p99_s, figures.n_failed) == (1, 0.005, 1)
+    assert Figures.of(Answers.of([]), 0.0, 1.0).p99_s is None
+
+
+def test_a_comparison_of_services_says_which_promise_is_missed():
+    case = {"answered_per_s": 60.0, "p50_s": 0.02, "p99_s": 0.5, "refused_p99_s": 0.03, "n_refused": 9}
+    case |= {
+        "memory_bytes": [100, 101],
+        "offered_per_s": 60.0,
+        "n_failed": 0,
+        "generator_share": 0.01,
+        "cpu_s": 0.03,
+    }
+    cases = {"1 clients": case, "64 clients": case, "80% load": case, "120% load": case}
+    slower = {name: {**case, "answered_per_s": 50.0} for name in cases}
+    bare = {"serial": 60.0, "ahead": 64.0, "forward_s": 0.2, "call_s": 0.018}
+    bare |= {"serial_cpu_s": 0.03, "ahead_cpu_s": 0.03}
+    one = {"load_before": 0.1, "bare": bare}
+    one["services"] = {"spark_embed": cases, "peer": slower}
+    result = {"rounds": [one], "peers": ["peer==1"], "batch_size": 16, "seconds": 1}
+    result["machine"] = describe_machine()
+    kept = {words: (found.median, kept) for words, found, _, kept in check(result)}
+    assert [round(value, 4) for value, _ in kept.values()] == [0.9375, 1.2, 2.5, 2.0, 1.0, 30.0, 1.01]
+    assert [words for words, (_, kept) in kept.items() if not kept] == [
+        "refusals at 120 % load, p99 in ms: at most"
+    ]
+    assert "| peer | 64 | 50.0 | 0.78 | 30.0 | 20.0 | 500.0 | 9 | 0 | 1.0 |" in service_markdown(result)

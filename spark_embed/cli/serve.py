@@ -20,6 +20,9 @@ def run_serve(argv: Sequence[str], write: Callable[[str], object]) -> None:
     """
     if missing := [name for name in _PACKAGES if find_spec(name) is None]:
         raise ConfigError(f"serve: {missing[0]} is not installed; pip install 'spark-embed[service]'")
+    # Before torch is imported: its OpenMP threads else spin as they wait for each other, and take the cores
+    # from those that decode: a forward pass on 2 cores, with others at work, then takes 4 times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from spark_embed.logs import start_service_logging
     from spark_embed.service.realtime.load_settings import load_settings, read_api_key
     from spark_embed.service.realtime.server import serve

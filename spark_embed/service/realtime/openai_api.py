@@ -88,8 +88,8 @@ def _check_model(wanted: Wanted, live: LiveModel) -> None:
         raise RefusedError(
             404, "model_not_found", f"model {wanted.model!r} is not served here, but {' or '.join(names)}"
         )
-    if not live.vectors:
-        raise RefusedError(422, "no_vector", f"{live.name} gives labels; ask /infer")
+    if not {EMBEDDING, TEXT_EMBEDDING} & live.result_of.keys():
+        raise RefusedError(422, "no_vector", f"{live.name} gives {', '.join(live.result_of)}; ask /infer")
     dim = live.about.get("embedding_dim")
     if wanted.dimensions not in (None, dim):
         raise RefusedError(422, "invalid_parameters", f"dimensions: the vectors have {dim}, and are not cut")

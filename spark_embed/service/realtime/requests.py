@@ -55,7 +55,7 @@ class Row(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     image: str | None = Field(None, description="base64, with or without data:image/...;base64, before it")
-    url: str | None = Field(None, description="http(s), s3 or file; only where the service allows urls")
+    url: str | None = Field(None, description="http(s); only where the service allows urls")
     text: str | None = None
 
     @model_validator(mode="after")
@@ -115,13 +115,14 @@ def read_base64(text: str, what: str) -> bytes:
     Raises:
         RefusedError: it is none.
     """
-    if text.startswith("data:"):
+    if text[:5].lower() == "data:":
         head, _, text = text.partition(",")
-        if not head.endswith(";base64"):
+        if not head.lower().endswith(";base64"):
             raise RefusedError(
                 422, "invalid_base64", f"{what}: a data: url must be data:image/...;base64,..."
             )
     try:
+        text = "".join(text.split()) if "\n" in text else text  # as the base64 command breaks its lines
         return binascii.a2b_base64(text, strict_mode=True)
     except ValueError as exc:  # also of characters that are not ASCII
         raise RefusedError(422, "invalid_base64", f"{what}: {one_line(exc)}") from exc

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import signal
 import socket
@@ -31,7 +32,9 @@ from spark_embed.service.realtime.settings import Settings
 logger = logging.getLogger(__name__)
 
 PROCESS = "SPARK_EMBED_SERVICE_PROCESS"
-"""The variable that tells one of several processes its number, and so its device."""
+"""The variable that tells one of several processes its number, and so its device, and the socket."""
+
+_NUMBERED = ("auto", "gpu", "cuda")
 
 _BACKLOG = 2048
 _LOOK_EVERY_S = 1.0
@@ -40,18 +43,29 @@ _LOOK_EVERY_S = 1.0
 def serve(settings: Settings, api_key: str | None) -> None:
     """Answer until a signal comes: SIGTERM and SIGINT let all that is accepted be answered first.
 
+    Ends the process itself: the interpreter would wait for threads that may never end.
+
     Raises:
         ConfigError: the address cannot be used.
-        SparkEmbedError: the model cannot be used, or has stopped working.
+        SparkEmbedError: one of several processes has failed.
     """
-    is_one_of_several = PROCESS in os.environ
-    if settings.n_processes > 1 and not is_one_of_several:
+    given = os.environ.get(PROCESS)
+    if settings.n_processes > 1 and given is None:
         _serve_processes(settings)
         return
-    listening = _listen(settings, is_shared=is_one_of_several)
-    if settings.n_processes > 1 and settings.model.device == "auto":
-        device = f"auto:{os.environ[PROCESS]}"
-        settings = settings.model_copy(update={"model": settings.model.model_copy(update={"device": device})})
+    if given is None:
+        listening = _listen(settings)
+    else:
+        number, descriptor = map(int, given.split())
+        listening = socket.socket(fileno=descriptor)
+        model = settings.model.model_copy(update={"device": f"{settings.model.device}:{number}"})
+        if settings.model.device in _NUMBERED:
+            settings = settings.model_copy(update={"model": model})
+    os._exit(_answer(settings, api_key, listening))
+
+
+def _answer(settings: Settings, api_key: str | None, listening: socket.socket) -> int:
+    """Answer in this process until its end; returns the exit code."""
     engine = Engine(settings)
     ended: list[BaseException] = []
 
@@ -71,7 +85,7 @@ def serve(settings: Settings, api_key: str | None) -> None:
             proxy_headers=False,  # else whoever asks could say that he is somebody else
             backlog=_BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=round(settings.server.drain_timeout_s),
+            timeout_graceful_shutdown=math.ceil(settings.server.drain_timeout_s),
         ),
         engine,
     )
@@ -79,12 +93,13 @@ def serve(settings: Settings, api_key: str | None) -> None:
     host, port = listening.getsockname()[:2]
     logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
     server.run(sockets=[listening])
-    if engine.is_hung:
-        logger.error("%s", ended[0])
-        logging.shutdown()
-        os._exit(ModelError.exit_code)  # else the interpreter would wait for the thread
+    code = 0
     if ended:
-        raise ended[0]
+        is_ours = isinstance(ended[0], SparkEmbedError)
+        logger.error("%s", one_line(ended[0]), exc_info=None if is_ours else ended[0])
+        code = getattr(ended[0], "exit_code", 1)
+    logging.shutdown()
+    return code
 
 
 class _Server(uvicorn.Server):
@@ -131,36 +146,34 @@ class _Server(uvicorn.Server):
         self.should_exit = self._engine.is_draining = True
 
 
-def _listen(settings: Settings, *, is_shared: bool) -> socket.socket:
+def _listen(settings: Settings) -> socket.socket:
     host, port = settings.service.host, settings.service.port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server(
-            (host, port),
-            family=family,
-            backlog=_BACKLOG,
-            reuse_port=is_shared and hasattr(socket, "SO_REUSEPORT"),
-        )
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except (OSError, OverflowError) as exc:
         raise ConfigError(f"--host {host} --port {port}: {one_line(exc)}; choose another port") from exc
 
 
 def _serve_processes(settings: Settings) -> None:
-    """Start a process for each device, all on one port; the first that ends, ends all.
+    """Start a process for each device, all on one socket; the first that ends, ends all.
 
     Raises:
+        ConfigError: the address, or the device, cannot be used by several.
         SparkEmbedError: one of them has failed.
     """
-    if settings.service.port == 0:
-        raise ConfigError("--port 0: several processes share a port, so it must be named")
-    _listen(settings, is_shared=False).close()  # else two services would share it without a word
+    if settings.model.device not in (*_NUMBERED, "cpu"):
+        raise ConfigError(
+            f"model.device {settings.model.device}: {settings.n_processes} processes would share it; say "
+            "auto, gpu or cuda, and each takes its own"
+        )
+    listening = _listen(settings)
     processes: list[subprocess.Popen[bytes]] = []
     asked: list[int] = []
 
     def stop(number: int, frame: object = None) -> None:
-        # Those of a terminal have its SIGINT already, and a second means at once.
-        tell(number if asked else signal.SIGTERM)
         asked.append(number)
+        tell(number)
 
     def tell(number: int) -> None:
         for process in processes:
@@ -171,9 +184,16 @@ def _serve_processes(settings: Settings) -> None:
         signal.signal(handled, stop)
     with tempfile.TemporaryDirectory(prefix="spark_embed-metrics-") as folder:
         for number in range(settings.n_processes):
-            environ = {**os.environ, PROCESS: str(number), PROCESSES_FOLDER: folder}
-            command = [sys.executable, "-m", "spark_embed", *sys.argv[1:]]
-            processes.append(subprocess.Popen(command, env=environ))
+            place = f"{number} {listening.fileno()}"
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "spark_embed", *sys.argv[1:]],
+                    env={**os.environ, PROCESS: place, PROCESSES_FOLDER: folder},
+                    pass_fds=[listening.fileno()],
+                    start_new_session=True,  # Ctrl-C of a terminal reaches this process alone, once
+                )
+            )
+        listening.close()
         while not asked and all(process.poll() is None for process in processes):
             time.sleep(_LOOK_EVERY_S)
         tell(signal.SIGTERM)  # also one that began when the signal was there
