@@ -84,8 +84,9 @@ def start_service_logging(level: str, style: str) -> None:
     access.handlers = []
     access.propagate = False  # uvicorn writes no access log where nobody would hear it
     logging.captureWarnings(capture=True)
-    # What Pillow says of an image is in its answer. And Python remembers each warning's text for ever.
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    # What these say of an image or a form is in its answer. And Python keeps the text of each warning.
+    for name in ("PIL", "python_multipart"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
 

@@ -28,8 +28,15 @@ from spark_embed.service.realtime.gate import Gate, Passing, not_found, until_go
 from spark_embed.service.realtime.live_model import Answer
 from spark_embed.service.realtime.metrics import CONTENT_TYPE
 from spark_embed.service.realtime.refusals import RefusedError, refused_row
-from spark_embed.service.realtime.requests import ANY_BYTES, FORM, Asked, Row, Rows, read_rows
+from spark_embed.service.realtime.requests import ANY_BYTES, FORM, Asked, Row, read_rows
 
+_ROW = Row.model_json_schema()
+_ROWS = {  # pydantic's own points to #/$defs, which an OpenAPI document has not
+    "type": "object",
+    "properties": {"inputs": {"type": "array", "items": _ROW, "minItems": 1}},
+    "required": ["inputs"],
+    "additionalProperties": False,
+}
 _BODY = {
     "required": True,
     "content": {
@@ -44,7 +51,7 @@ _BODY = {
                 },
             }
         },
-        JSON: {"schema": {"anyOf": [Row.model_json_schema(), Rows.model_json_schema()]}},
+        JSON: {"schema": {"anyOf": [_ROW, _ROWS]}},
     },
 }
 

@@ -209,7 +209,8 @@ class Gate:
 def not_found(request: Any, exc: HTTPException) -> None:
     """Take over what the router refuses: unknown paths and methods."""
     code = {404: "not_found", 405: "method_not_allowed"}.get(exc.status_code, "refused")
-    raise RefusedError(exc.status_code, code, f"{request.method} {request.url.path}: {exc.detail}; see /docs")
+    what = f"{request.method} {request.url.path}: {exc.detail}; see /docs"
+    raise RefusedError(exc.status_code, code, what, allow=(exc.headers or {}).get("Allow"))
 
 
 async def until_gone(receive: Receive, work: Any) -> Any:

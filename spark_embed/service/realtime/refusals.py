@@ -23,14 +23,24 @@ class RefusedError(Exception):
         code: one of a closed set.
         message: one sentence that says what to do.
         retry_after_s: when to try again.
+        allow: the methods that there are, of a 405.
     """
 
-    def __init__(self, status: int, code: str, message: str, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        retry_after_s: float | None = None,
+        *,
+        allow: str | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.message = message
         self.retry_after_s = retry_after_s
+        self.allow = allow
 
     @property
     def headers(self) -> dict[str, str]:
@@ -38,6 +48,8 @@ class RefusedError(Exception):
         headers = {}
         if self.retry_after_s is not None:
             headers["Retry-After"] = str(whole_seconds(self.retry_after_s))
+        if self.allow is not None:
+            headers["Allow"] = self.allow
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         return headers

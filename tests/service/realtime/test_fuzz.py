@@ -119,16 +119,17 @@ def ask(material):
             await asyncio.sleep(0.01)
         return running
 
-    async def send(path, body, headers):
+    async def send(path, body, headers, method="POST"):
         raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client:
-            request = client.build_request("POST", path, content=body)
+            request = client.build_request(method, path, content=body)
             request.headers = httpx.Headers([*raw, (b"host", b"here")])
             return await client.send(request)
 
-    def ask(path, body, headers) -> int:
-        answer = loop.run_until_complete(send(path, body, headers))
+    def ask(*request) -> int:
+        answer = loop.run_until_complete(send(*request))
         assert answer.status_code < 500, answer.text
+        assert "allow" in answer.headers or answer.status_code != 405
         if answer.status_code >= 400:
             error = answer.json()["error"]
             assert error.keys() == {"code", "message", "request_id"}
@@ -138,6 +139,7 @@ def ask(material):
             assert answer.json()
         return answer.status_code
 
+    ask.app = app
     running = loop.run_until_complete(start())
     yield ask
     running.cancel()
@@ -149,7 +151,8 @@ def ask(material):
 def no_errors(caplog):
     with caplog.at_level(logging.WARNING):
         yield
-    assert not caplog.records
+    told = [record for record in caplog.get_records("call") if record.name != "python_multipart.multipart"]
+    assert not told  # start_service_logging lets that one not be heard
 
 
 quick = settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -220,3 +223,12 @@ def test_json_that_takes_long_to_read_is_not_read(ask, monkeypatch, path, body):
     monkeypatch.setattr(requests, "_MAX_JSON_VALUES", 900)
     monkeypatch.setattr("orjson.loads", None)
     assert ask(path, body, JSON_TYPE) == 422
+
+
+@pytest.mark.parametrize("path", ["/infer", "/v1/embeddings", "/health", "/metrics", "/openapi.json"])
+def test_another_method_is_told_which_there_are(ask, path):
+    assert ask(path, b"", {}, "PUT") == 405
+
+
+def test_the_schema_of_the_api_points_to_nothing_that_it_lacks(ask):
+    assert "$defs" not in json.dumps(ask.app.openapi())

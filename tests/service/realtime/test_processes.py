@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from spark_embed.errors import ConfigError
+from spark_embed.service.realtime.load_settings import load_settings
+from spark_embed.service.realtime.server import serve
+
 from support.image_files import encode, noise_image
 from support.live_service import LiveService, live_service
 from support.mixed_clients import read_answer
@@ -100,7 +104,6 @@ def test_none_outlives_the_first(argv):
 
 
 def test_the_port_of_another_service_is_not_shared(argv):
-    with socket.create_server(("127.0.0.1", argv[-1]), reuse_port=True):
-        service = LiveService(*argv)
-        assert service.end(0) == 2
-    assert "--port" in service.log[-1]["message"]
+    with socket.create_server(("127.0.0.1", argv[-1]), reuse_port=True), pytest.raises(ConfigError) as told:
+        serve(load_settings(list(map(str, argv)), {}), None)
+    assert f"--port {argv[-1]}: " in str(told.value)
