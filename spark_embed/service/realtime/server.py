@@ -15,6 +15,7 @@ from contextlib import contextmanager
 import uvicorn
 
 from spark_embed.errors import ConfigError, ModelError, SparkEmbedError, one_line
+from spark_embed.inference.malloc import keep_freed_memory
 from spark_embed.service.realtime.app import make_app
 from spark_embed.service.realtime.engine import Engine
 from spark_embed.service.realtime.metrics import PROCESSES_FOLDER
@@ -44,6 +45,7 @@ def serve(settings: Settings, api_key: str | None) -> None:
     if settings.n_processes > 1 and settings.model.device == "auto":
         device = f"auto:{os.environ[PROCESS]}"
         settings = settings.model_copy(update={"model": settings.model.model_copy(update={"device": device})})
+    keep_freed_memory()  # as a batch job's worker does: each image else pays for fresh pages
     engine = Engine(settings)
     ended: list[BaseException] = []
 
