@@ -22,6 +22,7 @@ class LiveService:
     Attributes:
         log: its lines, as JSON has them.
         url: where it listens.
+        is_ready: whether it has said that its model is warm.
     """
 
     def __init__(self, *argv: object, environ: dict[str, str] | None = None) -> None:
@@ -30,14 +31,15 @@ class LiveService:
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=given)
         self.log: list[dict] = []
         self.url = ""
-        self._listening, self._ready = threading.Event(), threading.Event()
+        self.is_ready = False
+        self._told = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def wait(self) -> "LiveService":
         """Wait until its model is warm."""
-        assert self._ready.wait(START_S), self.log
-        assert self.process.poll() is None, self.log
+        assert self._told.wait(START_S), self.log
+        assert self.is_ready, self.log
         return self
 
     def client(self, address: str = "127.0.0.1", **headers: str) -> httpx.Client:
@@ -67,10 +69,10 @@ class LiveService:
             self.log.append(told)
             if found := re.search(r"listening on (http://\S+)", told["message"]):
                 self.url = found[1]
-                self._listening.set()
             if told["message"].startswith("ready: "):
-                self._ready.set()
-        self._ready.set()  # it has ended
+                self.is_ready = True
+                self._told.set()
+        self._told.set()  # it has ended
 
 
 @contextmanager

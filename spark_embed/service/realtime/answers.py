@@ -26,7 +26,7 @@ def describe_row(answer: Answer, vectors: Sequence[str]) -> Any:
     """Return a row as JSON has it.
 
     A model with one vector gives the vector itself; any other an object of its columns. A row without any
-    result is `{"error": ...}`; one that lacks some has them null, and says why in `errors`.
+    result is `{"error": ...}`; one that lacks some says why in `errors`.
     """
     if answer.error is not None:
         return {"error": _described(answer.error)}

@@ -48,7 +48,7 @@ class PredictError(Exception):
     """The forward pass of these images failed, or did not end."""
 
 
-class _HungError(PredictError):
+class HungError(PredictError):
     """It did not end; its thread cannot be stopped."""
 
 
@@ -182,7 +182,7 @@ class Batcher(Generic[Prepared, Answer]):
         """Run batches until cancelled.
 
         Raises:
-            PredictError: a forward pass has hung.
+            HungError: a forward pass has not ended.
         Exception: what `on_failure` raises.
         """
         try:
@@ -236,11 +236,11 @@ class Batcher(Generic[Prepared, Answer]):
             call = loop.run_in_executor(self._device, self._predict, [entry.prepared for entry in batch])  # type: ignore[arg-type]  # all are prepared
             await asyncio.wait({call}, timeout=self.limits.hang_s)
             if not call.done():
-                raise _HungError(f"a forward pass has not ended within {self.limits.hang_s:g} s")
+                raise HungError(f"a forward pass has not ended within {self.limits.hang_s:g} s")
             answers = call.result()
             if len(answers) != len(batch):
                 raise ValueError(f"predict gave {len(answers)} answers for {len(batch)} images")
-        except _HungError as exc:
+        except HungError as exc:
             self._fail(batch, str(exc))
             raise
         except Exception as exc:  # noqa: BLE001  any at all: a model's code, and a driver's

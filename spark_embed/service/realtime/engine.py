@@ -12,7 +12,7 @@ from typing import Any
 
 from spark_embed.errors import ModelError
 from spark_embed.inference.row import Item
-from spark_embed.service.realtime.batcher import Batcher, Done, Limits, PredictError
+from spark_embed.service.realtime.batcher import Batcher, Done, HungError, Limits
 from spark_embed.service.realtime.like import wanted_like, wanted_model
 from spark_embed.service.realtime.live_model import Answer, LiveModel
 from spark_embed.service.realtime.metrics import Metrics
@@ -36,6 +36,8 @@ class Engine:
         settings: of the service.
         live: the model; None while it is being loaded.
         metrics: None until the model, whose label they bear, has a name.
+        is_draining: no new requests are taken.
+        is_hung: a forward pass has not ended, and its thread never may.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -43,6 +45,7 @@ class Engine:
         self.live: LiveModel | None = None
         self.metrics: Metrics | None = None
         self.is_draining = False
+        self.is_hung = False
         self._batcher: Batcher[Item, Answer] | None = None
 
     async def run(self) -> None:
@@ -71,7 +74,8 @@ class Engine:
         )
         try:
             await self._batcher.run()
-        except PredictError as exc:
+        except HungError as exc:
+            self.is_hung = True
             raise ModelError(
                 f"{live.name}: {exc}; its thread cannot be stopped, so the process ends"
             ) from exc

@@ -18,7 +18,7 @@ from spark_embed.inference.decode import MAX_PIXELS, InProcessDecoder
 from spark_embed.inference.decode.pool import DecodeMemory
 from spark_embed.inference.feed import DEFAULT_BATCH_SIZE
 from spark_embed.inference.row import Item, make_item, predict_items
-from spark_embed.models import Inputs, Model, Recipe, load_model
+from spark_embed.models import Inputs, Recipe, load_model
 from spark_embed.models.directory.model_folder import ModelFolder
 from spark_embed.models.registry import REMOTE
 from spark_embed.schema import vector_columns
@@ -73,7 +73,8 @@ class LiveModel:
         name: that it has for people, and in metrics.
         about: what it says of itself; metadata.json of a batch run says the same.
         takes_image, takes_text: what a request may bring.
-        vectors: the names of its results that are vectors.
+        vectors: the columns of its results that are vectors.
+        result_of: of each column the result that it belongs to, by which errors are named.
         load_s, warmup_s: seconds that loading and the first batches took.
         batch_size, batch_wait_s: what it wants itself, where nobody says otherwise.
     """
@@ -106,16 +107,12 @@ class LiveModel:
         self.takes_image = model.takes.image is not None
         self.takes_text = self._text_column is not None
         self.vectors = vector_columns(model.gives)
+        self.result_of = {column.name: result.name for result in model.gives for column in result.fields}
         self.batch_size, self.batch_wait_s = DEFAULT_BATCH_SIZE, DEFAULT_BATCH_WAIT_S
         if isinstance(model, ModelFolder):
             self.batch_size, self.batch_wait_s = model.batch_size, model.batch_wait_s
         self._decoder = InProcessDecoder(wanted.max_pixels, wanted.allow_truncated, wanted.min_edge)
         self._memory = DecodeMemory(_DECODE_MEMORY_BYTES)
-
-    @property
-    def model(self) -> Model:
-        """The model itself."""
-        return self._model
 
     def prepare(self, image: bytes | Callable[[], bytes] | None, text: str | None) -> Item | Answer:
         """Return what the model makes of an image and a text ahead of the device; runs on decode threads.
@@ -182,8 +179,6 @@ class LiveModel:
     def _grey(self) -> Item:
         pixels = np.full((64, 64, 3), 128, dtype=np.uint8)
         columns = {self._text_column: "a grey square"} if self._text_column else {}
-        if self._model.takes.image == "bytes":
-            raise ConfigError(f"{self.name}: takes encoded images, which the service does not warm up")
         return Item(self._model.prepare(Inputs(pixels if self.takes_image else None, None, columns)))
 
 

@@ -7,7 +7,7 @@ image, as no text of anybody's is.
 from __future__ import annotations
 
 import base64
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -61,7 +61,7 @@ def add_routes(app: FastAPI, engine: Engine, ask: Ask) -> None:
         done = await ask(request, engine, rows)
         data = [
             {"object": "embedding", "index": number, "embedding": _encoded(vector, wanted)}
-            for number, vector in enumerate(map(_vector_of, rows, done, range(len(rows))))
+            for number, vector in enumerate(_vectors_of(engine.live, rows, done))
         ]
         usage = {"prompt_tokens": 0, "total_tokens": 0}  # nothing is paid by the token here
         return Response(
@@ -100,15 +100,21 @@ def _names(live: LiveModel) -> list[str]:
     return list(dict.fromkeys((live.name, str(live.about.get("source", live.name)))))
 
 
-def _vector_of(row: Asked, done: Done[Answer], number: int) -> Any:
-    answer = done.answer
-    name = TEXT_EMBEDDING if row.image is None else EMBEDDING
-    if name in answer.values:
-        return answer.values[name]
-    error = answer.errors.get(name) or answer.error
-    if error is not None:
-        raise refused_row(error, f"input {number}: ")
-    raise RefusedError(422, "no_vector", f"input {number}: this model gives {', '.join(answer.values)}")
+def _vectors_of(live: LiveModel | None, rows: list[Asked], done: list[Done[Answer]]) -> Iterator[Any]:
+    """Yield the vector of each input: that of its image, or of its text.
+
+    Raises:
+        RefusedError: it has none.
+    """
+    for number, (row, one) in enumerate(zip(rows, done, strict=True)):
+        column = TEXT_EMBEDDING if row.image is None else EMBEDDING
+        result = live.result_of.get(column) if live else None
+        if error := one.answer.errors.get(result or "") or one.answer.error:
+            raise refused_row(error, f"input {number}: ")
+        if column not in one.answer.values:
+            given = ", ".join(one.answer.values)
+            raise RefusedError(422, "no_vector", f"input {number}: the model gives {given}, no {column}")
+        yield one.answer.values[column]
 
 
 def _encoded(vector: Any, wanted: Wanted) -> Any:

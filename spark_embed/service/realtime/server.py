@@ -71,6 +71,10 @@ def serve(settings: Settings, api_key: str | None) -> None:
     host, port = listening.getsockname()[:2]
     logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
     server.run(sockets=[listening])
+    if engine.is_hung:
+        logger.error("%s", ended[0])
+        logging.shutdown()
+        os._exit(ModelError.exit_code)  # else the interpreter would wait for the thread
     if ended:
         raise ended[0]
 
@@ -92,6 +96,9 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     def _stop(self, number: int, frame: object) -> None:
+        if self._engine.live is None:
+            logger.info("stopped while the model was being loaded")
+            os._exit(0)  # nothing is accepted yet, and a thread that loads cannot be stopped
         self.force_exit = self.should_exit and number == signal.SIGINT  # asked twice by hand
         self.should_exit = self._engine.is_draining = True
 

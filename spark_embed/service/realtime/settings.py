@@ -24,7 +24,7 @@ def _as_upper(value: object) -> object:
     return value.upper() if isinstance(value, str) else value
 
 
-Level = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_as_upper)]
+Level = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_as_upper)]
 
 
 def _check_rate(rate: str) -> str:

@@ -87,3 +87,17 @@ def test_what_is_no_run_is_refused_in_one_line(runs, tmp_path):
 def test_without_a_run_auto_is_float32(tiny_clip):
     settings = load_settings(["--model_directory", str(tiny_clip), "--dtype", "auto"], {})
     assert wanted_model(settings.model_options(), "cpu").recipe.dtype == "float32"
+
+
+def test_photos_are_as_plain_transformers_has_them(material):
+    folder = material / "img2dataset"
+    expected = pd.read_parquet(folder / "expected-clip-tiny.parquet").set_index("key")["embedding"]
+    rows = pd.read_parquet(folder / "parquet/00000.parquet").dropna(subset="jpg").head(50)
+    settings = load_settings(["--model_directory", str(material / "clip-tiny")], {})
+    live = LiveModel(wanted_model(settings.model_options(), "cpu"))
+    answers = live.predict([live.prepare(data, None) for data in rows["jpg"]])
+    cosines = [
+        answer.values["embedding"] @ expected[key] for key, answer in zip(rows["key"], answers, strict=True)
+    ]
+    assert len(cosines) == 50
+    assert min(cosines) >= 0.99999

@@ -78,8 +78,8 @@ def test_scripts_that_set_variables_work_as_they_are(yaml_file):
     assert load_settings([], {}).logging.level == "DEBUG"
 
 
-def test_the_files_that_come_with_it_are_those_of_the_wheel_and_of_a_zip(tmp_path):
-    """Of the zip, in a process of its own, as spark-submit --py-files brings the package."""
+def test_the_files_that_come_with_it_are_found_in_a_zip_too(tmp_path):
+    """In a process of its own, as spark-submit --py-files brings the package."""
     with zipfile.ZipFile(tmp_path / "package.zip", "w") as package:
         for folder, place in ((REPOSITORY / "spark_embed", ""), (conf_folder(), "spark_embed/")):
             for path in folder.rglob("*"):
