@@ -43,7 +43,7 @@ BATCH_SIZE = 16
 DTYPE = resolve_dtype("auto", "cpu")  # the job's here; alone, the service would take float32
 MAX_QUEUE_SIZE = 64  # a second of work: with the default, an overload of seconds would refuse nothing
 CLIENTS = (1, 8, 64)
-LOADS = (0.5, 0.8, 1.2)
+LOADS = (0.5, 0.8, 1.2, 2.0)
 SKIP_S = 2.0
 READY_WITHIN_S = 120
 

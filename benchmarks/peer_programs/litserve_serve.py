@@ -42,13 +42,5 @@ class Embed(litserve.LitAPI):
 
 if __name__ == "__main__":
     api = Embed(max_batch_size=int(os.environ["BATCH_SIZE"]), batch_timeout=0.003, api_path="/infer")
-    server = litserve.LitServer(
-        api, accelerator="cpu", workers_per_device=1, fast_queue=bool(os.environ.get("FAST_QUEUE"))
-    )
-    server.run(
-        host="127.0.0.1",
-        port=int(sys.argv[1]),
-        log_level="warning",
-        generate_client_file=False,
-        num_api_servers=1,
-    )
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1)
+    server.run(host="127.0.0.1", port=int(sys.argv[1]), log_level="warning", generate_client_file=False)

@@ -36,24 +36,9 @@ class Predict(Worker):
         return [{"output": [vector.tolist()]} for vector in self.model.predict(data)]
 
 
-class Both(Predict):
-    """The two in one process."""
-
-    def deserialize(self, data):
-        """Return the body as it came."""
-        return data
-
-    def forward(self, data):
-        """Decode and predict a batch."""
-        return super().forward([self.model.prepare(image) for image in data])
-
-
 if __name__ == "__main__":
     server = Server()
     batch = {"max_batch_size": int(os.environ["BATCH_SIZE"]), "max_wait_time": 3}
-    if os.environ.get("ONE_STAGE"):
-        server.append_worker(Both, num=1, **batch)
-    else:
-        server.append_worker(Decode, num=1)
-        server.append_worker(Predict, num=1, **batch)
+    server.append_worker(Decode, num=1)
+    server.append_worker(Predict, num=1, **batch)
     server.run()

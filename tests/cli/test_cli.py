@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from spark_embed.logs import start_logging
 from spark_embed.cli.main import first_cause, main
+from spark_embed.logs import start_logging
 
 from support.commands import BIN, run_command
 

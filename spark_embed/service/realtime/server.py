@@ -18,6 +18,7 @@ from contextlib import contextmanager
 import uvicorn
 
 from spark_embed.errors import ConfigError, ModelError, SparkEmbedError, one_line
+from spark_embed.inference.malloc import keep_freed_memory
 from spark_embed.service.realtime.app import make_app
 from spark_embed.service.realtime.connections import (
     KEEP_ALIVE_S,
@@ -66,6 +67,7 @@ def serve(settings: Settings, api_key: str | None) -> None:
 
 def _answer(settings: Settings, api_key: str | None, listening: socket.socket) -> int:
     """Answer in this process until its end; returns the exit code."""
+    keep_freed_memory()  # as a batch job's worker does: each image else pays for fresh pages
     engine = Engine(settings)
     ended: list[BaseException] = []
 
