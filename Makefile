@@ -6,16 +6,21 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 	command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+MADE := $(VENV)/.made
+PACKAGES := $(VENV)/.packages
 READY := $(VENV)/.ready
 DEMO := demo
 DIST := dist
 # In the order of tests/conftest.py: the longest files first.
 TWO_AT_A_TIME := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
+# What takes the network goes beside what takes a core.
+MAKEFLAGS += --jobs=2
+
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYSPARK_PYTHON := $(CURDIR)/$(BIN)/python
 
-.PHONY: help run-local test test-fast test-crash test-cluster test-matrix wheel env-archive s3-server lint format types lines tables bench bench-peers bench-service clean
+.PHONY: help run-local test test-fast test-crash test-soak test-cluster test-matrix wheel env-archive s3-server lint format types lines tables bench bench-peers bench-service clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -24,14 +29,17 @@ run-local: $(READY) $(DEMO)/photos/.ready  ## embed a small set of real photos a
 	$(BIN)/spark-embed --input_dir $(DEMO)/photos --output_dir $(DEMO)/embeddings --overwrite
 	$(BIN)/python tools/show_neighbours.py $(DEMO)/embeddings
 
-test: $(READY) lint types s3-server  ## everything that CI runs
+test: s3-server $(READY) lint types  ## everything that CI runs
 	$(BIN)/python -m pytest $(TWO_AT_A_TIME)
 
 test-fast: $(READY)  ## without whole runs and processes of their own: for the edit loop
-	$(BIN)/python -m pytest $(TWO_AT_A_TIME) -m "not slow and not crash"
+	$(BIN)/python -m pytest $(TWO_AT_A_TIME) -m "not slow and not crash and not soak"
 
 test-crash: $(READY) s3-server  ## series of kills, full disks and dying stores, which make test skips
 	$(BIN)/python -m pytest -m crash --crash
+
+test-soak: $(READY)  ## 60,000 requests of good, broken, slow and vanishing clients to one service, and its memory meanwhile
+	$(BIN)/python -m pytest -m soak --soak
 
 test-cluster: $(READY)  ## clusters whose nodes leave, whose driver or master dies, with several GPUs: make test has a part of it
 	$(BIN)/python -m pytest --crash tests/system/test_gpus.py tests/system/test_standalone.py tests/system/test_standalone_kills.py
@@ -47,14 +55,14 @@ env-archive: wheel  ## dist/environment.tar.gz: this environment and the wheel, 
 test-matrix: $(READY) s3-server  ## some tests on every Spark from 3.5 on, and on transformers 4: 2 GB of PyPI, once
 	@$(BIN)/python tools/run_matrix.py
 
-s3-server: $(READY)  ## build the S3 server that the tests run against: over a minute, once
+s3-server: $(MADE)  ## build the S3 server that the tests run against: over a minute, once
 	@$(BIN)/python tools/make_s3_server.py
 
-lint: $(READY)
+lint: $(PACKAGES)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(READY)
+types: $(PACKAGES)
 	$(BIN)/mypy
 
 format: $(READY)  ## put the code in its one format
@@ -79,10 +87,18 @@ bench-service: $(READY)  ## the real-time service against mosec, LitServe and th
 clean:  ## remove what these commands made
 	rm -rf $(VENV) .venvs $(DEMO) benchmarks/.cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
-$(READY): pyproject.toml constraints.txt tools/check_machine.sh
+$(MADE): tools/check_machine.sh
 	sh tools/check_machine.sh "$(PYTHON)"
 	"$(PYTHON)" -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# Not compiled: that takes longer than compiling what is imported, when it is.
+$(PACKAGES): $(MADE) pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt \
+		--editable '.[dev]'
+	touch $@
+
+$(READY): $(PACKAGES)
 	-$(BIN)/python tools/make_class_archive.py
 	touch $@
 

@@ -102,6 +102,12 @@ class ModelChoice(BaseModel):
     min_score: float = _option(
         0, "Model", "classify: labels with a lower score are not in top_labels and top_scores", ge=0, le=1
     )
+    with_embedding: bool = _option(
+        False, "Model", "classify: the vector of each image as well, of the same forward pass"
+    )
+    allow_truncated: bool = _option(
+        False, "Input", "decode a truncated image as far as it goes, instead of making it an error row"
+    )
     text_column: str | None = _option(
         None,
         "Model",
@@ -144,9 +150,6 @@ class ModelOptions(ModelChoice):
         "Model",
         "torch.compile the network: some 20 s in each worker, for the gain that the summary says",
     )
-    with_embedding: bool = _option(
-        False, "Model", "classify: the vector of each image as well, of the same forward pass"
-    )
     secrets: Secrets = _option(
         (),
         "Run",
@@ -155,9 +158,6 @@ class ModelOptions(ModelChoice):
     )
     decode_timeout_s: float = _option(
         30, "Input", "an image that takes longer to decode is an error row", gt=0
-    )
-    allow_truncated: bool = _option(
-        False, "Input", "decode a truncated image as far as it goes, instead of making it an error row"
     )
 
     @property

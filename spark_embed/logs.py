@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -83,6 +84,9 @@ def start_service_logging(level: str, style: str) -> None:
     access.handlers = []
     access.propagate = False  # uvicorn writes no access log where nobody would hear it
     logging.captureWarnings(capture=True)
+    # What Pillow says of an image is in its answer. And Python remembers each warning's text for ever.
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -44,6 +44,7 @@ settings.load_profile("without_deadline")
 
 def pytest_addoption(parser):
     parser.addoption("--crash", action="store_true", help="run what is marked `crash` (make test-crash)")
+    parser.addoption("--soak", action="store_true", help="run what is marked `soak` (make test-soak)")
 
 
 # Fixtures that tests of whole runs use.
@@ -56,8 +57,9 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if not WHOLE_RUNS.isdisjoint(item.fixturenames):
             item.add_marker(pytest.mark.slow)
-        if item.get_closest_marker("crash") and not config.getoption("crash"):
-            item.add_marker(pytest.mark.skip(reason="takes many minutes: make test-crash"))
+        long = next((name for name in ("crash", "soak") if item.get_closest_marker(name)), None)
+        if long and not config.getoption(long):
+            item.add_marker(pytest.mark.skip(reason=f"takes many minutes: make test-{long}"))
         elif item.get_closest_marker("slow"):
             n_slow[item.path] += 1
     # The longest files first: in the end no process waits long for another (--no-loadscope-reorder).
@@ -206,7 +208,10 @@ def embed(spark, tiny_clip, tmp_path):
 
 @pytest.fixture
 def command_here(capsys, tiny_clip):
-    """Give the command to this process; returns its exit code and what it says to stderr."""
+    """Give the command to this process; returns its exit code and what it says to stderr.
+
+    What it writes to stdout is `printed`.
+    """
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def command_here(*argv) -> tuple[int, str]:
@@ -214,7 +219,9 @@ def command_here(capsys, tiny_clip):
         from spark_embed.cli.main import main
 
         code = main([*map(str, argv), "--model_directory", str(tiny_clip)])
-        return code, capsys.readouterr().err.strip()
+        said = capsys.readouterr()
+        command_here.printed = said.out
+        return code, said.err.strip()
 
     yield command_here
     for number, handler in before.items():

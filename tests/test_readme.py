@@ -84,12 +84,24 @@ def test_the_commands_for_the_shell_work_as_they_stand(checkout):
 def test_the_python_code_works_as_it_stands(checkout, tmp_path):
     """In a process of its own: a relative path means the folder in which Spark was started.
 
-    The environment is not activated: the PATH's python3 is another one, here one that does nothing.
+    After the script of the batch service, whose session was stopped: that keeps no other from starting. The
+    environment is not activated: the PATH's python3 is another one, here one that does nothing.
     """
     (tmp_path / "python3").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "python3").chmod(0o755)
     environment = {k: v for k, v in os.environ.items() if k != "PYSPARK_PYTHON"}
     environment["PATH"] = f"{tmp_path}{os.pathsep}{environment['PATH']}"
+    (batch_service,) = blocks("python", (REPOSITORY / "docs/batch-service.md").read_text())
+    batch_service += """
+import os
+
+from pyspark import SparkContext
+
+assert SparkContext._active_spark_context is None
+assert summary["counts"]["rows"] == len(captions) == 97
+assert orchestrator.process_dataset(loader, writer) == summary
+os.environ.pop("PYSPARK_PYTHON")  # of the session that was stopped
+"""
     run_and_column, read_output = blocks("python")
     checks = """
 import numpy as np
@@ -101,7 +113,7 @@ np.fill_diagonal(similarity, -1)
 nearest = table["caption"].to_numpy()[similarity.argmax(axis=1)]
 assert (nearest == table["caption"]).mean() >= 0.95, "a crop's nearest neighbour is of the same photo"
 """
-    code = run_and_column + read_output.replace("demo/vectors", "demo/from_python") + checks
+    code = batch_service + run_and_column + read_output.replace("demo/vectors", "demo/from_python") + checks
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=checkout,
@@ -112,29 +124,9 @@ assert (nearest == table["caption"]).mean() >= 0.95, "a crop's nearest neighbour
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "97 rows" in done.stdout
-    assert_neighbours_are_of_the_same_photo(checkout / "demo/from_python")
-
-
-@pytest.mark.slow
-def test_the_script_of_the_batch_service_works_as_it_stands(checkout):
-    """Twice over: a session that was stopped does not keep another from starting."""
-    (code,) = blocks("python", (REPOSITORY / "docs/batch-service.md").read_text())
-    code += """
-from pyspark import SparkContext
-
-assert SparkContext._active_spark_context is None
-assert summary["counts"]["rows"] == len(captions) == 97
-few = orchestrator.process_dataset(loader, UnifiedOutputWriter("demo/few_of_batch"), max_samples=5)
-assert few["this_run"]["rows"] == 5
-again = orchestrator.process_dataset(loader, writer)
-assert again == summary
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=checkout, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
     assert (checkout / "demo/batch/captioned.parquet").exists()
     assert (checkout / "demo/batch/summary.json").exists()
+    assert_neighbours_are_of_the_same_photo(checkout / "demo/from_python")
 
 
 def assert_neighbours_are_of_the_same_photo(folder: Path) -> None:

@@ -8,7 +8,6 @@ from dataclasses import asdict
 
 import boto3
 import moto.secretsmanager.models
-import pandas as pd
 import pytest
 from moto.core.exceptions import JsonRESTError
 from moto.server import ThreadedMotoServer
@@ -22,6 +21,7 @@ from spark_embed.secrets import fill_environment
 from support.checkout import REPOSITORY
 from support.commands import run_command
 from support.hub import MODEL, Hub
+from support.s3_runs import keys_below, read_parquet, upload_tree
 
 REGION = "eu-central-1"
 TOKEN = "hf_Zq7-never-to-be-seen"
@@ -162,29 +162,45 @@ def test_a_recipe_carries_names(secrets_manager):
 
 @pytest.mark.slow
 def test_workers_elsewhere_load_a_model_that_takes_a_token_which_nothing_shows(
-    secrets_manager, shards, tiny_clip, tmp_path
+    secrets_manager, moto_url, s3_server, shards, tiny_clip, tmp_path, monkeypatch
 ):
-    """A hub that gives its model only to who has the token; executors are processes of their own."""
+    """A hub that gives its model only to who has the token; executors are processes of their own.
+
+    They get the jars for S3, too. The master and the settings of who submits are not overridden.
+    """
+    secret = secrets_manager.describe_secret(SecretId="all/keys")["ARN"]
+    s3_server.set_environment(monkeypatch)  # in another region
+    monkeypatch.setenv("AWS_ENDPOINT_URL", moto_url)
+    bucket = s3_server.make_bucket()
     files = {path.name: path.read_bytes() for path in tiny_clip.iterdir()}
     (tmp_path / "events").mkdir()
     with Hub(files, TOKEN) as hub:
         hub.start()
         environ = {"HF_ENDPOINT": hub.address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hub")}
+        environ |= {"SPARK_CONF_DIR": tmp_path / "none"}  # Spark's own log, which says its level
         done = run_command(
-            "spark-submit", "--master", "local-cluster[1,1,1024]",
+            "spark-submit", "--master", "local-cluster[1,1,1024]", "--conf", "spark.log.level=ERROR",
+            "--conf", f"spark.executor.extraJavaOptions={os.environ['SPARK_SUBMIT_OPTS']}",
             "--conf", "spark.eventLog.enabled=true", "--conf", f"spark.eventLog.dir=file://{tmp_path}/events",
             "--conf", "spark.eventLog.compress=false", "--conf", "spark.ui.enabled=false",
-            REPOSITORY / "jobs/embed.py", "--input_dir", shards, "--output_dir", tmp_path / "out",
-            "--model_directory", MODEL, "--secrets", "HF_TOKEN=all/keys:hub", "--parity_samples", 0,
+            REPOSITORY / "jobs/embed.py", "--input_dir", upload_tree(s3_server, shards, bucket, "in"),
+            "--output_dir", f"s3://{bucket}/out", "--model_directory", MODEL,
+            "--secrets", f"HF_TOKEN={secret}:hub", "--parity_samples", 0, "--num_workers", 7,
             environ=environ, cwd=tmp_path,
         )  # fmt: skip
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    assert len(pd.read_parquet(tmp_path / "out/embeddings.parquet")) == 24
-    assert secrets_manager.asked["all/keys"] == 2  # the driver, and the one worker
-    assert json.loads((tmp_path / "out/metadata.json").read_text())["config"]["secrets"] == [
-        "HF_TOKEN=all/keys:hub"
-    ]
+    assert "27 rows: 24 embedded, 3 errors" in done.stdout
+    assert "--num_workers 7: this Spark runs" in done.stdout  # a local master would have become local[7,4]
+    assert 'Setting Spark log level to "ERROR"' in done.stderr
+    assert len(read_parquet(s3_server, bucket, "out/embeddings.parquet")) == 24
+    assert secrets_manager.asked[secret] == 2  # the driver, and the one worker
+    stored = {
+        key: s3_server.direct.get_object(Bucket=bucket, Key=key)["Body"].read()
+        for key in keys_below(s3_server, bucket)
+    }
+    assert json.loads(stored["out/metadata.json"])["config"]["secrets"] == [f"HF_TOKEN={secret}:hub"]
     assert TOKEN not in done.stdout + done.stderr
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert any(b"spark.eventLog.enabled" in path.read_bytes() for path in written)
     assert [path for path in written if TOKEN.encode() in path.read_bytes()] == []
+    assert [key for key, body in stored.items() if TOKEN.encode() in body] == []

@@ -23,16 +23,25 @@ _OPTIONS = (
     *("model_directory", "revision", "dtype", "normalize", "allow_truncated", "allow_pickle_weights"),
     *("trust_remote_code", "max_samples", "jpeg_scaling"),
 )
-_OPTIONS_OF_KINDS = ("task", "top_k", "min_score", "with_embedding", "text_column", "labels", "prompt")
+_LATER_OPTIONS = (
+    "max_pixels",
+    "task",
+    "top_k",
+    "min_score",
+    "with_embedding",
+    "text_column",
+    "labels",
+    "prompt",
+)
 
 
 def model_options(config: Config) -> dict[str, Any]:
     """Return the options that decide what a result is, as they were given.
 
-    Those of kinds that earlier versions did not have only where they are not the default: the record of an
-    earlier run is then still that of the same options.
+    Those that earlier versions did not record only where they are not the default: the record of an earlier
+    run is then still that of the same options.
     """
-    given = {name: getattr(config, name) for name in (*_OPTIONS, *_OPTIONS_OF_KINDS)}
+    given = {name: getattr(config, name) for name in (*_OPTIONS, *_LATER_OPTIONS)}
     return {
         name: value
         for name, value in given.items()

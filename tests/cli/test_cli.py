@@ -1,14 +1,15 @@
-"""The command as a person types it: separate processes, exit codes, one clear line."""
+"""The command as a person types it: exit codes, one clear line."""
 
 import json
 import os
 import re
 import shutil
-import signal
-import subprocess
 from pathlib import Path
 
 import pytest
+
+from spark_embed.cli.logs import start_logging
+from spark_embed.cli.main import first_cause, main
 
 from support.commands import BIN, run_command
 
@@ -17,29 +18,30 @@ def json_lines(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith("{")]
 
 
-def last_line(done) -> str:
-    return done.stderr.strip().splitlines()[-1]
+def last_line(said: str) -> str:
+    return said.strip().splitlines()[-1]
 
 
 @pytest.mark.slow
-def test_a_shard_that_cannot_be_read_is_a_warning_or_an_exit_code(shards, tiny_clip, tmp_path):
+@pytest.mark.usefixtures("command_here")  # it puts the handlers of signals back
+def test_a_shard_that_cannot_be_read_is_a_warning_or_an_exit_code(spark, shards, tiny_clip, tmp_path, capsys):
     shutil.copytree(shards, tmp_path / "in")
     (tmp_path / "in/00001.parquet").write_bytes(b"no shard")
-    paths = ["--input_dir", tmp_path / "in", "--output_dir", tmp_path / "out", "--model_directory", tiny_clip]
-    warned = run_command(BIN / "spark-embed", *paths, "--fail_on_bad_shard", "false")
-    assert warned.returncode == 0, warned.stderr[-2000:]
-    assert re.search(r"WARNING .*shard 00001\.parquet is left out", warned.stderr)
-    assert "18 rows: 16 embedded, 2 errors" in warned.stdout
-    assert re.search(r"\nPENDING shard 00001\.parquet: .*cannot be read as parquet", warned.stdout)
-    failed = run_command(BIN / "spark-embed", *paths)
-    assert failed.returncode == 8
-    assert "1 shards cannot be read; all others are done and published; the first, 000" in last_line(failed)
-    assert "18 rows: 16 embedded, 2 errors" in failed.stdout
+    paths = {"input_dir": tmp_path / "in", "output_dir": tmp_path / "out", "model_directory": tiny_clip}
+    argv = [f"--{name}={path}" for name, path in paths.items()]
+    assert main([*argv, "--fail_on_bad_shard", "false"]) == 0
+    warned = capsys.readouterr()
+    assert re.search(r"WARNING .*shard 00001\.parquet is left out", warned.err)
+    assert "18 rows: 16 embedded, 2 errors" in warned.out
+    assert re.search(r"\nPENDING shard 00001\.parquet: .*cannot be read as parquet", warned.out)
+    assert main(argv) == 8
+    failed = capsys.readouterr()
+    said = "1 shards cannot be read; all others are done and published; the first, 000"
+    assert said in last_line(failed.err)
+    assert "18 rows: 16 embedded, 2 errors" in failed.out
 
 
 def test_a_failed_spark_job_is_told_by_its_cause():
-    from spark_embed.cli.main import first_cause
-
     lines = [
         "Job aborted due to stage failure: Task 0 in stage 3.0 failed 4 times, most recent failure:",
         '  File "x.py", line 3, in read',
@@ -52,46 +54,50 @@ def test_a_failed_spark_job_is_told_by_its_cause():
 
 
 @pytest.mark.slow
-def test_prod_logs_json_lines_and_a_failed_job_has_its_exit_code(shards, tmp_path):
-    done = run_command(
-        BIN / "spark-embed", "--input_dir", shards, "--output_dir", tmp_path / "out", "--env", "prod",
-        "--require_gpu", "true", "--num_workers", 1,
-    )  # fmt: skip
-    assert done.returncode == 3
-    line = json.loads(last_line(done))
+@pytest.mark.usefixtures("command_here")
+def test_prod_logs_json_lines_and_a_failed_job_has_its_exit_code(spark, shards, tmp_path, capsys):
+    paths = ["--input_dir", str(shards), "--output_dir", str(tmp_path / "out")]
+    assert main([*paths, "--env", "prod", "--require_gpu", "true"]) == 3
+    done = capsys.readouterr()
+    start_logging("dev")
+    line = json.loads(last_line(done.err))
     assert line["level"] == "ERROR"
     assert set(line) == {"timestamp", "level", "logger", "message", "fields"}
-    entries = map(json.loads, json_lines(done.stderr))
+    entries = map(json.loads, json_lines(done.err))
     found = next(entry for entry in entries if "found 3 parquet shards" in entry["message"])
     assert found["fields"]["n_rows"] == 27
     assert "--require_gpu true: " in line["message"]
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
+    assert "Traceback" not in done.err
+    assert done.out == ""
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("command_here")
 @pytest.mark.parametrize(
-    ("argv", "environ", "code", "words"),
+    ("argv", "words"),
     [
-        (["--batchsize", "3"], {}, 2, "did you mean --batch_size?"),
-        ([], {}, 2, "--input_dir is required"),
-        (["--input_dir", "/usr", "--output_dir", "b"], {"JAVA_HOME": "/nowhere"}, 2, "Spark needs Java"),
-        (
-            ["--input_dir", "/no/such", "--output_dir", "b"],
-            {},
-            2,
-            "--input_dir /no/such: there is no such folder",
-        ),
-        (["--input_dir", "/usr", "--output_dir", "/etc/passwd"], {}, 2, "/etc/passwd: is a file"),
-        (["--input_dir", "dbfs:/in", "--output_dir", "b"], {}, 2, "shows it as a folder, /dbfs/in"),
-        (["--input_dir", "/usr", "--output_dir", "hdfs:/b"], {}, 2, "--output_dir hdfs:/b: hdfs: is not"),
+        (["--batchsize", "3"], "did you mean --batch_size?"),
+        ([], "--input_dir is required"),
+        (["--input_dir", "/no/such", "--output_dir", "b"], "--input_dir /no/such: there is no such folder"),
+        (["--input_dir", "/usr", "--output_dir", "/etc/passwd"], "/etc/passwd: is a file"),
+        (["--input_dir", "dbfs:/in", "--output_dir", "b"], "shows it as a folder, /dbfs/in"),
+        (["--input_dir", "/usr", "--output_dir", "hdfs:/b"], "--output_dir hdfs:/b: hdfs: is not"),
     ],
 )
-def test_what_is_wrong_is_one_line_with_an_exit_code(argv, environ, code, words, tmp_path):
-    done = run_command(BIN / "spark-embed", *argv, environ=environ, cwd=tmp_path)
-    assert done.returncode == code
-    assert words in last_line(done)
+def test_what_is_wrong_is_one_line_with_an_exit_code(argv, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_in_a_process_of_its_own_too(tmp_path):
+    argv = ["--input_dir", "/usr", "--output_dir", "b"]
+    done = run_command(BIN / "spark-embed", *argv, environ={"JAVA_HOME": "/nowhere"}, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Spark needs Java" in last_line(done.stderr)
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -145,26 +151,6 @@ def test_a_local_master_retries_failed_tasks(master, num_workers, expected):
     from spark_embed.spark.session import local_master
 
     assert local_master(master, num_workers) == expected
-
-
-@pytest.mark.slow
-def test_ctrl_c_ends_the_run_with_one_line(shards, tmp_path):
-    process = subprocess.Popen(
-        [BIN / "spark-embed", "--input_dir", shards, "--output_dir", tmp_path / "out"],
-        stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    try:
-        seen = []
-        for line in process.stderr:  # until the run is under way
-            seen.append(line)
-            if "found 3 parquet shards" in line:
-                process.send_signal(signal.SIGINT)
-                break
-        rest = process.stderr.read()
-        assert process.wait(timeout=60) == 130, "".join(seen) + rest
-        assert "interrupted" in rest
-    finally:
-        process.kill()
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc")

@@ -33,7 +33,7 @@ MOMENTS = {
     ],
 )
 def test_a_signal_ends_the_run_at_once_and_the_same_command_goes_on(
-    start, tmp_path, uninterrupted, number, moments
+    start, go_on_here, tmp_path, uninterrupted, number, moments
 ):
     out = Folder(tmp_path / "out")
     for moment in moments:
@@ -53,8 +53,7 @@ def test_a_signal_ends_the_run_at_once_and_the_same_command_goes_on(
         run.await_silence()
         assert run.last_line.endswith("it goes on")  # the dying have said nothing more
         assert not complete & set(run.images())
-    run = start(out.root)
-    assert run.wait() == 0, run.said
+    go_on_here(out)
     out.assert_same(uninterrupted)
     out.assert_tidy()
 

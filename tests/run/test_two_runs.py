@@ -13,13 +13,13 @@ from spark_embed.output.state import read_ledger, write_ledger
 from spark_embed.run import begin, dry_run
 from spark_embed.run.binding import make_binding
 
-from support.crashes import Folder
+from support.crashes import OPTIONS, Folder
 from support.locks import write_lock
 
 
 @pytest.mark.slow
 def test_a_second_run_stops_and_after_a_kill_the_same_command_goes_on_and_another_is_refused(
-    start, tmp_path, uninterrupted
+    start, command_here, go_on_here, stamped, tmp_path, uninterrupted
 ):
     out = Folder(tmp_path / "out")
     first = start(out.root, row_s=0.02)
@@ -44,15 +44,15 @@ def test_a_second_run_stops_and_after_a_kill_the_same_command_goes_on_and_anothe
     images = third.images()
     assert len(set(images)) == len(images)
     assert not complete & set(images)
-    again = start(out.root)
-    assert again.wait() == 0, again.said
-    assert "nothing to do: all 12 shards are complete" in again.said
-    assert again.printed == third.printed
-    other = start(out.root, "--max_samples", 3)
-    assert other.wait() == 6, other.said
-    assert "(--max_samples): all -> first 3. Start anew with --overwrite, or" in other.last_line
-    assert "Traceback" not in other.said
-    assert other.printed == ""
+    assert "nothing to do: all 12 shards are complete" in go_on_here(out)
+    assert command_here.printed == third.printed
+    paths = ("--input_dir", stamped, "--output_dir", out.root)
+    code, said = command_here(
+        *paths, *(f"--{name}={value}" for name, value in OPTIONS.items()), "--max_samples", 3
+    )
+    assert code == 6
+    assert "(--max_samples): all -> first 3. Start anew with --overwrite, or" in said.splitlines()[-1]
+    assert command_here.printed == ""
 
 
 def test_a_run_that_was_taken_over_in_its_preflight_deletes_nothing(embed, shards, tmp_path, monkeypatch):

@@ -7,12 +7,14 @@ import pytest
 from support.commands import BIN
 from support.crashes import OPTIONS, Folder, Run, write_shards
 
+N_SHARDS, N_ROWS = 12, 50
+
 
 @pytest.fixture(scope="session")
 def stamped(tmp_path_factory, photos) -> Path:
     """Twelve shards of small photos that say which they are; `crashes.write_shards`."""
     folder = tmp_path_factory.mktemp("stamped") / "in"
-    write_shards(folder, photos, n_shards=12, n_rows=50)
+    write_shards(folder, photos, N_SHARDS, N_ROWS)
     return folder
 
 
@@ -43,3 +45,20 @@ def start(stamped, tiny_clip, tmp_path):
     yield start
     for run in runs:
         run.end()
+
+
+@pytest.fixture
+def go_on_here(spark, command_here, embedded_rows, stamped):
+    """Give the command of `start` to this process, which has a session; it does nothing again."""
+
+    def go_on_here(out: Folder) -> str:
+        """Give it the output folder; returns what it says to stderr."""
+        n_complete = len(out.complete())
+        embedded_rows.clear()
+        options = (f"--{name}={value}" for name, value in OPTIONS.items())
+        code, said = command_here("--input_dir", stamped, "--output_dir", out.root, *options)
+        assert code == 0, said
+        assert sum(embedded_rows) == N_SHARDS * N_ROWS - n_complete
+        return said
+
+    return go_on_here

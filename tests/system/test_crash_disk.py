@@ -76,7 +76,9 @@ def assert_one_line(run, exit_code: int, text: str) -> None:
     [MOMENTS[2:3], pytest.param(MOMENTS[:2] + MOMENTS[3:], marks=pytest.mark.crash)],
     ids=["publish", "others"],
 )
-def test_a_full_disk_is_told_and_with_space_the_same_command_goes_on(start, disk, uninterrupted, moments):
+def test_a_full_disk_is_told_and_with_space_the_same_command_goes_on(
+    start, go_on_here, disk, uninterrupted, moments
+):
     out = Folder(disk.path / "out")
     for hold, path in moments:
         complete = out.complete()
@@ -90,8 +92,7 @@ def test_a_full_disk_is_told_and_with_space_the_same_command_goes_on(start, disk
         disk.free()
         assert complete <= out.complete()
         assert not complete & set(run.images())
-    run = start(out.root)
-    assert run.wait() == 0, run.said
+    go_on_here(out)
     out.assert_same(uninterrupted)
     out.assert_tidy()
 

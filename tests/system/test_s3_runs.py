@@ -1,7 +1,6 @@
 """Whole runs in, out of and across S3: a real server, Hadoop's s3a, and readers that know nothing of us."""
 
 import json
-import os
 import re
 import shutil
 
@@ -92,7 +91,7 @@ def test_the_same_vectors_wherever_they_come_from_and_go(
 def test_spark_submit_reaches_s3_with_nothing_else_given(
     s3_server, bucket, material, clip, expected, tmp_path
 ):
-    """Its JVM runs already, without the jars; the job brings them."""
+    """Its JVM runs already, without the jars; the job brings them. To executors, too: test_secrets.py."""
     input_dir = upload_tree(s3_server, material / "img2dataset/parquet", bucket, "in")
     environ = {"SPARK_EMBED_MODEL_DIRECTORY": clip.pop("model_directory")}
     done = run_command(
@@ -111,24 +110,6 @@ def test_spark_submit_reaches_s3_with_nothing_else_given(
         expected,
     )
     assert_tidy(s3_server, bucket, "out")
-
-
-@pytest.mark.slow
-def test_spark_submit_decides_where_it_runs(s3_server, bucket, shards, tiny_clip, tmp_path):
-    """A master of its own and settings that are not overridden; its executors get the jars for S3, too."""
-    done = run_command(
-        "spark-submit", "--master", "local-cluster[1,1,1024]", "--conf", "spark.log.level=ERROR",
-        "--conf", f"spark.executor.extraJavaOptions={os.environ['SPARK_SUBMIT_OPTS']}",
-        REPOSITORY / "jobs/embed.py", "--input_dir", upload_tree(s3_server, shards, bucket, "in"),
-        "--output_dir", f"s3://{bucket}/out", "--model_directory", tiny_clip, "--num_workers", 7,
-        "--parity_samples", 1,
-        cwd=tmp_path, environ={"SPARK_CONF_DIR": tmp_path / "none"},  # Spark's own log, which says its level
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert "--num_workers 7: this Spark runs" in done.stdout  # a local master would have become local[7,4]
-    assert 'Setting Spark log level to "ERROR"' in done.stderr
-    assert "27 rows: 24 embedded, 3 errors" in done.stdout
-    assert len(read_parquet(s3_server, bucket, "out/embeddings.parquet")) == 24
 
 
 @pytest.mark.slow

@@ -55,10 +55,16 @@ class DecodeMemory:
 
 
 class Job(Generic[Given, Made]):
-    """One image on its way through the pool."""
+    """One image on its way through the pool.
 
-    def __init__(self, given: Given) -> None:
-        self.given = given
+    Args:
+        given: what is to be decoded.
+        on_done: is called once it is done, by the thread that did it or gave it up.
+    """
+
+    def __init__(self, given: Given, on_done: Callable[[], object] = lambda: None) -> None:
+        self._given: Given | None = given
+        self._on_done = on_done
         self._made: Made | None = None
         self._failure: BaseException | None = None
         self._is_done = False
@@ -68,6 +74,20 @@ class Job(Generic[Given, Made]):
         self._memory: DecodeMemory | None = None
         self._reserved = 0
         self._limit_from: float | None = None
+
+    @property
+    def given(self) -> Given:
+        """What is to be decoded."""
+        return self._given  # type: ignore[return-value]  # a dropped one is asked for nothing
+
+    @property
+    def is_dropped(self) -> bool:
+        """Whether nobody waits for it any more."""
+        return self._given is None
+
+    def drop(self) -> None:
+        """Let go of what was given: a job that has not begun will not."""
+        self._given = None
 
     @contextmanager
     def decoding(self, memory: DecodeMemory, n_bytes: int) -> Iterator[None]:
@@ -100,6 +120,7 @@ class Job(Generic[Given, Made]):
                 return False
             self._made, self._failure, self._is_done = made, failure, True
         self._done.release()
+        self._on_done()
         return True
 
     def outcome(self) -> Made:
@@ -143,9 +164,9 @@ class DecodePool(Generic[Given, Made]):
         for _ in range(n_threads):
             self._start_thread()
 
-    def submit(self, given: Given) -> Job[Given, Made]:
-        """Queue one job and return it."""
-        job: Job[Given, Made] = Job(given)
+    def submit(self, given: Given, on_done: Callable[[], object] = lambda: None) -> Job[Given, Made]:
+        """Queue one job and return it; `on_done` is called once it is done."""
+        job: Job[Given, Made] = Job(given, on_done)
         self._queue.put(job)
         return job
 
@@ -156,7 +177,7 @@ class DecodePool(Generic[Given, Made]):
             RuntimeError: more decodes are stuck than threads may be abandoned.
         """
         while not job.wait(_LOOK_EVERY_S):
-            self._abandon_stuck()
+            self.abandon_stuck()
         return job.outcome()
 
     def close(self) -> None:
@@ -176,6 +197,8 @@ class DecodePool(Generic[Given, Made]):
 
     def _loop(self) -> None:
         while (job := self._queue.get()) is not None and not self._closed:
+            if job.is_dropped:
+                continue
             self._running.add(job)
             try:
                 first = job.finish(self._work(job))
@@ -183,9 +206,15 @@ class DecodePool(Generic[Given, Made]):
                 first = job.finish(None, exc)
             self._running.discard(job)
             if not first:  # abandoned meanwhile, and this thread replaced
+                self._n_abandoned -= 1
                 return
 
-    def _abandon_stuck(self) -> None:
+    def abandon_stuck(self) -> None:
+        """Give up the jobs that take longer than they may; their threads are replaced.
+
+        Raises:
+            RuntimeError: more are stuck than threads may be abandoned.
+        """
         if self._limit_s is None:
             return
         for job in list(self._running):

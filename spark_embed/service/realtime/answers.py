@@ -54,11 +54,11 @@ def json_body(done: Sequence[Done[Answer]], vectors: Sequence[str], request_id: 
     )
 
 
-def float32_body(done: Sequence[Done[Answer]], vectors: Sequence[str]) -> bytes:
-    """Return the vectors of all rows, one after the other, float32 little-endian.
+def check_one_vector(vectors: Sequence[str]) -> None:
+    """Refuse to give rows as float32 by a model that has no vector, or several.
 
     Raises:
-        RefusedError: a row has none, or the model has none, or several.
+        RefusedError: it has.
     """
     if len(vectors) != 1:
         raise RefusedError(
@@ -66,6 +66,18 @@ def float32_body(done: Sequence[Done[Answer]], vectors: Sequence[str]) -> bytes:
             "no_vector",
             f"{FLOAT32} is one vector for each row, and this model gives {len(vectors)}: ask for {JSON}",
         )
+
+
+def float32_body(done: Sequence[Done[Answer]], vectors: Sequence[str]) -> bytes:
+    """Return the vectors of all rows, one after the other, float32 little-endian.
+
+    Args:
+        done: the rows.
+        vectors: the one column with them, as `check_one_vector` has seen.
+
+    Raises:
+        RefusedError: a row has none.
+    """
     for number, one in enumerate(done):
         if (error := one.answer.errors.get(vectors[0]) or one.answer.error) is not None:
             raise refused_row(error, f"row {number}: ")

@@ -14,7 +14,14 @@ from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
 
 from spark_embed.service.realtime import openai_api
-from spark_embed.service.realtime.answers import FLOAT32, JSON, float32_body, json_body, to_json
+from spark_embed.service.realtime.answers import (
+    FLOAT32,
+    JSON,
+    check_one_vector,
+    float32_body,
+    json_body,
+    to_json,
+)
 from spark_embed.service.realtime.batcher import Done
 from spark_embed.service.realtime.engine import Engine
 from spark_embed.service.realtime.gate import Gate, Passing, not_found, until_gone
@@ -86,6 +93,7 @@ async def ask(request: Request, engine: Engine, rows: list[Asked]) -> list[Done[
     done: list[Done[Answer]] = await until_gone(request.receive, engine.answer(rows))
     passing: Passing = request.state.passing
     passing.timings |= {
+        "wait_s": round(max(one.wait_s for one in done), 6),
         "predict_s": round(max(one.predict_s for one in done), 6),
         "batch_size": max(one.batch_size for one in done),
     }
@@ -121,17 +129,21 @@ def _add_asking(app: FastAPI, engine: Engine) -> None:
         with its code; among several, its row says why. `Accept: application/octet-stream` gives float32.
         """
         started = time.perf_counter()
-        rows = await read_rows(request, engine.settings.server.max_images)
+        server, live = engine.settings.server, engine.live
+        rows = await read_rows(request, min(server.max_images, server.max_queue_size))
+        accept = request.headers.get("accept", "")
+        wants_float32 = FLOAT32 in accept and JSON not in accept
+        vectors = live.vectors if live else []
+        if wants_float32:
+            check_one_vector(vectors)
         done = await ask(request, engine, rows)
         if len(done) == 1 and (error := done[0].answer.error) is not None:
             raise refused_row(error)
-        live, passing = engine.live, request.state.passing
+        if wants_float32:
+            return Response(float32_body(done, vectors), media_type=FLOAT32)
         if engine.metrics:
             engine.metrics.count_errors(Counter(one.answer.error.code for one in done if one.answer.error))
-        vectors = live.vectors if live else []
-        if FLOAT32 in request.headers.get("accept", ""):
-            return Response(float32_body(done, vectors), media_type=FLOAT32)
-        body = json_body(done, vectors, passing.request_id, time.perf_counter() - started)
+        body = json_body(done, vectors, request.state.passing.request_id, time.perf_counter() - started)
         return Response(body, media_type=JSON)
 
     openai_api.add_routes(app, engine, ask)

@@ -1,35 +1,29 @@
 """Dynamic batching: what is prepared waits in a bounded queue, and goes to the device in batches, in order.
 
-Knows no HTTP and no kind of model: `prepare` runs on threads beside the forward pass, `predict` on one.
+Knows no HTTP and no kind of model: `prepare` is awaited beside the forward pass, which has one thread.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from spark_embed.errors import one_line
+from spark_embed.service.realtime.metrics import Metrics
 
-Prepared = TypeVar("Prepared")
+Given = TypeVar("Given")
 Answer = TypeVar("Answer")
 
 _SMOOTHING = 0.2  # of the newest batch, in the time that an image takes
 
-
-class Observer(Protocol):
-    """What is told of the queue and its batches."""
-
-    def queued(self, n_images: int) -> None:
-        """So many images are accepted, and not in a forward pass yet."""
-
-    def ran(self, n_images: int, waited_s: Sequence[float]) -> None:
-        """A forward pass ended; its images had waited so long since they were prepared."""
+logger = logging.getLogger(__name__)
 
 
 class QueueFullError(Exception):
@@ -45,11 +39,11 @@ class QueueFullError(Exception):
 
 
 class PredictError(Exception):
-    """The forward pass of these images failed, or did not end."""
+    """The forward pass of these images failed, or there will be none."""
 
 
-class HungError(PredictError):
-    """It did not end; its thread cannot be stopped."""
+class HungError(Exception):
+    """A forward pass has not ended; its thread cannot be stopped."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +54,25 @@ class Limits:
         batch_size: images in a forward pass.
         batch_wait_s: how long a batch that is not full waits for images that are being prepared.
         max_queue_size: images accepted, and not in a forward pass yet.
+        max_queue_bytes: what of them is prepared.
         answer_within_s: images that would wait longer than this are refused at once.
         hang_s: a forward pass that takes longer has hung.
-        n_threads: that prepare.
     """
 
     batch_size: int
     batch_wait_s: float
     max_queue_size: int
+    max_queue_bytes: int
     answer_within_s: float
     hang_s: float
-    n_threads: int = 1
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What is prepared for the device, and how many bytes it takes."""
+
+    prepared: Any
+    n_bytes: int
 
 
 @dataclass(frozen=True)
@@ -78,59 +80,62 @@ class Done(Generic[Answer]):
     """An answer, with how it was made.
 
     Attributes:
-        predict_s: seconds of its forward pass; 0 for what had none.
+        wait_s: seconds from being prepared to its forward pass; 0 for what had none, as the next two.
+        predict_s: seconds of its forward pass.
         batch_size: images in it.
     """
 
     answer: Answer
+    wait_s: float = 0.0
     predict_s: float = 0.0
     batch_size: int = 0
 
 
-class _Entry(Generic[Prepared, Answer]):
+class _Entry(Generic[Answer]):
     """One image on its way."""
 
-    def __init__(self, prepare: Callable[[], Prepared | Answer]) -> None:
-        self.prepare = prepare
-        self.prepared: Prepared | None = None
+    def __init__(self) -> None:
+        self.ready: Ready | None = None
         self.ready_at = 0.0
         self.is_queued = True
         self.done: asyncio.Future[Done[Answer]] = asyncio.get_running_loop().create_future()
 
+    def fail(self, exc: Exception) -> None:
+        if not self.done.done():
+            self.done.set_exception(exc)
 
-class Batcher(Generic[Prepared, Answer]):
+
+class Batcher(Generic[Given, Answer]):
     """Takes images from any number of requests and gives each its answer; lives in one event loop.
 
     Args:
+        prepare: what is given of an image -> what the device takes; or its answer already (a bad image).
         predict: runs a batch; one answer for each, in order. Is called by one thread at a time.
-        is_answer: says whether what `prepare` returned is an answer already (a bad image).
-        on_failure: is called after a batch that failed; until it returns, none is run. What it raises ends
-            `run`.
+        try_model: is called after a batch that failed, before the next; what it raises ends `run`.
         limits: what to keep to.
-        observer: what to tell.
+        metrics: what to tell.
     """
 
     def __init__(
         self,
-        predict: Callable[[list[Prepared]], Sequence[Answer]],
-        is_answer: Callable[[Prepared | Answer], bool],
-        on_failure: Callable[[], None],
+        prepare: Callable[[Given], Awaitable[Ready | Answer]],
+        predict: Callable[[list[Any]], Sequence[Answer]],
+        try_model: Callable[[], object],
         limits: Limits,
-        observer: Observer,
+        metrics: Metrics,
     ) -> None:
         self.limits = limits
         self.failure: str | None = None
+        self._prepare = prepare
         self._predict = predict
-        self._is_answer = is_answer
-        self._on_failure = on_failure
-        self._observer = observer
-        self._ready: deque[_Entry[Prepared, Answer]] = deque()
-        self._n_queued = 0
-        self._n_preparing = 0
+        self._try_model = try_model
+        self._metrics = metrics
+        self._entries: set[_Entry[Answer]] = set()
+        self._ready: deque[_Entry[Answer]] = deque()
+        self._n_queued = self._n_preparing = self._n_ready_bytes = 0
         self._changed = asyncio.Event()
         self._image_s = 0.0
         self._busy_since: float | None = None
-        self._threads: Executor = ThreadPoolExecutor(limits.n_threads, "prepare")
         self._device = ThreadPoolExecutor(1, "predict")
 
     @property
@@ -138,28 +143,24 @@ class Batcher(Generic[Prepared, Answer]):
         """Images accepted, and not in a forward pass yet."""
         return self._n_queued
 
-    @property
-    def expected_wait_s(self) -> float:
-        """How long an image that comes now will wait, by the pace of the last batches."""
-        return self._n_queued * self._image_s
-
     def check_room(self, n_images: int) -> None:
         """Say no at once, before anything is read or decoded.
 
         Raises:
-            QueueFullError: there is no room for so many images.
+            QueueFullError: there is no room for so many images, by number, bytes or time.
         """
-        limits, expected_s = self.limits, self.expected_wait_s
-        if self._n_queued + n_images > limits.max_queue_size:
-            excess = self._n_queued + n_images - limits.max_queue_size
-            raise QueueFullError(f"the queue is full: {self._n_queued} images wait", excess * self._image_s)
+        limits, waiting = self.limits, f"{self._n_queued} images wait"
+        expected_s = self._n_queued * self._image_s
+        if (excess := self._n_queued + n_images - limits.max_queue_size) > 0:
+            raise QueueFullError(f"the queue is full: {waiting}", excess * self._image_s)
+        if self._n_ready_bytes >= limits.max_queue_bytes:
+            raise QueueFullError(f"the queue is full: {waiting}, of {self._n_ready_bytes} bytes", expected_s)
         if expected_s > limits.answer_within_s:
             raise QueueFullError(
-                f"{self._n_queued} images wait, which takes {expected_s:.1f} s",
-                expected_s - limits.answer_within_s,
+                f"{waiting}, which takes {expected_s:.1f} s", expected_s - limits.answer_within_s
             )
 
-    async def answer(self, prepares: Sequence[Callable[[], Prepared | Answer]]) -> list[Done[Answer]]:
+    async def answer(self, images: Sequence[Given]) -> list[Done[Answer]]:
         """Return the answers of the images of one request, in order.
 
         Whoever cancels this takes its images out of the queue, and out of a batch that has not begun.
@@ -167,47 +168,61 @@ class Batcher(Generic[Prepared, Answer]):
         Raises:
             QueueFullError: as `check_room`.
             PredictError: the forward pass of one of them failed.
+            Exception: what `prepare` raises.
         """
-        self.check_room(len(prepares))
-        entries = [_Entry[Prepared, Answer](prepare) for prepare in prepares]
+        self.check_room(len(images))
+        entries = [_Entry[Answer]() for _ in images]
+        self._entries.update(entries)
         self._count(len(entries))
+        tasks = [asyncio.create_task(self._get_ready(*one)) for one in zip(entries, images, strict=True)]
         try:
-            return await asyncio.gather(*map(self._answer_one, entries))
+            return await asyncio.gather(*(entry.done for entry in entries))
         finally:
-            for entry in entries:
+            for entry, task in zip(entries, tasks, strict=True):
+                task.cancel()
                 entry.done.cancel()
                 self._leave(entry)
+                self._entries.discard(entry)
 
     async def run(self) -> None:
-        """Run batches until cancelled.
+        """Run batches until cancelled; whoever waits in the end is told so.
 
         Raises:
             HungError: a forward pass has not ended.
-        Exception: what `on_failure` raises.
+            Exception: what `try_model` raises.
         """
         try:
             while True:
                 if batch := await self._next_batch():
                     await self._run_batch(batch)
         finally:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+            self.failure = self.failure or "the service is shutting down"
+            for entry in list(self._entries):
+                entry.fail(PredictError(self.failure))
             self._device.shutdown(wait=False, cancel_futures=True)
 
-    async def _answer_one(self, entry: _Entry[Prepared, Answer]) -> Done[Answer]:
+    async def _get_ready(self, entry: _Entry[Answer], given: Given) -> None:
         self._n_preparing += 1
         try:
-            made = await asyncio.get_running_loop().run_in_executor(self._threads, entry.prepare)
+            made = await self._prepare(given)
+        except Exception as exc:  # noqa: BLE001  raised again where the answer is waited for
+            entry.fail(exc)
+            return
         finally:
             self._n_preparing -= 1
             self._changed.set()  # a batch may wait for it
-        if self._is_answer(made):
+        if not isinstance(made, Ready):
             self._leave(entry)
-            return Done(made)  # type: ignore[arg-type]
-        entry.prepared, entry.ready_at = made, time.perf_counter()  # type: ignore[assignment]
-        self._ready.append(entry)
-        return await entry.done
+            if not entry.done.done():
+                entry.done.set_result(Done(made))
+        elif self._n_ready_bytes and self._n_ready_bytes + made.n_bytes > self.limits.max_queue_bytes:
+            entry.fail(QueueFullError(f"the queue is full: {self._n_ready_bytes} bytes are prepared", 1.0))
+        elif entry.is_queued:
+            entry.ready, entry.ready_at = made, time.perf_counter()
+            self._n_ready_bytes += made.n_bytes
+            self._ready.append(entry)
 
-    async def _next_batch(self) -> list[_Entry[Prepared, Answer]]:
+    async def _next_batch(self) -> list[_Entry[Answer]]:
         """Return the next batch: at once if it is full, or nothing more is being prepared."""
         while not self._ready:
             self._changed.clear()
@@ -220,58 +235,80 @@ class Batcher(Generic[Prepared, Answer]):
                     await self._changed.wait()
             except TimeoutError:
                 break
-        batch: list[_Entry[Prepared, Answer]] = []
+        batch: list[_Entry[Answer]] = []
         while self._ready and len(batch) < self.limits.batch_size:
             entry = self._ready.popleft()
-            if not entry.done.done():  # else nobody waits for it any more
+            if entry.ready is not None:  # else nobody waits for it any more
                 batch.append(entry)
         return batch
 
-    async def _run_batch(self, batch: list[_Entry[Prepared, Answer]]) -> None:
+    async def _run_batch(self, batch: list[_Entry[Answer]]) -> None:
         started = time.perf_counter()
+        prepared = [entry.ready.prepared for entry in batch if entry.ready is not None]
         for entry in batch:
             self._leave(entry)
-        loop = asyncio.get_running_loop()
         try:
-            call = loop.run_in_executor(self._device, self._predict, [entry.prepared for entry in batch])  # type: ignore[arg-type]  # all are prepared
-            await asyncio.wait({call}, timeout=self.limits.hang_s)
-            if not call.done():
-                raise HungError(f"a forward pass has not ended within {self.limits.hang_s:g} s")
-            answers = call.result()
+            answers = await self._on_device(lambda: self._predict(prepared))
             if len(answers) != len(batch):
                 raise ValueError(f"predict gave {len(answers)} answers for {len(batch)} images")
         except HungError as exc:
-            self._fail(batch, str(exc))
+            self.failure = str(exc)
             raise
-        except Exception as exc:  # noqa: BLE001  any at all: a model's code, and a driver's
-            self._fail(batch, f"{type(exc).__name__}: {one_line(exc)}")
-            await loop.run_in_executor(self._device, self._on_failure)
+        except Exception as exc:  # any at all: a model's code, and a driver's
+            logger.exception("a batch of %d failed", len(batch))
+            self.failure, self._busy_since = f"{type(exc).__name__}: {one_line(exc)}", None
+            for entry in batch:
+                entry.fail(PredictError(self.failure))
+            await self._on_device(self._try_model)
             self.failure = None
             return
         ended = time.perf_counter()
-        # While images wait, from one end to the next: decoding may be slower than the device.
-        image_s = (ended - (self._busy_since or started)) / len(batch)
-        self._busy_since = ended if self._n_queued else None
+        self._keep_pace(started, ended, len(batch))
+        waited_s = [started - entry.ready_at for entry in batch]
+        self._metrics.ran(len(batch), waited_s)
+        for entry, answer, wait_s in zip(batch, answers, waited_s, strict=True):
+            if not entry.done.done():
+                entry.done.set_result(Done(answer, wait_s, ended - started, len(batch)))
+
+    async def _on_device(self, call: Callable[[], Any]) -> Any:
+        """Return what a call comes to, on the device's thread.
+
+        Raises:
+            HungError: it has not ended in time.
+            Exception: what it raises.
+        """
+        running = asyncio.get_running_loop().run_in_executor(self._device, _guarded, call)
+        await asyncio.wait({running}, timeout=self.limits.hang_s)
+        if not running.done():
+            raise HungError(f"a forward pass has not ended within {self.limits.hang_s:g} s")
+        return running.result()
+
+    def _keep_pace(self, started: float, ended: float, n_images: int) -> None:
+        """Learn how long an image takes: while batches wait, decoding too, which may be slower."""
+        image_s = (ended - (self._busy_since or started)) / n_images
+        self._busy_since = ended if self._n_queued >= self.limits.batch_size else None
         self._image_s += (_SMOOTHING if self._image_s else 1.0) * (image_s - self._image_s)
-        self._observer.ran(len(batch), [started - entry.ready_at for entry in batch])
-        for entry, answer in zip(batch, answers, strict=True):
-            if not entry.done.done():
-                entry.done.set_result(Done(answer, ended - started, len(batch)))
 
-    def _fail(self, batch: Sequence[_Entry[Prepared, Answer]], why: str) -> None:
-        self.failure, self._busy_since = why, None
-        for entry in batch:
-            if not entry.done.done():
-                entry.done.set_exception(PredictError(why))
-
-    def _leave(self, entry: _Entry[Prepared, Answer]) -> None:
+    def _leave(self, entry: _Entry[Answer]) -> None:
+        """Take an image out of the queue, and let go of its pixels."""
         if entry.is_queued:
             entry.is_queued = False
             self._count(-1)
+        if entry.ready is not None:
+            self._n_ready_bytes -= entry.ready.n_bytes
+            entry.ready = None
 
     def _count(self, n_images: int) -> None:
         self._n_queued += n_images
-        self._observer.queued(self._n_queued)
+        self._metrics.queue_depth.set(self._n_queued)
+
+
+def _guarded(call: Callable[[], Any]) -> Any:
+    """Call, and turn what no future can hold, or would end the event loop, into an error."""
+    try:
+        return call()
+    except (StopIteration, SystemExit) as exc:
+        raise RuntimeError(f"{type(exc).__name__}: {exc}") from exc
 
 
 def whole_seconds(seconds: float) -> int:

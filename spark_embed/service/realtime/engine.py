@@ -5,24 +5,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from spark_embed.errors import ModelError
-from spark_embed.inference.row import Item
-from spark_embed.service.realtime.batcher import Batcher, Done, HungError, Limits
+from spark_embed.errors import ModelError, RowError
+from spark_embed.inference.decode.pool import DecodeMemory
+from spark_embed.service.realtime.batcher import Batcher, Done, HungError, Limits, Ready
 from spark_embed.service.realtime.like import wanted_like, wanted_model
 from spark_embed.service.realtime.live_model import Answer, LiveModel
 from spark_embed.service.realtime.metrics import Metrics
+from spark_embed.service.realtime.preparing import Preparing
 from spark_embed.service.realtime.requests import Asked
 from spark_embed.service.realtime.settings import Settings
 from spark_embed.service.realtime.urls import download
 
 logger = logging.getLogger(__name__)
 
-_MIN_RETRY_S = 1.0
+_DECODE_MEMORY_BYTES = 512 << 20
+_N_DOWNLOADS = 16
+
+Given = tuple[bytes | RowError | None, str | None]
+"""What a decode thread is given: an encoded image, or why there is none, and a text."""
 
 
 class NotReadyError(Exception):
@@ -37,7 +42,6 @@ class Engine:
         live: the model; None while it is being loaded.
         metrics: None until the model, whose label they bear, has a name.
         is_draining: no new requests are taken.
-        is_hung: a forward pass has not ended, and its thread never may.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -45,8 +49,7 @@ class Engine:
         self.live: LiveModel | None = None
         self.metrics: Metrics | None = None
         self.is_draining = False
-        self.is_hung = False
-        self._batcher: Batcher[Item, Answer] | None = None
+        self._batcher: Batcher[Asked, Answer] | None = None
 
     async def run(self) -> None:
         """Load the model and answer, until cancelled.
@@ -54,31 +57,48 @@ class Engine:
         Raises:
             SparkEmbedError: the model cannot be used, or does not work any more.
         """
-        self.live = live = await asyncio.to_thread(self._load)
+        live, warmup_s = await asyncio.to_thread(self._load)
+        self.live = live
         self.metrics = metrics = Metrics(live.name)
         metrics.load_s.set(live.load_s)
-        metrics.warmup_s.set(live.warmup_s)
-        self._batcher = Batcher(
-            lambda items: live.predict(items),
-            lambda made: isinstance(made, Answer),
-            live.check,
-            self._limits(live),
-            _Watch(metrics),
+        metrics.warmup_s.set(warmup_s)
+        limits, server, memory = self._limits(live), self.settings.server, DecodeMemory(_DECODE_MEMORY_BYTES)
+        decoding: Preparing[Given, Ready | Answer] = Preparing(
+            lambda job: live.prepare(*job.given, partial(job.decoding, memory)),
+            lambda given, error: live.failed(error),
+            self._n_threads(),
+            live.decode_timeout_s,
         )
+        downloading: Preparing[str, bytes | RowError] = Preparing(
+            lambda job: download(job.given, server.max_body_bytes, server.request_timeout_s / 2),
+            lambda url, error: error,
+            _N_DOWNLOADS if server.allow_urls else 0,
+            server.request_timeout_s,
+        )
+
+        async def prepare(row: Asked) -> Ready | Answer:
+            image = row.image if row.url is None else await downloading.prepare(row.url)
+            return await decoding.prepare((image, row.text))
+
+        self._batcher = Batcher(prepare, live.predict, lambda: live.try_grey(1), limits, metrics)
         logger.info(
             "ready: %s on %s, batches of up to %d",
             live.name,
             live.about.get("device"),
-            self._batcher.limits.batch_size,
-            extra={"timings": {"load_s": round(live.load_s, 3), "warmup_s": round(live.warmup_s, 3)}},
+            limits.batch_size,
+            extra={"timings": {"load_s": round(live.load_s, 3), "warmup_s": round(warmup_s, 3)}},
         )
+        tasks = {asyncio.create_task(self._batcher.run()), asyncio.create_task(decoding.watch())}
         try:
-            await self._batcher.run()
-        except HungError as exc:
-            self.is_hung = True
-            raise ModelError(
-                f"{live.name}: {exc}; its thread cannot be stopped, so the process ends"
-            ) from exc
+            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            ended.pop().result()
+        except (HungError, RuntimeError) as exc:  # threads are stuck, and cannot be stopped
+            raise ModelError(f"{live.name}: {exc}; the process ends") from exc
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            await asyncio.gather(decoding.close(), downloading.close())
 
     @property
     def why_not_ready(self) -> str | None:
@@ -114,7 +134,7 @@ class Engine:
             NotReadyError, QueueFullError: as `check_room`.
             PredictError: the forward pass of one of them failed.
         """
-        return await self._running().answer([self._preparing(row) for row in rows])
+        return await self._running().answer(rows)
 
     def describe(self) -> dict[str, Any]:
         """Return what /info says."""
@@ -150,7 +170,7 @@ class Engine:
             "batch_wait_s": limits.batch_wait_s,
         }
 
-    def _load(self) -> LiveModel:
+    def _load(self) -> tuple[LiveModel, float]:
         model = self.settings.model
         wanted = (
             wanted_like(model.like, self.settings)
@@ -158,8 +178,7 @@ class Engine:
             else wanted_model(self.settings.model_options(), model.device)
         )
         live = LiveModel(wanted)
-        live.warm_up(model.batch_size or live.batch_size)
-        return live
+        return live, live.try_grey(1, model.batch_size or live.batch_size)
 
     def _limits(self, live: LiveModel) -> Limits:
         model, server = self.settings.model, self.settings.server
@@ -167,39 +186,19 @@ class Engine:
             batch_size=model.batch_size or live.batch_size,
             batch_wait_s=live.batch_wait_s if model.batch_wait_s is None else model.batch_wait_s,
             max_queue_size=server.max_queue_size,
+            max_queue_bytes=server.max_queue_bytes,
             answer_within_s=server.request_timeout_s,
-            hang_s=server.request_timeout_s,
-            n_threads=server.n_decode_threads or os.cpu_count() or 1,
+            hang_s=server.predict_timeout_s,
         )
 
-    def _running(self) -> Batcher[Item, Answer]:
+    def _running(self) -> Batcher[Asked, Answer]:
         if self._batcher is None or self._batcher.failure:
             raise NotReadyError(self.why_not_ready)
         return self._batcher
 
-    def _preparing(self, row: Asked) -> Callable[[], Item | Answer]:
-        live, server = self.live, self.settings.server
-        assert live is not None  # there is a batcher  # noqa: S101
-        image = row.image
-        fetch = (
-            partial(download, row.url, server.max_body_bytes, server.request_timeout_s) if row.url else None
-        )
-        return partial(live.prepare, fetch or image, row.text)
-
-
-class _Watch:
-    """Tells the metrics what the batcher sees; implements `spark_embed.service.realtime.batcher.Observer`."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-
-    def queued(self, n_images: int) -> None:
-        self._metrics.queue_depth.set(n_images)
-
-    def ran(self, n_images: int, waited_s: Sequence[float]) -> None:
-        self._metrics.batch_size.observe(n_images)
-        for seconds in waited_s:
-            self._metrics.batch_wait.observe(seconds)
+    def _n_threads(self) -> int:
+        n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return self.settings.server.n_decode_threads or max(1, n_cores // self.settings.n_processes)
 
 
 def _version() -> str:

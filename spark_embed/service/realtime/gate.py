@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
-from limits import parse
+from limits import parse_many
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import MovingWindowRateLimiter
 from starlette.datastructures import Headers, MutableHeaders
@@ -37,7 +37,7 @@ _OPEN = ("/health", "/ready", "/metrics")
 """The routes that need no key: probes and Prometheus have none."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 """https://www.w3.org/TR/trace-context/: version, trace id, parent id, flags."""
 
 
@@ -75,7 +75,7 @@ class Gate:
         self._server = engine.settings.server
         self._api_key = api_key.encode() if api_key else None
         rate = self._server.rate_limit
-        self._rate = parse(rate) if rate else None
+        self._rates = parse_many(rate) if rate else []
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
         self._n_bytes = 0  # of all bodies that are here
 
@@ -112,15 +112,15 @@ class Gate:
                 self._check_length(scope)
             async with asyncio.timeout(self._server.request_timeout_s):
                 await self._app(scope, self._counted(receive, passing), send)
-        except Exception as exc:
-            refusal = self._explain(exc)
-            if passing.status is not None:
-                raise  # half an answer is out
+        except (Exception, asyncio.CancelledError) as exc:
+            if passing.status is not None or not (self._engine.is_draining or isinstance(exc, Exception)):
+                raise  # half an answer is out, or nobody waits for one
+            refusal = self._explain(exc, passing)
             await _send_refusal(send, refusal, passing.request_id)
             if self._engine.metrics and is_asking:
                 self._engine.metrics.count_errors({refusal.code: 1})
 
-    def _explain(self, exc: Exception) -> RefusedError:
+    def _explain(self, exc: BaseException, passing: Passing) -> RefusedError:
         """Return what to say of an error; of one that nobody meant, the log says all."""
         if isinstance(exc, RefusedError):
             return exc
@@ -131,14 +131,15 @@ class Gate:
         if isinstance(exc, NotReadyError):
             return RefusedError(503, "not_ready", str(exc), 1.0)
         if isinstance(exc, PredictError):
-            logger.error("the model failed: %s", exc)
             return RefusedError(500, "model_error", "the model failed at this batch; the log says how")
         if isinstance(exc, TimeoutError):
             limit_s = self._server.request_timeout_s
             return RefusedError(504, "timeout", f"not answered within request_timeout_s, {limit_s:g} s")
+        if isinstance(exc, asyncio.CancelledError):
+            return RefusedError(503, "shutting_down", "the service ended before this was answered", 1.0)
         if isinstance(exc, ClientDisconnect):
             return RefusedError(CLIENT_GONE, "client_gone", "the client has gone")
-        logger.error("a bug: %s", one_line(exc), exc_info=exc)
+        logger.error("a bug: %s", one_line(exc), exc_info=exc, extra={"request_id": passing.request_id})
         return RefusedError(500, "internal_error", "an error of the service; the log says which")
 
     def _check_key(self, scope: Scope) -> None:
@@ -153,15 +154,13 @@ class Gate:
             )
 
     async def _check_rate(self, scope: Scope) -> None:
-        if self._rate is None:
-            return
         client = (scope.get("client") or ("unknown",))[0]
-        if await self._limiter.hit(self._rate, client):
-            return
-        window = await self._limiter.get_window_stats(self._rate, client)
-        raise RefusedError(
-            429, "rate_limited", f"more than {self._rate} from {client}", window.reset_time - time.time()
-        )
+        for rate in self._rates:
+            if not await self._limiter.hit(rate, client):
+                window = await self._limiter.get_window_stats(rate, client)
+                raise RefusedError(
+                    429, "rate_limited", f"more than {rate} from {client}", window.reset_time - time.time()
+                )
 
     def _check_length(self, scope: Scope) -> None:
         length = Headers(scope=scope).get("content-length", "")

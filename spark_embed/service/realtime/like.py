@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -19,6 +20,8 @@ from spark_embed.service.realtime.live_model import Wanted
 from spark_embed.service.realtime.settings import Settings
 from spark_embed.storage import folder_path
 
+logger = logging.getLogger(__name__)
+
 
 def wanted_model(options: ModelOptions, device: str) -> Wanted:
     """Return the model that the options name; looks at its files, and loads nothing.
@@ -32,7 +35,7 @@ def wanted_model(options: ModelOptions, device: str) -> Wanted:
         options = options.model_copy(update={"dtype": "float32"})
     recipe = replace(make_recipe(options), device=device)
     find_check(recipe.kind)(recipe)
-    return Wanted(recipe, options.max_pixels, options.allow_truncated)
+    return Wanted(recipe, options.max_pixels, options.decode_timeout_s, options.allow_truncated)
 
 
 def wanted_like(output_dir: str, settings: Settings) -> Wanted:
@@ -54,7 +57,10 @@ def wanted_like(output_dir: str, settings: Settings) -> Wanted:
         raise ConfigError(
             f"--like {output_dir}: another version of spark_embed made it, whose vectors are others"
         )
-    wanted = wanted_model(settings.model_options(_options_of(run)), settings.model.device)
+    options = _options_of(run, output_dir, settings.model.model_fields_set)
+    wanted = wanted_model(settings.model_options(options), settings.model.device)
+    if run.model.get("compiled"):
+        logger.info("--like %s: the run's network was compiled, this one is not", output_dir)
     sha256 = run.model.get("weights_sha256") or run.model.get("folder_sha256")
     return replace(
         wanted,
@@ -64,15 +70,33 @@ def wanted_like(output_dir: str, settings: Settings) -> Wanted:
     )
 
 
-def _options_of(run: RunRecord) -> dict[str, Any]:
-    """Return the options of a run's model, with what its preflight resolved."""
-    source = run.model.get("source")
-    resolved = {
+def _options_of(run: RunRecord, output_dir: str, given: set[str]) -> dict[str, Any]:
+    """Return the options of a run's model, with what its preflight resolved.
+
+    Code and pickles are not trusted because a record says so, which others may have written.
+
+    Raises:
+        ConfigError: one of them cannot be said so, and is not among those `given`.
+    """
+    source, dtypes = run.model.get("source"), set(str(run.model.get("dtype", "auto")).split(","))
+    if len(dtypes) > 1 and "dtype" not in given:
+        raise ConfigError(
+            f"--like {output_dir}: its models ran in {' and '.join(sorted(dtypes))}; serve one of them"
+        )
+    labels = run.options.get("labels")
+    if isinstance(labels, list) and any("," in label for label in labels) and "labels" not in given:
+        raise ConfigError(
+            f"--like {output_dir}: a label of the run has a comma; give its file as --labels, too"
+        )
+    return {
+        **run.options,
         "model_directory": None if source == EMBEDDED_MODEL else source or run.options.get("model_directory"),
-        "dtype": run.model.get("dtype", "auto"),
+        "dtype": dtypes.pop(),
         "revision": run.model.get("revision") or run.options.get("revision"),
+        "labels": ",".join(labels) if isinstance(labels, list) else labels,
+        "trust_remote_code": False,
+        "allow_pickle_weights": False,
     }
-    return {**run.options, **resolved}
 
 
 def _check_is_like(output_dir: str, fingerprint: Mapping[str, Any], about: Mapping[str, Any]) -> None:

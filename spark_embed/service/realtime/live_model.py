@@ -6,27 +6,26 @@ The way from bytes to vector is the batch job's: `spark_embed.inference.row`. Kn
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from spark_embed.errors import ConfigError, ImageError, ModelError, RowError, one_line
 from spark_embed.inference.decode import MAX_PIXELS, InProcessDecoder
-from spark_embed.inference.decode.pool import DecodeMemory
 from spark_embed.inference.feed import DEFAULT_BATCH_SIZE
 from spark_embed.inference.row import Item, make_item, predict_items
 from spark_embed.models import Inputs, Recipe, load_model
 from spark_embed.models.directory.model_folder import ModelFolder
 from spark_embed.models.registry import REMOTE
 from spark_embed.schema import vector_columns
+from spark_embed.service.realtime.batcher import Ready
 
 DEFAULT_BATCH_WAIT_S = 0.003
 """How long a batch that is not full waits for images that are being decoded."""
-
-_DECODE_MEMORY_BYTES = 512 << 20
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,7 @@ class Wanted:
     Attributes:
         recipe: of the model.
         max_pixels: of an image.
+        decode_timeout_s: after which an image is given up.
         allow_truncated: decode truncated images as far as they go.
         min_edge: see `spark_embed.inference.decode.open_image`.
         check: is given what the loaded model says of itself, and raises if it is not the one that was meant.
@@ -43,6 +43,7 @@ class Wanted:
 
     recipe: Recipe
     max_pixels: int = MAX_PIXELS
+    decode_timeout_s: float = 30.0
     allow_truncated: bool = False
     min_edge: int | None = None
     check: Callable[[Mapping[str, Any]], None] = lambda about: None
@@ -75,8 +76,9 @@ class LiveModel:
         takes_image, takes_text: what a request may bring.
         vectors: the columns of its results that are vectors.
         result_of: of each column the result that it belongs to, by which errors are named.
-        load_s, warmup_s: seconds that loading and the first batches took.
+        load_s: seconds that loading took.
         batch_size, batch_wait_s: what it wants itself, where nobody says otherwise.
+        decode_timeout_s: after which an image is given up.
     """
 
     def __init__(self, wanted: Wanted) -> None:
@@ -94,7 +96,7 @@ class LiveModel:
         self._model, _ = load_model(wanted.recipe)
         model = self._model
         self.load_s = time.perf_counter() - started
-        self.warmup_s = 0.0
+        self.decode_timeout_s = wanted.decode_timeout_s
         if len(model.takes.columns) > 1:
             raise ConfigError(
                 f"--model_directory {wanted.recipe.source}: takes the columns "
@@ -112,28 +114,37 @@ class LiveModel:
         if isinstance(model, ModelFolder):
             self.batch_size, self.batch_wait_s = model.batch_size, model.batch_wait_s
         self._decoder = InProcessDecoder(wanted.max_pixels, wanted.allow_truncated, wanted.min_edge)
-        self._memory = DecodeMemory(_DECODE_MEMORY_BYTES)
 
-    def prepare(self, image: bytes | Callable[[], bytes] | None, text: str | None) -> Item | Answer:
+    def prepare(
+        self,
+        image: bytes | RowError | None,
+        text: str | None,
+        hold: Callable[[int], AbstractContextManager[None]],
+    ) -> Ready | Answer:
         """Return what the model makes of an image and a text ahead of the device; runs on decode threads.
 
         Or the answer, where that is an error already.
 
         Args:
-            image: encoded, or what fetches it and may raise an `ImageError`; None for none.
+            image: encoded, or why it is not here; None for none.
             text: to go with it, or alone.
+            hold: as `make_item`.
         """
 
         def fetch() -> bytes:
+            if isinstance(image, RowError):
+                raise image
             if image is None:
                 raise ImageError("null_bytes", "the request has no image")
-            return image() if callable(image) else image
+            return image
 
         columns = {self._text_column: text} if self._text_column else None
-        item = make_item(self._model, fetch, columns, self._decoder, self._memory.reserve)
-        if item.error is None:
-            return item
-        return Answer({}, {result.name: item.error for result in self._model.gives})
+        item = make_item(self._model, fetch, columns, self._decoder, hold)
+        return self.failed(item.error) if item.error else Ready(item, n_bytes_of(item.prepared))
+
+    def failed(self, error: RowError) -> Answer:
+        """Return the answer of a row that has no result."""
+        return Answer({}, {result.name: error for result in self._model.gives})
 
     def predict(self, items: Sequence[Item]) -> list[Answer]:
         """Run a batch on the device; one answer for each item, in order. One call at a time.
@@ -154,37 +165,34 @@ class LiveModel:
                     answers[row].values[field_.name] = value
         return answers
 
-    def warm_up(self, batch_size: int) -> None:
-        """Run a grey image through all that a request goes through, alone and as a full batch.
+    def try_grey(self, *n_images: int) -> float:
+        """Run grey images through all that a request goes through, in batches of so many; return the seconds.
 
         Raises:
-            ModelError: the model fails at it.
+            ModelError: the model fails at them.
         """
         started = time.perf_counter()
-        with _failing(self.name):
-            item = self._grey()
-            for n_items in dict.fromkeys((1, batch_size)):
-                self.predict([item] * n_items)
-        self.warmup_s = time.perf_counter() - started
-
-    def check(self) -> None:
-        """Run one grey image: does the model still work?
-
-        Raises:
-            ModelError: it does not.
-        """
-        with _failing(self.name):
-            self.predict([self._grey()])
-
-    def _grey(self) -> Item:
-        pixels = np.full((64, 64, 3), 128, dtype=np.uint8)
+        pixels = np.full((64, 64, 3), 128, dtype=np.uint8) if self.takes_image else None
         columns = {self._text_column: "a grey square"} if self._text_column else {}
-        return Item(self._model.prepare(Inputs(pixels if self.takes_image else None, None, columns)))
+        try:
+            item = Item(self._model.prepare(Inputs(pixels, None, columns)))
+            for n in dict.fromkeys(n_images):
+                self.predict([item] * n)
+        except Exception as exc:  # any at all: it is a model's code
+            raise ModelError(
+                f"{self.name}: fails at a grey image: {type(exc).__name__}: {one_line(exc)}"
+            ) from exc
+        return time.perf_counter() - started
 
 
-@contextmanager
-def _failing(name: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as exc:
-        raise ModelError(f"{name}: fails at a grey image: {type(exc).__name__}: {one_line(exc)}") from exc
+def n_bytes_of(prepared: Any) -> int:
+    """Return how much memory what `Model.prepare` gave takes, about: arrays, tensors and images in it."""
+    if isinstance(prepared, Mapping):
+        return sum(map(n_bytes_of, prepared.values()))
+    if isinstance(prepared, (tuple, list)):
+        return sum(map(n_bytes_of, prepared))
+    if isinstance(prepared, Image.Image):
+        return prepared.width * prepared.height * len(prepared.getbands())
+    if isinstance(prepared, (str, bytes)):
+        return len(prepared)
+    return int(getattr(prepared, "nbytes", 0))

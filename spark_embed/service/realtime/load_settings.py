@@ -76,7 +76,7 @@ def read_api_key(settings: Settings, environ: Mapping[str, str]) -> str | None:
     if path is None:
         if API_KEY not in environ:
             return None
-        key, said = environ[API_KEY], API_KEY
+        key, said = environ[API_KEY].rstrip("\r\n"), API_KEY
     else:
         said = f"server.api_key_file {path}"
         try:
@@ -86,8 +86,8 @@ def read_api_key(settings: Settings, environ: Mapping[str, str]) -> str | None:
             raise ConfigError(f"{said}: cannot be read: {type(exc).__name__}") from None
     if not key.strip():
         raise ConfigError(f"{said}: is empty; leave it out to ask for no key")
-    if len(key.splitlines()) > 1:
-        raise ConfigError(f"{said}: must be one line")
+    if len(key.splitlines()) > 1 or not key.isascii():
+        raise ConfigError(f"{said}: must be one line of ASCII, as headers are")
     return key
 
 

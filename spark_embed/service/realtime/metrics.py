@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from prometheus_client import (
     CollectorRegistry,
@@ -72,6 +72,12 @@ class Metrics:
         )
         self.load_s = gauge("inference_model_load_seconds", "Loading the model took", "max")
         self.warmup_s = gauge("inference_model_warmup_seconds", "Its first batches took", "max")
+
+    def ran(self, n_images: int, waited_s: Sequence[float]) -> None:
+        """Count a forward pass, whose images had waited so long since they were prepared."""
+        self.batch_size.observe(n_images)
+        for seconds in waited_s:
+            self.batch_wait.observe(seconds)
 
     def count_request(self, status: int) -> None:
         """Count a request that has been answered."""

@@ -20,7 +20,7 @@ from spark_embed.service.realtime.batcher import Done
 from spark_embed.service.realtime.engine import Engine
 from spark_embed.service.realtime.live_model import Answer, LiveModel
 from spark_embed.service.realtime.refusals import RefusedError, refused_row
-from spark_embed.service.realtime.requests import Asked, explain, parse_json, read_base64
+from spark_embed.service.realtime.requests import Asked, check_count, explain, parse_json, read_base64
 
 Ask = Callable[[Request, Engine, list[Asked]], Awaitable[list[Done[Answer]]]]
 
@@ -46,15 +46,14 @@ def add_routes(app: FastAPI, engine: Engine, ask: Ask) -> None:
     @app.post("/v1/embeddings", openapi_extra={"requestBody": schema}, tags=["inference"])
     async def embeddings(request: Request) -> Response:
         """Return vectors as OpenAI's API does: of texts, and of images given as data: urls."""
+        given = parse_json(await request.body())
+        if isinstance(given, dict):
+            check_count(given.get("input"), engine.settings.server.max_images)
         try:
-            wanted = Wanted.model_validate(parse_json(await request.body()))
+            wanted = Wanted.model_validate(given)
         except ValidationError as exc:
             raise RefusedError(422, "invalid_parameters", explain(exc)) from exc
         inputs = [wanted.input] if isinstance(wanted.input, str) else wanted.input
-        if len(inputs) > engine.settings.server.max_images:
-            raise RefusedError(
-                422, "too_many_images", f"{len(inputs)} inputs, at most {engine.settings.server.max_images}"
-            )
         if engine.live is not None:
             _check_model(wanted, engine.live)
         rows = [_asked(text, number) for number, text in enumerate(inputs)]
@@ -89,8 +88,8 @@ def _check_model(wanted: Wanted, live: LiveModel) -> None:
         raise RefusedError(
             404, "model_not_found", f"model {wanted.model!r} is not served here, but {' or '.join(names)}"
         )
-    if not live.vectors:
-        raise RefusedError(422, "no_vector", f"{live.name} gives labels; ask /infer")
+    if not {EMBEDDING, TEXT_EMBEDDING} & live.result_of.keys():
+        raise RefusedError(422, "no_vector", f"{live.name} gives {', '.join(live.result_of)}; ask /infer")
     dim = live.about.get("embedding_dim")
     if wanted.dimensions not in (None, dim):
         raise RefusedError(422, "invalid_parameters", f"dimensions: the vectors have {dim}, and are not cut")

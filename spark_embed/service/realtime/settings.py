@@ -76,11 +76,14 @@ class ServerSettings(_Section):
     max_queue_size: int = _setting(1024, "images that may wait; more are refused with 503", ge=1)
     max_queue_bytes: ByteSize = _setting(
         "512MiB",
-        "bytes of the requests that are being read or answered, together; more are refused with 503",
+        "bytes of the requests under way, and of what is ready for the model; more are refused with 503",
         ge=1,
         validate_default=True,
     )
     request_timeout_s: float = _setting(30, "a request that takes longer is answered with 504", gt=0)
+    predict_timeout_s: float = _setting(
+        120, "a forward pass that takes longer has hung, and the process ends", gt=0
+    )
     max_body_bytes: ByteSize = _setting(
         "64MiB", "a larger request is refused with 413", ge=1, validate_default=True
     )

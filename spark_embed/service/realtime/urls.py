@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from contextlib import closing
 
+from spark_embed.errors import RowError
 from spark_embed.inference.fetch.read_ahead import ReadAhead
 from spark_embed.inference.fetch.references import DownloadPolicy, FetchPolicy, Reference, make_fetch
 
 ALLOW_PRIVATE = False
 
 
-def download(url: str, max_bytes: int, timeout_s: float) -> bytes:
-    """Return what is behind an http(s) url; runs on decode threads.
+def download(url: str, max_bytes: int, timeout_s: float) -> bytes | RowError:
+    """Return what is behind an http(s) url, or why it cannot be had; blocks.
 
-    Raises:
-        ImageError: as the job has it: `forbidden` for what is no http(s) url or leads to a private address,
-            `not_found`, `fetch_failed`, `timeout`, `too_many_bytes`.
+    The codes are the job's: `forbidden` for what is no http(s) url or leads to a private address,
+    `not_found`, `fetch_failed`, `timeout`, `too_many_bytes`.
     """
     policy = FetchPolicy(
         max_bytes=max_bytes,
@@ -25,6 +25,7 @@ def download(url: str, max_bytes: int, timeout_s: float) -> bytes:
     )
     with closing(ReadAhead(iter([(Reference(uri=url), None)]), policy)) as ahead:
         (row,) = ahead
-    if row.error is not None:
-        raise row.error
-    return bytes(make_fetch(policy)(row.reference))
+    try:
+        return row.error or bytes(make_fetch(policy)(row.reference))
+    except RowError as exc:
+        return exc.without_traceback()

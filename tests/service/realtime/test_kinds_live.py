@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import threading
 
 import httpx
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from spark_embed.service.realtime import urls
 from spark_embed.service.realtime.app import make_app
 from spark_embed.service.realtime.engine import Engine
+from spark_embed.service.realtime.live_model import LiveModel
 from spark_embed.service.realtime.load_settings import load_settings
 
 from support.bad_server import BadServer, image_bytes
@@ -35,6 +37,40 @@ def asked(ask, *argv, **environ):
             return await ask(client)
 
     return asyncio.run(main())
+
+
+def test_a_batch_that_fails_is_told_and_the_model_is_tried_before_the_next(tiny_clip, photo, monkeypatch):
+    """A whole batch fails only by what no folder with code can do: a fake stands at the model's seam."""
+    failures = []
+
+    def failing(self, items):
+        if failures:
+            raise failures.pop()
+        return predict(self, items)
+
+    def tried(self, *n_images):
+        if n_images == (1,):
+            assert hold.wait(60)
+        return try_grey(self, *n_images)
+
+    predict, try_grey, hold = LiveModel.predict, LiveModel.try_grey, threading.Event()
+    monkeypatch.setattr(LiveModel, "predict", failing)
+    monkeypatch.setattr(LiveModel, "try_grey", tried)
+
+    async def ask(client):
+        failures.append(RuntimeError("CUDA error: an illegal memory access"))
+        failed = await client.post("/infer", **form(photo))
+        meanwhile = [await client.get("/ready"), await client.post("/infer", **form(photo))]
+        hold.set()
+        while (await client.get("/ready")).status_code != 200:
+            await asyncio.sleep(0.01)
+        return failed, meanwhile, await client.post("/infer", **form(photo))
+
+    failed, meanwhile, after = asked(ask, "--model_directory", tiny_clip)
+    assert (failed.status_code, failed.json()["error"]["code"]) == (500, "model_error")
+    assert {(one.status_code, one.json()["error"]["code"]) for one in meanwhile} == {(503, "not_ready")}
+    assert "CUDA error" in meanwhile[0].json()["error"]["message"]
+    assert after.status_code == 200
 
 
 def form(*images, text=()):

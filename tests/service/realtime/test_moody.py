@@ -91,6 +91,10 @@ class Asking(threading.Thread):
         with self.service.client() as client:
             self.answer = ask(client, self.text)
 
+    def answered(self):
+        self.join(60)
+        return self.answer.status_code
+
     def output(self):
         self.join(60)
         assert self.answer.status_code == 200, self.answer.text
@@ -161,13 +165,17 @@ def test_what_the_model_cannot_do_fails_alone(client):
 
 def test_a_request_and_a_forward_pass_have_so_much_time(folder, held):
     config = folder.parent / "impatient.yaml"
-    config.write_text("server: {request_timeout_s: 2}\n")
-    with live_service("--model_directory", folder, "--config", config) as service, service.client() as client:
+    config.write_text("server: {request_timeout_s: 2, predict_timeout_s: 3}\n")
+    with live_service("--model_directory", folder, "--config", config) as service:
         assert half_a_request(service).startswith(b"HTTP/1.1 504 ")
         with held:
-            assert ask(client, "1").status_code in (500, 504)
+            first = Asking(service, "1")
+            held.wait()
+            assert first.answered() == 504
+            waiting = [Asking(service, str(number)) for number in range(5)]
+            assert {one.answered() for one in waiting} == {500}
             assert service.process.wait(60) == 3
-        assert any("has not ended within 2 s" in line["message"] for line in service.log)
+        assert any("has not ended within 3 s" in line["message"] for line in service.log)
 
 
 def test_sigterm_lets_what_is_accepted_be_answered(folder, held):

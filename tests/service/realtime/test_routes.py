@@ -20,7 +20,7 @@ from support.live_service import live_service
 from support.small_models import recipe
 from support.waiting import wait_until
 
-KEY = "the service's own"
+KEY = "a-key-of-its-own"
 MAX_BODY = 200_000
 FILE = {"image": b"x"}
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -30,7 +30,8 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 def service(tiny_clip, tmp_path_factory):
     config = tmp_path_factory.mktemp("config") / "service.yaml"
     config.write_text(
-        f"server: {{max_body_bytes: {MAX_BODY}, max_images: 8, rate_limit: 200/minute, cors_origins: 'https://a.b'}}\n"
+        f"server: {{max_body_bytes: {MAX_BODY}, max_images: 8, cors_origins: 'https://a.b',"
+        " rate_limit: 200/minute;100000/day}\n"
         f"model: {{model_directory: {tiny_clip}, batch_size: 4}}\n"
     )
     with live_service("--config", config, environ={"INFERENCE_API_KEY": KEY}) as service:
