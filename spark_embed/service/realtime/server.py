@@ -33,7 +33,7 @@ from spark_embed.service.realtime.settings import Settings
 logger = logging.getLogger(__name__)
 
 PROCESS = "SPARK_EMBED_SERVICE_PROCESS"
-"""The variable that tells one of several processes its number, and so its device, and the socket."""
+"""The variable that tells one of several processes its number, and so its device, and the port."""
 
 _NUMBERED = ("auto", "gpu", "cuda")
 
@@ -55,10 +55,10 @@ def serve(settings: Settings, api_key: str | None) -> None:
         _serve_processes(settings)
         return
     if given is None:
-        listening = _listen(settings)
+        listening = _listen(settings, settings.service.port)
     else:
-        number, descriptor = map(int, given.split())
-        listening = socket.socket(fileno=descriptor)
+        number, port = map(int, given.split())
+        listening = _listen(settings, port, is_shared=True)
         model = settings.model.model_copy(update={"device": f"{settings.model.device}:{number}"})
         if settings.model.device in _NUMBERED:
             settings = settings.model_copy(update={"model": model})
@@ -148,17 +148,20 @@ class _Server(uvicorn.Server):
         self.should_exit = self._engine.is_draining = True
 
 
-def _listen(settings: Settings) -> socket.socket:
-    host, port = settings.service.host, settings.service.port
+def _listen(settings: Settings, port: int, *, is_shared: bool = False) -> socket.socket:
+    host = settings.service.host
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG, reuse_port=is_shared)
     except (OSError, OverflowError) as exc:
         raise ConfigError(f"--host {host} --port {port}: {one_line(exc)}; choose another port") from exc
 
 
 def _serve_processes(settings: Settings) -> None:
-    """Start a process for each device, all on one socket; the first that ends, ends all.
+    """Start a process for each device, all on one port; the first that ends, ends all.
+
+    Each has a socket of its own, among which the kernel shares out connections: of one socket, the first
+    process that wakes up would take all that wait.
 
     Raises:
         ConfigError: the address, or the device, cannot be used by several.
@@ -169,7 +172,8 @@ def _serve_processes(settings: Settings) -> None:
             f"model.device {settings.model.device}: {settings.n_processes} processes would share it; say "
             "auto, gpu or cuda, and each takes its own"
         )
-    listening = _listen(settings)
+    with _listen(settings, settings.service.port) as trial:  # else another service could share it unnoticed
+        port = trial.getsockname()[1]
     processes: list[subprocess.Popen[bytes]] = []
     asked: list[int] = []
 
@@ -186,16 +190,13 @@ def _serve_processes(settings: Settings) -> None:
         signal.signal(handled, stop)
     with tempfile.TemporaryDirectory(prefix="spark_embed-metrics-") as folder:
         for number in range(settings.n_processes):
-            place = f"{number} {listening.fileno()}"
             processes.append(
                 subprocess.Popen(
                     [sys.executable, "-m", "spark_embed", *sys.argv[1:]],
-                    env={**os.environ, PROCESS: place, PROCESSES_FOLDER: folder},
-                    pass_fds=[listening.fileno()],
+                    env={**os.environ, PROCESS: f"{number} {port}", PROCESSES_FOLDER: folder},
                     start_new_session=True,  # Ctrl-C of a terminal reaches this process alone, once
                 )
             )
-        listening.close()
         while not asked and all(process.poll() is None for process in processes):
             time.sleep(_LOOK_EVERY_S)
         tell(signal.SIGTERM)  # also one that began when the signal was there
