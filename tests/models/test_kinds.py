@@ -25,7 +25,7 @@ from support.colour_and_length import KIND, ColourAndLength
 from support.commands import BIN
 from support.crashes import Run
 
-FIND_KIND = "spark_embed.inference.udf.find_kind"
+FIND_KIND = "spark_embed.inference.recipes.find_kind"
 
 # What goes wrong: no image; no caption; neither; no image that can be read.
 ROWS = [("a cat", True), ("a dog", None), (None, True), (None, None), ("a broken one", False), ("last", True)]

@@ -272,7 +272,9 @@ def test_a_tar_that_the_store_does_not_give_is_no_bad_shard(away, monkeypatch, t
 
     monkeypatch.setitem(index._MAKERS, "test", read_wrapped)
     with pytest.raises(StorageError, match="the store cannot be reached"):
-        index._try_index((SimpleNamespace(layout="test", max_rows=None), str(tmp_path / "index.parquet")))
+        index._try_index(
+            (SimpleNamespace(layout="test", max_rows=None, columns=()), str(tmp_path / "index.parquet"))
+        )
 
 
 def test_a_wave_that_the_store_does_not_list_is_not_done_again(away, s3_root):
