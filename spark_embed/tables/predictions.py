@@ -34,7 +34,7 @@ def check_predictions(uri: str, output_dir: str, id_column: str) -> Validation:
     n_given, given = _read_ids(list_tables(uri, "INPUT"), id_column)
     n_written, written = _read_ids([*predicted, *failed], id_column)
     n_failed, _ = _read_ids(failed, id_column)
-    found = Validation(uri, n_given, [id_column], n_errors=n_failed)
+    found = Validation(uri, n_given, columns=[id_column], n_errors=n_failed)
     if n_written != n_given:
         found.broken.append(f"{n_written:,} rows in the output, and {n_given:,} in the input")
     if n := sum(column.null_count for column in read_column(predicted, PREDICTION_SCORE)):
