@@ -1,4 +1,4 @@
-"""Run by Airflow's own Python: does things with the tasks that the DAGs share, and prints as JSON what came of it.
+"""Run by Airflow's own Python: does things with the tasks that the DAGs share, and prints what came of it.
 
 Its arguments are the folder of the DAGs and one to work in.
 """
@@ -71,7 +71,7 @@ def archives():
     found = {"no_run": archive("crash"), "old_is_there": (HOME / "archive/crash.old/kept").exists()}
     (HOME / "out/crash/metadata.json").write_text("{}")
     found["failed"] = archive("crash", copies=False)
-    found["after_failure"] = os.listdir(HOME / "archive/crash")
+    found["after_failure"] = [path.name for path in (HOME / "archive/crash").glob("*")]
     found["done"] = archive("crash")
     found["after"] = os.listdir(HOME / "archive"), os.listdir(HOME / "archive/crash")
     return found
@@ -105,4 +105,4 @@ found = {
     "timeout_s": [task.execution_timeout.total_seconds() for task in dag.tasks],
 }
 found["left"] = os.listdir(HOME / "tmp")
-print(json.dumps(found))
+sys.stdout.write(f"{json.dumps(found)}\n")
