@@ -13,7 +13,7 @@ from spark_embed.errors import ConfigError
 from spark_embed.models.tabular.files import read_config
 from spark_embed.models.tabular.signature import read_signature
 from spark_embed.storage.s3.errors import S3PassingError
-from spark_embed.tables import ids, reading
+from spark_embed.tables import ids, predictions, reading
 from spark_embed.tables.drift import find_drift
 from spark_embed.tables.rules import Rules, read_rules, rules_of
 from spark_embed.tables.validate import validate
@@ -134,6 +134,17 @@ def test_rows_that_are_none_are_counted_and_their_values_are_not(rules, tmp_path
         found = validate(str(tmp_path / "t.csv"), some, "user_id")
         assert (found.n_bad_rows, len(found.broken)) == (2, n_broken)
         assert "302 rows, 2 of which cannot be read as such" in found.text()
+
+
+def test_a_table_that_the_store_does_not_list_is_a_line(monkeypatch, capsys):
+    def refuse(path: str) -> None:
+        raise S3PassingError("the store cannot be reached")
+
+    for module in (reading, predictions):
+        monkeypatch.setattr(module, "exists", refuse)
+    assert main(["validate", "s3://bucket/t.csv"]) == 4
+    assert main(["drift", "s3://bucket/t.csv", "s3://bucket/u.csv"]) == 4
+    assert capsys.readouterr().err.count("cannot be listed: the store cannot be reached") == 2
 
 
 @pytest.mark.parametrize(
