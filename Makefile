@@ -48,7 +48,7 @@ test-cluster: $(READY)  ## clusters whose nodes leave, whose driver or master di
 airflow-venv: .venvs/airflow/.ready  ## an environment of Airflow's own for deploy/airflow: 300 MB of PyPI, once
 
 test-airflow: $(READY) .venvs/airflow/.ready  ## the DAGs in a real Airflow: minutes; make test skips them, with that reason
-	$(BIN)/python -m pytest --airflow tests/deploy/test_airflow.py
+	$(BIN)/python -m pytest --airflow tests/deploy/test_airflow.py tests/deploy/test_airflow_tasks.py
 
 .venvs/airflow/.ready: deploy/airflow/constraints.txt
 	rm -rf .venvs/airflow

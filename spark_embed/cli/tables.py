@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 
 from spark_embed.errors import ConfigError
@@ -68,7 +69,9 @@ def run_drift(argv: Sequence[str], write: Callable[[str], object]) -> None:
     parser = Parser(
         prog="spark-embed drift",
         description="Compare each column of two tables, or the predictions of two runs: PSI, KS, new values.",
-        epilog=_EXIT_CODES.format("said, whatever it is", "with --on_drift fail: a column has drifted"),
+        epilog=_EXIT_CODES.format(
+            "said, whatever it is", "with --on_drift fail: a column has drifted, is lost or has new values"
+        ),
         allow_abbrev=False,
     )
     for name in ("REFERENCE", "CURRENT"):
@@ -79,6 +82,8 @@ def run_drift(argv: Sequence[str], write: Callable[[str], object]) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object, for machines")
     given = parser.parse_args(argv)
     reference, current = (published_tables(getattr(given, name), name) for name in ("REFERENCE", "CURRENT"))
+    if not 0 <= given.threshold < math.inf:
+        raise ConfigError(f"--threshold {given.threshold}: must be a number of 0 or more, such as 0.25")
     found = find_drift(reference, current, given.threshold, (*_NO_FEATURES, given.id_column))
     write((json.dumps(found.to_dict()) if given.json else found.text()) + "\n")
     if given.on_drift == "fail":

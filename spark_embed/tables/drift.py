@@ -24,7 +24,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from spark_embed.errors import ConfigError, VerifyError
+from spark_embed.errors import ConfigError, VerifyError, one_line
 from spark_embed.models.tabular.signature import FeatureType
 from spark_embed.tables.reading import as_text, names_of, read_columns
 from spark_embed.tables.values import read_numbers
@@ -35,6 +35,7 @@ _FEW_KINDS, _MANY_KINDS = 20, 1000
 _EMPTY_SHARE = 1e-4
 _SHOWN = 5
 _MISSING = "(missing)"
+_LOST = "CURRENT lacks it"
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,18 @@ class Drift:
     columns: list[ColumnDrift] = field(default_factory=list)
 
     @property
+    def lost(self) -> list[str]:
+        """The columns that the reference has and the current table has not."""
+        return [column.column for column in self.columns if column.why_not == _LOST]
+
+    @property
     def drifted(self) -> list[str]:
         """The columns whose PSI is above the threshold."""
         return [column.column for column in self.columns if column.psi > self.threshold]
 
     def to_dict(self) -> dict[str, Any]:
         """Return it for machines."""
-        return {**asdict(self), "drifted": self.drifted}
+        return {**asdict(self), "drifted": self.drifted, "lost": self.lost}
 
     def text(self) -> str:
         """Return it for people: a line for each column, and a verdict."""
@@ -94,13 +100,19 @@ class Drift:
         return "\n".join(lines)
 
     def check(self) -> None:
-        """Raise if a column has drifted.
+        """Raise if a column has drifted, is lost, or has values that the reference has not.
 
         Raises:
-            VerifyError: one has.
+            VerifyError: one has, or is.
         """
+        said = []
         if self.drifted:
-            raise VerifyError(f"{', '.join(self.drifted)}: a PSI above --threshold {self.threshold:g}")
+            said.append(f"{', '.join(self.drifted)}: a PSI above --threshold {self.threshold:g}")
+        if self.lost:
+            said.append(f"{', '.join(self.lost)}: lost")
+        said += [f"{column.column}: new: {', '.join(column.new)}" for column in self.columns if column.new]
+        if said:
+            raise VerifyError("; ".join(said))
 
 
 def find_drift(
@@ -109,7 +121,7 @@ def find_drift(
     """Compare the files of two tables, column by column, but for those to `leave_out`.
 
     Raises:
-        ConfigError: they have no column in common.
+        ConfigError: they have no column in common, or the files of one differ in the type of a column.
         StorageError: a file cannot be read.
     """
     before, now = _sample(reference), _sample(current)
@@ -117,8 +129,9 @@ def find_drift(
     if not common:
         raise ConfigError(f"CURRENT: has no column of REFERENCE: {', '.join(before.column_names)}")
     columns = [compare(name, _one(before[name]), _one(now[name])) for name in common]
-    others = sorted({*before.column_names, *now.column_names} - {*common, *leave_out})
-    columns += [ColumnDrift(name, why_not="one of the tables lacks it") for name in others]
+    for one, other, why_not in ((before, now, _LOST), (now, before, "REFERENCE lacks it")):
+        others = sorted({*one.column_names} - {*other.column_names, *leave_out})
+        columns += [ColumnDrift(name, why_not=why_not) for name in others]
     return Drift(threshold, (before.num_rows, now.num_rows), columns)
 
 
@@ -126,10 +139,10 @@ def compare(name: str, reference: pa.Array, current: pa.Array) -> ColumnDrift:
     """Return how far a column has moved."""
     is_boolean = pa.types.is_boolean(reference.type) or pa.types.is_boolean(current.type)
     type_: FeatureType = "boolean" if is_boolean else "number"
-    (before, n_texts), (now, _) = read_numbers(reference, type_), read_numbers(current, type_)
+    (before, n_texts), (now, n_new_texts) = read_numbers(reference, type_), read_numbers(current, type_)
     finite = before[np.isfinite(before)]
     if n_texts or len(np.unique(finite)) <= _FEW_KINDS:
-        kinds = [_kinds(reference if n_texts else before), _kinds(current if n_texts else now)]
+        kinds = [_kinds(reference if n_texts else before), _kinds(current if n_texts or n_new_texts else now)]
         if len(kinds[0]) > _MANY_KINDS:
             return ColumnDrift(name, why_not=f"text of more than {_MANY_KINDS:,} kinds")
         aligned = pd.concat(kinds, axis=1).fillna(0).to_numpy()
@@ -163,7 +176,8 @@ def ks(reference: npt.NDArray[Any], current: npt.NDArray[Any]) -> float:
 def _kinds(values: pa.Array | npt.NDArray[np.float64]) -> pd.Series[int]:
     """Return how many rows have each value, as text."""
     if isinstance(values, np.ndarray):
-        texts = pd.Series(values).map("{:g}".format, na_action="ignore")
+        zero_has_no_sign = pd.Series(values + 0.0)
+        texts = zero_has_no_sign.map(lambda value: str(value).removesuffix(".0"), na_action="ignore")
     else:
         texts = as_text(values).to_pandas().replace("", None)
     counts: pd.Series[int] = texts.fillna(_MISSING).value_counts()
@@ -178,11 +192,18 @@ def _sample(paths: Sequence[str]) -> pa.Table:
         names = names_of(path)
         for batch in read_columns(path, names):
             part = pa.Table.from_batches([batch]).select(names)
-            table = pa.concat_tables([table, part], promote_options="permissive") if len(keys) else part
+            table = _joined(table, part, paths[0], path) if len(keys) else part
             keys = np.concatenate([keys, random.random(len(part))])
             if len(keys) > 2 * _MAX_ROWS:
                 table, keys = _least(table, keys)
     return _least(table, keys)[0]
+
+
+def _joined(table: pa.Table, part: pa.Table, first: str, path: str) -> pa.Table:
+    try:
+        return pa.concat_tables([table, part], promote_options="permissive")
+    except (pa.ArrowTypeError, pa.ArrowInvalid) as exc:
+        raise ConfigError(f"{path}: a column is not of the type it has in {first}: {one_line(exc)}") from exc
 
 
 def _least(table: pa.Table, keys: npt.NDArray[Any]) -> tuple[pa.Table, npt.NDArray[Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from spark_embed.errors import StorageError, one_line
 from spark_embed.schema import ERRORS_NAME, PREDICTION_SCORE, PREDICTIONS_NAME
 from spark_embed.storage import exists, folder_path
 from spark_embed.tables.ids import Ids
@@ -17,9 +18,14 @@ def published_tables(uri: str, flag: str) -> list[str]:
 
     Raises:
         ConfigError: there are none.
+        StorageError: the store does not say.
     """
     predictions = f"{folder_path(uri, flag)}/{PREDICTIONS_NAME}"
-    return list_tables(predictions if exists(predictions) else uri, flag)
+    try:
+        is_run = exists(predictions)
+    except OSError as exc:
+        raise StorageError(f"{flag} {uri}: cannot be listed: {one_line(exc)}") from exc
+    return list_tables(predictions if is_run else uri, flag)
 
 
 def check_predictions(uri: str, output_dir: str, id_column: str) -> Validation:
@@ -34,7 +40,7 @@ def check_predictions(uri: str, output_dir: str, id_column: str) -> Validation:
     n_given, given = _read_ids(list_tables(uri, "INPUT"), id_column)
     n_written, written = _read_ids([*predicted, *failed], id_column)
     n_failed, _ = _read_ids(failed, id_column)
-    found = Validation(uri, n_given, [id_column], n_errors=n_failed)
+    found = Validation(uri, n_given, columns=[id_column], n_errors=n_failed)
     if n_written != n_given:
         found.broken.append(f"{n_written:,} rows in the output, and {n_given:,} in the input")
     if n := sum(column.null_count for column in read_column(predicted, PREDICTION_SCORE)):

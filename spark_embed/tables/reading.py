@@ -24,14 +24,18 @@ def list_tables(uri: str, flag: str) -> list[str]:
 
     Raises:
         ConfigError: there is no such file, or none of a kind that is read here.
+        StorageError: the store does not say.
     """
     path = folder_path(uri, flag)
-    if not exists(path):
-        raise ConfigError(f"{flag} {uri}: there is no such file or folder")
-    if not is_folder(path):
-        paths = [path]
-    else:
-        paths = [f"{path}/{file.path}" for file in walk_files(path) if is_shown(file.path)]
+    try:
+        if not exists(path):
+            raise ConfigError(f"{flag} {uri}: there is no such file or folder")
+        if not is_folder(path):
+            paths = [path]
+        else:
+            paths = [f"{path}/{file.path}" for file in walk_files(path) if is_shown(file.path)]
+    except OSError as exc:
+        raise StorageError(f"{flag} {uri}: cannot be listed: {one_line(exc)}") from exc
     found = sorted(path for path in paths if path.lower().endswith(_SUFFIXES))
     if not found:
         raise ConfigError(f"{flag} {uri}: is no table by its name, nor holds one: {', '.join(_SUFFIXES)}")

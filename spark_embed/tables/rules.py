@@ -60,12 +60,14 @@ class Rules(_Strict):
 
     Attributes:
         min_rows, max_rows: how many rows there should be.
+        max_bad_rows_fraction: of rows that may be none, such as those of a CSV with too few fields.
         extra_columns: whether there may be columns that no rule names.
         columns: a rule for each column that must be there.
     """
 
     min_rows: int = Field(default=1, ge=0)
     max_rows: int | None = None
+    max_bad_rows_fraction: float = Field(default=0.0, ge=0, lt=1)
     extra_columns: Literal["allow", "refuse"] = "allow"
     columns: Mapping[str, ColumnRule] = Field(default_factory=dict)
 

@@ -9,6 +9,7 @@ import pytest
 import scipy.stats
 
 from spark_embed.cli.main import main
+from spark_embed.errors import ConfigError
 from spark_embed.tables import drift
 from spark_embed.tables.drift import compare, find_drift, ks, psi
 
@@ -48,6 +49,9 @@ def test_numbers_are_binned_at_the_references_deciles():
         ([1, 2, 3, 4] * 25, [1, 2, 3, 9] * 25, ("9",)),
         (["1", "2"] * 50, [1.0, 2.0] * 50, ()),
         ([True, False] * 50, ["true", "false"] * 50, ()),
+        ([10_000_001, 10_000_002] * 50, [10_000_003, 10_000_004] * 50, ("10000003", "10000004")),
+        (["1", "2"] * 50, ["1", "2", "1", "other"] * 25, ("other",)),
+        ([0.1, -0.0] * 50, ["0.1", "0"] * 50, ()),
     ],
 )
 def test_few_kinds_are_compared_by_value(reference, current, new):
@@ -86,15 +90,50 @@ def test_the_command_names_what_has_moved(tables, capsys):
     by_name = {column["column"]: column for column in found["columns"]}
     assert "user_id" not in by_name
     assert by_name["region"]["new"] == ["7"]
-    assert by_name["num_returns"]["why_not"] == "one of the tables lacks it"
+    assert by_name["num_returns"]["why_not"] == "CURRENT lacks it"
+    assert found["lost"] == ["num_returns"]
     assert by_name["income"]["psi"] < 0.1
 
     assert main(["drift", *tables, "--id_column", "user_id", "--on_drift", "fail"]) == 7
     said = capsys.readouterr()
     assert said.out.endswith("2 columns have drifted, by a PSI above 0.25: age, region\n")
-    assert said.err.strip().endswith("age, region: a PSI above --threshold 0.25")
-    assert main(["drift", *tables, "--on_drift", "fail", "--threshold", "99"]) == 0
-    assert "remark: not compared: text of more than 1,000 kinds" in capsys.readouterr().out
+    assert said.err.strip().endswith(
+        "age, region: a PSI above --threshold 0.25; num_returns: lost; region: new: 7"
+    )
+    assert "remark: not compared: text of more than 1,000 kinds" in said.out
+
+
+@pytest.mark.parametrize(
+    ("current", "said"),
+    [
+        ({"a": [1, 2], "b": ["x", "y"], "more": [1, 1]}, ""),
+        ({"more": [1, 2], "b": ["x", "y"]}, "a: lost"),
+        ({"a": [1, 2], "b": ["x", "z"]}, "b: new: z"),
+    ],
+)
+def test_what_is_lost_or_new_fails_without_any_psi(current, said, tmp_path, capsys):
+    reference = {"a": [1, 2], "b": ["x", "y"]}
+    for name, columns in (("before", reference), ("now", current)):
+        table = pd.DataFrame({key: values * 50 for key, values in columns.items()})
+        table.to_parquet(tmp_path / f"{name}.parquet")
+    argv = ["drift", str(tmp_path / "before.parquet"), str(tmp_path / "now.parquet"), "--threshold", "99"]
+    assert main(argv) == 0
+    assert main([*argv, "--on_drift", "fail"]) == (7 if said else 0)
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("threshold", ["nan", "-1", "inf"])
+def test_a_threshold_that_is_none_is_refused(threshold, tables, capsys):
+    assert main(["drift", *tables, f"--threshold={threshold}"]) == 2
+    assert "--threshold" in capsys.readouterr().err
+
+
+def test_files_of_one_table_that_differ_in_type_are_one_line(tmp_path):
+    for name, values in (("a", [1, 2]), ("b", ["x", "y"])):
+        pd.DataFrame({"n": values}).to_parquet(tmp_path / f"{name}.parquet")
+    paths = [str(tmp_path / "a.parquet"), str(tmp_path / "b.parquet")]
+    with pytest.raises(ConfigError, match=r"b.parquet: a column is not of the type it has in .*a.parquet"):
+        find_drift(paths, paths, 0.25)
 
 
 def test_a_run_is_compared_by_its_predictions(tmp_path):

@@ -1,5 +1,6 @@
 """Tables before a run: read whole, whatever they are stored in, and a line for each rule that is broken."""
 
+import errno
 import gzip
 import json
 
@@ -11,7 +12,8 @@ from spark_embed.cli.main import main
 from spark_embed.errors import ConfigError
 from spark_embed.models.tabular.files import read_config
 from spark_embed.models.tabular.signature import read_signature
-from spark_embed.tables import ids
+from spark_embed.storage.s3.errors import S3PassingError
+from spark_embed.tables import ids, predictions, reading
 from spark_embed.tables.drift import find_drift
 from spark_embed.tables.rules import Rules, read_rules, rules_of
 from spark_embed.tables.validate import validate
@@ -127,6 +129,41 @@ def test_rows_that_are_none_are_counted_and_their_values_are_not(rules, tmp_path
     assert found.row_count == N_ROWS + 2
     (line,) = found.broken
     assert "2 rows cannot be read as such; row 3: wrong_field_count: 3 fields" in line
+    for fraction, n_broken in ((2.1 / (N_ROWS + 2), 0), (1.9 / (N_ROWS + 2), 1)):
+        some = rules.model_copy(update={"max_bad_rows_fraction": fraction})
+        found = validate(str(tmp_path / "t.csv"), some, "user_id")
+        assert (found.n_bad_rows, len(found.broken)) == (2, n_broken)
+        assert "302 rows, 2 of which cannot be read as such" in found.text()
+
+
+def test_a_table_that_the_store_does_not_list_is_a_line(monkeypatch, capsys):
+    def refuse(path: str) -> None:
+        raise S3PassingError("the store cannot be reached")
+
+    for module in (reading, predictions):
+        monkeypatch.setattr(module, "exists", refuse)
+    assert main(["validate", "s3://bucket/t.csv"]) == 4
+    assert main(["drift", "s3://bucket/t.csv", "s3://bucket/u.csv"]) == 4
+    assert capsys.readouterr().err.count("cannot be listed: the store cannot be reached") == 2
+
+
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [
+        (S3PassingError("the store cannot be reached"), 4),
+        (PermissionError("access denied"), 4),
+        (OSError(errno.EIO, "input/output error"), 4),
+        (OSError("Corrupt snappy compressed data."), 7),
+    ],
+)
+def test_a_file_that_the_store_does_not_give_is_no_broken_rule(failure, code, tmp_path, monkeypatch, capsys):
+    def refuse(path: str) -> None:
+        raise failure
+
+    customers(5).to_parquet(tmp_path / "t.parquet")
+    monkeypatch.setattr(reading, "parquet_input", refuse)
+    assert main(["validate", str(tmp_path / "t.parquet")]) == code
+    assert str(failure) in "".join(capsys.readouterr())
 
 
 def test_the_files_of_a_folder_are_one_table(rules, tmp_path):

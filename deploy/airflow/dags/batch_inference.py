@@ -66,7 +66,8 @@ class GenerateReport(ProjectCommand):
         if params["reference"]:
             is_run = os.path.isdir(os.path.join(run.home, params["reference"], "predictions.parquet"))
             current = run.output if is_run else run.input
-            commands = [["spark-embed", "drift", params["reference"], current, *id_column]]
+            limit = ["--on_drift", params["on_drift"], "--threshold", str(params["drift_threshold"])]
+            commands = [["spark-embed", "drift", params["reference"], current, *id_column, *limit]]
         return [
             *commands,
             ["spark-embed", "validate", run.input, "--predictions", run.output, *id_column, "--json"],
@@ -99,6 +100,8 @@ with DAG(
         "archive_dir": text_param("demo/archive", "each data interval has a folder below it"),
         "rules": text_param(None, "YAML of rules beside the model's signature (docs/tables.md)"),
         "reference": text_param(None, "a table, or the output of a run, to look for drift against"),
+        "on_drift": Param("warn", enum=["warn", "fail"], description="what drift does, to the run"),
+        "drift_threshold": Param(0.25, type="number", minimum=0, description="a PSI above it is drift"),
     },
 ) as dag:
     chain(

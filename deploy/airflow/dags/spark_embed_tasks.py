@@ -6,6 +6,8 @@ of the project's, in the folder that the Airflow Variable `spark_embed_home` nam
 
 from __future__ import annotations
 
+import glob
+import hashlib
 import json
 import logging
 import os
@@ -17,6 +19,7 @@ import sys
 import tempfile
 import urllib.request
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -28,13 +31,17 @@ SUBMIT = "spark_embed_submit"
 ALERT_URL = "spark_embed_alert_url"
 
 _PATIENCE_S = 30
+_UNUSABLE = 2
 _FINAL_CODES = {
-    2: "an option or the input cannot be used",
+    _UNUSABLE: "an option or the input cannot be used",
     3: "the model cannot be used",
     5: "too many rows failed",
     7: "what was checked is not as it should be",
 }
-"""Exit codes that a retry would meet again (docs/options.md)."""
+"""Exit codes that a retry would meet again (docs/options.md).
+
+Not 6: it also says that another run holds the output folder, such as one that outlives its lost worker.
+"""
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +74,7 @@ DEFAULT_ARGS = {
     "retry_delay": timedelta(seconds=float(os.environ.get("BATCH_RETRY_DELAY_S", 600))),
     "retry_exponential_backoff": True,
     "max_retry_delay": timedelta(hours=1),
+    "execution_timeout": timedelta(seconds=float(os.environ.get("BATCH_TASK_TIMEOUT_S", 6 * 3600))),
     "on_failure_callback": alert_failure,
 }
 
@@ -85,9 +93,9 @@ def deadline() -> DeadlineAlert | None:
 
 
 def text_param(default: str | None, description: str) -> Param:
-    """Return a param that is a text, or nothing where that is its default."""
+    """Return a param that is a text, or nothing where that is its default; a flag's dash may not begin it."""
     types = ["string", "null"] if default is None else "string"
-    return Param(default, type=types, minLength=1, description=description)
+    return Param(default, type=types, pattern="^[^-]", description=description)
 
 
 class RunFolders:
@@ -97,20 +105,31 @@ class RunFolders:
         input: `{ds}` in the param stands for the day on which the interval begins.
         output: below the param output_path.
         archive: below the param archive_dir.
-        scratch: for what is thrown away.
+        scratch: how the folders begin, one of each try, for what is thrown away.
     """
 
     def __init__(self, context: Context) -> None:
         params, home = context["params"], Variable.get(HOME)
         start = context.get("data_interval_start")
-        run_id = re.sub(r"[^\w.-]+", "_", context["dag_run"].run_id)
-        interval = f"{start:%Y-%m-%dT%H%M}" if start else run_id  # triggered without a logical date
+        run_id = context["dag_run"].run_id
+        interval = f"{start:%Y-%m-%dT%H%M}" if start else _folder_name(run_id)  # there is no logical date
         day = f"{start or context['dag_run'].run_after:%Y-%m-%d}"
         self.home = home
         self.input = _below(home, params["input_path"].replace("{ds}", day))
         self.output = _below(home, params["output_path"], interval)
         self.archive = _below(home, params["archive_dir"], interval)
-        self.scratch = os.path.join(tempfile.gettempdir(), f"{context['dag'].dag_id}-{interval}")
+        self.scratch = f"{context['dag'].dag_id}-{_hash(f'{home} {run_id}')}-"
+
+
+def _folder_name(run_id: str) -> str:
+    """Return a name that no other run has; whoever triggers a run chooses its id."""
+    name = re.sub(r"[^\w.-]+", "_", run_id)[:200]
+    name = name if name[0].isalnum() else f"run{name}"
+    return name if name == run_id else f"{name}-{_hash(run_id)}"
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _below(home: str, folder: str, *names: str) -> str:
@@ -141,25 +160,25 @@ class ProjectCommand(BaseOperator):
             AirflowException: one has failed.
         """
         run = RunFolders(context)
-        os.makedirs(run.scratch, exist_ok=True)
         printed: dict[str, Any] = {}
-        for command in self.commands(context, run):
-            printed = self._run(list(command), run)
+        with tempfile.TemporaryDirectory(prefix=run.scratch, ignore_cleanup_errors=True) as scratch:
+            for command in self.commands(context, run):
+                printed = self._run(list(command), run, scratch)
         for key, value in self.results(context, run, printed).items():
             context["task_instance"].xcom_push(key, value)
 
     def on_kill(self) -> None:
         """End the command with its children, gently first: it says what is complete."""
-        process = self._process
-        if process is None or process.poll() is not None:
+        if (process := self._process) is None:
             return
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(_PATIENCE_S)
-        except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+                process.wait(_PATIENCE_S)
+        with suppress(ProcessLookupError):  # children that outlive it, too
             os.killpg(process.pid, signal.SIGKILL)
 
-    def _run(self, command: list[str], run: RunFolders) -> dict[str, Any]:
+    def _run(self, command: list[str], run: RunFolders, scratch: str) -> dict[str, Any]:
         binaries = os.path.join(run.home, ".venv", "bin")
         self.log.info("%s", command)
         # stderr is the task's own: its lines are in the log while the command runs.
@@ -168,7 +187,7 @@ class ProjectCommand(BaseOperator):
             stdout=subprocess.PIPE,
             text=True,
             cwd=run.home,
-            env=_environment(binaries, run),
+            env=_environment(binaries, scratch),
             start_new_session=True,
         )
         last = ""
@@ -183,6 +202,10 @@ class ProjectCommand(BaseOperator):
         printed = _json_of(last)
         for line in printed.get("broken", []):
             self.log.error("%s", line)
+        if code == _UNUSABLE and _may_come(run.input):
+            raise AirflowException(
+                f"{command[0]}: exit code {code}: see the log; {run.input} may not be there yet"
+            )
         if code in _FINAL_CODES:
             raise AirflowFailException(f"{command[0]}: exit code {code}: {_FINAL_CODES[code]}: see the log")
         if code:
@@ -200,13 +223,20 @@ def submit(run: RunFolders, job: str, flags: Mapping[str, Any]) -> list[str]:
     return ["spark-submit", *how, f"jobs/{job}.py", *given]
 
 
-def _environment(binaries: str, run: RunFolders) -> dict[str, str]:
+def _may_come(path: str) -> bool:
+    """Say whether an input is not there, which of one in a store is not known here."""
+    if "://" in path or not os.path.exists(path):
+        return True
+    return os.path.isdir(path) and not any(names for _, _, names in os.walk(path))
+
+
+def _environment(binaries: str, scratch: str) -> dict[str, str]:
     return {
         **os.environ,
         "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
         "VIRTUAL_ENV": os.path.dirname(binaries),
         "PYSPARK_PYTHON": os.path.join(binaries, "python"),
-        "SPARK_LOCAL_DIRS": run.scratch,
+        "SPARK_LOCAL_DIRS": scratch,
     }
 
 
@@ -225,14 +255,18 @@ class Archive(BaseOperator):
         """Copy beside it, and put that in its place at the end: the archive is the whole new one or the old.
 
         Raises:
-            AirflowFailException: a folder is in a store.
+            AirflowFailException: a folder is in a store, or the output is not that of a run.
         """
         run = RunFolders(context)
         if "://" in run.output + run.archive:
             raise AirflowFailException(
                 f"{run.output}, {run.archive}: only folders of this machine are copied"
             )
+        if not os.path.isfile(os.path.join(run.output, "metadata.json")):
+            raise AirflowFailException(f"{run.output}: has no metadata.json, so no run has written it")
         part, old = f"{run.archive}.part", f"{run.archive}.old"
+        if os.path.isdir(old) and not os.path.isdir(run.archive):  # it ended between the two renames
+            os.rename(old, run.archive)
         for left in (part, old):
             shutil.rmtree(left, ignore_errors=True)
         if _files(run.archive) != _files(run.output):
@@ -261,8 +295,9 @@ def _files(root: str) -> dict[str, tuple[int, int]]:
 
 
 class Cleanup(BaseOperator):
-    """Delete what was only needed on the way; after a failure it stays, and this is not reached."""
+    """Delete what tries of this run that were killed have left; a try that ends deletes its own."""
 
     def execute(self, context: Context) -> None:
-        """Delete the scratch folder."""
-        shutil.rmtree(RunFolders(context).scratch, ignore_errors=True)
+        """Delete the scratch folders."""
+        for folder in glob.glob(f"{RunFolders(context).scratch}*", root_dir=tempfile.gettempdir()):
+            shutil.rmtree(os.path.join(tempfile.gettempdir(), folder), ignore_errors=True)
