@@ -205,3 +205,13 @@ def test_packed_vectors_are_unpacked_from_any_slice():
     packed = pa.array([np.arange(start, start + 2, dtype="<f4").tobytes() for start in range(4)] + [None])
     assert unpack_vectors(packed.slice(1, 4)).to_pylist() == [[1, 2], [2, 3], [3, 4], None]
     assert unpack_vectors(packed[:0]).to_pylist() == []
+
+
+def test_a_column_whose_name_begins_as_anothers_stays_in_its_place(tmp_path, merge):
+    results = pa.array([{"embedding": np.zeros(DIM, "<f4").tobytes(), "error": None}], RESULT_ARROW)
+    path = str(tmp_path / "dots.parquet")
+    pq.write_table(pa.table({"a": ["x"], RESULT: results, "a.b": [7]}), path)
+    (written,) = merge_files(replace(merge, sources=(path,)))["results"]
+    found = pq.read_table(tmp_path / "good" / written["name"])
+    assert found.select(["a", "a.b"]).to_pylist() == [{"a": "x", "a.b": 7}]
+    assert found.column_names[-1] == "a.b"
