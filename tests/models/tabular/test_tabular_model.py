@@ -238,9 +238,13 @@ def test_onnx_with_weights_in_a_file_of_their_own_is_refused(tmp_path, monkeypat
         load(folder)
 
 
-@pytest.mark.parametrize(("classes", "score"), [((0, 1), 0.25), ((1, 0), 0.75), ((3, 4), None)])
-def test_the_scores_of_a_zipmap_go_by_their_classes(tmp_path, classes, score):
-    folder = write_config(tmp_path / "model", signature={**SIGNATURE, "output": {"kind": "binary"}})
+@pytest.mark.parametrize(
+    ("classes", "called", "score"),
+    [((0, 1), (0, 1), 0.25), ((1, 0), (0, 1), 0.75), ((0, 1), (1, 0), 0.75), ((3, 4), (0, 1), None)],
+)
+def test_the_scores_of_a_zipmap_go_by_their_classes(tmp_path, classes, called, score):
+    output = {"kind": "binary", "classes": called}
+    folder = write_config(tmp_path / "model", signature={**SIGNATURE, "output": output})
     write_zipmap(folder / "model.onnx", classes)
     if score is None:
         with pytest.raises(ModelError, match=r"has the classes \[3, 4\], and its signature says \[0, 1\]"):

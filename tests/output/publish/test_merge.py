@@ -207,11 +207,11 @@ def test_packed_vectors_are_unpacked_from_any_slice():
     assert unpack_vectors(packed[:0]).to_pylist() == []
 
 
-def test_a_column_whose_name_begins_as_anothers_stays_in_its_place(tmp_path, merge):
+def test_a_column_that_is_called_as_a_part_of_the_result_stays_in_its_place(tmp_path, merge):
     results = pa.array([{"embedding": np.zeros(DIM, "<f4").tobytes(), "error": None}], RESULT_ARROW)
-    path = str(tmp_path / "dots.parquet")
-    pq.write_table(pa.table({"a": ["x"], RESULT: results, "a.b": [7]}), path)
-    (written,) = merge_files(replace(merge, sources=(path,)))["results"]
-    found = pq.read_table(tmp_path / "good" / written["name"])
-    assert found.select(["a", "a.b"]).to_pylist() == [{"a": "x", "a.b": 7}]
-    assert found.column_names[-1] == "a.b"
+    path, name = str(tmp_path / "dots.parquet"), f"{RESULT}.error"
+    pq.write_table(pa.table({"own": [1], RESULT: results, "x": ["x"], name: ["y"]}), path)
+    merge_files(replace(merge, sources=(path,)))
+    found = pq.read_table(tmp_path / "good")
+    assert found.select(["own", "x", name]).to_pylist() == [{"own": 1, "x": "x", name: "y"}]
+    assert found.column_names[-2:] == ["x", name]
