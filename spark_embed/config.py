@@ -139,7 +139,8 @@ class ModelChoice(BaseModel):
     trust_remote_code: bool = _option(
         False,
         "Model",
-        "let the model bring its own Python code; a local folder with model.py need not be told",
+        "let the model bring its own code, Python or an exported program (.pt2); a local folder with "
+        "model.py need not be told",
     )
     max_pixels: int = _option(
         100_000_000, "Input", "an image with more pixels (by its header) is an error row", ge=1

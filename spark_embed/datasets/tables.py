@@ -91,7 +91,7 @@ def open_table(
     """
     signature = signature_of(config)
     wanted = _wanted(config, signature)
-    _check_own(config, signature)
+    check_own(signature, config.id_column, include_features=config.include_features)
     catalogue = read_catalogue(catalogue_path)
     hashes = hash_shards(session(), layout.root, layout.files) if config.verify_shards else {}
     layout = replace(layout, files=tuple(catalogue.identified(layout.files, hashes)))
@@ -161,12 +161,24 @@ def feature_fields(signature: Signature, id_column: str) -> list[T.StructField]:
     ]
 
 
-def _check_own(config: Config, signature: Signature) -> None:
-    """Refuse own columns that the output cannot have beside those of the predictions."""
+def check_own(
+    signature: Signature, id_column: str | None, *, include_features: bool, unnamed: str | None = TABLE_ID
+) -> None:
+    """Refuse own columns that the output cannot have beside those of the predictions.
+
+    Args:
+        signature: of the model.
+        id_column: as --id_column.
+        include_features: as --include_features.
+        unnamed: what the ids are called without an id_column; None: then there are none.
+
+    Raises:
+        ConfigError: a name is taken.
+    """
     taken = {*result_columns(signature.gives), SHARD, SHARD_ROW, ERROR, ERROR_DETAIL, RESULT}
-    first = config.id_column or TABLE_ID
-    others = [name for name in signature.names if config.include_features and name != config.id_column]
-    for name in (first, *others):
+    first = id_column or unnamed
+    others = [name for name in signature.names if include_features and name != id_column]
+    for name in (*([first] if first else []), *others):
         if name.lower() in taken:
             raise ConfigError(
                 f"the table has a column {name!r}, which the output needs for itself: rename it, or leave "

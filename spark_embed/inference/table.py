@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_type
 
-from spark_embed.errors import RowError, one_line
+from spark_embed.errors import one_line
 from spark_embed.inference.arrow import Stats, make_table_results
 from spark_embed.inference.tally import Tally, add_to_tally
 from spark_embed.inference.task import (
@@ -200,28 +200,17 @@ class _Batch:
 def _predicted(part: TablePart, table: pa.Table, first: int, model: TabularModel, batch_size: int) -> _Batch:
     columns = {name: table[name].combine_chunks() for name in table.column_names}
     n_rows = len(table)
-    predicted = model.predict_table(columns, n_rows, batch_size)
-    if FAULT in columns and columns[FAULT].null_count < n_rows:
-        set_faults(columns[FAULT], predicted)
+    predicted = model.predict_table(columns, n_rows, batch_size, columns.get(FAULT))
     ids: pa.Array
     (id_name, id_type), *others = part.own
     if part.id_column is None:
         ids = pa.array([f"{part.shard}#{row}" for row in range(first, first + n_rows)])
-    elif part.id_column in columns:
+    else:
         ids = columns[part.id_column].cast(to_arrow_type(id_type))
         if isinstance(id_type, T.StringType):
             ids = pa.compute.if_else(pa.compute.equal(ids, ""), None, ids)
-    else:
-        ids = pa.nulls(n_rows, to_arrow_type(id_type))
     own = {id_name: ids, **shown_features(model.signature, predicted, others)}
     return _Batch(part, first, own, predicted, predicted.seconds)
-
-
-def set_faults(faults: pa.Array, predicted: Predicted) -> None:
-    """Say of rows that are none why, instead of what their lack of values would."""
-    for row in np.flatnonzero(faults.is_valid().to_numpy(zero_copy_only=False)):
-        code, _, detail = faults[int(row)].as_py().partition(": ")
-        predicted.errors[int(row)] = RowError(code, detail)
 
 
 def shown_features(
@@ -247,13 +236,16 @@ def _read(part: TablePart, names: Sequence[str], chunk_rows: int) -> Iterator[pa
     Raises:
         _UnreadableError: they cannot be read.
     """
-    wanted = [*names, FAULT, *([part.id_column] if part.id_column else [])]
+    wanted = [*names, *([part.id_column] if part.id_column else [])]
     left, skipped = part.n_rows, part.first
     waiting: list[pa.RecordBatch] = []
     n_waiting = 0
     try:
         with pq.ParquetFile(parquet_input(part.path)) as file:
-            there = [name for name in dict.fromkeys(wanted) if name in file.schema_arrow.names]
+            there = file.schema_arrow.names
+            if lacking := [name for name in wanted if name not in there]:
+                raise _UnreadableError(f"{part.path}: has no column {lacking[0]!r}")
+            columns = [name for name in dict.fromkeys((*wanted, FAULT)) if name in there]
             groups, before = [], 0
             for group in range(file.metadata.num_row_groups):
                 n_rows = file.metadata.row_group(group).num_rows
@@ -262,7 +254,7 @@ def _read(part: TablePart, names: Sequence[str], chunk_rows: int) -> Iterator[pa
                 elif before < part.first + part.n_rows:
                     groups.append(group)
                 before += n_rows
-            for batch in file.iter_batches(chunk_rows, row_groups=groups, columns=there, use_threads=False):
+            for batch in file.iter_batches(chunk_rows, row_groups=groups, columns=columns, use_threads=False):
                 rows = batch.slice(skipped, left)
                 skipped = max(0, skipped - len(batch))
                 left -= len(rows)

@@ -225,13 +225,16 @@ class Model(Protocol):
 class TableModel(Model, Protocol):
     """A model that takes columns instead of rows: for rows of a few numbers, of which there are many."""
 
-    def predict_table(self, columns: Mapping[str, Any], n_rows: int, batch_size: int) -> Any:
+    def predict_table(
+        self, columns: Mapping[str, Any], n_rows: int, batch_size: int, faults: Any = None
+    ) -> Any:
         """Return what some rows give (`spark_embed.models.tabular.tabular_model.Predicted`).
 
         Args:
             columns: Arrow arrays by name, each of `n_rows` values; what is missing is null in every row.
             n_rows: so many.
             batch_size: rows of a forward pass.
+            faults: an Arrow array, of rows that are none why; null for the others.
         """
         ...
 

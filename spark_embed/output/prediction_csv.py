@@ -110,7 +110,7 @@ def write_prediction_csv(output: Output, ledger: Ledger, path: str) -> int:
                     for start in range(first, first + n_rows, _SLAB_ROWS):
                         end = min(start + _SLAB_ROWS, first + n_rows)
                         n_written += _write_slab(sink, groups.read(shard, start, end), schema, end - start)
-    except pa.ArrowException as exc:
+    except (OSError, pa.ArrowException) as exc:
         raise StorageError(f"{path}: cannot be written: {one_line(exc)}") from exc
     return n_written
 
@@ -157,12 +157,21 @@ def write_csv_rows(table: pa.Table, sink: pa.NativeFile) -> None:
     """Write rows without a header; texts in quotes only in parts that need some."""
     columns = [_as_text(column) if pa.types.is_list(column.type) else column for column in table.columns]
     table = pa.Table.from_arrays(columns, names=table.column_names)
-    texts = [column for column in table.columns if pa.types.is_string(column.type)]
+    texts = [column for column in table.columns if _is_text(column.type)]
     needs_quotes = any(pc.any(pc.match_substring_regex(text, _STRUCTURAL)).as_py() for text in texts)
     options = pyarrow.csv.WriteOptions(
         include_header=False, quoting_style="needed" if needs_quotes else "none", batch_size=16_384
     )
     pyarrow.csv.write_csv(table, sink, options)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+    )
 
 
 def _as_text(lists: pa.ChunkedArray) -> pa.Array:

@@ -5,10 +5,12 @@ import logging
 
 import pandas as pd
 import pytest
+import torch
 
 from spark_embed import BatchInferenceEngine, ConfigError
+from spark_embed.errors import ModelError
 
-from support.tabular import GOOD, score_of, write_config, write_state
+from support.tabular import GOOD, SIGNATURE, score_of, write_config, write_export, write_state
 
 OUT = ["prediction_score", "prediction_class", "timestamp"]
 
@@ -97,3 +99,52 @@ def test_a_list_of_dicts_gives_one(model):
     assert (found[0]["prediction_class"], found[1]["prediction_class"]) == (0, None)
     assert engine.predict_batch([]) == []
     assert engine.get_stats()["rows"] == 4
+
+
+class Tolerant(torch.nn.Module):
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Give 0.5, whatever is missing."""
+        return torch.nan_to_num(rows)[:, :1] * 0 + 0.5
+
+
+def test_a_line_that_is_no_row_has_no_score_and_counts_once(tmp_path):
+    inputs = [{**one, "required": False} for one in SIGNATURE["inputs"]]
+    signature = {"inputs": inputs, "output": {"kind": "binary"}}
+    folder = write_config(tmp_path / "model", signature=signature)
+    torch.jit.save(torch.jit.script(Tolerant()), folder / "model.pt")
+    pd.DataFrame(rows_of(2)).to_csv(tmp_path / "t.csv", index=False)
+    with (tmp_path / "t.csv").open("a") as file:
+        file.write("too,few\n")
+    stats = BatchInferenceEngine(folder).predict_csv(tmp_path / "t.csv", tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open(newline="") as file:
+        found = [(row["error"], row["prediction_score"]) for row in csv.DictReader(file)]
+    assert found == [("", "0.5"), ("", "0.5"), ("wrong_field_count", "")]
+    assert (stats["rows"], stats["predicted"]) == (3, 2)
+
+
+def test_values_that_are_none_of_a_cell_are_error_rows(model):
+    rows = [{**GOOD, "age": [1, 2]}, GOOD, {**GOOD, "plan": {"a": 1}}]
+    found = BatchInferenceEngine(model).predict_batch(rows)
+    assert [row["error"] for row in found] == ["wrong_type", None, "unknown_category"]
+
+
+def test_columns_that_the_output_cannot_tell_apart_are_refused(tmp_path, model):
+    frame = pd.DataFrame(rows_of(3)).assign(error="x", timestamp=1)
+    engine = BatchInferenceEngine(model)
+    for name in ("error", "timestamp"):
+        with pytest.raises(ConfigError, match=f"a column '{name}', which the output needs for itself"):
+            engine.predict_dataframe(frame, id_column=name)
+        with pytest.raises(ConfigError, match=f"a column '{name}', which the output needs for itself"):
+            engine.predict_csv(tmp_path / "none.csv", tmp_path / "out.csv", id_column=name)
+    twice = pd.concat([frame, frame[["age"]]], axis=1)
+    with pytest.raises(ConfigError, match="the frame has two columns 'age'"):
+        engine.predict_dataframe(twice)
+
+
+def test_an_exported_model_is_loaded_where_it_is_trusted(tmp_path):
+    folder = write_config(tmp_path / "model")
+    write_export(folder / "model.pt2")
+    with pytest.raises(ModelError, match="--trust_remote_code"):
+        BatchInferenceEngine(folder)
+    found = BatchInferenceEngine(folder, trust_remote_code=True).predict_batch([GOOD])
+    assert found[0]["prediction_score"] == close(score_of(GOOD))

@@ -74,14 +74,36 @@ def write_safetensors(path: Path) -> None:
     save_file({name: one.detach().contiguous() for name, one in state_of_mlp().items()}, path)
 
 
-def write_onnx(path: Path) -> None:
-    """Gemm(rows, weight, bias), as protobuf by hand (onnx.proto3): the package onnx is not needed."""
+def write_onnx(path: Path, external: str | None = None) -> None:
+    """Gemm(rows, weight, bias), as protobuf by hand (onnx.proto3): the package onnx is not needed.
+
+    With `external` the weights are in a file of that name beside it.
+    """
     weight = _tensor("weight", [5, 1], WEIGHTS)
+    if external:
+        (path.parent / external).write_bytes(struct.pack("<5f", *WEIGHTS))
+        place = _bytes(13, _text(1, "location") + _text(2, external)) + _number(14, 1)
+        weight = _number(1, 5) + _number(1, 1) + _number(2, 1) + _text(8, "weight") + place
     bias = _tensor("bias", [1], [BIAS])
     node = _text(1, "rows") + _text(1, "weight") + _text(1, "bias") + _text(2, "score") + _text(4, "Gemm")
     graph = _bytes(1, node) + _text(2, "linear") + _bytes(5, weight) + _bytes(5, bias)
     graph += _bytes(11, _value("rows", 5)) + _bytes(12, _value("score", 1))
     path.write_bytes(_number(1, 8) + _bytes(7, graph) + _bytes(8, _text(1, "") + _number(2, 13)))
+
+
+def write_zipmap(path: Path, classes: tuple[int, int]) -> None:
+    """0.75 for the first class and 0.25 for the second, whatever the row, in dicts as of skl2onnx."""
+    weight, bias = _tensor("weight", [5, 2], [0.0] * 10), _tensor("bias", [2], [0.75, 0.25])
+    gemm = b"".join(_text(1, one) for one in ("rows", "weight", "bias")) + _text(2, "both") + _text(4, "Gemm")
+    labels = _text(1, "classlabels_int64s") + b"".join(_number(8, one) for one in classes) + _number(20, 7)
+    zipmap = _text(1, "both") + _text(2, "probabilities") + _text(4, "ZipMap")
+    zipmap += _bytes(5, labels) + _text(7, "ai.onnx.ml")
+    score = _bytes(2, _bytes(1, _number(1, 1)))
+    kind = _bytes(4, _bytes(1, _bytes(5, _number(1, 7) + score)))
+    graph = _bytes(1, gemm) + _bytes(1, zipmap) + _text(2, "zipmap") + _bytes(5, weight) + _bytes(5, bias)
+    graph += _bytes(11, _value("rows", 5)) + _bytes(12, _text(1, "probabilities") + _bytes(2, kind))
+    sets = _bytes(8, _text(1, "") + _number(2, 13)) + _bytes(8, _text(1, "ai.onnx.ml") + _number(2, 1))
+    path.write_bytes(_number(1, 8) + _bytes(7, graph) + sets)
 
 
 def _varint(value: int) -> bytes:

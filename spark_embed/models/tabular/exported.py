@@ -2,6 +2,7 @@
 
 `torch.export.load` unpickles what a tensor of a class of its own, a constant object or a sample input asks it
 to, and runs compiled code (torch 2.15, torch/export/pt2_archive/_package.py and _export/serde/serialize.py).
+The graph itself it evaluates, as sympy does texts: a plain archive still needs --trust_remote_code.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ _NOT_FINITE_WORDS = r"^(?i:[+-]?(nan|inf|infinity))$"
 _TRUTHS = {"true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0}
 _SHOWN_CHARS = 40
 _EXACT = float(1 << 53)
-"""Up to this every integer has a float64 of its own."""
+"""Below this every integer has a float64 of its own; this one it shares with the next."""
 
 
 @dataclass
@@ -110,7 +110,7 @@ def _read(raw: pa.Array, feature: Feature) -> _Column:
     column = _read_booleans(raw) if feature.type == "boolean" else _read_numbers(raw)
     if feature.type == "integer" or feature.categories:
         with np.errstate(invalid="ignore"):
-            is_no_integer = (np.floor(column.values) != column.values) | (np.abs(column.values) > _EXACT)
+            is_no_integer = (np.floor(column.values) != column.values) | (np.abs(column.values) >= _EXACT)
         _add_fault(column, WRONG_TYPE, is_no_integer & np.isfinite(column.values))
     return _places(column, feature) if feature.categories else column
 

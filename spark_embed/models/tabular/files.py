@@ -5,6 +5,7 @@ Imports no framework: the driver looks at a model before Spark starts.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -40,7 +41,7 @@ class TabularFiles:
 
 
 def read_options(options: ModelOptions) -> tuple[tuple[str, str], ...]:
-    """Return the signature, as text, with --threshold in it; driver only.
+    """Return the signature, with --threshold in it, and the architecture, both as text; driver only.
 
     Raises:
         ConfigError: no model is named, or more than one.
@@ -52,12 +53,14 @@ def read_options(options: ModelOptions) -> tuple[tuple[str, str], ...]:
             f"beside one (given: {options.model_directory or 'none'}; `make tabular-example` makes one)"
         )
     source = options.model_directories[0]
-    signature = read_signature(read_config(source), f"--model_directory {source}: {CONFIG_FILE}")
+    config = read_config(source)
+    signature = read_signature(config, f"--model_directory {source}: {CONFIG_FILE}")
     if options.threshold is not None:
         if signature.kind != "binary":
             raise ConfigError(f"--threshold: is for two classes, and this model's output is {signature.kind}")
         signature = replace(signature, threshold=options.threshold)
-    return (("signature", signature.to_json()),)
+    architecture = json.dumps(config.get("architecture"), sort_keys=True)
+    return (("signature", signature.to_json()), ("architecture", architecture))
 
 
 def signature_of(options: ModelOptions) -> Signature:
@@ -87,7 +90,7 @@ def find_files(recipe: Recipe) -> TabularFiles:
     """Return the files of a recipe's model, fetched if they are in S3.
 
     Raises:
-        ModelError: they cannot be used; a pickle among them.
+        ModelError: they cannot be used: a pickle, or an exported program that nobody said to trust.
     """
     folder, name = _split(recipe.source)
     config = read_config(recipe.source)
@@ -100,7 +103,11 @@ def find_files(recipe: Recipe) -> TabularFiles:
         else:
             chosen = _choose(name, config, os.listdir(folder), where)
         path = os.path.join(folder, chosen)
-        find_format(path, f"{where}: {chosen}")
+        if find_format(path, f"{where}: {chosen}") == "torch_export" and not recipe.trust_remote_code:
+            raise ModelError(
+                f"{where}: {chosen}: an exported program is evaluated when it is loaded, so it can run code: "
+                "--trust_remote_code where you trust it, or save it as TorchScript, ONNX or a state dict"
+            )
     except (OSError, StorageError) as exc:
         raise ModelError(f"{where}: cannot be read: {one_line(exc)}") from exc
     return TabularFiles(folder, config, path)

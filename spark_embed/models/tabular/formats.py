@@ -45,8 +45,8 @@ def find_format(path: str, where: str) -> Format:
 
 CONVERT = (
     'where you trust it, convert it once, N being the number of features: python -c "import torch; '
-    "from torch.export import Dim, export, save; m = torch.load('model.pt', weights_only=False).eval(); "
-    "save(export(m, (torch.zeros(2, N),), dynamic_shapes=({0: Dim('rows')},)), 'model.pt2')\" "
+    "m = torch.load('model.pt', weights_only=False).eval(); "
+    "torch.jit.trace(m, torch.zeros(2, N)).save('traced.pt')\", and name traced.pt as config.json's weights "
     "(a scikit-learn model: skl2onnx)"
 )
 """What a person does with a pickled module."""

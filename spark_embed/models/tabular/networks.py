@@ -5,6 +5,7 @@ Slow to import: of torch and onnxruntime each is imported only where a format ne
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,6 @@ import numpy.typing as npt
 
 from spark_embed.errors import ModelError, one_line
 from spark_embed.models.tabular.exported import check_export
-from spark_embed.models.tabular.files import TabularFiles
 from spark_embed.models.tabular.formats import CONVERT, Format
 from spark_embed.models.tabular.signature import Signature
 
@@ -27,24 +27,27 @@ LIBRARY_ERRORS = (RuntimeError, ValueError, KeyError, TypeError, OSError, IndexE
 """What torch and onnxruntime raise of a model that they cannot load or run."""
 
 
-def load_network(files: TabularFiles, kind: Format, signature: Signature, device: str, where: str) -> Network:
-    """Load a model (slow).
+def load_network(
+    path: str, kind: Format, signature: Signature, architecture: Any, device: str, where: str
+) -> Network:
+    """Load a model (slow); `architecture` is that of a state dict.
 
     Raises:
         ModelError: it cannot be loaded.
     """
     try:
         if kind == "onnx":
-            return _load_onnx(files.weights, signature, where)
-        return _load_torch(files, kind, signature, device, where)
+            return _load_onnx(path, signature, where)
+        return _load_torch(path, kind, signature, architecture, device, where)
     except (*LIBRARY_ERRORS, pickle.UnpicklingError) as exc:
         raise ModelError(f"{where} cannot be loaded as {kind}: {one_line(exc)}") from exc
 
 
-def _load_torch(files: TabularFiles, kind: Format, signature: Signature, device: str, where: str) -> Network:
+def _load_torch(
+    path: str, kind: Format, signature: Signature, architecture: Any, device: str, where: str
+) -> Network:
     import torch
 
-    path = files.weights
     if kind == "torchscript":
         module = torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
     elif kind == "torch_export":
@@ -54,7 +57,7 @@ def _load_torch(files: TabularFiles, kind: Format, signature: Signature, device:
         from spark_embed.models.tabular.architectures import make_network
 
         state = _load_safetensors(path) if kind == "safetensors" else _load_state(path, where)
-        module = make_network(files.config.get("architecture"), len(signature.features), where)
+        module = make_network(architecture, len(signature.features), where)
         module.load_state_dict(state)
         module = module.eval().to(device, getattr(torch, signature.dtype))
     if kind == "torchscript":
@@ -112,9 +115,18 @@ def _load_onnx(path: str, signature: Signature, where: str) -> Network:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    # Of bytes, and with no folder to look in: what is hashed is all that runs.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
+    with open(path, "rb") as file:
+        content = file.read()
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as exc:
+        if "external data" in str(exc).lower():
+            raise ModelError(
+                f"{where} keeps weights in files beside it, which are not read: save it as one file "
+                "(onnx.save_model(onnx.load(path), path, save_as_external_data=False))"
+            ) from exc
         raise ModelError(f"{where} cannot be loaded as onnx: {one_line(exc)}") from exc
     inputs, outputs = session.get_inputs(), [one.name for one in session.get_outputs()]
     wanted = {"tensor(float)": np.float32, "tensor(double)": np.float64}.get(inputs[0].type)
@@ -130,8 +142,21 @@ def _load_onnx(path: str, signature: Signature, where: str) -> Network:
             part = matrix[start : start + step].astype(wanted, copy=False)
             (output,) = session.run([name], {inputs[0].name: part})
             if isinstance(output, list):  # skl2onnx's ZipMap: a dict for each row
-                output = np.array([list(row.values()) for row in output])
+                output = _by_class(output, signature, where)
             outputs.append(np.asarray(output, np.float32))
         return np.concatenate(outputs)
 
     return run
+
+
+def _by_class(rows: list[dict[Any, float]], signature: Signature, where: str) -> Matrix:
+    """Return the scores of rows in the order of the signature's classes.
+
+    Raises:
+        ModelError: the model has other classes.
+    """
+    if set(rows[0]) != set(signature.classes):
+        raise ModelError(
+            f"{where} has the classes {list(rows[0])!r}, and its signature says {list(signature.classes)!r}"
+        )
+    return np.array([[row[one] for one in signature.classes] for row in rows])

@@ -116,6 +116,8 @@ def read_signature(config: Mapping[str, Any], where: str) -> Signature:
     if kind == "binary" and len(classes) != 2:
         raise ModelError(f"{where}: a binary output has two classes, not {len(classes)}")
     _check_same_kind(classes, f"{where}: classes")
+    if too_large := [one for one in classes if isinstance(one, int) and not -(1 << 31) <= one < 1 << 31]:
+        raise ModelError(f"{where}: class {too_large[0]} must be below 2**31; write the classes as texts")
     threshold = output.get("threshold", _THRESHOLD)
     if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
         raise ModelError(f"{where}: threshold {threshold!r} must be a number from 0 to 1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -27,6 +28,10 @@ NOT_AN_OBJECT = "not_an_object"
 
 ROW_CODES = (*CODES, BAD_SCORE, WRONG_FIELD_COUNT, NOT_AN_OBJECT)
 """All that a row of a table may be wrong in; the last two are told where a file of text is read."""
+
+
+_ROUNDING = 1e-5
+"""So far beyond 0 and 1 a sum of float32 probabilities may be, and is then taken for 0 or 1."""
 
 
 @dataclass
@@ -61,7 +66,7 @@ class TabularModel:
         """Load the model (slow; runs once per worker process).
 
         Args:
-            recipe: of the model; `signature` is its option.
+            recipe: of the model; `signature` and `architecture` are its options.
 
         Raises:
             ModelError: it cannot be loaded, gives something else than its signature says, or is not the one
@@ -80,7 +85,10 @@ class TabularModel:
             raise ModelError(f"--require_gpu true: {self._where} is ONNX, which runs on the CPU here")
         try:
             with hashed([files.weights]) as sha256:
-                self._network = load_network(files, self._format, self.signature, device, self._where)
+                architecture = json.loads(recipe.option("architecture"))
+                self._network = load_network(
+                    files.weights, self._format, self.signature, architecture, device, self._where
+                )
         except (OSError, ValueError) as exc:
             raise ModelError(f"{self._where}: {one_line(exc)}") from exc
         self.recipe = bind_recipe(
@@ -109,17 +117,28 @@ class TabularModel:
         columns: dict[str, Values] = {name: array.to_pylist() for name, array in found.columns.items()}
         return Prediction(columns, {self.gives[0].name: found.errors})
 
-    def predict_table(self, columns: Mapping[str, pa.Array], n_rows: int, batch_size: int) -> Predicted:
+    def predict_table(
+        self,
+        columns: Mapping[str, pa.Array],
+        n_rows: int,
+        batch_size: int,
+        faults: pa.Array | None = None,
+    ) -> Predicted:
         """Return what some rows give, by forward passes of `batch_size` good rows; the last may be smaller.
 
         Args:
             columns: by name; those that the signature does not name are not looked at.
             n_rows: of each.
             batch_size: rows of a forward pass.
+            faults: why a row is none, "code: detail"; null for those that are.
         """
         started = time.perf_counter()
         features = read_features(columns, self.signature, n_rows)
         errors = features.errors
+        if faults is not None and faults.null_count < n_rows:
+            for row in np.flatnonzero(faults.is_valid().to_numpy(zero_copy_only=False)):
+                code, _, detail = faults[int(row)].as_py().partition(": ")
+                errors[int(row)] = RowError(code, detail)
         matrix = features.matrix
         if errors:
             matrix = np.delete(matrix, list(errors), axis=0)
@@ -136,17 +155,20 @@ class TabularModel:
         batch_size: int | None = None,
     ) -> Predicted:
         """Predict the good rows, which `matrix` holds, and put the nulls of the others between them."""
-        scores = self._scores(matrix, batch_size or max(len(matrix), 1))
+        given = scores = self._scores(matrix, batch_size or max(len(matrix), 1))
         is_good = np.ones(n_rows, np.bool_)
         is_good[list(errors)] = False
-        is_finite = np.isfinite(scores).all(axis=1)
-        if not is_finite.all():
+        is_right = np.isfinite(scores).all(axis=1)
+        if self.signature.kind == "binary":
+            is_right &= ((scores >= -_ROUNDING) & (scores <= 1 + _ROUNDING)).all(axis=1)
+            scores = np.clip(scores, 0, 1)
+        if not is_right.all():
             rows = np.flatnonzero(is_good)
             errors = dict(errors)
-            for at in np.flatnonzero(~is_finite):
-                errors[int(rows[at])] = RowError(BAD_SCORE, "the model gave NaN or an infinity")
+            for at in np.flatnonzero(~is_right):
+                errors[int(rows[at])] = _bad_score(given[at])
         columns = {name: _spread(array, is_good) for name, array in self._columns(scores).items()}
-        if len(errors) and not is_finite.all():
+        if not is_right.all():
             still = np.ones(n_rows, np.bool_)
             still[list(errors)] = False
             columns = {name: _masked(array, still) for name, array in columns.items()}
@@ -170,16 +192,23 @@ class TabularModel:
                 f"{self.signature.dtype}: {one_line(exc)}"
             ) from exc
         output = output.reshape(len(matrix), -1) if len(output) == len(matrix) else output[None]
+        activation = self.signature.activation
         if kind == "binary" and output.shape[1:] == (2,):  # a column for each class
-            output = _softmax(output) if self.signature.activation == "softmax" else output
-            return output[:, 1:]
+            if activation == "softmax":
+                return _softmax(output)[:, 1:]
+            output = output[:, 1:]
         if output.shape != (len(matrix), width):
             raise ModelError(
                 f"{self._where}: gives {output.shape[1:]} for a row, and its signature says {kind} of {width}"
             )
-        if self.signature.activation == "sigmoid":
+        if activation == "softmax" and width == 1:
+            raise ModelError(
+                f"{self._where}: gives one number for a row, of which the softmax is always 1; the "
+                "signature's activation must be sigmoid or none"
+            )
+        if activation == "sigmoid":
             return _sigmoid(output)
-        return _softmax(output) if self.signature.activation == "softmax" else output
+        return _softmax(output) if activation == "softmax" else output
 
     def _columns(self, scores: npt.NDArray[np.float32]) -> dict[str, pa.Array]:
         signature = self.signature
@@ -218,7 +247,18 @@ class TabularModel:
             "device": self.recipe.device,
             "format": self._format,
             "signature": self.recipe.option("signature"),
+            "architecture": self.recipe.option("architecture"),
         }
+
+
+def _bad_score(scores: npt.NDArray[np.float32]) -> RowError:
+    if not np.isfinite(scores).all():
+        return RowError(BAD_SCORE, "the model gave NaN or an infinity")
+    return RowError(
+        BAD_SCORE,
+        f"the model gave {scores[0]:.6g}, and a score of two classes is from 0 to 1: does the signature's "
+        "output need an activation, sigmoid or softmax?",
+    )
 
 
 def _sigmoid(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -79,9 +79,9 @@ def _read(path: str) -> Iterator[pa.RecordBatch]:
         schema = file.schema_arrow
         yield pa.RecordBatch.from_pylist([], schema=schema)
         given = [f"{RESULT}.{field.name}" for field in schema.field(RESULT).type if field.name != STATS]
-        # They come in this order.
         columns = [one for name in schema.names for one in (given if name == RESULT else [name])]
-        yield from file.iter_batches(rows_per_batch(file, BATCH_BYTES), columns=columns)
+        for batch in file.iter_batches(rows_per_batch(file, BATCH_BYTES), columns=columns):
+            yield batch.select(schema.names)  # whatever order they come in
 
 
 def _with_results(batch: pa.RecordBatch, given: Results) -> pa.RecordBatch:

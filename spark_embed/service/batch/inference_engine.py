@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 from spark_embed import pipeline
 from spark_embed.config import ModelOptions
 from spark_embed.datasets.table_text import read_table
-from spark_embed.datasets.tables import feature_fields
+from spark_embed.datasets.tables import check_own, feature_fields
 from spark_embed.errors import ConfigError, RowError
-from spark_embed.inference.table import CHUNK_ROWS, set_faults, shown_features
+from spark_embed.inference.table import CHUNK_ROWS, shown_features
 from spark_embed.load_config import make_config
 from spark_embed.models import Recipe
 from spark_embed.models.registry import TABULAR, find_options, find_source
@@ -51,6 +51,7 @@ class BatchInferenceEngine:
         device: "cpu", "cuda", "mps"; None: the best that there is.
         num_workers: 0 reads a file between predictions; else the next part is read meanwhile, by a thread.
         threshold: as --threshold.
+        trust_remote_code: as --trust_remote_code: load an exported program (.pt2), which may run code.
 
     Raises:
         ConfigError, ModelError: the model cannot be used.
@@ -63,6 +64,7 @@ class BatchInferenceEngine:
         device: str | None = None,
         num_workers: int = 1,
         threshold: float | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch_size {batch_size}: must be 1 or more")
@@ -71,12 +73,18 @@ class BatchInferenceEngine:
         recipe = Recipe(
             source=find_source(directory),
             device=device or "auto",
+            trust_remote_code=trust_remote_code,
             kind=TABULAR,
             options=find_options(TABULAR, options),
         )
         self._model = TabularModel(recipe)  # a file that was replaced meanwhile is loaded anew
         self._batch_size, self._num_workers = batch_size, num_workers
-        self._options = {"model_directory": directory, "threshold": threshold, "batch_size": batch_size}
+        self._options = {
+            "model_directory": directory,
+            "threshold": threshold,
+            "batch_size": batch_size,
+            "trust_remote_code": trust_remote_code,
+        }
         self._scores, self._errors = Scores(), Counter[str]()
         self._seconds, self._n_batches = 0.0, 0
 
@@ -109,9 +117,11 @@ class BatchInferenceEngine:
             what `get_stats` does.
 
         Raises:
-            ConfigError: a file lacks a column, or has a quote that is not closed.
+            ConfigError: a file lacks a column, or has a quote that is not closed; or the id or a feature is
+                called as a column of the output.
             StorageError: a file cannot be read or written.
         """
+        check_own(self.signature, id_column, include_features=include_features)
         paths = [input_path] if isinstance(input_path, str | os.PathLike) else list(input_path)
         chunks = self._read([os.fspath(path) for path in paths], id_column, chunksize)
         if self._num_workers:
@@ -141,8 +151,9 @@ class BatchInferenceEngine:
         timestamp, features if asked, error and error_detail. NaN and None are missing values.
 
         Raises:
-            ConfigError: a column is missing.
+            ConfigError: a column is missing, there twice, or called as a column of the output.
         """
+        check_own(self.signature, id_column, include_features=include_features, unnamed=None)
         self._check_columns(list(df.columns), id_column)
         columns = {name: _as_array(df[name]) for name in self.signature.names}
         ids = {} if id_column is None else {id_column: _as_array(df[id_column])}
@@ -232,9 +243,7 @@ class BatchInferenceEngine:
     ) -> pa.Table:
         started = time.perf_counter()
         n_rows = len(next(iter(columns.values()))) if n_rows is None else n_rows
-        predicted = self._model.predict_table(columns, n_rows, self._batch_size)
-        if FAULT in columns:
-            set_faults(columns[FAULT], predicted)
+        predicted = self._model.predict_table(columns, n_rows, self._batch_size, columns.get(FAULT))
         own = [*ids]
         fields = feature_fields(self.signature, own[0] if own else "") if include_features else []
         shown = shown_features(self.signature, predicted, [(one.name, one.dataType) for one in fields])
@@ -275,6 +284,8 @@ class BatchInferenceEngine:
                     f"the frame has no column {name!r}, which the model's signature or id_column names; it "
                     f"has {', '.join(map(str, names))}"
                 )
+            if names.count(name) > 1:
+                raise ConfigError(f"the frame has two columns {name!r}; rename one")
 
 
 def _as_array(values: pd.Series) -> pa.Array:
@@ -282,4 +293,6 @@ def _as_array(values: pd.Series) -> pa.Array:
     try:
         return pa.array(values, from_pandas=True)
     except (pa.ArrowException, OverflowError):
-        return pa.array([None if pd.isna(one) else str(one) for one in values], pa.string())
+        is_none = [pd.api.types.is_scalar(one) and pd.isna(one) for one in values]
+        texts = [None if none else str(one) for none, one in zip(is_none, values, strict=True)]
+        return pa.array(texts, pa.string())

@@ -52,6 +52,7 @@ def test_texts(feature, values):
     ("feature", "values", "wanted"),
     [
         (INTEGER, pa.array([1, None, 1 << 60], pa.int64()), [1, MISSING, WRONG]),
+        (INTEGER, pa.array([(1 << 53) - 1, (1 << 53) + 1]), [float(1 << 53), WRONG]),
         (INTEGER, pa.array([1.0, 1.5, math.nan, math.inf, None]), [1, WRONG, INFINITE, INFINITE, MISSING]),
         (NUMBER, pa.array([True, False, None]), [1, 0, MISSING]),
         (NUMBER, pa.array([1, 2]).cast(pa.decimal128(21, 2)), [1, 2]),
@@ -119,6 +120,7 @@ def test_any_text_is_a_number_as_python_has_it_or_an_error(values):
         ),
         ({"inputs": [{"name": "a", "type": "long"}] * 2}, "two inputs of the signature are called 'a'"),
         ({"output": {"kind": "multiclass", "classes": [1]}}, "needs its classes"),
+        ({"output": {"classes": [0, 1 << 31]}}, "class 2147483648 must be below 2**31"),
         ({"output": {"threshold": 2}}, "threshold 2 must be a number from 0 to 1"),
         ({"output": {"kinds": 2}}, "['kinds'] of the signature"),
     ],

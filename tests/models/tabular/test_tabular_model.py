@@ -29,6 +29,7 @@ from support.tabular import (
     write_safetensors,
     write_state,
     write_torchscript,
+    write_zipmap,
 )
 
 FORMATS = {
@@ -48,6 +49,7 @@ def check(options):
         options=find_options(TABULAR, options),
         dtype=options.dtype,
         compile_rows=8 if options.compile else None,
+        trust_remote_code=options.trust_remote_code,
     )
     find_check(recipe.kind)(recipe)
     return recipe
@@ -55,6 +57,10 @@ def check(options):
 
 def load(path, **options):
     return load_model(check(ModelOptions(task="predict", model_directory=str(path), **options)))[0]
+
+
+def close(score):
+    return pytest.approx(score, abs=1e-6)
 
 
 def rows_of(n_rows):
@@ -66,7 +72,8 @@ def rows_of(n_rows):
 def test_a_format_is_told_by_its_content_and_gives_what_the_model_gives(tmp_path, kind):
     folder = write_config(tmp_path / "model", weights="it.pt")
     FORMATS[kind](folder / "it.pt")
-    model = load(folder)
+    trust = {"trust_remote_code": kind == "torch_export"}
+    model = load(folder, **trust)
     assert model.describe()["format"] == kind
     rows, columns = rows_of(11)
     found = model.predict_table(columns, 11, 4).columns
@@ -75,7 +82,7 @@ def test_a_format_is_told_by_its_content_and_gives_what_the_model_gives(tmp_path
     assert found["prediction_class"].to_pylist() == [int(score >= 0.5) for score in wanted]
     one = model.predict([model.prepare(Inputs(columns=row)) for row in rows])
     assert one.columns["prediction_score"] == pytest.approx(wanted, abs=1e-6)
-    assert load(folder / "it.pt").describe() == {**model.describe(), "source": str(folder / "it.pt")}
+    assert load(folder / "it.pt", **trust).describe() == {**model.describe(), "source": str(folder / "it.pt")}
 
 
 class Whole(torch.nn.Module):
@@ -86,7 +93,7 @@ class Whole(torch.nn.Module):
 @pytest.mark.parametrize(
     ("write", "said"),
     [
-        (lambda path: torch.save(Whole(), path), ["a whole pickled module", "convert it once", "model.pt2"]),
+        (lambda path: torch.save(Whole(), path), ["a whole pickled module", "convert it once", "traced.pt"]),
         (lambda path: torch.save(linear(), path), ["a whole pickled module", "convert it once"]),
         (lambda path: path.write_bytes(pickle.dumps({"a": 1})), ["is a pickle", "skl2onnx"]),
         (
@@ -148,8 +155,103 @@ def test_an_exported_model_with_more_than_graph_and_tensors_is_refused(tmp_path,
     folder = write_config(tmp_path / "model")
     entry_of(folder / "model.pt2", name, data)
     with pytest.raises(ModelError, match=re.escape(said)):
-        load(folder)
+        load(folder, trust_remote_code=True)
     assert "this ran" not in capsys.readouterr().out
+
+
+def test_an_exported_model_is_loaded_only_where_it_is_trusted(tmp_path, monkeypatch):
+    folder = write_config(tmp_path / "model")
+    write_export(folder / "model.pt2")
+    monkeypatch.setattr(torch.export, "load", lambda path: pytest.fail("it was loaded"))
+    with pytest.raises(ModelError, match="can run code: --trust_remote_code where you trust it, or save it"):
+        load(folder)
+
+
+def binary(tmp_path, activation, weights, bias):
+    """A model of two classes: of one output, or of two."""
+    folder = write_config(
+        tmp_path / "model",
+        architecture={"name": "mlp", "hidden": [], "n_outputs": len(bias)},
+        signature={**SIGNATURE, "output": {"kind": "binary", "activation": activation}},
+    )
+    state = {"0.mean": torch.zeros(5), "0.std": torch.ones(5)}
+    state |= {"1.weight": torch.tensor(weights), "1.bias": torch.tensor(bias)}
+    torch.save(state, folder / "model.pt")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("activation", "wanted"),
+    [("sigmoid", 1 / (1 + np.exp(-2))), ("softmax", 1 / (1 + np.exp(-3)))],
+)
+def test_of_a_column_for_each_of_two_classes_the_second_is_the_score(tmp_path, activation, wanted):
+    folder = binary(tmp_path, activation, [[0.0] * 5] * 2, [-1.0, 2.0])
+    found = load(folder).predict_table(rows_of(2)[1], 2, 8)
+    assert found.columns["prediction_score"].to_pylist() == pytest.approx([wanted] * 2)
+
+
+def test_a_score_of_two_classes_outside_0_to_1_is_an_error_row(tmp_path):
+    folder = binary(tmp_path, "none", [[0.5, 0.0, 0.0, 0.0, 0.0]], [-0.5])
+    found = load(folder).predict_table(rows_of(5)[1], 5, 8)
+    assert {row: error.code for row, error in found.errors.items()} == {0: "bad_score", 4: "bad_score"}
+    assert "gave 1.5, and a score of two classes is from 0 to 1" in found.errors[4].detail
+    assert "need an activation" in found.errors[4].detail
+    assert found.columns["prediction_score"].to_pylist() == [None, 0.0, 0.5, 1.0, None]
+    with pytest.raises(ModelError, match="the softmax is always 1"):
+        load(binary(tmp_path, "softmax", [[0.0] * 5], [0.0]))
+
+
+def test_another_architecture_is_another_model(tmp_path):
+    architecture = {"name": "mlp", "hidden": [5], "n_outputs": 1}
+    state = {"0.mean": torch.zeros(5), "0.std": torch.ones(5), "1.weight": torch.eye(5)}
+    state |= {"1.bias": torch.zeros(5), "3.weight": torch.ones(1, 5), "3.bias": torch.zeros(1)}
+    told = []
+    for activation in ("relu", "tanh"):
+        folder = write_config(tmp_path / "model", architecture={**architecture, "activation": activation})
+        torch.save(state, folder / "model.pt")
+        told.append(load(folder).describe())
+    assert told[0]["weights_sha256"] == told[1]["weights_sha256"]
+    assert told[0]["architecture"] != told[1]["architecture"]
+
+
+def test_a_row_that_is_none_is_not_predicted(tmp_path):
+    folder = write_config(
+        tmp_path / "model",
+        signature={**SIGNATURE, "inputs": [{**one, "required": False} for one in SIGNATURE["inputs"]]},
+    )
+    write_state(folder / "model.pt")
+    rows, columns = rows_of(3)
+    columns = {name: pa.array([*values.to_pylist()[:2], None]) for name, values in columns.items()}
+    found = load(folder).predict_table(columns, 3, 8, pa.array([None, "wrong_field_count: why", None]))
+    assert {row: error.code for row, error in found.errors.items()} == {
+        1: "wrong_field_count",
+        2: "bad_score",  # NaN in, NaN out
+    }
+    assert found.columns["prediction_score"].to_pylist() == [close(score_of(rows[0])), None, None]
+
+
+def test_onnx_with_weights_in_a_file_of_their_own_is_refused(tmp_path, monkeypatch):
+    folder = write_config(tmp_path / "model")
+    write_onnx(folder / "model.onnx", external="weights.bin")
+    monkeypatch.chdir(folder)
+    with pytest.raises(ModelError, match=r"keeps weights in files beside it.*save it as one file"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("classes", "called", "score"),
+    [((0, 1), (0, 1), 0.25), ((1, 0), (0, 1), 0.75), ((0, 1), (1, 0), 0.75), ((3, 4), (0, 1), None)],
+)
+def test_the_scores_of_a_zipmap_go_by_their_classes(tmp_path, classes, called, score):
+    output = {"kind": "binary", "classes": called}
+    folder = write_config(tmp_path / "model", signature={**SIGNATURE, "output": output})
+    write_zipmap(folder / "model.onnx", classes)
+    if score is None:
+        with pytest.raises(ModelError, match=r"has the classes \[3, 4\], and its signature says \[0, 1\]"):
+            load(folder)
+        return
+    found = load(folder).predict_table(rows_of(2)[1], 2, 8).columns["prediction_score"]
+    assert found.to_pylist() == [score] * 2
 
 
 def test_rows_that_cannot_be_predicted_are_errors_between_the_others(tmp_path):

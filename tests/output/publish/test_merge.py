@@ -205,3 +205,13 @@ def test_packed_vectors_are_unpacked_from_any_slice():
     packed = pa.array([np.arange(start, start + 2, dtype="<f4").tobytes() for start in range(4)] + [None])
     assert unpack_vectors(packed.slice(1, 4)).to_pylist() == [[1, 2], [2, 3], [3, 4], None]
     assert unpack_vectors(packed[:0]).to_pylist() == []
+
+
+def test_a_column_that_is_called_as_a_part_of_the_result_stays_in_its_place(tmp_path, merge):
+    results = pa.array([{"embedding": np.zeros(DIM, "<f4").tobytes(), "error": None}], RESULT_ARROW)
+    path, name = str(tmp_path / "dots.parquet"), f"{RESULT}.error"
+    pq.write_table(pa.table({"own": [1], RESULT: results, "x": ["x"], name: ["y"]}), path)
+    merge_files(replace(merge, sources=(path,)))
+    found = pq.read_table(tmp_path / "good")
+    assert found.select(["own", "x", name]).to_pylist() == [{"own": 1, "x": "x", name: "y"}]
+    assert found.column_names[-2:] == ["x", name]
