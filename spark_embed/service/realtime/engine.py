@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 from collections.abc import Sequence
@@ -178,6 +179,8 @@ class Engine:
             else wanted_model(self.settings.model_options(), model.device)
         )
         live = LiveModel(wanted)
+        gc.collect()
+        gc.freeze()  # a full collection looks at what torch brings, too: the event loop stood still for 150 ms
         return live, live.try_grey(1, model.batch_size or live.batch_size)
 
     def _limits(self, live: LiveModel) -> Limits:
