@@ -180,7 +180,7 @@ class Engine:
         )
         live = LiveModel(wanted)
         gc.collect()
-        gc.freeze()  # a full collection looks at what torch brings, too: the event loop stood still for 150 ms
+        gc.freeze()  # else a full collection, of all that torch brings, stops the event loop for 150 ms
         return live, live.try_grey(1, model.batch_size or live.batch_size)
 
     def _limits(self, live: LiveModel) -> Limits:
