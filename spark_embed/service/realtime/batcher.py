@@ -134,6 +134,8 @@ class Batcher(Generic[Given, Answer]):
         self._ready: deque[_Entry[Answer]] = deque()
         self._n_queued = self._n_preparing = self._n_ready_bytes = 0
         self._changed = asyncio.Event()
+        self._is_free = asyncio.Event()  # the device
+        self._is_free.set()
         self._image_s = 0.0
         self._busy_since: float | None = None
         self._device = ThreadPoolExecutor(1, "predict")
@@ -202,6 +204,10 @@ class Batcher(Generic[Given, Answer]):
             self._device.shutdown(wait=False, cancel_futures=True)
 
     async def _get_ready(self, entry: _Entry[Answer], given: Given) -> None:
+        # On a CPU an image that is decoded beside a forward pass stops one of its threads, and so all, as they
+        # wait for each other. What the next batch does not need waits for it, and then uses all cores.
+        while len(self._ready) >= self.limits.batch_size and not self._is_free.is_set():
+            await self._is_free.wait()
         self._n_preparing += 1
         try:
             made = await self._prepare(given)
@@ -277,8 +283,10 @@ class Batcher(Generic[Given, Answer]):
             HungError: it has not ended in time.
             Exception: what it raises.
         """
+        self._is_free.clear()
         running = asyncio.get_running_loop().run_in_executor(self._device, _guarded, call)
         await asyncio.wait({running}, timeout=self.limits.hang_s)
+        self._is_free.set()
         if not running.done():
             raise HungError(f"a forward pass has not ended within {self.limits.hang_s:g} s")
         return running.result()

@@ -105,7 +105,7 @@ def test_images_of_many_requests_share_batches_in_order():
         first = ask(batcher, 0)
         await until(lambda: device.batches)
         tasks = [ask(batcher, 1, 2), ask(batcher, 3), ask(batcher, 4, 5, 6)]
-        await until(lambda: len(batcher._ready) == 6)
+        await until(lambda: batcher.n_queued == 6)
         device.open.set()
         assert await answers(first, *tasks) == [[0], [2, 4], [6], [8, 10, 12]]
 
@@ -138,6 +138,23 @@ def test_a_batch_waits_for_what_is_being_prepared_but_no_longer_than_it_may():
 
     assert [sorted(batch) for batch in batched(scenario).batches] == [[1, 3]]
     assert batched(scenario, replace(LIMITS, batch_wait_s=0.01)).batches == [[1], [3]]
+
+
+def test_what_a_full_batch_does_not_need_is_prepared_once_the_one_before_it_has_ended():
+    async def scenario(batcher, device, running):
+        device.open.clear()
+        first = ask(batcher, 0)
+        await until(lambda: device.batches)
+        full = ask(batcher, 1, 2, 3, 4)
+        await until(lambda: len(batcher._ready) == 4)
+        later = ask(batcher, 5, 6, "bad")
+        await until(lambda: batcher.n_queued == 7)
+        assert batcher._n_preparing == 0
+        assert len(batcher._ready) == 4
+        device.open.set()
+        assert await answers(first, full, later) == [[0], [2, 4, 6, 8], [10, 12, "bad"]]
+
+    assert batched(scenario).batches == [[0], [1, 2, 3, 4], [5, 6]]
 
 
 def test_an_answer_that_preparing_gives_goes_to_no_batch_and_its_failure_is_its_own():
