@@ -204,7 +204,7 @@ class Batcher(Generic[Given, Answer]):
             self._device.shutdown(wait=False, cancel_futures=True)
 
     async def _get_ready(self, entry: _Entry[Answer], given: Given) -> None:
-        # On a CPU an image that is decoded beside a forward pass stops one of its threads, and so all, as they
+        # On a CPU an image that is decoded beside a forward pass stops one of its threads, and so all: they
         # wait for each other. What the next batch does not need waits for it, and then uses all cores.
         while len(self._ready) >= self.limits.batch_size and not self._is_free.is_set():
             await self._is_free.wait()
