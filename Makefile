@@ -109,9 +109,8 @@ $(MADE): tools/check_machine.sh
 	"$(PYTHON)" -m venv $(VENV)
 	touch $@
 
-# Not compiled: that takes longer than compiling what is imported, when it is.
 $(PACKAGES): $(MADE) pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		--editable '.[dev]'
 	touch $@
 
