@@ -65,7 +65,9 @@ def driven(tmp_path_factory, photos, tiny_clip):
             server.await_(lambda: is_listening(port), "a Spark Connect server")
             argv = [folder / "in", folder / "out", tiny_clip, server.log, server.process.pid]
             driver = Run(
-                folder / "driver", [sys.executable, "-m", "support.connect_driver", *argv], wave_rows=WAVE_ROWS
+                folder / "driver",
+                [sys.executable, "-m", "support.connect_driver", *argv],
+                wave_rows=WAVE_ROWS,
             )
             assert driver.wait() == 0, driver.said[-5000:]
         finally:
