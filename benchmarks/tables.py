@@ -69,6 +69,7 @@ else:
             return len(self.ids)
         def __getitem__(self, row):
             return self.ids[row], self.matrix[row]
+    torch.multiprocessing.set_sharing_strategy("file_system")  # else each batch that is kept is an open file
     ids, scores = [], []
     with torch.inference_mode():
         for some, rows in torch.utils.data.DataLoader(Rows(), batch_size, num_workers=2):
