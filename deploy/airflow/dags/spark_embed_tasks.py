@@ -146,7 +146,7 @@ class ProjectCommand(BaseOperator):
 
     def commands(self, context: Context, run: RunFolders) -> Sequence[Sequence[str]]:
         """Return the commands, the first word of each a program of the project's environment."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} says no commands")  # BaseOperator's class is no ABC
 
     def results(self, context: Context, run: RunFolders, printed: Mapping[str, Any]) -> dict[str, Any]:
         """Return what goes into XComs, given the object that the last command has printed, {} if none."""
