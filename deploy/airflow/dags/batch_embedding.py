@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
-from airflow.sdk import DAG, Context, CronDataIntervalTimetable, Param, chain
+from airflow.sdk import DAG, Context, Param, chain
 from spark_embed_tasks import (
-    DEFAULT_ARGS,
     Archive,
     Cleanup,
     ProjectCommand,
     RunFolders,
-    deadline,
+    nightly,
     submit,
     text_param,
 )
@@ -55,13 +53,7 @@ class Verify(ProjectCommand):
 with DAG(
     "batch_embedding",
     description="Look at a folder of images, embed it, verify, archive",
-    schedule=CronDataIntervalTimetable("0 2 * * *", timezone="UTC"),
-    start_date=datetime(2026, 1, 1, tzinfo=UTC),
-    catchup=False,
-    max_active_runs=1,
-    default_args=DEFAULT_ARGS,
-    deadline=deadline(),
-    tags=["spark_embed"],
+    **nightly(),
     params={
         "input_path": text_param("demo/photos", "a data set of any layout; {ds} is the day"),
         "output_path": text_param("demo/embeddings", "each data interval has a folder below it"),

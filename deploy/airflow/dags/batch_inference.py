@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
-from airflow.sdk import DAG, Context, CronDataIntervalTimetable, Param, chain
+from airflow.sdk import DAG, Context, Param, chain
 from spark_embed_tasks import (
-    DEFAULT_ARGS,
     Archive,
     Cleanup,
     ProjectCommand,
     RunFolders,
-    deadline,
+    nightly,
     submit,
     text_param,
 )
@@ -84,13 +82,7 @@ class GenerateReport(ProjectCommand):
 with DAG(
     "batch_inference",
     description="Validate a table, score it, report, archive",
-    schedule=CronDataIntervalTimetable("0 2 * * *", timezone="UTC"),
-    start_date=datetime(2026, 1, 1, tzinfo=UTC),
-    catchup=False,
-    max_active_runs=1,
-    default_args=DEFAULT_ARGS,
-    deadline=deadline(),
-    tags=["spark_embed"],
+    **nightly(),
     params={
         "input_path": text_param("demo/table.csv", "a table: CSV, JSONL or parquet; {ds} is the day"),
         "output_path": text_param("demo/predictions", "each data interval has a folder below it"),

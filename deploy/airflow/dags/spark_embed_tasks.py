@@ -20,10 +20,19 @@ import tempfile
 import urllib.request
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow.sdk import BaseOperator, Context, DeadlineAlert, DeadlineReference, Param, SyncCallback, Variable
+from airflow.sdk import (
+    BaseOperator,
+    Context,
+    CronDataIntervalTimetable,
+    DeadlineAlert,
+    DeadlineReference,
+    Param,
+    SyncCallback,
+    Variable,
+)
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 HOME = "spark_embed_home"
@@ -90,6 +99,19 @@ def deadline() -> DeadlineAlert | None:
     return DeadlineAlert(
         DeadlineReference.DAGRUN_QUEUED_AT, timedelta(seconds=seconds), SyncCallback(alert_deadline)
     )
+
+
+def nightly() -> dict[str, Any]:
+    """Return what the DAGs have in common: daily at 2, one run at a time, with retries and a deadline."""
+    return {
+        "schedule": CronDataIntervalTimetable("0 2 * * *", timezone="UTC"),
+        "start_date": datetime(2026, 1, 1, tzinfo=UTC),
+        "catchup": False,
+        "max_active_runs": 1,
+        "default_args": DEFAULT_ARGS,
+        "deadline": deadline(),
+        "tags": ["spark_embed"],
+    }
 
 
 def text_param(default: str | None, description: str) -> Param:
