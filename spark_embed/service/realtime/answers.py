@@ -9,8 +9,8 @@ import numpy as np
 import orjson
 
 from spark_embed.errors import RowError
+from spark_embed.live.model import Answer
 from spark_embed.service.realtime.batcher import Done
-from spark_embed.service.realtime.live_model import Answer
 from spark_embed.service.realtime.refusals import RefusedError, describe_error, refused_row
 
 JSON = "application/json"

@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
 
+from spark_embed.live.model import Answer
 from spark_embed.service.realtime import openai_api
 from spark_embed.service.realtime.answers import (
     FLOAT32,
@@ -25,7 +26,6 @@ from spark_embed.service.realtime.answers import (
 from spark_embed.service.realtime.batcher import Done
 from spark_embed.service.realtime.engine import Engine
 from spark_embed.service.realtime.gate import Gate, Passing, not_found, until_gone
-from spark_embed.service.realtime.live_model import Answer
 from spark_embed.service.realtime.metrics import CONTENT_TYPE
 from spark_embed.service.realtime.refusals import RefusedError, refused_row
 from spark_embed.service.realtime.requests import ANY_BYTES, FORM, Asked, Row, read_rows

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from spark_embed.errors import one_line
+from spark_embed.live.model import Ready
 from spark_embed.service.realtime.metrics import Metrics
 
 Given = TypeVar("Given")
@@ -65,14 +66,6 @@ class Limits:
     max_queue_bytes: int
     answer_within_s: float
     hang_s: float
-
-
-@dataclass(frozen=True)
-class Ready:
-    """What is prepared for the device, and how many bytes it takes."""
-
-    prepared: Any
-    n_bytes: int
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from typing import Any
 
 from spark_embed.errors import ModelError, RowError
 from spark_embed.inference.decode.pool import DecodeMemory
-from spark_embed.service.realtime.batcher import Batcher, Done, HungError, Limits, Ready
-from spark_embed.service.realtime.like import wanted_like, wanted_model
-from spark_embed.service.realtime.live_model import Answer, LiveModel
+from spark_embed.live.like import wanted_like, wanted_model
+from spark_embed.live.model import Answer, LiveModel, Ready
+from spark_embed.service.realtime.batcher import Batcher, Done, HungError, Limits
 from spark_embed.service.realtime.metrics import Metrics
 from spark_embed.service.realtime.preparing import Preparing
 from spark_embed.service.realtime.requests import Asked
@@ -174,7 +174,7 @@ class Engine:
     def _load(self) -> tuple[LiveModel, float]:
         model = self.settings.model
         wanted = (
-            wanted_like(model.like, self.settings)
+            wanted_like(model.like, self.settings.given_options(), model.device)
             if model.like
             else wanted_model(self.settings.model_options(), model.device)
         )

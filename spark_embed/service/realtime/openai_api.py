@@ -14,11 +14,11 @@ import numpy as np
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from spark_embed.live.model import Answer, LiveModel
 from spark_embed.schema import EMBEDDING, TEXT_EMBEDDING
 from spark_embed.service.realtime.answers import JSON, to_json
 from spark_embed.service.realtime.batcher import Done
 from spark_embed.service.realtime.engine import Engine
-from spark_embed.service.realtime.live_model import Answer, LiveModel
 from spark_embed.service.realtime.refusals import RefusedError, refused_row
 from spark_embed.service.realtime.requests import Asked, check_count, explain, parse_json, read_base64
 

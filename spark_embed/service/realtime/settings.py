@@ -153,21 +153,18 @@ class Settings(_Section):
         """Processes, one per device."""
         return self.server.n_processes
 
-    def model_options(self, of_run: Mapping[str, Any] | None = None) -> ModelOptions:
-        """Return the options of the model, by the job's names.
+    def model_options(self) -> ModelOptions:
+        """Return the options of the model, by the job's names."""
+        chosen = {name: getattr(self.model, name) for name in ModelChoice.model_fields}
+        return ModelOptions.model_validate({**chosen, **self.given_options()})
 
-        Args:
-            of_run: the options of the run that `model.like` names, as its record has them. What is given in
-                the settings wins, what is not is the run's.
-        """
+    def given_options(self) -> dict[str, Any]:
+        """Return those that somebody has set, by the job's names."""
         model = self.model
-        options = {name: value for name, value in (of_run or {}).items() if name in ModelOptions.model_fields}
-        for name in ModelChoice.model_fields:
-            if of_run is None or name in model.model_fields_set:
-                options[name] = getattr(model, name)
-        if model.batch_size is not None:
-            options["batch_size"] = model.batch_size
-        return ModelOptions.model_validate(options)
+        given = {
+            name: getattr(model, name) for name in ModelChoice.model_fields if name in model.model_fields_set
+        }
+        return given if model.batch_size is None else {**given, "batch_size": model.batch_size}
 
 
 SECTIONS: Mapping[str, Mapping[str, FieldInfo]] = {

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
+from spark_embed.live.model import Ready
 from spark_embed.service.realtime.batcher import (
     Batcher,
     HungError,
     Limits,
     PredictError,
     QueueFullError,
-    Ready,
 )
 from spark_embed.service.realtime.metrics import Metrics
 

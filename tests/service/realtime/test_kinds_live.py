@@ -8,10 +8,10 @@ import httpx
 import numpy as np
 import pytest
 
+from spark_embed.live.model import LiveModel
 from spark_embed.service.realtime import urls
 from spark_embed.service.realtime.app import make_app
 from spark_embed.service.realtime.engine import Engine
-from spark_embed.service.realtime.live_model import LiveModel
 from spark_embed.service.realtime.load_settings import load_settings
 
 from support.bad_server import BadServer, image_bytes

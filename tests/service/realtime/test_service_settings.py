@@ -226,13 +226,10 @@ def test_the_model_is_chosen_by_the_options_of_a_job():
     assert pickle.loads(pickle.dumps(settings)) == settings
 
 
-def test_what_is_given_wins_over_the_run_that_the_service_is_like():
-    of_run = {"model_directory": "old", "dtype": "bfloat16", "allow_truncated": True, "jpeg_scaling": "auto"}
-    settings = load_settings(["--like", "out", "--model_directory", "moved"], {})
+def test_only_what_is_given_wins_over_the_run_that_the_service_is_like():
+    settings = load_settings(["--like", "out", "--model_directory", "moved", "--batch_size", "4"], {})
     assert settings.model.like == "out"
-    assert settings.model_options(of_run) == ModelOptions(
-        model_directory="moved", dtype="bfloat16", allow_truncated=True
-    )
+    assert settings.given_options() == {"model_directory": "moved", "batch_size": 4}
 
 
 @dataclass

@@ -1,9 +1,9 @@
-"""Which model the service is to have: by its own options, or as a run of the batch job had it."""
+"""Which model is to be live: by its own options, or as a run of the batch job had it."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,13 +11,12 @@ from typing import Any
 from spark_embed.config import ModelOptions
 from spark_embed.errors import ConfigError, ModelError
 from spark_embed.inference.recipes import make_recipe
+from spark_embed.live.model import Wanted
 from spark_embed.models.registry import EMBEDDED_MODEL, find_check
 from spark_embed.output.fingerprint import EMBEDDING_VERSION, differences
 from spark_embed.output.folder import Output
 from spark_embed.output.records import RunRecord
 from spark_embed.output.state import read_run
-from spark_embed.service.realtime.live_model import Wanted
-from spark_embed.service.realtime.settings import Settings
 from spark_embed.storage import folder_path
 
 logger = logging.getLogger(__name__)
@@ -38,11 +37,23 @@ def wanted_model(options: ModelOptions, device: str) -> Wanted:
     return Wanted(recipe, options.max_pixels, options.decode_timeout_s, options.allow_truncated)
 
 
-def wanted_like(output_dir: str, settings: Settings) -> Wanted:
+WITH_TEXT: Mapping[str, Any] = {"text_column": "text"}
+"""The option that lets a model have its text tower, too."""
+
+_OF_TEXT = ("text_column", "text")
+
+
+def wanted_like(
+    output_dir: str, given: Mapping[str, Any], device: str, *, may_add_text: bool = False
+) -> Wanted:
     """Return the model that a run had: the same weights, precision and way of decoding.
 
-    What the settings say of it otherwise, wins, and is refused once the model is loaded if it decides a
-    result: so only where the model is now, and the like, can differ.
+    Args:
+        output_dir: of the run.
+        given: options of it, by name, that win over the run's; refused once the model is loaded if they
+            decide a result: so only where the model is now, and the like, can differ.
+        device: to load it on.
+        may_add_text: let it have a text tower that the run had no use for.
 
     Raises:
         ConfigError: there is no such run, or it is another version's.
@@ -57,8 +68,9 @@ def wanted_like(output_dir: str, settings: Settings) -> Wanted:
         raise ConfigError(
             f"--like {output_dir}: another version of spark_embed made it, whose vectors are others"
         )
-    options = _options_of(run, output_dir, settings.model.model_fields_set)
-    wanted = wanted_model(settings.model_options(options), settings.model.device)
+    options = _options_of(run, output_dir, given)
+    known = {name: value for name, value in options.items() if name in ModelOptions.model_fields}
+    wanted = wanted_model(ModelOptions.model_validate({**known, **given}), device)
     if run.model.get("compiled"):
         logger.info("--like %s: the run's network was compiled, this one is not", output_dir)
     sha256 = run.model.get("weights_sha256") or run.model.get("folder_sha256")
@@ -66,11 +78,11 @@ def wanted_like(output_dir: str, settings: Settings) -> Wanted:
         wanted,
         recipe=replace(wanted.recipe, weights_sha256=sha256),
         min_edge=run.model.get("jpeg_scaling"),
-        check=partial(_check_is_like, output_dir, run.fingerprint),
+        check=partial(_check_is_like, output_dir, run.fingerprint, _OF_TEXT if may_add_text else ()),
     )
 
 
-def _options_of(run: RunRecord, output_dir: str, given: set[str]) -> dict[str, Any]:
+def _options_of(run: RunRecord, output_dir: str, given: Collection[str]) -> dict[str, Any]:
     """Return the options of a run's model, with what its preflight resolved.
 
     Code and pickles are not trusted because a record says so, which others may have written.
@@ -99,11 +111,14 @@ def _options_of(run: RunRecord, output_dir: str, given: set[str]) -> dict[str, A
     }
 
 
-def _check_is_like(output_dir: str, fingerprint: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-    """Compare what a loaded model says of itself with what the run's said.
+def _check_is_like(
+    output_dir: str, fingerprint: Mapping[str, Any], added: Collection[str], about: Mapping[str, Any]
+) -> None:
+    """Compare what a loaded model says of itself with what the run's said, who may have lacked what is added.
 
     Raises:
         ModelError: they differ.
     """
-    if found := differences(fingerprint, about):
+    new = {name for name in added if fingerprint.get(name) is None}
+    if found := differences(fingerprint, {name: about[name] for name in about if name not in new}):
         raise ModelError(f"--like {output_dir}: the model differs from the run's in {'; '.join(found)}")

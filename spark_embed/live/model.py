@@ -1,4 +1,4 @@
-"""A loaded model as the service uses it: what a request brings -> what the model takes -> an answer of each.
+"""A loaded model: an image or a text -> what the model takes -> an answer of each.
 
 The way from bytes to vector is the batch job's: `spark_embed.inference.row`. Knows no HTTP and no event loop.
 """
@@ -22,7 +22,6 @@ from spark_embed.models import Inputs, Recipe, load_model
 from spark_embed.models.directory.model_folder import ModelFolder
 from spark_embed.models.registry import REMOTE
 from spark_embed.schema import vector_columns
-from spark_embed.service.realtime.batcher import Ready
 
 DEFAULT_BATCH_WAIT_S = 0.003
 """How long a batch that is not full waits for images that are being decoded."""
@@ -47,6 +46,14 @@ class Wanted:
     allow_truncated: bool = False
     min_edge: int | None = None
     check: Callable[[Mapping[str, Any]], None] = lambda about: None
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What is prepared for the device, and how many bytes it takes."""
+
+    prepared: Any
+    n_bytes: int
 
 
 @dataclass

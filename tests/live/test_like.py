@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from spark_embed.errors import ConfigError, ModelError
-from spark_embed.service.realtime.like import wanted_like, wanted_model
-from spark_embed.service.realtime.live_model import LiveModel
+from spark_embed.live.like import wanted_like, wanted_model
+from spark_embed.live.model import LiveModel
 from spark_embed.service.realtime.load_settings import load_settings
 
 from support.image_files import encode
@@ -47,7 +47,8 @@ def images_of(shards) -> dict[tuple[str, int], bytes]:
 
 
 def live_like(folder, *argv) -> LiveModel:
-    return LiveModel(wanted_like(str(folder), load_settings(["--like", str(folder), *argv], {})))
+    settings = load_settings(["--like", str(folder), *argv], {})
+    return LiveModel(wanted_like(str(folder), settings.given_options(), settings.model.device))
 
 
 def ready(live, data, text=None):
@@ -167,6 +168,6 @@ def test_a_record_is_not_trusted_with_code(run_with, tmp_path):
     record = json.loads((folder / "_spark_embed/run.json").read_text())
     record["options"]["trust_remote_code"] = record["options"]["allow_pickle_weights"] = True
     (folder / "_spark_embed/run.json").write_text(json.dumps(record))
-    wanted = wanted_like(str(folder), load_settings(["--like", str(folder)], {}))
+    wanted = wanted_like(str(folder), {}, "auto")
     assert not wanted.recipe.trust_remote_code
     assert not wanted.recipe.allow_pickle_weights

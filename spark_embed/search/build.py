@@ -1,0 +1,279 @@
+"""build_index(): what is published -> a trained kind; parts, a task each; recall, measured; the manifest.
+
+A build that was interrupted goes on: a part is done when its record is there. One over a data set that has
+grown, shrunk or changed makes the parts that the changed files need, and no others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+from pyspark.sql import SparkSession
+
+from spark_embed.errors import ConfigError, ResumeError
+from spark_embed.output.folder import Output, note_extra
+from spark_embed.output.lock.lock import OutputLock
+from spark_embed.output.records import now
+from spark_embed.search import kinds
+from spark_embed.search.manifest import (
+    MANIFEST_NAME,
+    PARTS_NAME,
+    Manifest,
+    Part,
+    read_manifest,
+    relative_root,
+    write_manifest,
+)
+from spark_embed.search.part import Work, make_part
+from spark_embed.search.recall import TARGET_RECALL, Recall, measure
+from spark_embed.search.training import queries_name, train, trained_name
+from spark_embed.search.vectors import DataFile, DataSet, read_data_set, read_vectors
+from spark_embed.spark.tasks import run_tasks
+from spark_embed.storage import delete_file, folder_path, is_below, list_files, list_names, read_text
+
+logger = logging.getLogger(__name__)
+
+INDEX_NAME = "index"
+
+_OUR_PREFIXES = ("trained-", "queries-", "lock.", MANIFEST_NAME)
+_PART_ROWS = 250_000
+_MAX_PARTS = 256
+_GROWN_FACTOR = 4
+"""An index of a data set that is so many times as large as when it was trained is trained anew."""
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How to index.
+
+    Attributes:
+        column: of the vectors; None for the images'.
+        factory: FAISS's name of a kind; None for the one that suits.
+        max_bytes: of memory that the index may take when it is searched, and its training now.
+        part_rows: rows of a part, about; None for what suits.
+    """
+
+    column: str | None = None
+    factory: str | None = None
+    max_bytes: int | None = None
+    part_rows: int | None = None
+
+
+def build_index(
+    output_dir: str,
+    index_dir: str | None = None,
+    options: BuildOptions = BuildOptions(),
+    session: Callable[[], SparkSession] | None = None,
+) -> Manifest:
+    """Bring an index up to date with what is published in an output folder.
+
+    Args:
+        output_dir: of a run.
+        index_dir: of the index; None for `index` in the output folder.
+        options: how.
+        session: gives a Spark session, where there are several parts to make; None: this process makes all.
+
+    Raises:
+        ConfigError: nothing is published, there are no vectors, or an option is wrong.
+        ResumeError: another build is at work in the folder, or what stands in it is not ours.
+        StorageError: a file cannot be read or written.
+    """
+    data = read_data_set(output_dir, options.column)
+    root = folder_path(index_dir or f"{data.root}/{INDEX_NAME}", "INDEX_DIR")
+    if is_below(root, data.root):
+        note_extra(Output(data.root), root.removeprefix(data.root).strip("/").split("/")[0])
+    _check_ours(root)
+    with OutputLock(f"{root}/lock.json", root) as lock:
+        found = read_manifest(root)
+        if found and _is_current(found, data, options):
+            logger.info("nothing to do: all %d parts are there", len(found.parts))
+            return found
+        build = _begin(data, root, options, found)
+        train(data, build.dim, build.kind, root, build.key)
+        kept = found.parts if found and found.trained == build.key else ()
+        parts = build.make(plan_parts(data, build.key, kept, options.part_rows), session)
+        manifest = build.manifest(parts, measure(root, build.key, build.kind.factory, build.dim, parts))
+        lock.check()
+        write_manifest(root, manifest)
+        _tidy(root, manifest)
+    return manifest
+
+
+def plan_parts(data: DataSet, key: str, kept: Sequence[Part], part_rows: int | None = None) -> list[Part]:
+    """Return the parts that there are to be; those of `kept` whose files all are as they were stay.
+
+    Small ones give their files up where there are new ones to go with them.
+    """
+    wanted = part_rows or max(_PART_ROWS, data.n_rows // _MAX_PARTS)
+    there = set(data.files)
+    kept = [part for part in kept if there.issuperset(part.files)]
+    new = there.difference(*(part.files for part in kept))
+    if new:
+        kept = [part for part in kept if part.n_rows >= wanted // 2]
+        new = there.difference(*(part.files for part in kept))
+    groups: list[list[DataFile]] = []
+    n_rows = wanted
+    for file in data.files:
+        if file not in new:
+            continue
+        if n_rows + file.n_rows > wanted and n_rows:
+            groups.append([])
+            n_rows = 0
+        groups[-1].append(file)
+        n_rows += file.n_rows
+    made = [Part(name=_hash(key, *map(list, files)), files=tuple(files), n_vectors=0) for files in groups]
+    return [*kept, *made]
+
+
+@dataclass(frozen=True)
+class _Build:
+    """A build: of which vectors, where, and how.
+
+    Attributes:
+        key: names what the parts were trained to.
+        n_trained_of: rows of the data set when they were.
+    """
+
+    data: DataSet
+    root: str
+    dim: int
+    kind: kinds.Kind
+    key: str
+    n_trained_of: int
+
+    def make(self, parts: Sequence[Part], session: Callable[[], SparkSession] | None) -> list[Part]:
+        """Make the parts that are not there; returns all, with what they hold."""
+        done = {part.name for part in parts if _read_part(self.root, part)}
+        missing = [part for part in parts if part.name not in done]
+        if missing:
+            logger.info("indexing %d parts, %d are there", len(missing), len(done))
+        is_here = session is None or len(missing) < 2
+        work = [self._work(part, len(os.sched_getaffinity(0)) if is_here else 1) for part in missing]
+        if session is None or is_here:
+            for one in work:
+                make_part(one)
+        else:
+            run_tasks(session(), make_part, work)
+        return [made for part in parts if (made := _read_part(self.root, part))]
+
+    def _work(self, part: Part, n_threads: int) -> Work:
+        paths = tuple(self.data.path(file.name) for file in part.files)
+        return Work(self.root, self.key, part, paths, self.data.column, self.dim, n_threads)
+
+    def manifest(self, parts: Sequence[Part], measured: Recall) -> Manifest:
+        """Return what to write of it, with the least effort that suffices."""
+        good = [one for one in measured.efforts if one.recall >= TARGET_RECALL]
+        best = good[0] if good else max(measured.efforts, key=lambda one: one.recall)
+        if not good:
+            logger.warning(
+                "recall@10 is %.3f at most, below %.2f: give --max_memory more, or another --factory",
+                best.recall,
+                TARGET_RECALL,
+            )
+        return Manifest(
+            built_at=now(),
+            output_dir=relative_root(self.data.root, self.root),
+            run_id=self.data.run_id,
+            generation=self.data.generation,
+            fingerprint=self.data.fingerprint,
+            table=self.data.table,
+            column=self.data.column,
+            dim=self.dim,
+            n_rows=self.data.n_rows,
+            n_vectors=sum(part.n_vectors for part in parts),
+            factory=self.kind.factory,
+            trained=self.key,
+            n_trained_of=self.n_trained_of,
+            effort=best.effort,
+            effort_name=measured.effort_name,
+            n_queries=measured.n_queries,
+            measured=tuple(measured.efforts),
+            parts=tuple(parts),
+        )
+
+
+def _begin(data: DataSet, root: str, options: BuildOptions, found: Manifest | None) -> _Build:
+    """Choose the kind; that of the index that is there, while it suits."""
+    dim = _dim_of(data)
+    if options.factory:
+        kind = kinds.given_kind(options.factory, data.n_rows, dim)
+    else:
+        kind = kinds.choose_kind(data.n_rows, dim, options.max_bytes or kinds.default_memory())
+    if found and _suits(found, data, kind, options):
+        kept = kinds.Kind(found.factory, "as it was", 0)
+        return _Build(data, root, dim, kept, found.trained, found.n_trained_of)
+    logger.info("index %s for %s vectors of %d: %s", kind.factory, f"{data.n_rows:,}", dim, kind.says)
+    key = _hash(data.run_id, data.column, data.fingerprint, kind.factory, dim, data.n_rows)
+    return _Build(data, root, dim, kind, key, data.n_rows)
+
+
+def _dim_of(data: DataSet) -> int:
+    for file in data.files:
+        for _, vectors in read_vectors(data.path(file.name), data.column):
+            if len(vectors):
+                return int(vectors.shape[1])
+    raise ConfigError(f"{data.root}: has no vectors in {data.column}: there is nothing to index")
+
+
+def _is_same_data(found: Manifest, data: DataSet) -> bool:
+    return (found.run_id, found.column, found.fingerprint) == (data.run_id, data.column, data.fingerprint)
+
+
+def _suits(found: Manifest, data: DataSet, kind: kinds.Kind, options: BuildOptions) -> bool:
+    """Say whether the data set's new parts may begin with what the index was trained to."""
+    if not _is_same_data(found, data):
+        return False
+    of_like_size = data.n_rows / _GROWN_FACTOR <= found.n_trained_of <= data.n_rows * _GROWN_FACTOR
+    if found.factory == kind.factory:
+        return of_like_size or kind.n_train == 0
+    is_asked = options.factory is not None or options.max_bytes is not None
+    return of_like_size and not is_asked and found.factory != "Flat"
+
+
+def _is_current(found: Manifest, data: DataSet, options: BuildOptions) -> bool:
+    if not _is_same_data(found, data) or options.factory not in (None, found.factory) or options.max_bytes:
+        return False
+    return sorted(file for part in found.parts for file in part.files) == sorted(data.files)
+
+
+def _read_part(root: str, part: Part) -> Part | None:
+    """Return a part as its record has it; None if it is not made, or its record is not of these files."""
+    text = read_text(f"{root}/{PARTS_NAME}/{part.name}.json")
+    try:
+        made = None if text is None else Part.model_validate_json(text)
+    except ValidationError:
+        return None
+    return made if made and made.files == part.files else None
+
+
+def _check_ours(root: str) -> None:
+    """Look what is in the folder.
+
+    Raises:
+        ResumeError: something that no index has.
+    """
+    names = set(list_names(root)) - {MANIFEST_NAME, PARTS_NAME, "lock.json"}
+    if foreign := sorted(name for name in names if not name.startswith(_OUR_PREFIXES)):
+        raise ResumeError(f"INDEX_DIR {root}: holds files that are not ours ({foreign[0]}); choose another")
+
+
+def _tidy(root: str, manifest: Manifest) -> None:
+    """Delete what earlier states of the index had."""
+    parts = {part.name for part in manifest.parts}
+    kept = {trained_name(manifest.trained), queries_name(manifest.trained)}
+    for file in list_files(root, ""):
+        name = file.path.rpartition("/")[2]
+        is_old_part = file.path.startswith(f"{PARTS_NAME}/") and name.partition(".")[0] not in parts
+        is_old_training = name.startswith(("trained-", "queries-")) and name not in kept
+        if is_old_part or is_old_training:
+            delete_file(f"{root}/{file.path}")
+
+
+def _hash(*values: object) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,311 @@
+"""Index: an index that is open, asked for the neighbours of vectors, and what the data set says of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from spark_embed.errors import ConfigError, ResumeError, StorageError
+from spark_embed.output.fingerprint import results_of
+from spark_embed.schema import IMAGE_ID, SHARD, SHARD_ROW, result_columns
+from spark_embed.search.build import INDEX_NAME
+from spark_embed.search.kinds import is_refined, max_effort
+from spark_embed.search.manifest import MANIFEST_NAME, Manifest, existing_manifest
+from spark_embed.search.part import Found, OpenPart, best_of
+from spark_embed.search.vectors import (
+    DataSet,
+    Vectors,
+    read_column,
+    read_data_set,
+    read_schema,
+    take_rows,
+    take_vectors,
+    unit_vectors,
+)
+from spark_embed.search.where import Where
+from spark_embed.storage import exists, folder_path
+
+logger = logging.getLogger(__name__)
+
+Mask = NDArray[np.bool_]
+
+_OVER_FETCH = 10
+_SMALL = 100_000
+"""Of so many rows a condition is asked first; of more, first of the nearest alone."""
+
+_KEPT_CONDITIONS = 8
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A row that was found.
+
+    Attributes:
+        score: the cosine of its vector and the query's, by the index's codes.
+        image_id, shard, shard_row: which it is.
+        columns: the data set's own, by name.
+    """
+
+    score: float
+    image_id: str
+    shard: str
+    shard_row: int
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        key = {IMAGE_ID: self.image_id, SHARD: self.shard, SHARD_ROW: self.shard_row}
+        return {"score": round(self.score, 6), **key, **self.columns}
+
+
+class Index:
+    """An index that is open. Its codes stay on the disk until a search looks at them.
+
+    Attributes:
+        folder: of the index.
+        manifest: what it holds.
+        data: the data set, as it is now.
+        schema: of the data set's own columns, and those that say which row it is.
+        n_gone, n_new: files of the data set that are not there any more, and that the index does not have.
+    """
+
+    def __init__(self, folder: str, manifest: Manifest, data: DataSet) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.data = data
+        refined = is_refined(manifest.factory, manifest.dim)
+        self._parts = [OpenPart(folder, part, is_refined=refined) for part in manifest.parts]
+        self._firsts = np.cumsum([0, *(part.n_rows for part in manifest.parts)])
+        indexed = [file for part in manifest.parts for file in part.files]
+        self._files = indexed
+        self._file_firsts = np.cumsum([0, *(file.n_rows for file in indexed)])
+        there = set(data.files)
+        self._is_gone = [file not in there for file in indexed]
+        self.n_gone, self.n_new = sum(self._is_gone), len(there.difference(indexed))
+        whole = read_schema(data.path(next(file.name for file in data.files)))
+        given = set(result_columns(results_of(data.fingerprint)))
+        self.schema = pa.schema([one for one in whole if one.name not in given])
+        self._masks: dict[str, list[Mask]] = {}
+
+    @classmethod
+    def open(cls, uri: str) -> Index:
+        """Open an index.
+
+        Args:
+            uri: its folder, or the output folder that it lies in.
+
+        Raises:
+            ConfigError: there is none, or its data set is gone.
+            ResumeError: it is broken, or of vectors that are not there any more.
+            StorageError: a file of it cannot be read.
+        """
+        folder = folder_path(uri, "INDEX_DIR")
+        if not exists(f"{folder}/{MANIFEST_NAME}") and exists(f"{folder}/{INDEX_NAME}/{MANIFEST_NAME}"):
+            folder = f"{folder}/{INDEX_NAME}"
+        manifest = existing_manifest(folder)
+        data = read_data_set(manifest.data_root(folder), manifest.column)
+        if (data.run_id, data.fingerprint) != (manifest.run_id, manifest.fingerprint):
+            raise ResumeError(f"{folder}: {data.root} holds other vectors by now: index again")
+        index = cls(folder, manifest, data)
+        if index.n_gone or index.n_new:
+            logger.warning(
+                "%s: the data set has changed: %d files are new and not searched, %d are gone; index again",
+                folder,
+                index.n_new,
+                index.n_gone,
+            )
+        return index
+
+    def search(
+        self,
+        vector: Sequence[float] | NDArray[Any],
+        k: int = 20,
+        where: str | None = None,
+        *,
+        columns: Sequence[str] | None = None,
+        effort: int | None = None,
+    ) -> list[Hit]:
+        """Return the `k` rows whose vectors are nearest, the nearest first; fewer only if there are no more.
+
+        Args:
+            vector: (dim,), of any length but 0.
+            k: at least 1.
+            where: a condition on the data set's own columns, in SQL; None for none.
+            columns: of the data set, to be read of each hit; None for all.
+            effort: how far to look; None for what the build has found to suffice.
+
+        Raises:
+            ConfigError: the vector is of another length, or the condition is none.
+            StorageError: a file cannot be read.
+        """
+        query = self._checked(vector)
+        if k < 1:
+            raise ConfigError(f"-k {k}: must be 1 or more")
+        k = min(k, self.manifest.n_vectors)
+        effort = effort or self.manifest.effort
+        if where is None:
+            return self._hits(self._nearest(query, k, effort, self._there()), columns)
+        condition = Where(where, self.schema)
+        if self.manifest.n_rows > _SMALL and where not in self._masks:
+            found = self._nearest(query, min(k * _OVER_FETCH, self.manifest.n_vectors), effort, self._there())
+            kept = condition.keep(self._rows_of(found.rows[0], condition.columns))
+            if kept.sum() >= k and kept.mean() >= 1 / _OVER_FETCH:
+                return self._hits(Found(found.scores[:, kept][:, :k], found.rows[:, kept][:, :k]), columns)
+        return self._hits(self._nearest(query, k, effort, self._allowed(condition)), columns)
+
+    def search_vectors(self, queries: Vectors, k: int, effort: int | None = None) -> Found:
+        """Return the nearest of many vectors, without what the data set says of them.
+
+        Args:
+            queries: float32 (n, dim), of length 1.
+            k: at least 1.
+            effort: as of `search`.
+
+        Returns:
+            Rows as `locate` takes them.
+        """
+        return self._nearest(queries, k, effort or self.manifest.effort, self._there())
+
+    def locate(self, number: int) -> tuple[str, int]:
+        """Return the file and the row in it of a row by its number in the index."""
+        place = int(np.searchsorted(self._file_firsts, number, side="right")) - 1
+        return self._files[place].name, int(number - self._file_firsts[place])
+
+    def number_of(self, image_id: str) -> int:
+        """Return the number of a row by its image_id, or as shard#row; the first of several.
+
+        Raises:
+            ConfigError: there is none such.
+            StorageError: a file cannot be read.
+        """
+        shard, _, row = image_id.rpartition("#")
+        for place, file in enumerate(self._files):
+            first = 0
+            names = [IMAGE_ID, *([SHARD, SHARD_ROW] if shard and row.isdecimal() else [])]
+            for batch in () if self._is_gone[place] else read_column(self.data.path(file.name), names):
+                is_it = pc.equal(batch.column(0), image_id)
+                if len(names) > 1:
+                    of_shard = pc.equal(batch.column(1), shard)
+                    is_it = pc.or_kleene(is_it, pc.and_(of_shard, pc.equal(batch.column(2), int(row))))
+                at: int = pc.index(is_it, True).as_py()
+                if at >= 0:
+                    return int(self._file_firsts[place]) + first + at
+                first += batch.num_rows
+        raise ConfigError(f"--id {image_id}: no row with a vector has this image_id (or shard#row)")
+
+    def vector_of(self, number: int) -> Vectors:
+        """Return the stored vector of a row, float32 (dim,), of length 1.
+
+        Raises:
+            StorageError: its file cannot be read.
+        """
+        name, row = self.locate(number)
+        vectors = take_vectors(self.data.path(name), self.data.column, [row], self.manifest.dim)
+        return vectors.reshape(-1)
+
+    def hit(self, number: int, columns: Sequence[str] | None = None) -> Hit:
+        """Return what the data set says of a row.
+
+        Raises:
+            StorageError: its file cannot be read.
+        """
+        return self._hits(Found(np.ones((1, 1), np.float32), np.array([[number]])), columns)[0]
+
+    def _checked(self, vector: Sequence[float] | NDArray[Any]) -> Vectors:
+        query = np.asarray(vector, dtype=np.float32).reshape(1, -1)
+        if query.shape[1] != self.manifest.dim:
+            raise ConfigError(
+                f"a vector of {query.shape[1]} numbers: those of {self.folder} have {self.manifest.dim}, "
+                "so it is another model's"
+            )
+        is_good, query = unit_vectors(query)
+        if not is_good.all():
+            raise ConfigError("a vector of zeros, or with NaN, has no direction: nothing is near it")
+        return query
+
+    def _nearest(self, queries: Vectors, k: int, effort: int, masks: Sequence[Mask] | None) -> Found:
+        """Look in all parts; with masks further and further, until all that are wanted are found."""
+        n_there = self.manifest.n_vectors if masks is None else int(sum(mask.sum() for mask in masks))
+        most = max(max_effort(part.index) for part in self._parts)
+        if masks is not None and n_there:
+            effort = min(most, effort * max(1, self.manifest.n_rows // n_there))
+        while True:
+            found = best_of(
+                (
+                    Found(one.scores, np.where(one.rows < 0, -1, one.rows + first))
+                    for part, first, mask in zip(
+                        self._parts, self._firsts, masks or repeat(None), strict=False
+                    )
+                    for one in [part.search(queries, k, effort, mask)]
+                ),
+                k,
+            )
+            n_found = (found.rows >= 0).sum(axis=1).min()
+            if n_found >= min(k, n_there) or effort >= most:
+                return found
+            effort = min(most, effort * 4)
+
+    def _there(self) -> list[Mask] | None:
+        """Return of each part which rows are still published; None for all."""
+        if not self.n_gone:
+            return None
+        return self._by_part(np.repeat(~np.array(self._is_gone), [file.n_rows for file in self._files]))
+
+    def _allowed(self, condition: Where) -> list[Mask]:
+        """Return of each part for which rows a condition holds; kept for the next search."""
+        if condition.text not in self._masks:
+            while len(self._masks) >= _KEPT_CONDITIONS:
+                self._masks.pop(next(iter(self._masks)))
+            self._masks[condition.text] = self._by_part(
+                np.concatenate([self._holds(condition, place) for place in range(len(self._files))])
+            )
+        return self._masks[condition.text]
+
+    def _holds(self, condition: Where, place: int) -> Mask:
+        file = self._files[place]
+        if self._is_gone[place]:
+            return np.zeros(file.n_rows, dtype=np.bool_)
+        batches = list(read_column(self.data.path(file.name), condition.columns))
+        if not condition.columns:  # `true`
+            return condition.keep(pa.table({IMAGE_ID: pa.nulls(file.n_rows)}))
+        return np.concatenate([condition.keep(pa.Table.from_batches([batch])) for batch in batches])
+
+    def _by_part(self, mask: Mask) -> list[Mask]:
+        return np.split(mask, self._firsts[1:-1])
+
+    def _rows_of(self, numbers: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
+        """Return the rows of these numbers, in their order."""
+        schema = pa.schema([self.schema.field(name) for name in columns])
+        places = np.searchsorted(self._file_firsts, numbers, side="right") - 1
+        found, order = [schema.empty_table()], []
+        for place in np.unique(places):
+            here = np.flatnonzero(places == place)
+            rows = numbers[here] - self._file_firsts[place]
+            table = take_rows(self.data.path(self._files[place].name), rows.tolist(), list(columns))
+            if table.schema.names != schema.names:
+                raise StorageError(f"{self._files[place].name}: its columns are not those of the data set")
+            found.append(table.cast(schema))
+            order.append(here)
+        whole = pa.concat_tables(found)
+        return whole.take(np.argsort(np.concatenate(order))) if order else whole
+
+    def _hits(self, found: Found, columns: Sequence[str] | None) -> list[Hit]:
+        keys = (IMAGE_ID, SHARD, SHARD_ROW)
+        wanted = self.schema.names if columns is None else columns
+        if unknown := set(wanted).difference(self.schema.names):
+            raise ConfigError(f"--columns {sorted(unknown)[0]}: there are {', '.join(self.schema.names)}")
+        own = [name for name in wanted if name not in keys]
+        numbers = found.rows[0][found.rows[0] >= 0]
+        rows = self._rows_of(numbers, [*keys, *own]).to_pylist()
+        return [
+            Hit(float(score), row.pop(IMAGE_ID), row.pop(SHARD), row.pop(SHARD_ROW), row)
+            for score, row in zip(found.scores[0], rows, strict=False)
+        ]

@@ -1,0 +1,115 @@
+"""Conditions on a data set's own columns, in SQL, by DuckDB, which reads nothing but those."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from spark_embed.errors import ConfigError, one_line
+
+LIMIT_S = 30.0
+"""For the rows of one file."""
+
+_ROW = "__row__"
+
+
+class Where:
+    """A condition such as `width > 512 and caption like '%dog%'`.
+
+    Attributes:
+        text: as it was given.
+        columns: of the data set that it names.
+    """
+
+    def __init__(self, text: str, schema: pa.Schema) -> None:
+        """Parse it.
+
+        Args:
+            text: an expression of DuckDB's SQL (https://duckdb.org/docs/stable/sql/expressions/overview).
+            schema: of the data set.
+
+        Raises:
+            ConfigError: it is none, or names a column that is not there.
+        """
+        self.text = text
+        self._connection = _locked()
+        named = _named_columns(self._connection, text)
+        by_name = {name.lower(): name for name in schema.names}
+        unknown = [name for name in named if name.lower() not in by_name]
+        if unknown:
+            known = ", ".join(schema.names)
+            raise ConfigError(f"--where {text}: there is no column {unknown[0]}; there are {known}")
+        self.columns = list(dict.fromkeys(by_name[name.lower()] for name in named))
+        self.keep(pa.schema([schema.field(name) for name in self.columns]).empty_table())
+
+    def keep(self, table: pa.Table) -> NDArray[np.bool_]:
+        """Return of each row whether the condition holds; where it is null it does not.
+
+        Args:
+            table: with `columns`, any number of rows.
+
+        Raises:
+            ConfigError: it cannot be asked of these values, or takes too long.
+        """
+        rows = table.select(self.columns).append_column(_ROW, pa.array(np.arange(table.num_rows)))
+        self._connection.register("rows", rows)
+        timer = threading.Timer(LIMIT_S, self._connection.interrupt)
+        timer.start()
+        try:
+            found = self._connection.execute(_select(self.text)).fetchnumpy()[_ROW]
+        except duckdb.Error as exc:
+            raise ConfigError(f"--where {self.text}: {one_line(exc)}") from exc
+        finally:
+            timer.cancel()
+            self._connection.unregister("rows")
+        kept = np.zeros(table.num_rows, dtype=np.bool_)
+        kept[np.asarray(found, dtype=np.int64)] = True
+        return kept
+
+
+def _locked() -> Any:
+    """Return a DuckDB that reads no file, no variable of this program and no address, and stays so."""
+    connection = duckdb.connect(
+        ":memory:", config={"enable_external_access": "false", "python_enable_replacements": "false"}
+    )
+    connection.execute("set lock_configuration=true")
+    return connection
+
+
+def _select(text: str) -> str:
+    # A comment in it ends with its line; what else is more than a condition `_named_columns` refuses.
+    return f"select {_ROW} from rows where (\n{text}\n)"  # noqa: S608
+
+
+def _named_columns(connection: Any, text: str) -> Sequence[str]:
+    """Return the columns that an expression names, as it writes them.
+
+    Raises:
+        ConfigError: it is no expression, or more than that.
+    """
+    [(said,)] = connection.execute("select json_serialize_sql(?)", [_select(text)]).fetchall()
+    parsed = json.loads(said)
+    if parsed["error"]:
+        raise ConfigError(f"--where {text}: {one_line(parsed['error_message'])}")
+    nodes = list(_walk(parsed["statements"]))
+    kinds = [node.get("type") for node in nodes if str(node.get("type", "")).endswith("_NODE")]
+    if len(parsed["statements"]) != 1 or kinds != ["SELECT_NODE"]:
+        raise ConfigError(f"--where {text}: must be one condition on the columns, without a query of its own")
+    wheres = _walk(parsed["statements"][0]["node"]["where_clause"])
+    return [node["column_names"][0] for node in wheres if node.get("class") == "COLUMN_REF"]
+
+
+def _walk(node: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(node, dict):
+        yield node
+        node = list(node.values())
+    if isinstance(node, list):
+        for child in node:
+            yield from _walk(child)
