@@ -163,31 +163,31 @@ def address_of(listening: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-class Server(uvicorn.Server):
-    """uvicorn's, which looks at its connections every second, and ends a signal's process with code 0.
+def make_config(app: Any, drain_timeout_s: float) -> uvicorn.Config:
+    """Return how uvicorn serves an application.
 
     Args:
         app: the ASGI application.
         drain_timeout_s: how long what is accepted may take after the signal.
     """
+    Connection.max_connections = raise_limit_of_connections()
+    return uvicorn.Config(
+        app,
+        http=Connection,
+        ws="none",
+        loop="uvloop",
+        log_config=None,  # the program's own
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # else whoever asks could say that he is somebody else
+        backlog=_BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=math.ceil(drain_timeout_s),
+    )
 
-    def __init__(self, app: Any, drain_timeout_s: float) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                http=Connection,
-                ws="none",
-                loop="uvloop",
-                log_config=None,  # the program's own
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,  # else whoever asks could say that he is somebody else
-                backlog=_BACKLOG,
-                timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=math.ceil(drain_timeout_s),
-            )
-        )
-        Connection.max_connections = raise_limit_of_connections()
+
+class Server(uvicorn.Server):
+    """uvicorn's, which looks at its connections every second, and ends a signal's process with code 0."""
 
     @override
     @contextmanager
@@ -220,5 +220,4 @@ class Server(uvicorn.Server):
             self.look()
             if self.should_exit:  # such as were being accepted when uvicorn told all others
                 for connection in connections:
-                    if isinstance(connection, Connection):
-                        connection.shutdown()
+                    connection.shutdown()

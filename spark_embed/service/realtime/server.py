@@ -10,12 +10,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Any
+
+import uvicorn
 
 from spark_embed.errors import ConfigError, ModelError, SparkEmbedError, one_line
 from spark_embed.inference.malloc import keep_freed_memory
 from spark_embed.service.realtime.app import make_app
-from spark_embed.service.realtime.connections import Server, address_of, listen
+from spark_embed.service.realtime.connections import Server, address_of, listen, make_config
 from spark_embed.service.realtime.engine import Engine
 from spark_embed.service.realtime.metrics import PROCESSES_FOLDER
 from spark_embed.service.realtime.settings import Settings
@@ -64,7 +65,8 @@ def _answer(settings: Settings, api_key: str | None, listening: socket.socket) -
         ended.append(exc or ModelError("the engine has ended"))
         server.should_exit = True
 
-    server = _Server(make_app(engine, api_key, on_end), engine)
+    app = make_app(engine, api_key, on_end)
+    server = _Server(make_config(app, settings.server.drain_timeout_s), engine)
     logger.info("listening on %s", address_of(listening))
     server.run(sockets=[listening])
     code = 0
@@ -79,8 +81,8 @@ def _answer(settings: Settings, api_key: str | None, listening: socket.socket) -
 class _Server(Server):
     """One that says that it is not ready while it ends; and looks for its parent, if it is one of several."""
 
-    def __init__(self, app: Any, engine: Engine) -> None:
-        super().__init__(app, engine.settings.server.drain_timeout_s)
+    def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
+        super().__init__(config)
         self._engine = engine
         self._parent = os.getppid() if PROCESS in os.environ else None
 
