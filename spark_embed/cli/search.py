@@ -119,10 +119,20 @@ def _search_parser() -> Parser:
     parser.add_argument("--where", metavar="SQL", help=says)
     parser.add_argument("--columns", metavar="NAMES", help="of the data set, to be shown [all]")
     parser.add_argument("--json", action="store_true", help="a JSON object for each hit")
+    add_model_flags(parser)
+    return parser
+
+
+def add_model_flags(parser: Parser) -> None:
+    """Let a command be told where the model of a data set is now."""
     parser.add_argument("--model_directory", metavar="FOLDER", help="where the run's model is now")
     parser.add_argument("--revision", metavar="REVISION", help="of a hub id")
     parser.add_argument("--trust_remote_code", action="store_true", help="let a model folder run its code")
-    return parser
+
+
+def model_options(given: argparse.Namespace) -> dict[str, Any]:
+    """Return what those flags say, as `QueryModel` takes it."""
+    return {name: getattr(given, name) for name in _MODEL_FLAGS if getattr(given, name)}
 
 
 def _query(index: Index, given: argparse.Namespace) -> Any:
@@ -131,9 +141,8 @@ def _query(index: Index, given: argparse.Namespace) -> Any:
     from spark_embed.search.vectors import unit_vectors
 
     image = None if given.image is None else _read(given.image, MAX_IMAGE_BYTES)
-    options = {name: getattr(given, name) for name in _MODEL_FLAGS if getattr(given, name)}
     column = index.manifest.column
-    model = QueryModel(index.data.root, column, options, with_text=given.text is not None)
+    model = QueryModel(index.data.root, column, model_options(given), with_text=given.text is not None)
     try:
         vectors = [] if image is None else [model.of_image(image)]
         vectors += [] if given.text is None else [model.of_text(given.text)]
