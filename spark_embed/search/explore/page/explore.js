@@ -124,7 +124,7 @@ function showInfo(news) {
       ? "The model is being loaded…"
       : state === "failed"
         ? "The model could not be loaded: choose a picture below to see more like it"
-        : "Drop or paste a picture (words need a model with a text tower: CLIP, SigLIP)";
+        : "Words need a CLIP or SigLIP; drop or paste a picture";
   const words = info.columns.find((one) => one.kind === "text");
   $("where").placeholder = words ? `${words.name} like '%dog%'` : "a condition on the columns, in SQL";
 }
@@ -172,8 +172,9 @@ function showHits(keepFocus) {
     if (info.has_pictures) image.src = thumbnail(hit.number, innerWidth <= 640 ? 640 : 320);
     else { image.hidden = true; gone.hidden = false; }
     card.querySelector(".rank").textContent = hit.score === null ? "" : `${number + 1}`;
-    card.querySelector(".score").textContent = hit.score === null ? "" : hit.score.toFixed(3);
-    card.querySelector(".score").title = "cosine";
+    const score = card.querySelector(".score");
+    score.textContent = hit.score === null ? (caption === hit.image_id ? "" : hit.image_id) : hit.score.toFixed(3);
+    score.title = hit.score === null ? hit.image_id : "cosine";
     card.querySelector(".caption").textContent = cut(caption, 300);
     card.querySelector(".open").setAttribute("aria-label", `Details of ${cut(caption, 80)}`);
     picture.addEventListener("click", () => like(hit));
