@@ -243,7 +243,7 @@ def test_a_question_that_cannot_be_used_is_refused(client, values):
         "exists(from 'http://127.0.0.1/x.csv')",
         "true; drop table rows",
         "shard_row in (select 1)",
-        "- " * 900 + "1 > 0",
+        "n+" * 900 + "1 > 0",
         "shard_row + " * 150 + "1 > 0 or " * 20 + "x",
         "caption >",
         "error('/secret')",
