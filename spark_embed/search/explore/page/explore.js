@@ -274,8 +274,9 @@ $("form").addEventListener("submit", (event) => {
   event.preventDefault();
   const text = $("words").value.trim();
   const { where, ...before } = asked;
-  if (text) ask({ kind: "text", text }, { keepFocus: true });
-  else ask(before.kind === "text" ? ALL : before, { keepFocus: true });
+  const keepFocus = document.activeElement !== $("where"); // whose list of columns would lie over what is found
+  if (text) ask({ kind: "text", text }, { keepFocus });
+  else ask(before.kind === "text" ? ALL : before, { keepFocus });
 });
 
 const pictureIn = (data) => [...data.files].find((file) => file.type.startsWith("image/")) ?? data.files[0];
