@@ -64,6 +64,8 @@ def run_search(argv: Sequence[str], write: Write) -> None:
         SparkEmbedError: as `Index.open`, `Index.search` and `QueryModel`.
     """
     given = _search_parser().parse_args(argv)
+    if given.k < 1:
+        raise ConfigError(f"-k {given.k}: must be 1 or more")
     asked = [name for name in ("image", "text", "id") if getattr(given, name) is not None]
     if not asked:
         raise ConfigError("give what to look for: --image FILE, --text WORDS or --id IMAGE_ID")
