@@ -2,7 +2,7 @@
 
 Usage: python -m benchmarks.s3 [--sizes 1000,4000] [--rounds 3]
 
-The store is a real server on the loopback (tools/make_s3_server.py), whose work takes part of the same cores;
+The store is a real server on the loopback (tools/make_go_program.py), whose work takes part of the same cores;
 its answers take no way. So this shows what our requests cost, not what a network does. Jars are in the cache
 after the first run, which is not counted.
 """
@@ -24,7 +24,7 @@ from pathlib import Path
 import boto3
 
 from spark_embed.storage import read_json
-from tools.make_s3_server import SERVER
+from tools.make_go_program import SERVER
 
 from benchmarks.data import CACHE, FEED, make_model, make_shards
 from benchmarks.measure import Line, Spread, environment

@@ -1,4 +1,4 @@
-"""A real S3 server on the loopback for the tests: versitygw, which tools/make_s3_server.py builds."""
+"""A real S3 server on the loopback for the tests: versitygw, which tools/make_go_program.py builds."""
 
 import os
 import random
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from make_s3_server import SERVER
+from make_go_program import SERVER
 
 from support.s3_store import Store
 from support.waiting import PATIENCE_S
@@ -132,7 +132,7 @@ def find_server(folder: Path) -> S3Server | GivenServer:
     if "S3_TEST_ENDPOINT" in os.environ:
         return GivenServer()
     if not can_find_server():
-        reason = f"no S3 server at {SERVER}: tools/make_s3_server.py builds it, or says why not"
+        reason = f"no S3 server at {SERVER}: tools/make_go_program.py builds it, or says why not"
         # Green without these tests would be a lie.
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
     return S3Server(folder)
