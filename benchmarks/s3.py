@@ -2,9 +2,9 @@
 
 Usage: python -m benchmarks.s3 [--sizes 1000,4000] [--rounds 3]
 
-The store is a real server on the loopback (tools/make_go_program.py), whose work takes part of the same cores;
-its answers take no way. So this shows what our requests cost, not what a network does. Jars are in the cache
-after the first run, which is not counted.
+The store is a real server on the loopback (tools/make_go_program.py), whose work takes part of the same
+cores; its answers take no way. So this shows what our requests cost, not what a network does. Jars are in the
+cache after the first run, which is not counted.
 """
 
 from __future__ import annotations

@@ -57,6 +57,11 @@ def spark_pods() -> list[dict]:
     return [read_yaml(path) for path in TEMPLATES]
 
 
+def of_kubernetes(text: str, values: dict[str, str]) -> str:
+    """Put values in for $(NAME), as Kubernetes does in arguments and variables."""
+    return re.sub(r"\$\((\w+)\)", lambda found: values[found[1]], text)
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_every_object_is_one_to_kubernetes(name, version):
@@ -106,9 +111,8 @@ def test_pods_may_nothing_and_write_nowhere_but_in_their_volumes(name):
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_images_are_of_this_version_and_memory_is_what_was_asked_for(name):
     version = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
-    tag = version if name == "cpu" else f"{version}-cuda"
     for pod, target in zip(pods(name), ("job", "service"), strict=True):
-        assert container(pod)["image"] == f"REGISTRY/spark-embed-{target}:{tag}"
+        assert container(pod)["image"] == f"REGISTRY/spark-embed-{target}:{version}"
         requests, limits = (container(pod)["resources"][kind] for kind in ("requests", "limits"))
         assert requests["memory"] == limits["memory"]
         assert "cpu" not in limits
@@ -147,25 +151,21 @@ def test_a_job_goes_on_unless_it_would_come_to_the_same_end():
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_the_job_takes_its_arguments(name):
-    """Kubernetes puts a variable's value in for $(NAME)."""
     one = container(overlay(name, "Job")["spec"]["template"])
     seen = variables(one)
-    words = [re.sub(r"\$\((\w+)\)", lambda found: seen[found[1]], word) for word in one["args"]]
+    words = [of_kubernetes(word, seen) for word in one["args"]]
+    config = load_config(words, seen)
+    assert "command" not in one  # the image's: spark-embed
+    spark = of_kubernetes(seen.get("PYSPARK_SUBMIT_ARGS", ""), seen)
     if name == "cpu":
-        assert "command" not in one  # the image's: spark-embed
-        config = load_config(words, seen)
-        assert (config.num_workers, config.require_gpu) == (4, False)
+        assert (config.num_workers, config.require_gpu, spark) == (4, False, "")
     else:
-        assert one["command"] == ["spark-submit"]
-        script = words.index("/opt/spark_embed/jobs/embed.py")
-        assert words[:script] == [
-            "--master=local[7]",
-            "--conf=spark.task.cpus=7",  # one task, which has all cores: a GPU has one model
-            "--properties-file=/opt/spark_embed/conf/local.conf",
-        ]
-        assert one["workingDir"] == "/opt/spark_embed"
-        config = load_config(words[script + 1 :], seen)
         assert (config.num_workers, config.require_gpu) == (None, True)
+        # One task, which has all cores: a GPU has one model.
+        assert "--master local[7] --conf spark.task.cpus=7 " in spark
+        (settings,) = re.findall(r"--properties-file (\S+)", spark)
+        assert (one["workingDir"], (REPOSITORY / settings).exists()) == ("/opt/spark_embed", True)
+        assert [variable["name"] for variable in one["env"]][0::2] == ["CPUS", "PYSPARK_SUBMIT_ARGS"]
     assert (config.env, config.input_dir) == ("prod", "s3://BUCKET/images")
     assert config.output_dir == "s3://BUCKET/embeddings"
 

@@ -10,6 +10,7 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 
 import pytest
 from PIL import Image
@@ -26,7 +27,7 @@ from support.waiting import PATIENCE_S
 pytestmark = pytest.mark.slow
 
 SECRET = "MARKED-SECRET-KEY-OF-WHO-SUBMITS"
-IMAGE = "REGISTRY/spark-embed-executor:0.1.0-cuda"
+IMAGE = "REGISTRY/spark-embed-executor:0.1.0"
 N_EXECUTORS = 8
 GPU = read_properties(str(conf_folder() / "gpu.conf"))
 
@@ -61,7 +62,8 @@ def driver(api, folder):
     alone = ["--conf", "spark.kubernetes.submission.waitAppCompletion=false"]
     command = [BIN / program, *alone, *(places.get(word, word) for word in words)]
     keys = {"AWS_ACCESS_KEY_ID": "AKIA1", "AWS_SECRET_ACCESS_KEY": SECRET, "HF_TOKEN": SECRET}
-    submitted = run_command(*command, environ=keys, cwd=REPOSITORY)
+    own = {"PYSPARK_PYTHON": sys.executable}  # as the Makefile has it: not the images'
+    submitted = run_command(*command, environ=keys | own, cwd=REPOSITORY)
     assert submitted.returncode == 0, submitted.stderr
     (pod,) = api.of_kind("pods")
     return pod
@@ -97,6 +99,7 @@ def executor(api, driver, mounted, folder):
         "spark.driver.blockManager.port": "0",
         "spark.kubernetes.driver.master": api.url,
         "spark.kubernetes.executor.podTemplateFile": places["/opt/spark/pod-template/pod-spec-template.yml"],
+        "spark.pyspark.python": sys.executable,
         "spark.ui.enabled": "false",
     }
     confs = [word for setting in here.items() for word in ("--conf", "=".join(setting))]
@@ -142,6 +145,7 @@ def test_the_driver_is_what_the_command_says(driver, folder):
         *("--input_dir", str(folder / "images")),
         *("--output_dir", str(folder / "embeddings")),
     ]
+    assert sys.prefix not in json.dumps(driver)
     assert driver["spec"]["serviceAccountName"] == "spark-embed-driver"
     assert one["resources"]["requests"]["cpu"] == "1"
     assert one["resources"]["limits"] == {"memory": one["resources"]["requests"]["memory"]}
