@@ -1,4 +1,4 @@
-"""What deploy/kubernetes says is what Kubernetes takes, and what the job and the service are."""
+"""What deploy/kubernetes says is what Kubernetes takes, and the Spark operator, and what the job is."""
 
 import re
 import tomllib
@@ -9,52 +9,35 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from spark_embed.config import ModelOptions
 from spark_embed.errors import EXIT_CODES
 from spark_embed.load_config import conf_folder, load_config, read_properties
-from spark_embed.service.realtime.app import make_app
-from spark_embed.service.realtime.engine import Engine
-from spark_embed.service.realtime.load_settings import load_settings, read_api_key
-from spark_embed.service.realtime.metrics import Metrics
-from spark_embed.service.realtime.settings import Settings
 
 from support.checkout import REPOSITORY
 from support.kubernetes_manifests import (
+    DOCS,
     KUBERNETES,
+    OVERLAYS,
+    TEMPLATES,
     VERSIONS,
     build,
     container,
     of_kind,
+    overlay,
+    pods,
     read_yaml,
+    spark_pods,
     validate,
     variables,
 )
 from support.spark_application import SCHEMA
 
-OVERLAYS = ("cpu", "gpu", "spot")
 KINDS = ["CronJob", "Deployment", "HorizontalPodAutoscaler", "Job", "PodDisruptionBudget", "Service"]
-TEMPLATES = ("spark/driver.yaml", "spark/executor.yaml")
 
 # The same command would come to the same end. 6 passes by itself when the lock of a lost pod is old; 7 and 11
 # are those of other commands.
 FINAL = {2, 3, 5, 8, 10}
 TRIED_AGAIN = {1, 4, 6, 9, 130}
 OF_OTHERS = {0, 7, 11}
-
-DOCS = (REPOSITORY / "docs/kubernetes.md").read_text()
-
-
-def overlay(name: str, kind: str) -> dict:
-    return of_kind(build(f"overlays/{name}"), kind)
-
-
-def pods(name: str) -> list[dict]:
-    """The templates of an overlay's pods."""
-    return [overlay(name, kind)["spec"]["template"] for kind in ("Job", "Deployment")]
-
-
-def spark_pods() -> list[dict]:
-    return [read_yaml(path) for path in TEMPLATES]
 
 
 def of_kubernetes(text: str, values: dict[str, str]) -> str:
@@ -168,58 +151,6 @@ def test_the_job_takes_its_arguments(name):
         assert [variable["name"] for variable in one["env"]][0::2] == ["CPUS", "PYSPARK_SUBMIT_ARGS"]
     assert (config.env, config.input_dir) == ("prod", "s3://BUCKET/images")
     assert config.output_dir == "s3://BUCKET/embeddings"
-
-
-@pytest.mark.parametrize("name", OVERLAYS)
-def test_probes_and_settings_are_the_services(name):
-    pod = overlay(name, "Deployment")["spec"]["template"]
-    one = container(pod)
-    settings = load_settings([], variables(one))
-    assert read_api_key(settings, variables(one)) == "of-a-secret"
-    assert settings.logging.format == "json"
-    assert settings.server.n_decode_threads == (2 if name == "cpu" else 7)
-    assert settings.model.device == ("auto" if name == "cpu" else "gpu")
-    (port,) = one["ports"]
-    assert port == {"name": "http", "containerPort": Settings().service.port}
-    routes = {route.path for route in make_app(Engine(settings), None, lambda exc: None).routes}
-    asked = {name: one[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "readiness", "liveness")}
-    assert asked == {"startup": "/health", "readiness": "/ready", "liveness": "/health"}
-    scraped = pod["metadata"]["annotations"]
-    assert {*asked.values(), scraped["prometheus.io/path"]} <= routes
-    assert scraped["prometheus.io/port"] == str(port["containerPort"])
-    assert {one[f"{name}Probe"]["httpGet"]["port"] for name in asked} == {port["name"]}
-    leaving_s = one["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert pod["spec"]["terminationGracePeriodSeconds"] > leaving_s + settings.server.drain_timeout_s
-
-
-@pytest.mark.parametrize("name", OVERLAYS)
-def test_service_budget_and_autoscaler_mean_the_deployment(name):
-    deployment, service = overlay(name, "Deployment"), overlay(name, "Service")
-    labels = deployment["spec"]["template"]["metadata"]["labels"]
-    job = overlay(name, "Job")["spec"]["template"]["metadata"]["labels"]
-    selectors = [
-        deployment["spec"]["selector"]["matchLabels"],
-        service["spec"]["selector"],
-        overlay(name, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
-    ]
-    for selector in selectors:
-        assert selector.items() <= labels.items()
-        assert not selector.items() <= job.items()
-    assert service["spec"]["ports"][0]["targetPort"] == "http"
-    # As the name of a Service it becomes variables of other pods, and these are read by the job.
-    assert not service["metadata"]["name"].upper().replace("-", "_").startswith("SPARK_EMBED")
-    scaler = overlay(name, "HorizontalPodAutoscaler")["spec"]
-    assert scaler["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
-    assert "replicas" not in deployment["spec"]
-    waiting, cpu = scaler["metrics"]
-    metric = waiting["pods"]["metric"]["name"]
-    assert re.search(rf"^{metric}{{", Metrics("m").exposition().decode(), re.MULTILINE)
-    batch_size = ModelOptions.model_fields["batch_size"].default
-    assert waiting["pods"]["target"] == {"type": "AverageValue", "averageValue": str(batch_size)}
-    assert cpu["resource"]["name"] == "cpu"
-    (rules,) = re.findall(r"```yaml\n(rules:.*?)```", DOCS, re.DOTALL)
-    (rule,) = yaml.safe_load(rules)["rules"]["custom"]
-    assert rule["seriesQuery"].startswith(f"{metric}{{")
 
 
 def test_spot_nodes_are_for_the_job_and_for_executors():

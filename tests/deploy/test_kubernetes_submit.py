@@ -21,7 +21,7 @@ from support.checkout import REPOSITORY
 from support.cluster import kill_all
 from support.commands import BIN, run_command
 from support.kubernetes_api import FakeKubernetes
-from support.kubernetes_manifests import VERSIONS, container, read_yaml, validate
+from support.kubernetes_manifests import DOCS, VERSIONS, container, read_yaml, validate
 from support.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.slow
@@ -49,9 +49,7 @@ def api():
 @pytest.fixture(scope="module")
 def driver(api, folder):
     """The driver's pod, as the page's command has asked for it."""
-    (block,) = re.findall(
-        r"^```bash\n(.*?)^```$", (REPOSITORY / "docs/kubernetes.md").read_text(), re.S | re.M
-    )
+    (block,) = re.findall(r"^```bash\n(.*?)^```$", DOCS, re.S | re.M)
     program, *words = shlex.split(block.replace("\\\n", ""))
     places = {
         "k8s://https://API:6443": f"k8s://{api.url}",

@@ -15,6 +15,9 @@ from support.checkout import REPOSITORY
 
 KUBERNETES = REPOSITORY / "deploy/kubernetes"
 VERSIONS = ("1.37", "1.35")
+OVERLAYS = ("cpu", "gpu", "spot")
+TEMPLATES = ("spark/driver.yaml", "spark/executor.yaml")
+DOCS = (REPOSITORY / "docs/kubernetes.md").read_text()
 
 Manifest = dict[str, Any]
 
@@ -44,6 +47,21 @@ def of_kind(objects: list[Manifest], kind: str) -> Manifest:
     """Return the one object of a kind."""
     (one,) = (one for one in objects if one["kind"] == kind)
     return one
+
+
+def overlay(name: str, kind: str) -> Manifest:
+    """Return the one object of a kind in an overlay."""
+    return of_kind(build(f"overlays/{name}"), kind)
+
+
+def pods(name: str) -> list[Manifest]:
+    """Return the templates of an overlay's pods: of the job, of the service."""
+    return [overlay(name, kind)["spec"]["template"] for kind in ("Job", "Deployment")]
+
+
+def spark_pods() -> list[Manifest]:
+    """Return the templates that Spark gets: of the driver, of executors."""
+    return [read_yaml(path) for path in TEMPLATES]
 
 
 def validate(one: Mapping[str, Any], version: str) -> None:
