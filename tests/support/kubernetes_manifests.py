@@ -30,7 +30,7 @@ def read_yaml(path: str) -> Any:
 @cache
 def _built(folder: str) -> str:
     if not KUSTOMIZE.path.exists():
-        reason = f"no {KUSTOMIZE.path}: tools/make_go_program.py kustomize builds it, or says why not"
+        reason = f"no {KUSTOMIZE.path}: `make kustomize` builds it, or says why not"
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
     command = [KUSTOMIZE.path, "build", KUBERNETES / folder]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
