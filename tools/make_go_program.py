@@ -59,9 +59,7 @@ ACTIONLINT = Program(
     "github.com/rhysd/actionlint/cmd/actionlint", "v1.7.12", "actionlint", "check of GitHub's workflows"
 )
 
-KUSTOMIZE = Program(
-    "sigs.k8s.io/kustomize/kustomize/v5", "v5.7.1", "kustomize", "kustomize, for deploy/kubernetes"
-)
+KUSTOMIZE = Program("sigs.k8s.io/kustomize/kustomize/v5", "v5.7.1", "kustomize", "kustomize")
 
 PROGRAMS = {program.name: program for program in (S3_SERVER, ACTIONLINT, KUSTOMIZE)}
 
