@@ -26,6 +26,7 @@ pytest_plugins = [
     "support.crash_fixtures",
     "support.cluster_fixtures",
     "support.emr_fixtures",
+    "support.batch_fixtures",
 ]
 
 # Workers must run this interpreter, and nothing in a test may reach for a hub.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spark_embed.emr.cluster_file import Cluster
+from spark_embed.aws.emr.cluster_file import Cluster
 from spark_embed.errors import ConfigError
 from spark_embed.prices import Market, Prices
 

@@ -55,7 +55,10 @@ def test_every_action_is_one_of_the_services():
 def test_who_submits_may_do_what_the_commands_ask_of_emr():
     """As far as their code names operations."""
     model = ServiceModel(Loader().load_service_model("emr", "service-2"))
-    sources = [*(REPOSITORY / "spark_embed/emr").glob("*.py"), *(REPOSITORY / "spark_embed/cli").glob("*.py")]
+    sources = [
+        *(REPOSITORY / "spark_embed/aws/emr").glob("*.py"),
+        *(REPOSITORY / "spark_embed/cli").glob("*.py"),
+    ]
     words = {word for source in sources for word in re.findall(r'"(\w+)"', source.read_text())}
     allowed = {action.partition(":")[2] for action in actions_of(read("submitter"))}
     assert words & set(model.operation_names) <= allowed

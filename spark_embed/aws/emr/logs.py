@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import gzip
-import json
 import re
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from spark_embed.emr.job_flags import flag_value
-from spark_embed.errors import StorageError, one_line
+from spark_embed.aws.job_flags import flag_value
+from spark_embed.aws.log_lines import find_error, last_line
+from spark_embed.errors import StorageError
 from spark_embed.storage import folder_path, list_folder, list_names, open_binary
 
 SHIPPED_EVERY = "EMR puts logs into S3 every 5 minutes, and once more when a step ends"
 
 _APPLICATION = re.compile(r"\bapplication_\d+_\d+\b")
 _INSTANCE = re.compile(r"\bi-[0-9a-f]{6,}\b")
-# spark_embed/logs.py's two formats, then a Python traceback's end, then what Java and Spark say.
-_JOB_ERROR = re.compile(r"^\d\d:\d\d:\d\d (?:ERROR|CRITICAL) +(?P<said>.+)$")
-_OTHER_ERRORS = (
-    re.compile(r"^(?P<said>(?:\w+\.)*\w*(?:Error|Exception|Exit|Interrupt)(?:: .+)?)$"),
-    re.compile(r"^(?P<said>(?:Caused by: |Exception in thread |bash: |.*\bERROR\b|.*[Ee]rror: ).*)$"),
-)
-_ENDS = ("ERROR", "CRITICAL")
-_LINE_CHARS = 2_000
 
 
 @dataclass(frozen=True)
@@ -50,34 +42,7 @@ class Log:
 
     def last_line(self) -> str:
         """Return the last line that says anything."""
-        lines = [line for line in f"{self.stdout}\n{self.stderr}".splitlines() if line.strip()]
-        return one_line(lines[-1], _LINE_CHARS) if lines else ""
-
-
-def find_error(text: str) -> str | None:
-    """Return the last line of a log that says what was wrong: the job's own, else Python's, else Java's."""
-    lines = [line.strip() for line in text.splitlines()]
-    for line in reversed(lines):
-        if said := _job_error(line):
-            return one_line(said, _LINE_CHARS)
-    for pattern in _OTHER_ERRORS:
-        for line in reversed(lines):
-            if found := pattern.match(line):
-                return one_line(found["said"], _LINE_CHARS)
-    return None
-
-
-def _job_error(line: str) -> str | None:
-    if found := _JOB_ERROR.match(line):
-        return found["said"]
-    if line.startswith("{"):
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            return None
-        if isinstance(entry, dict) and entry.get("level") in _ENDS:
-            return str(entry.get("message"))
-    return None
+        return last_line(f"{self.stdout}\n{self.stderr}")
 
 
 def driver_log(log_uri: str, cluster_id: str, step: Mapping[str, Any]) -> Log | None:

@@ -5,10 +5,10 @@ import json
 import pytest
 import yaml
 
-from spark_embed.emr.aws import call, emr_client, explain
-from spark_embed.emr.cluster_file import read_cluster
-from spark_embed.emr.price import worker_price
-from spark_embed.emr.requests import job_step, run_job_flow, spark_settings
+from spark_embed.aws.emr.api import call, emr_client, explain
+from spark_embed.aws.emr.cluster_file import read_cluster
+from spark_embed.aws.emr.price import worker_price
+from spark_embed.aws.emr.requests import job_step, run_job_flow, spark_settings
 from spark_embed.errors import CloudError, ConfigError
 from spark_embed.load_config import conf_folder, read_properties
 from spark_embed.prices import Prices
@@ -23,14 +23,14 @@ JOB = ["--input_dir", "s3://b/in", "--output_dir", "s3://b/out"]
 @pytest.mark.parametrize("shipped", ["cluster.yaml", "cluster-cpu.yaml"])
 @pytest.mark.parametrize("release", ["emr-spark-8.1.0", "emr-7.14.0"])
 def test_emr_takes_what_the_shipped_files_ask_for(write_cluster, shipped, release):
-    from support.emr_server import check_request
+    from support.aws_server import check_request
 
     changes = {"release": release, "security_configuration": "tls", "idle_timeout_s": 600}
     cluster = read_cluster(write_cluster(shipped, **changes))
     step = job_step(cluster, "1-a", JOB, name="n" * 300, is_alone=True)
     alone, kept = run_job_flow(cluster, "1-a", [step]), run_job_flow(cluster, "1-a")
     for request in (alone, kept):
-        check_request("RunJobFlow", request)
+        check_request("emr", "RunJobFlow", request)
         assert request["AutoTerminationPolicy"] == {"IdleTimeout": 600}
         assert request["Applications"] == [{"Name": "Spark"}]
         assert request["SecurityConfiguration"] == "tls"
@@ -167,7 +167,7 @@ def test_a_cluster_is_started_once_and_what_only_looks_asks_again(monkeypatch):
 def test_the_job_is_told_the_price_of_a_worker_unless_somebody_has(
     write_cluster, command, monkeypatch, given
 ):
-    monkeypatch.setattr("spark_embed.emr.price.worker_price", lambda *_: 1.25)
+    monkeypatch.setattr("spark_embed.aws.emr.price.worker_price", lambda *_: 1.25)
     dry = ["submit", "--cluster", write_cluster(), "--dry_run", "--release_version", "1-a", "--"]
     code, out, _ = command(*dry, *JOB, "--max_cost", "5", *given)
     assert code == 0
@@ -179,7 +179,7 @@ def test_the_job_is_told_the_price_of_a_worker_unless_somebody_has(
 @pytest.mark.slow
 def test_a_dry_run_needs_nobody_and_says_what_would_be_sent(write_cluster, tmp_path, emr_server):
     """As a process without credentials, where AWS would be an address that nobody answers."""
-    from support.emr_server import check_request
+    from support.aws_server import check_request
 
     before = len(emr_server.requests)
     nowhere = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "PYTHONPATH": str(REPOSITORY)}
@@ -189,7 +189,7 @@ def test_a_dry_run_needs_nobody_and_says_what_would_be_sent(write_cluster, tmp_p
         done = run_command(*submit, *more, "--", *JOB, environ=nowhere, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         told.append(json.loads(done.stdout))
-        check_request(told[-1]["operation"], told[-1]["parameters"])
+        check_request("emr", told[-1]["operation"], told[-1]["parameters"])
     assert [call["operation"] for call in told] == ["RunJobFlow", "AddJobFlowSteps"]
     actions = [call["parameters"]["Steps"][0]["ActionOnFailure"] for call in told]
     assert actions == ["TERMINATE_CLUSTER", "CONTINUE"]

@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from spark_embed.emr import aws, logs
-from spark_embed.emr.job_flags import flag_value
-from spark_embed.errors import CloudError, ConfigError, SparkEmbedError
-from spark_embed.output.folder import Output
-from spark_embed.output.status import read_status
-from spark_embed.storage import folder_path
-
-POLL_S = 10.0
-"""Between two looks, at least; half as much more by chance: DescribeStep is throttled soon, for all of an
-account together."""
+from spark_embed.aws.emr import api, logs
+from spark_embed.aws.waiting import Detached, Say, describe_progress, news
+from spark_embed.errors import CloudError
 
 LOG_POLL_S = 15.0
 LOG_PATIENCE_S = 420.0
 """Until what EMR sends every five minutes must have come."""
 
 _DONE = ("COMPLETED", "CANCELLED", "FAILED", "INTERRUPTED")
-
-Say = Callable[[str], object]
-
-
-class Detached(SparkEmbedError):  # noqa: N818  says what happened
-    """Ctrl-C: who waited is gone, and the step goes on."""
-
-    exit_code = 130
 
 
 def follow_step(client: Any, cluster_id: str, step_id: str, say: Say) -> None:
@@ -61,10 +45,10 @@ def follow_cluster(client: Any, cluster_id: str, say: Say) -> None:
         Detached: Ctrl-C.
     """
     try:
-        for cluster in _news(lambda: describe_cluster(client, cluster_id), _cluster_text, say):
+        for cluster in news(lambda: describe_cluster(client, cluster_id), _cluster_text, say):
             if cluster["Status"]["State"] in ("RUNNING", "WAITING"):
                 return
-            if aws.has_ended(cluster):
+            if api.has_ended(cluster):
                 raise CloudError(_explain_end(cluster))
     except KeyboardInterrupt as exc:
         raise Detached(
@@ -108,31 +92,13 @@ def read_driver_log(log_uri: str, cluster_id: str, step: Mapping[str, Any], say:
     return log or logs.step_log(log_uri, cluster_id, step)
 
 
-def describe_progress(step: Mapping[str, Any]) -> str | None:
-    """Return how far the job of a step is, in a line, by what it has left in its --output_dir.
-
-    Of a step that runs only what a run at work says: what is there before is of another run.
-    """
-    folder = flag_value(step.get("Config", {}).get("Args", []), "--output_dir")
-    if folder is None:
-        return None
-    try:
-        status = read_status(Output(folder_path(folder, "--output_dir")))
-        is_of_step = status.state == "running" or step["Status"]["State"] == "COMPLETED"
-        return status.line() if is_of_step else None
-    except ConfigError:  # nothing is there yet
-        return None
-    except SparkEmbedError as exc:
-        return f"how far the job is cannot be read: {exc}"
-
-
 def describe(
     cluster: Mapping[str, Any], fleets: Sequence[Mapping[str, Any]], steps: Sequence[Mapping[str, Any]]
 ) -> Iterator[str]:
     """Yield the lines of `spark-embed emr status`: the cluster, its fleets, its steps and their jobs."""
     yield _cluster_text(cluster)
-    if death := aws.death_reason(cluster):
-        yield f"  {aws.explain(*death)}"
+    if death := api.death_reason(cluster):
+        yield f"  {api.explain(*death)}"
     for fleet in fleets:
         numbers = [
             f"{fleet.get(f'Provisioned{kind}Capacity', 0)} of {fleet.get(f'Target{kind}Capacity', 0)} {name}"
@@ -155,33 +121,22 @@ def _wait(client: Any, cluster_id: str, step_id: str, say: Say) -> Mapping[str, 
         except CloudError as exc:  # credentials that have expired, say
             raise CloudError(f"{exc}; this says nothing of step {step_id} on cluster {cluster_id}") from exc
 
-    for step in _news(look, _step_text, say):
+    for step in news(look, _step_text, say):
         if step["Status"]["State"] in _DONE:
             return step
-        if step["Cluster"] and aws.has_ended(step["Cluster"]):
+        if step["Cluster"] and api.has_ended(step["Cluster"]):
             raise CloudError(_explain_end(step["Cluster"]))
     raise AssertionError  # it never ends by itself
-
-
-def _news(
-    look: Callable[[], Mapping[str, Any]], text: Callable[[Mapping[str, Any]], str], say: Say
-) -> Iterator[Mapping[str, Any]]:
-    """Yield what `look` sees, again and again, and say its `text` when that has changed."""
-    before = ""
-    while True:
-        seen = look()
-        if (now := text(seen)) != before:
-            say(now)
-            before = now
-        yield seen
-        time.sleep(POLL_S * (1 + random.random() / 2))  # noqa: S311  no secret
 
 
 def _step_text(step: Mapping[str, Any]) -> str:
     state, cluster = str(step["Status"]["State"]), step.get("Cluster")
     if cluster:
         return f"step {step['Id']} {state}; {_cluster_text(cluster)}"
-    progress = describe_progress(step) if state in ("RUNNING", "COMPLETED") else None
+    progress = None
+    if state in ("RUNNING", "COMPLETED"):
+        args = step.get("Config", {}).get("Args", [])
+        progress = describe_progress(args, has_ended=state == "COMPLETED")
     return f"step {step['Id']} {state}" + (f": {progress}" if progress else "")
 
 
@@ -193,11 +148,11 @@ def _cluster_text(cluster: Mapping[str, Any]) -> str:
 def _explain_end(cluster: Mapping[str, Any]) -> str:
     """Return why a cluster ended before its step, and where to look."""
     dead = f"cluster {cluster['Id']} has ended before its step"
-    reason = aws.death_reason(cluster)
+    reason = api.death_reason(cluster)
     if reason is None:
         return f"{dead}: {cluster['Status'].get('StateChangeReason', {}).get('Message') or 'nobody says why'}"
-    said = f"{dead}: {aws.explain(*reason)}"
-    if reason[0] == aws.BOOTSTRAP_FAILURE:
+    said = f"{dead}: {api.explain(*reason)}"
+    if reason[0] == api.BOOTSTRAP_FAILURE:
         where = logs.bootstrap_folder(str(cluster.get("LogUri", "")), cluster["Id"])
         said += f"; its log: 'spark-embed emr logs --cluster_id {cluster['Id']}', from {where}"
     return said
@@ -206,7 +161,7 @@ def _explain_end(cluster: Mapping[str, Any]) -> str:
 def _raise_failure(client: Any, cluster_id: str, step: Mapping[str, Any], say: Say) -> None:
     state = step["Status"]["State"]
     cluster = describe_cluster(client, cluster_id)
-    if aws.death_reason(cluster):
+    if api.death_reason(cluster):
         raise CloudError(_explain_end(cluster))
     said = f"step {step['Id']} on cluster {cluster_id} {state}"
     if state == "CANCELLED":
@@ -223,11 +178,11 @@ def _raise_failure(client: Any, cluster_id: str, step: Mapping[str, Any], say: S
 
 def describe_step(client: Any, cluster_id: str, step_id: str) -> Mapping[str, Any]:
     """Return a step, as DescribeStep has it."""
-    answer: Mapping[str, Any] = aws.call(client, "DescribeStep", ClusterId=cluster_id, StepId=step_id)["Step"]
+    answer: Mapping[str, Any] = api.call(client, "DescribeStep", ClusterId=cluster_id, StepId=step_id)["Step"]
     return answer
 
 
 def describe_cluster(client: Any, cluster_id: str) -> Mapping[str, Any]:
     """Return a cluster, as DescribeCluster has it."""
-    answer: Mapping[str, Any] = aws.call(client, "DescribeCluster", ClusterId=cluster_id)["Cluster"]
+    answer: Mapping[str, Any] = api.call(client, "DescribeCluster", ClusterId=cluster_id)["Cluster"]
     return answer

@@ -17,8 +17,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from spark_embed.emr.cluster_file import Cluster
-from spark_embed.emr.requests import release_folder
+from spark_embed.aws.emr.cluster_file import Cluster
+from spark_embed.aws.emr.requests import release_folder
 from spark_embed.errors import ConfigError, one_line
 from spark_embed.storage import (
     existing_folder,
@@ -49,7 +49,7 @@ def find_checkout() -> Path:
     Raises:
         ConfigError: neither is one.
     """
-    for folder in (Path.cwd(), Path(__file__).parent.parent.parent):
+    for folder in (Path.cwd(), Path(__file__).parents[3]):
         if all((folder / name).exists() for name in _SOURCES):
             return folder
     raise ConfigError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from spark_embed.emr.cluster_file import Cluster, Fleet
+from spark_embed.aws.emr.cluster_file import Cluster, Fleet
 from spark_embed.load_config import conf_folder, read_properties
 
 DeployMode = Literal["client", "cluster"]

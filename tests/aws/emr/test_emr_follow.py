@@ -8,8 +8,8 @@ from datetime import timedelta
 
 import pytest
 
-from spark_embed.emr import deploy, follow, logs
-from spark_embed.emr.logs import find_error
+from spark_embed.aws.emr import deploy, follow, logs
+from spark_embed.aws.log_lines import find_error
 from spark_embed.errors import CloudError, ConfigError
 
 from support.checkout import REPOSITORY
@@ -81,7 +81,7 @@ def test_what_is_unchanged_is_sent_once(emr, s3_server, bucket, cluster_file, co
     weights = (model / "deep/weights").read_bytes()
     assert s3_server.content(bucket, f"{here}/") == {"config.json": b"{}", "deep/weights": weights}
     (model / "config.json").write_text("[]")
-    monkeypatch.setattr("spark_embed.emr.deploy._build_wheel", lambda *_: pytest.fail("it is there"))
+    monkeypatch.setattr("spark_embed.aws.emr.deploy._build_wheel", lambda *_: pytest.fail("it is there"))
     _, out, _ = command("deploy", "--cluster", cluster_file, "--model_directory", model)
     assert json.loads(out)["model_directory"] != first["model_directory"]
 
@@ -142,7 +142,7 @@ def test_ctrl_c_before_aws_has_answered_is_not_start_again(emr, release, cluster
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("spark_embed.emr.aws.call", interrupt)
+    monkeypatch.setattr("spark_embed.aws.emr.api.call", interrupt)
     code, _, err = command("submit", "--cluster", cluster_file, "--", *JOB)
     assert code == 130
     assert "interrupted; what was sent to AWS goes on ('aws emr list-clusters --active'" in err
@@ -273,7 +273,7 @@ def test_only_a_checkout_makes_a_release(monkeypatch, tmp_path):
 
 
 def test_a_look_that_fails_says_nothing_of_the_step(emr, submitted):
-    from spark_embed.emr.aws import emr_client
+    from spark_embed.aws.emr.api import emr_client
 
     here = submitted()
     emr.refusals["DescribeStep"] = ("ExpiredTokenException", "expired")

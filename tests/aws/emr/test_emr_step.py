@@ -67,7 +67,7 @@ def run_step(emr, store, bucket: str, cluster_id: str, node: dict[str, str]):
 def test_what_is_submitted_embeds_the_images_and_who_waits_sees_it(
     emr, s3_server, bucket, cluster_here, node, material, command, monkeypatch
 ):
-    monkeypatch.setattr("spark_embed.emr.follow.POLL_S", 0.3)
+    monkeypatch.setattr("spark_embed.aws.waiting.POLL_S", 0.3)
     code, out, _ = command("deploy", "--cluster", cluster_here, "--model_directory", material / "clip-tiny")
     assert code == 0
     deployed = json.loads(out)
