@@ -73,7 +73,7 @@ test-matrix: $(READY) s3-server  ## some tests on every Spark from 3.5 on, and o
 	@$(BIN)/python tools/run_matrix.py
 
 s3-server: $(MADE)  ## build the S3 server that the tests run against: over a minute, once
-	@$(BIN)/python tools/make_s3_server.py
+	@$(BIN)/python tools/make_go_program.py versitygw
 
 lint: $(PACKAGES)
 	$(BIN)/ruff check .
