@@ -125,10 +125,8 @@ def make(program: Program) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if program.path.exists():
             return
-        print(
-            f"spark_embed: building the tests' {program.what} in {program.path.parent}: a minute or two, once",
-            flush=True,
-        )
+        where = f"in {program.path.parent}: a minute or two, once"
+        print(f"spark_embed: building the tests' {program.what} {where}", flush=True)
         with tempfile.TemporaryDirectory(dir=program.path.parent) as folder:
             build_with_any_go(program, Path(folder))
 
