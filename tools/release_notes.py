@@ -19,15 +19,11 @@ def notes_of(tag: str) -> str:
     """
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     if tag != f"v{version}":
-        raise SystemExit(
-            f"the tag is {tag}, but the version in pyproject.toml {version}: v{version} is its tag"
-        )
+        raise SystemExit(f"the tag is {tag}, but pyproject.toml says {version}, whose tag is v{version}")
     changelog = (ROOT / "CHANGELOG.md").read_text()
     found = re.search(rf"^## {re.escape(version)}\b.*\n((?:(?!## ).*\n?)*)", changelog, re.MULTILINE)
     if found is None or not found[1].strip():
-        raise SystemExit(
-            f"CHANGELOG.md has nothing below '## {version}': give the part '## Unreleased' this title"
-        )
+        raise SystemExit(f"CHANGELOG.md has nothing below '## {version}': call '## Unreleased' so")
     return found[1].strip()
 
 

@@ -115,3 +115,36 @@ class Runner:
             if value:
                 return value
         return ""
+
+
+# What of AWS, Databricks and GitHub the steps would call: each says what it was given, and answers.
+_RECORDER = """#!/bin/sh
+for word in "{name}" "$@"; do printf '%s\\0' "$word" >> '{record}'; done
+printf '\\n' >> '{record}'
+{answer}
+"""
+
+
+class Programs:
+    """Programs that stand for others, and what they were given.
+
+    Args:
+        folder: for them, and for the record.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "programs"
+        self.folder.mkdir()
+        self._record = folder / "record"
+        self._record.touch()
+
+    def add(self, name: str, answer: str = "") -> None:
+        """Put one there, which then does what `answer`, of the shell, says."""
+        program = self.folder / name
+        program.write_text(_RECORDER.format(name=name, record=self._record, answer=answer))
+        program.chmod(0o755)
+
+    @property
+    def calls(self) -> list[list[str]]:
+        """The words of every call, the program's name first."""
+        return [call.split("\0") for call in self._record.read_text().split("\0\n") if call]
