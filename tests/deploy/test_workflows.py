@@ -26,6 +26,7 @@ NOT_RUN = {
     "run/run/install": "a whole environment of PyPI",
 }
 
+DEPENDABOT = REPOSITORY / ".github/dependabot.yml"
 POLICIES = sorted((REPOSITORY / "deploy/github").glob("*.json"))
 
 
@@ -70,6 +71,8 @@ def broken(tmp_path):
 def test_the_schema_takes_them(broken):
     assert check_schema(*WORKFLOWS) == ""
     assert "timeout-minuts" in check_schema(broken("timeout-minutes: 60", "timeout-minuts: 60"))
+    renewed = said_by(BIN / "check-jsonschema", "--builtin-schema", "vendor.dependabot", DEPENDABOT)
+    assert renewed == ""
 
 
 def test_zizmor_finds_nothing_that_is_not_explained(broken):
@@ -176,7 +179,7 @@ def test_every_shell_step_is_run_by_a_test_or_said_not_to_be():
         assert f'"{place}"' in tests, place
 
 
-# What parliament says of a trust policy for GitHub: it does not know the provider and what that says of a token.
+# What parliament says of a trust policy for GitHub: it knows neither the provider nor its tokens.
 OF_THE_PROVIDER = {
     "Unknown federation source",
     "Unknown condition for action",
