@@ -142,12 +142,21 @@ def test_the_order_of_the_disk_does_not_matter(walks, monkeypatch):
     before = walks.shards()
     scandir = os.scandir
 
-    def shuffled(folder):
-        entries = list(scandir(folder))
-        random.shuffle(entries)
-        return iter(entries)
+    class Shuffled:
+        def __init__(self, folder):
+            self._entries = list(scandir(folder))
+            random.shuffle(self._entries)
 
-    monkeypatch.setattr(os, "scandir", shuffled)
+        def __iter__(self):
+            return iter(self._entries)
+
+        def __enter__(self):  # pathlib's, from Python 3.13 on
+            return self
+
+        def __exit__(self, *exc_info):
+            pass
+
+    monkeypatch.setattr(os, "scandir", Shuffled)
     monkeypatch.setattr(local_walk, "_MAX_SORTED", 5)
     assert walks.shards() == before
 
