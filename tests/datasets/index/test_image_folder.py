@@ -144,11 +144,15 @@ def test_the_order_of_the_disk_does_not_matter(walks, monkeypatch):
 
     class Shuffled:
         def __init__(self, folder):
-            self._entries = list(scandir(folder))
-            random.shuffle(self._entries)
+            entries = list(scandir(folder))
+            random.shuffle(entries)
+            self._entries = iter(entries)
 
         def __iter__(self):
-            return iter(self._entries)
+            return self
+
+        def __next__(self):
+            return next(self._entries)
 
         def __enter__(self):  # pathlib's, from Python 3.13 on
             return self
