@@ -2,7 +2,7 @@
 
 Usage: cost_table.py [IMAGES_PER_S]
 
-Without a speed, the tables of docs/deployment.md. With one, what it comes to on each machine if it is so fast,
+Without a speed, the tables of docs/deployment.md. With one, what each machine costs if it is so fast,
 which `spark-embed estimate` measures.
 """
 
