@@ -59,7 +59,7 @@ test-airflow: $(READY) .venvs/airflow/.ready  ## the DAGs in a real Airflow: min
 
 test-workflows: $(READY)  ## GitHub's workflows: actionlint, built once, and their steps, also those that install environments
 	@$(BIN)/python tools/make_go_program.py actionlint
-	$(BIN)/python -m pytest --workflows tests/deploy/test_workflows.py
+	$(BIN)/python -m pytest --workflows tests/deploy/test_workflows.py tests/deploy/test_workflow_*.py
 
 tabular-example: $(READY)  ## models/tabular_example, trained, and demo/table.csv for it; N=1000000 for as many rows
 	$(BIN)/python tools/make_tabular_example.py model models/tabular_example

@@ -9,6 +9,7 @@ why in one line and ends well: the tests that need the program then skip.
 import argparse
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -42,8 +43,8 @@ class Program:
 
     @property
     def name(self) -> str:
-        """What the file is called."""
-        return self.source.rpartition("/")[2]
+        """What the file is called: as its module, whose source may end with a major version."""
+        return re.sub(r"/v\d+$", "", self.source).rpartition("/")[2]
 
     @property
     def path(self) -> Path:
@@ -58,7 +59,9 @@ ACTIONLINT = Program(
     "github.com/rhysd/actionlint/cmd/actionlint", "v1.7.12", "actionlint", "check of GitHub's workflows"
 )
 
-PROGRAMS = {program.name: program for program in (S3_SERVER, ACTIONLINT)}
+KUSTOMIZE = Program("sigs.k8s.io/kustomize/kustomize/v5", "v5.7.1", "kustomize", "kustomize")
+
+PROGRAMS = {program.name: program for program in (S3_SERVER, ACTIONLINT, KUSTOMIZE)}
 
 
 def find_go(_: Path) -> str:

@@ -46,10 +46,6 @@ def check_zizmor(path: Path) -> str:
 
 
 def check_actionlint(*paths: Path) -> str:
-    if not ACTIONLINT.path.exists():
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(
-            f"no actionlint at {ACTIONLINT.path}: `make test-workflows` builds it"
-        )
     return said_by(ACTIONLINT.path, "-shellcheck", BIN / "shellcheck", "-pyflakes", "", *paths)
 
 
@@ -90,7 +86,10 @@ def _ignored(path: Path) -> list[tuple[str, str]]:
     return [pair for pair in pairwise(lines) if "zizmor: ignore" in pair[1]]
 
 
-def test_actionlint_and_shellcheck_find_nothing(broken):
+def test_actionlint_and_shellcheck_find_nothing(broken, pytestconfig):
+    if not ACTIONLINT.path.exists():
+        must = pytestconfig.getoption("workflows") and os.environ.get("CI") == "true"
+        (pytest.fail if must else pytest.skip)(f"no {ACTIONLINT.path}: make test-workflows builds it")
     assert check_actionlint(*WORKFLOWS) == ""
     assert "SC2086" in check_actionlint(broken('"$image:$GITHUB_SHA"\n', "$image:$GITHUB_SHA\n"))
 
