@@ -15,7 +15,7 @@ from spark_embed.prices import Prices, read_prices
 MILLION = 1_000_000
 
 # Images a second and core, by CPU seconds of the workers; docs/deployment.md says how and on what.
-PER_CORE = {"the embedded model": 59, "CLIP ViT-B/32": 12}
+PER_CORE = {"the embedded model": 59, "CLIP ViT-B/32": 9.6}
 
 # The one machine of conf/prices.yaml without a GPU, and its cores, as Linux counts them.
 CPU_MACHINE, CPU_CORES = "m5.xlarge", 4
