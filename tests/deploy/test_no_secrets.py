@@ -34,7 +34,7 @@ KEYS = {
     "Databricks": (r"\bdapi[0-9a-f]{32}\b", "dapi" + "0123456789abcdef" * 2),
     "Docker Hub": (r"\bdckr_pat_[\w-]{20,}", "dckr_pat_" + "abcdefghij" * 3),
     "PyPI": (r"\bpypi-AgEI[\w-]{20,}", "pypi-AgEI" + "abcdefghij" * 3),
-    "a token": (r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}", "eyJhbGciOiJIUz" + ".eyJzdWIiOiIxMj.aaaaaaaaaa"),
+    "a token": (r"\beyJ[\w-]{9,}\.eyJ[\w-]{9,}\.[\w-]{9,}", "eyJhbGciOiJI" + ".eyJzdWIiOiIx.aaaaaaaaaa"),
     "a private key": (r"-----BEGIN (?:\w+ )*PRIVATE KEY-----", "-----BEGIN RSA " + "PRIVATE KEY-----"),
 }  # fmt: skip
 
