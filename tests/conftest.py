@@ -47,6 +47,7 @@ def pytest_addoption(parser):
     parser.addoption("--crash", action="store_true", help="run what is marked `crash` (make test-crash)")
     parser.addoption("--soak", action="store_true", help="run what is marked `soak` (make test-soak)")
     parser.addoption("--airflow", action="store_true", help="run what is marked `airflow`")
+    parser.addoption("--workflows", action="store_true", help="run what is marked `workflows`")
 
 
 # Markers of what make test leaves out, and why.
@@ -54,6 +55,7 @@ LONG = {
     "crash": "takes many minutes",
     "soak": "takes many minutes",
     "airflow": "needs an environment of its own",
+    "workflows": "installs environments of their own",
 }
 
 # Fixtures that tests of whole runs use.
