@@ -21,7 +21,7 @@ MAKEFLAGS += --jobs=2
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYSPARK_PYTHON := $(CURDIR)/$(BIN)/python
 
-.PHONY: help run-local test test-fast test-crash test-soak test-cluster test-matrix tabular-example airflow-venv test-airflow wheel env-archive s3-server lint format types lines tables bench bench-peers bench-service clean
+.PHONY: help run-local test test-fast test-crash test-soak test-cluster test-matrix tabular-example airflow-venv test-airflow images-test wheel env-archive s3-server lint format types lines tables bench bench-peers bench-service clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ airflow-venv: .venvs/airflow/.ready  ## an environment of Airflow's own for depl
 
 test-airflow: $(READY) .venvs/airflow/.ready  ## the DAGs in a real Airflow: minutes; make test skips them, with that reason
 	$(BIN)/python -m pytest --airflow tests/deploy/test_airflow.py tests/deploy/test_airflow_tasks.py
+
+images-test: $(READY) s3-server  ## build the images of deploy/images by buildah, and run them: half an hour, 30 GB meanwhile
+	$(BIN)/python -m pytest --images tests/deploy/test_images.py
 
 .venvs/airflow/.ready: deploy/airflow/constraints.txt
 	rm -rf .venvs/airflow

@@ -46,13 +46,15 @@ def pytest_addoption(parser):
     parser.addoption("--crash", action="store_true", help="run what is marked `crash` (make test-crash)")
     parser.addoption("--soak", action="store_true", help="run what is marked `soak` (make test-soak)")
     parser.addoption("--airflow", action="store_true", help="run what is marked `airflow`")
+    parser.addoption("--images", action="store_true", help="run what is marked `images` (make images-test)")
 
 
-# Markers of what make test leaves out, and why.
+# Markers of what make test leaves out, why, and what runs it.
 LONG = {
-    "crash": "takes many minutes",
-    "soak": "takes many minutes",
-    "airflow": "needs an environment of its own",
+    "crash": "takes many minutes: make test-crash",
+    "soak": "takes many minutes: make test-soak",
+    "airflow": "needs an environment of its own: make test-airflow",
+    "images": "takes many minutes and gigabytes: make images-test",
 }
 
 # Fixtures that tests of whole runs use.
@@ -67,7 +69,7 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.slow)
         long = next((name for name in LONG if item.get_closest_marker(name)), None)
         if long and not config.getoption(long):
-            item.add_marker(pytest.mark.skip(reason=f"{LONG[long]}: make test-{long}"))
+            item.add_marker(pytest.mark.skip(reason=LONG[long]))
         elif item.get_closest_marker("slow"):
             n_slow[item.path] += 1
     # The longest files first: in the end no process waits long for another (--no-loadscope-reorder).
