@@ -1,7 +1,7 @@
-"""Images of deploy/images, built and run without a container engine: buildah on a base made of Debian's packages.
+"""Images of deploy/images, built and run without a container engine: by buildah, on a base of Debian's packages.
 
-The base has the name of the real one and a Python of the same minor version, so that the Dockerfile is built as it
-is, though no registry can be reached. Everything is in one folder, which ends with the `with` block.
+The base has the name of the real one and a Python of the same minor version, so that the Dockerfile is built
+as it is, though no registry is asked. Everything is in one folder, which ends with the `with` block.
 """
 
 import json
@@ -127,7 +127,7 @@ class Images:
         ]
         subprocess.run(
             ["mmdebstrap", "--quiet", "--variant=minbase", "--include=python3,python3-venv,ca-certificates"]
-            + [f"--customize-hook={hook}" for hook in hooks]
+            + [f"--customize-hook={hook}" for hook in trust]
             + ["bookworm", str(archive)],
             check=True,
         )
