@@ -158,7 +158,7 @@ def test_the_job_goes_from_bucket_to_bucket_and_fetches_nothing(job, folder, s3_
 
 
 def test_the_executor_runs_what_a_drivers_pod_asks_for(executor, folder):
-    """As spark-submit's pods ask: properties mounted, the job as local://; only the master is this machine."""
+    """As spark-submit's pods ask: properties mounted, the job as local://; on this machine."""
     (folder / "conf").mkdir()
     (folder / "conf/spark.properties").write_text("spark.master=local[2]\nspark.submit.deployMode=client\n")
     done = executor.as_started(

@@ -1,4 +1,4 @@
-"""Images of deploy/images, built and run without a container engine: by buildah, on a base of Debian's packages.
+"""Images of deploy/images, built and run without an engine: by buildah, on a base of Debian's packages.
 
 The base has the name of the real one and a Python of the same minor version, so that the Dockerfile is built
 as it is, though no registry is asked. Everything is in one folder, which ends with the `with` block.
@@ -121,7 +121,7 @@ class Images:
     def make_base(self) -> None:
         """Make the base of Debian's packages; it trusts whom this machine trusts."""
         archive = self._folder / "base.tar"
-        hooks = [
+        trust = [
             f"copy-in {_OWN_AUTHORITIES} {_OWN_AUTHORITIES.parent}",
             'chroot "$1" update-ca-certificates',
         ]
