@@ -1,9 +1,9 @@
-"""Give an image's Spark its jars for S3 and the archive of its classes, so that nothing is fetched at a start.
+"""Give an image's Spark its jars for S3 and the archive of its classes: a start then fetches nothing.
 
 Usage: python bake_spark.py PACKAGE
 
-Both depend on the code and are small, so they do not stay in the environment, which is gigabytes and changes with
-constraints.txt alone: they are moved below the folder PACKAGE, by the paths that they will have in the image.
+Both change with the code, and the environment, which is gigabytes, with constraints.txt alone. So they do not
+stay in it: they are moved below the folder PACKAGE, to the paths that they will have in the image.
 """
 
 import os
@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import make_class_archive
+
 from spark_embed.spark.s3.jars import find_packages, spark_home
 from spark_embed.spark.s3.maven import fetch_jars
 from spark_embed.spark.session import class_archive
@@ -31,6 +32,7 @@ def add_jars(home: str) -> list[Path]:
 
 
 def main() -> None:
+    """Make both and move them."""
     package = Path(sys.argv[1])
     jars = add_jars(spark_home())
     make_class_archive.main()

@@ -27,6 +27,7 @@ def requirements(project: Path, extras: Collection[str], without: Collection[str
 
 
 def main() -> None:
+    """Print them, a line each."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--without", action="append", default=[])
     parser.add_argument("extras", nargs="*")
