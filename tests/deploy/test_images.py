@@ -68,7 +68,8 @@ def job(place, job_image):
 
 @pytest.fixture(scope="module")
 def executor(place, job, job_image):
-    """The executors' image; `job` is asked for so that its tests come first, and its container goes."""
+    """The executors' image; the job's tests are before these, and its container is gigabytes."""
+    job.remove()
     name = place.build("executor", ["--build-context", f"job=container-image://{job_image}"])
     container = Container(place, name)
     has_nothing_to_spare(container)
@@ -147,9 +148,9 @@ def test_a_start_maps_the_archive_of_classes(job, folder, start):
 def test_the_job_goes_from_bucket_to_bucket_and_fetches_nothing(job, folder, s3_server, bucket):
     for shard in (folder / "photos").glob("*.parquet"):
         s3_server.direct.upload_file(str(shard), bucket, f"photos/{shard.name}")
-    environ = {**s3_server.environment(), "SPARK_EMBED_LOG_LEVEL": "DEBUG"}
     done = job.as_started(
-        *("--input_dir", f"s3://{bucket}/photos", "--output_dir", f"s3://{bucket}/out"), environ=environ
+        *("--input_dir", f"s3://{bucket}/photos", "--output_dir", f"s3://{bucket}/out"),
+        environ=s3_server.environment(),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "fetching" not in done.stdout + done.stderr

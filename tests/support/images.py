@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -81,13 +81,17 @@ class Container:
         try:
             yield process
         finally:
-            for child in [*psutil.Process(process.pid).children(recursive=True), process]:
-                child.kill()
+            if process.poll() is None:
+                for child in psutil.Process(process.pid).children(recursive=True):
+                    with suppress(psutil.NoSuchProcess):  # it ended with one before it
+                        child.kill()
+                process.kill()
             process.wait(60)
 
     def remove(self) -> None:
-        """Give its space back."""
-        self._images.buildah("rm", self._name)
+        """Give its space back; once is enough."""
+        if self.root.exists():
+            self._images.buildah("rm", self._name)
 
 
 class Images:
