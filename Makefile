@@ -50,6 +50,9 @@ airflow-venv: .venvs/airflow/.ready  ## an environment of Airflow's own for depl
 test-airflow: $(READY) .venvs/airflow/.ready  ## the DAGs in a real Airflow: minutes; make test skips them, with that reason
 	$(BIN)/python -m pytest --airflow tests/deploy/test_airflow.py tests/deploy/test_airflow_tasks.py
 
+images-test: $(READY) s3-server  ## build the images of deploy/images by buildah, and run them: half an hour, 30 GB meanwhile
+	$(BIN)/python -m pytest --images tests/deploy/test_images.py
+
 .venvs/airflow/.ready: deploy/airflow/constraints.txt
 	rm -rf .venvs/airflow
 	"$(PYTHON)" -m venv .venvs/airflow
