@@ -21,7 +21,7 @@ MAKEFLAGS += --jobs=2
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYSPARK_PYTHON := $(CURDIR)/$(BIN)/python
 
-.PHONY: help run-local test test-fast test-crash test-soak test-cluster test-matrix tabular-example airflow-venv test-airflow test-browser wheel env-archive s3-server lint format types lines tables bench bench-peers bench-service clean
+.PHONY: lint types $(shell sed -n 's/^\([a-z0-9-]*\):.*\#\# .*/\1/p' $(MAKEFILE_LIST))
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -30,7 +30,7 @@ run-local: $(READY) $(DEMO)/photos/.ready  ## embed a small set of real photos a
 	$(BIN)/spark-embed --input_dir $(DEMO)/photos --output_dir $(DEMO)/embeddings --overwrite
 	$(BIN)/python tools/show_neighbours.py $(DEMO)/embeddings
 
-test: s3-server $(READY) lint types  ## everything that CI runs
+test: s3-server kustomize $(READY) lint types  ## everything that CI runs
 	$(BIN)/python -m pytest $(TWO_AT_A_TIME)
 
 test-fast: $(READY)  ## without whole runs and processes of their own: for the edit loop
@@ -54,12 +54,19 @@ test-browser: $(READY)  ## the page of spark-embed explore in a Chromium that is
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt playwright
 	$(BIN)/python -m pytest --browser tests/search/test_explore_page.py
 
+images-test: $(READY) s3-server  ## build the images of deploy/images by buildah, and run them: half an hour, 30 GB meanwhile
+	$(BIN)/python -m pytest --images tests/deploy/test_images.py
+
 .venvs/airflow/.ready: deploy/airflow/constraints.txt
 	rm -rf .venvs/airflow
 	"$(PYTHON)" -m venv .venvs/airflow
 	.venvs/airflow/bin/python -m pip install --quiet --disable-pip-version-check --constraint $< \
 		apache-airflow apache-airflow-providers-standard
 	touch $@
+
+test-workflows: $(READY)  ## GitHub's workflows: actionlint, built once, and their steps, also those that install environments
+	@$(BIN)/python tools/make_go_program.py actionlint
+	$(BIN)/python -m pytest --workflows tests/deploy/test_workflows.py tests/deploy/test_workflow_*.py
 
 tabular-example: $(READY)  ## models/tabular_example, trained, and demo/table.csv for it; N=1000000 for as many rows
 	$(BIN)/python tools/make_tabular_example.py model models/tabular_example
@@ -77,7 +84,10 @@ test-matrix: $(READY) s3-server  ## some tests on every Spark from 3.5 on, and o
 	@$(BIN)/python tools/run_matrix.py
 
 s3-server: $(MADE)  ## build the S3 server that the tests run against: over a minute, once
-	@$(BIN)/python tools/make_s3_server.py
+	@$(BIN)/python tools/make_go_program.py versitygw
+
+kustomize: $(MADE)  ## build kustomize, for the tests of deploy/kubernetes: seconds, once
+	@$(BIN)/python tools/make_go_program.py kustomize
 
 lint: $(PACKAGES)
 	$(BIN)/ruff check .
