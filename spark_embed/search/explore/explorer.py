@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 MAX_K = 240
 _MAX_WAITING = 32
 _WHERE_LIMIT_S = 20.0
+_KEPT_KEYS = 20_000
 _CELL_CHARS = 2000
 _SAFE_INTEGER = 2**53  # of JavaScript
 _CAPTIONS = ("caption", "text", "title", "alt", "description", "prompt", "label", "category", "class")
@@ -75,6 +76,7 @@ class Explorer:
             logger.warning("no pictures: %s", exc)
         self._modelling, self._searching = ThreadPoolExecutor(1, "model"), ThreadPoolExecutor(1, "search")
         self._n_waiting = 0
+        self._keys: dict[int, tuple[str, int]] = {}
 
     async def run(self) -> None:
         """Load the model, and look after the threads, until cancelled.
@@ -125,6 +127,10 @@ class Explorer:
         if image is not None or asked.text is not None:
             vector = await self._in(self._modelling, lambda: self._vector(image, asked.text))
         hits = await self._in(self._searching, lambda: self._find(asked, vector))
+        if len(self._keys) > _KEPT_KEYS:
+            self._keys.clear()
+        # Their pictures are asked for next, and need not wait for another's search.
+        self._keys |= {hit.number: (hit.shard, hit.shard_row) for hit, _ in hits}
         return [{**_shown(hit), "score": None if score is None else round(score, 4)} for hit, score in hits]
 
     async def thumbnail(self, number: int, width: int) -> bytes:
@@ -135,7 +141,8 @@ class Explorer:
         """
         if self._pictures is None:
             raise RefusedError(404, "no_pictures", "the pictures of this data set cannot be read here")
-        shard, row = await self._in(self._searching, lambda: self._key_of(number))
+        known = self._keys.get(number)
+        shard, row = known or await self._in(self._searching, lambda: self._key_of(number))
         return await self._pictures.get(shard, row, width)
 
     async def _load(self) -> None:
