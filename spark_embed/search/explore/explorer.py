@@ -141,8 +141,10 @@ class Explorer:
         """
         if self._pictures is None:
             raise RefusedError(404, "no_pictures", "the pictures of this data set cannot be read here")
-        known = self._keys.get(number)
-        shard, row = known or await self._in(self._searching, lambda: self._key_of(number))
+        key = self._keys.get(number)
+        if key is None:
+            key = await self._in(self._searching, lambda: self._key_of(number))
+        shard, row = key
         return await self._pictures.get(shard, row, width)
 
     async def _load(self) -> None:
