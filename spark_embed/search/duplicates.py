@@ -1,4 +1,4 @@
-"""find_duplicates(): what is published -> near pairs, clusters with one that is kept, and how sure that is."""
+"""find_duplicates(): what is published -> near pairs, clusters with one to keep, and how sure that is."""
 
 from __future__ import annotations
 
