@@ -21,7 +21,7 @@ MAKEFLAGS += --jobs=2
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYSPARK_PYTHON := $(CURDIR)/$(BIN)/python
 
-.PHONY: help run-local test test-fast test-crash test-soak test-cluster test-matrix tabular-example airflow-venv test-airflow wheel env-archive s3-server lint format types lines tables bench bench-peers bench-service clean
+.PHONY: help run-local test test-fast test-crash test-soak test-cluster test-matrix tabular-example airflow-venv test-airflow wheel env-archive s3-server kustomize lint format types lines tables bench bench-peers bench-service clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -30,7 +30,7 @@ run-local: $(READY) $(DEMO)/photos/.ready  ## embed a small set of real photos a
 	$(BIN)/spark-embed --input_dir $(DEMO)/photos --output_dir $(DEMO)/embeddings --overwrite
 	$(BIN)/python tools/show_neighbours.py $(DEMO)/embeddings
 
-test: s3-server $(READY) lint types  ## everything that CI runs
+test: s3-server kustomize $(READY) lint types  ## everything that CI runs
 	$(BIN)/python -m pytest $(TWO_AT_A_TIME)
 
 test-fast: $(READY)  ## without whole runs and processes of their own: for the edit loop
@@ -73,7 +73,10 @@ test-matrix: $(READY) s3-server  ## some tests on every Spark from 3.5 on, and o
 	@$(BIN)/python tools/run_matrix.py
 
 s3-server: $(MADE)  ## build the S3 server that the tests run against: over a minute, once
-	@$(BIN)/python tools/make_s3_server.py
+	@$(BIN)/python tools/make_go_program.py versitygw
+
+kustomize: $(MADE)  ## build kustomize, for the tests of deploy/kubernetes: seconds, once
+	@$(BIN)/python tools/make_go_program.py kustomize
 
 lint: $(PACKAGES)
 	$(BIN)/ruff check .

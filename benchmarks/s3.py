@@ -2,7 +2,7 @@
 
 Usage: python -m benchmarks.s3 [--sizes 1000,4000] [--rounds 3]
 
-The store is a real server on the loopback (tools/make_s3_server.py), whose work takes part of the same cores;
+The store is a real server on the loopback (make s3-server), whose work takes part of the same cores;
 its answers take no way. So this shows what our requests cost, not what a network does. Jars are in the cache
 after the first run, which is not counted.
 """
@@ -24,7 +24,7 @@ from pathlib import Path
 import boto3
 
 from spark_embed.storage import read_json
-from tools.make_s3_server import SERVER
+from tools.make_go_program import S3_SERVER
 
 from benchmarks.data import CACHE, FEED, make_model, make_shards
 from benchmarks.measure import Line, Spread, environment
@@ -46,7 +46,9 @@ def s3_server() -> Iterator[None]:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     keys = {"ROOT_ACCESS_KEY": _KEY, "ROOT_SECRET_KEY": _SECRET}
     options = ["--port", address, "--region", _REGION, "--quiet", "--health", "/health"]
-    server = subprocess.Popen([SERVER, *options, "posix", folder], env=keys, stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(
+        [S3_SERVER.path, *options, "posix", folder], env=keys, stderr=subprocess.DEVNULL
+    )
     try:
         _await(f"http://{address}/health")
         os.environ |= {
@@ -72,7 +74,7 @@ def _await(url: str) -> None:
         with suppress(OSError), urllib.request.urlopen(url, timeout=1):
             return
         time.sleep(0.05)
-    raise SystemExit(f"the S3 server at {SERVER} does not answer; make s3-server builds it")
+    raise SystemExit(f"the S3 server at {S3_SERVER.path} does not answer; make s3-server builds it")
 
 
 def upload(n_images: int) -> str:

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from spark_embed.errors import ConfigError, RowError, StorageError
@@ -64,11 +65,13 @@ def run_search(argv: Sequence[str], write: Write) -> None:
         SparkEmbedError: as `Index.open`, `Index.search` and `QueryModel`.
     """
     given = _search_parser().parse_args(argv)
+    if given.k < 1:
+        raise ConfigError(f"-k {given.k}: must be 1 or more")
     asked = [name for name in ("image", "text", "id") if getattr(given, name) is not None]
     if not asked:
         raise ConfigError("give what to look for: --image FILE, --text WORDS or --id IMAGE_ID")
-    if given.id is not None and len(asked) > 1:
-        raise ConfigError("--id: goes with neither --image nor --text")
+    if given.id is not None and (len(asked) > 1 or given.minus is not None):
+        raise ConfigError("--id: goes with neither --image nor --text nor --minus")
     import_search()
     from spark_embed.search.index import Index
 
@@ -120,6 +123,7 @@ def _search_parser() -> Parser:
     parser.add_argument("index_dir", metavar="INDEX_DIR", help="of 'spark-embed index', or its OUTPUT_DIR")
     parser.add_argument("--image", metavar="FILE", help="a picture, here or in S3")
     parser.add_argument("--text", metavar="WORDS", help="words, for a model with a text tower (CLIP, SigLIP)")
+    parser.add_argument("--minus", metavar="WORDS", help="words to lead away from, beside one of the two")
     parser.add_argument("--id", metavar="IMAGE_ID", help="a row: its image_id, or shard#row")
     parser.add_argument("-k", type=int, default=20, help="how many [20]")
     says = "a condition on the data set's columns, in SQL: \"width > 512 and caption like '%%dog%%'\""
@@ -131,20 +135,22 @@ def _search_parser() -> Parser:
 
 
 def _query(index: Index, given: argparse.Namespace) -> Any:
-    """Return the vector of what is looked for; of a picture and words their mean."""
+    """Return the vector of what is looked for: of a picture and words the sum of directions."""
     from spark_embed.search.query import MAX_IMAGE_BYTES, QueryModel
     from spark_embed.search.vectors import unit_vectors
 
     image = None if given.image is None else _read(given.image, MAX_IMAGE_BYTES)
     options = {name: getattr(given, name) for name in MODEL_FLAGS if getattr(given, name)}
-    column = index.manifest.column
-    model = QueryModel(index.data.root, column, options, with_text=given.text is not None)
+    with_text = given.text is not None or given.minus is not None
+    model = QueryModel(index.data.root, index.manifest.column, options, with_text=with_text)
     try:
         vectors = [] if image is None else [model.of_image(image)]
         vectors += [] if given.text is None else [model.of_text(given.text)]
+        away = [] if given.minus is None else [model.of_text(given.minus)]
     except RowError as exc:
         raise ConfigError(f"{given.image or given.text}: {exc}") from exc
-    return sum(unit_vectors(vector.reshape(1, -1))[1][0] for vector in vectors)
+    directions = unit_vectors(np.stack([*vectors, *away]))[1]
+    return directions[: len(vectors)].sum(axis=0) - directions[len(vectors) :].sum(axis=0)
 
 
 def _read(path: str, max_bytes: int) -> bytes:

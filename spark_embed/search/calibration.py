@@ -72,8 +72,8 @@ def line_of(calibration: Mapping[str, Any], threshold: float) -> str:
     found = ", ".join(f"{best['recall'][name]:.0%} of {name}" for name in COPIES)
     mirrored, others = best["recall"][MIRRORED], best["others"]
     return (
-        f"at {best['threshold']:g}: {found} copies found ({mirrored:.0%} of {MIRRORED} ones), and {others:.2%} of "
-        f"pairs of different pictures, by {calibration['n_pictures']} of the data set"
+        f"at {best['threshold']:g}: {found} copies found ({mirrored:.0%} of {MIRRORED} ones), "
+        f"and {others:.2%} of pairs of different pictures, by {calibration['n_pictures']} of the data set"
     )
 
 

@@ -26,7 +26,7 @@ Rows = NDArray[np.int64]
 
 
 class DataFile(NamedTuple):
-    """A published file, as files.json lists it."""
+    """A published file, as files.json lists it. Within a run no other file ever has its name."""
 
     name: str
     n_rows: int

@@ -13,6 +13,8 @@ import psutil
 import pytest
 from make_tabular_example import write_table
 
+from spark_embed.search.index import Index
+
 from support.airflow import DAGS, VENV, Airflow, Inbox
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -177,10 +179,13 @@ def test_images_are_embedded_verified_and_archived(airflow, photos):
     folder.mkdir()
     for number, photo in enumerate(photos):
         photo.save(folder / f"{number}.jpg")
-    airflow.test_dag("batch_embedding", DATE)
+    airflow.test_dag("batch_embedding", DATE, make_index=True)
     assert set(airflow.states("batch_embedding").values()) == {"success"}
     archive = airflow.project / "demo/archive_embeddings" / INTERVAL
     assert len(pd.read_parquet(archive / "embeddings.parquet")) == len(photos)
+    output = airflow.project / "demo/embeddings" / INTERVAL
+    assert Index.open(str(output)).manifest.n_vectors == len(photos)
+    assert airflow.xcoms("batch_embedding")["index", "recall"] == 1.0
 
 
 def test_a_scheduled_run_is_done_and_where_it_is_late_that_is_told(airflow, tmp_path):

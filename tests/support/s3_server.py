@@ -1,4 +1,4 @@
-"""A real S3 server on the loopback for the tests: versitygw, which tools/make_s3_server.py builds."""
+"""A real S3 server on the loopback for the tests: versitygw, which `make s3-server` builds."""
 
 import os
 import random
@@ -11,10 +11,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from make_s3_server import SERVER
+from make_go_program import S3_SERVER
 
 from support.s3_store import Store
 from support.waiting import PATIENCE_S
+
+SERVER = S3_SERVER.path
 
 # Nothing else is called this: a test can search every file that was written for them.
 ACCESS_KEY = "MARKEDACCESSKEYOFROOT"
@@ -132,7 +134,7 @@ def find_server(folder: Path) -> S3Server | GivenServer:
     if "S3_TEST_ENDPOINT" in os.environ:
         return GivenServer()
     if not can_find_server():
-        reason = f"no S3 server at {SERVER}: tools/make_s3_server.py builds it, or says why not"
+        reason = f"no S3 server at {SERVER}: `make s3-server` builds it, or says why not"
         # Green without these tests would be a lie.
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
     return S3Server(folder)

@@ -16,6 +16,8 @@ from spark_embed.models import Recipe
 from spark_embed.output.folder import Output
 from spark_embed.output.verify import verify
 from spark_embed.run.wave import embed_table
+from spark_embed.search.build import build_index
+from spark_embed.search.index import Index
 
 from support.bad_server import BadServer
 from support.image_files import encode
@@ -35,9 +37,11 @@ def knn_scores(vectors: np.ndarray, labels: np.ndarray, k: int) -> tuple[float, 
 
 
 @pytest.mark.slow
-def test_the_default_model_finds_photos_of_the_same_category(embed, material):
+def test_the_default_model_finds_photos_of_the_same_category(embed, material, tmp_path):
     """The figures that NOTES.md gives for the reference network: 0.968 and 0.943."""
-    metadata, embeddings, _ = embed(material / "img2dataset/parquet", model_directory=None)
+    metadata, embeddings, _ = embed(
+        material / "img2dataset/parquet", model_directory=None, output_dir=str(tmp_path / "out")
+    )
     assert metadata["model"]["name"] == "efficientnet_lite0"
     assert metadata["model"]["embedding_dim"] == 1280
     photos = embeddings[embeddings["category"] != ""].dropna(subset=["category"])
@@ -47,6 +51,21 @@ def test_the_default_model_finds_photos_of_the_same_category(embed, material):
     assert len(photos) == 400
     assert top1 >= 0.95
     assert precision >= 0.92
+    check_index(tmp_path / "out", photos, precision)
+
+
+def check_index(output_dir, photos: pd.DataFrame, precision: float) -> None:
+    """An index finds as many of the same category as a comparison with all photos does."""
+    build_index(str(output_dir))
+    index = Index.open(str(output_dir))
+    same = []
+    for row in photos.itertuples():
+        where = f"category <> '' and key in ({', '.join(map(repr, photos['key']))})"
+        hits = index.search(row.embedding, 6, where, columns=["key", "category"])
+        others = [hit for hit in hits if hit.columns["key"] != row.key][:5]
+        same += [hit.columns["category"] == row.category for hit in others]
+    assert len(same) == 5 * len(photos)
+    assert np.mean(same) == pytest.approx(precision, abs=1e-9)
 
 
 @pytest.mark.matrix

@@ -1,4 +1,4 @@
-"""Every night: a folder of images is looked at, embedded, verified and archived; docs/airflow.md."""
+"""Every night: a folder of images is looked at, embedded, verified, indexed and archived; docs/airflow.md."""
 
 from __future__ import annotations
 
@@ -50,9 +50,22 @@ class Verify(ProjectCommand):
         return [["spark-embed", "verify", run.output]]
 
 
+class Index(ProjectCommand):
+    """Make the embeddings searchable, where that is asked for; XCom `recall`."""
+
+    def commands(self, context: Context, run: RunFolders) -> Sequence[Sequence[str]]:
+        """See `ProjectCommand`."""
+        is_asked = context["params"]["make_index"]
+        return [["spark-embed", "index", run.output, "--json"]] if is_asked else []
+
+    def results(self, context: Context, run: RunFolders, printed: Mapping[str, Any]) -> dict[str, Any]:
+        """See `ProjectCommand`."""
+        return {"recall": printed["recall"]} if printed else {}
+
+
 with DAG(
     "batch_embedding",
-    description="Look at a folder of images, embed it, verify, archive",
+    description="Look at a folder of images, embed it, verify, index, archive",
     **nightly(),
     params={
         "input_path": text_param("demo/photos", "a data set of any layout; {ds} is the day"),
@@ -62,14 +75,17 @@ with DAG(
             None, type=["integer", "null"], minimum=1, description="images of a forward pass"
         ),
         "id_column": text_param(None, "column that names an image"),
+        "make_index": Param(
+            False, type="boolean", description="for spark-embed search, which is an extra of the project"
+        ),
         "archive_dir": text_param("demo/archive_embeddings", "each data interval has a folder below it"),
     },
 ) as dag:
-    # The place of an index of the embeddings, which reads the verified output, is between verify and archive.
     chain(
         Embed(task_id="validate_input", dry_run=True),
         Embed(task_id="run_embedding"),
         Verify(task_id="verify"),
+        Index(task_id="index"),
         Archive(task_id="archive"),
         Cleanup(task_id="cleanup"),
     )

@@ -271,7 +271,10 @@ def _json_of(line: str) -> dict[str, Any]:
 
 
 class Archive(BaseOperator):
-    """Copy what a run has written, but its state, to the archive; what is equal there is left alone."""
+    """Copy what a run has written, without its state and what is of use with that only, to the archive.
+
+    What is equal there is left alone.
+    """
 
     def execute(self, context: Context) -> None:
         """Copy beside it, and put that in its place at the end: the archive is the whole new one or the old.
@@ -301,7 +304,7 @@ class Archive(BaseOperator):
 
 
 def _ignored(folder: str, names: Sequence[str]) -> list[str]:
-    return [name for name in names if name == "_spark_embed"]
+    return [name for name in names if name in ("_spark_embed", "index")]
 
 
 def _files(root: str) -> dict[str, tuple[int, int]]:
