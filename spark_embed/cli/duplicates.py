@@ -77,8 +77,8 @@ def _text(found: Duplicates, calibration: dict[str, Any] | None) -> str:
     lines = [
         f"clusters    {found.n_clusters:,} of {found.n_rows:,} rows at a threshold of {found.threshold:g}; "
         f"{found.n_pairs:,} pairs",
-        f"could go    {found.n_removable:,} rows: {found.n_exact:,} with the same bytes as the one that is "
-        f"kept, {found.n_near:,} near it{unknown} (by {found.same_bytes_by})",
+        f"could go    {found.n_removable:,} rows: {found.n_exact:,} exact copies, {found.n_near:,} near ones"
+        f"{unknown} (by {found.same_bytes_by})",
         f"recall      {recall}",
     ]
     if calibration:

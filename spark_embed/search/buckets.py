@@ -24,8 +24,8 @@ from spark_embed.storage import exists, open_binary, replaced_file
 CELLS_NAME = "cells.npz"
 
 _CHUNK_BYTES = 128 << 20
-_MAX_BUCKETS_OF_ONE = 6
-"""Buckets that a vector is in, at most; by the angles it is fewer (`near_cells`)."""
+_MAX_BUCKETS_OF_ONE = 3
+"""Buckets that a vector is in, at most; with two all the pairs were found that were looked for."""
 
 
 class Truth(NamedTuple):

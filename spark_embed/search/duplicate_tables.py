@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -31,8 +32,9 @@ class Counts:
 
     Attributes:
         n_pairs, n_clusters: rows of pairs.parquet; clusters of two rows or more.
-        n_removable: rows of clusters but those that are kept; of them have
-        n_exact, n_near, n_unknown: the same bytes as the kept one, others, or nobody knows.
+        n_removable: rows of clusters but those that are kept.
+        n_exact: of them those that have the same bytes as another row of their cluster, which stays or is
+            counted as near; n_near: others; n_unknown: of which nobody knows.
     """
 
     n_pairs: int
@@ -112,23 +114,24 @@ def write_clusters(
     order = np.lexsort((ranks[members], -scores, kept != members, ranks[kept]))
     members, kept, scores = members[order], kept[order], scores[order]
     is_kept = kept == members
-    is_same = same_bytes(contents, members, kept, scores)
+    is_same = pc.if_else(pa.array(is_kept), True, same_bytes(contents, members, kept, scores))
     table = pa.table(
         {
             "cluster": pa.array(np.cumsum(is_kept) - 1, pa.int64()),
             "kept": pa.array(is_kept),
             "score": pa.array(scores, pa.float32()),
-            "same_bytes": pa.compute.if_else(pa.array(is_kept), True, is_same),
+            "same_bytes": is_same,
             **{name: rows[name].take(pa.array(members)) for name in (IMAGE_ID, SHARD, SHARD_ROW)},
         }
     )
     with replaced_file(to) as path:
         pq.write_table(table, path)
-    others = is_same.filter(pa.array(~is_kept))
-    n_exact, n_unknown = int(others.true_count), int(others.null_count)
-    return Counts(
-        n_pairs, int(is_kept.sum()), len(others), n_exact, len(others) - n_exact - n_unknown, n_unknown
-    )
+    n_clusters, n_removable = int(is_kept.sum()), int((~is_kept).sum())
+    known = contents.codes[members] >= 0
+    different = np.unique(np.stack([kept[known], contents.codes[members][known]]), axis=1).shape[1]
+    is_unknown = is_same.is_null().to_numpy(zero_copy_only=False) & ~known
+    n_exact, n_unknown = int(known.sum()) - different, int(is_unknown.sum())
+    return Counts(n_pairs, n_clusters, n_removable, n_exact, n_removable - n_exact - n_unknown, n_unknown)
 
 
 def places_in(numbers: Rows, wanted: NDArray[np.int64]) -> Rows:
