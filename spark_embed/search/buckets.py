@@ -25,7 +25,7 @@ CELLS_NAME = "cells.npz"
 
 _CHUNK_BYTES = 128 << 20
 _MAX_BUCKETS_OF_ONE = 3
-"""Buckets that a vector is in, at most; with two all the pairs were found that were looked for."""
+"""Buckets that a vector is in, at most; docs/search.md has what part of true pairs meets in them."""
 
 
 class Truth(NamedTuple):
