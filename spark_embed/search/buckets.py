@@ -14,7 +14,7 @@ import faiss
 import numpy as np
 from pyspark.sql import SparkSession
 
-from spark_embed.search.files import local_files
+from spark_embed.errors import StorageError
 from spark_embed.search.near import Cells, Pairs, join_pairs, near_cells
 from spark_embed.search.ranked import Ranked, Source, collapsed, different_pairs, in_order, read_ranked
 from spark_embed.search.vectors import Rows, Vectors
@@ -201,10 +201,13 @@ def load(folder: str, name: str) -> dict[str, Any]:
     """Read what `save` has written.
 
     Raises:
-        StorageError: the file is gone.
+        StorageError: it cannot be read.
     """
-    with np.load(local_files(folder, [name])[name], allow_pickle=False) as loaded:
-        return dict(loaded)
+    try:
+        with open_binary(f"{folder}/{name}") as file, np.load(file, allow_pickle=False) as loaded:
+            return dict(loaded)
+    except OSError as exc:
+        raise StorageError(f"{folder}/{name}: cannot be read: {exc}") from exc
 
 
 _NONE = (np.empty(0, np.int64), np.empty(0, np.int64))
