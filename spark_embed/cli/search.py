@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Write = Callable[[str], object]
 
-_MODEL_FLAGS = ("model_directory", "revision", "trust_remote_code")
+MODEL_FLAGS = ("model_directory", "revision", "trust_remote_code")
 _SHOWN_CHARS = 60
 
 
@@ -52,7 +52,7 @@ def run_index(argv: Sequence[str], write: Write) -> None:
     from spark_embed.search.build import BuildOptions, build_index
 
     options = BuildOptions(given.column, given.factory, _bytes(given.max_memory))
-    with _Session(given.output_dir) as session:
+    with LazySession(given.output_dir) as session:
         manifest = build_index(given.output_dir, given.index_dir, options, session)
     write((json.dumps(_summary(manifest)) if given.json else _text(manifest)) + "\n")
 
@@ -104,6 +104,13 @@ def import_search() -> None:
             raise ConfigError(f"search needs {package}: pip install 'spark-embed[search]'") from exc
 
 
+def add_model_flags(parser: Parser) -> None:
+    """Add the flags that say where the model of a run is now: `MODEL_FLAGS`."""
+    parser.add_argument("--model_directory", metavar="FOLDER", help="where the run's model is now")
+    parser.add_argument("--revision", metavar="REVISION", help="of a hub id")
+    parser.add_argument("--trust_remote_code", action="store_true", help="let a model folder run its code")
+
+
 def _search_parser() -> Parser:
     parser = Parser(
         prog="spark-embed search",
@@ -126,16 +133,9 @@ def _search_parser() -> Parser:
     return parser
 
 
-def add_model_flags(parser: Parser) -> None:
-    """Let a command be told where the model of a data set is now."""
-    parser.add_argument("--model_directory", metavar="FOLDER", help="where the run's model is now")
-    parser.add_argument("--revision", metavar="REVISION", help="of a hub id")
-    parser.add_argument("--trust_remote_code", action="store_true", help="let a model folder run its code")
-
-
 def model_options(given: argparse.Namespace) -> dict[str, Any]:
     """Return what those flags say, as `QueryModel` takes it."""
-    return {name: getattr(given, name) for name in _MODEL_FLAGS if getattr(given, name)}
+    return {name: getattr(given, name) for name in MODEL_FLAGS if getattr(given, name)}
 
 
 def _query(index: Index, given: argparse.Namespace) -> Any:
@@ -171,7 +171,7 @@ def _read(path: str, max_bytes: int) -> bytes:
     return data
 
 
-class _Session:
+class LazySession:
     """Starts a Spark session when the first asks for it, and stops it if it has; `with`, then call."""
 
     def __init__(self, folder: str) -> None:
@@ -179,10 +179,11 @@ class _Session:
         self._sessions: list[Any] = []
         self._borrowed = False
 
-    def __enter__(self) -> _Session:
+    def __enter__(self) -> LazySession:
         return self
 
     def __call__(self) -> Any:
+        """Return the session."""
         from spark_embed.config import Config
         from spark_embed.spark.context import find_session
         from spark_embed.spark.machine import check_machine
