@@ -26,6 +26,7 @@ from spark_embed.search.clusters import Clusters, first_of_same, make_clusters
 from spark_embed.search.duplicate_tables import (
     CLUSTERS_NAME,
     PAIRS_NAME,
+    Counts,
     places_in,
     ranks_of,
     read_rows,
@@ -174,24 +175,71 @@ def find_duplicates(
             return known, calibration
         work = f"{root}/{_WORK_PREFIX}{question}"
         _tidy(root, but=work)
-        found, queries = _find(data, dim, work, options, session)
+        asked = _Asked(data, dim, root, options, question, hashes)
+        found, n_queries = _find(asked, work, session)
         lock.check()
         delete(f"{root}/{METADATA_NAME}")  # of other tables than those that are now written
-        made = _write(data, dim, root, options, question, hashes, found, queries, session)
+        made = _write(asked, found, n_queries, session)
         write_text(f"{root}/{METADATA_NAME}", made.model_dump_json(indent=1) + "\n")
         delete(work)
     return made, calibration
 
 
-def _find(
-    data: DataSet, dim: int, work: str, options: DuplicatesOptions, session: Callable[[], SparkSession] | None
-) -> tuple[Found, int]:
+@dataclass(frozen=True)
+class _Asked:
+    """What is looked for, where, and where the answer goes.
+
+    Attributes:
+        dim: length of the vectors.
+        root: folder of the tables.
+        question: names all that decides the answer.
+        hashes: the column that says which pictures are the same bytes; None for none.
+    """
+
+    data: DataSet
+    dim: int
+    root: str
+    options: DuplicatesOptions
+    question: str
+    hashes: str | None
+
+    def shards(self) -> tuple[str, ...]:
+        """Return the names of the data set's shards, in order."""
+        ledger = read_ledger(Output(self.data.root))
+        return tuple(sorted(ledger.shards if ledger else ()))
+
+    def record(
+        self, counts: Counts, same_bytes_by: str, n_queries: int, n_true_pairs: int, recall: float | None
+    ) -> Duplicates:
+        """Return what to write of the answer."""
+        data = self.data
+        return Duplicates(
+            made_at=now(),
+            question=self.question,
+            output_dir=data.root,
+            run_id=data.run_id,
+            generation=data.generation,
+            fingerprint=data.fingerprint,
+            table=data.table,
+            column=data.column,
+            dim=self.dim,
+            n_rows=data.n_rows,
+            threshold=self.options.threshold,
+            keep=self.options.keep,
+            same_bytes_by=same_bytes_by,
+            **dataclasses.asdict(counts),
+            n_queries=n_queries,
+            n_true_pairs=n_true_pairs,
+            recall=recall,
+        )
+
+
+def _find(asked: _Asked, work: str, session: Callable[[], SparkSession] | None) -> tuple[Found, int]:
     """Return the pairs, and how many vectors were compared with all to tell how many of them are found."""
+    data, dim, options = asked.data, asked.dim, asked.options
     firsts = np.cumsum([0, *(file.n_rows for file in data.files)])
-    ledger = read_ledger(Output(data.root))
-    shards = tuple(sorted(ledger.shards if ledger else ()))
     paths = tuple(data.path(file.name) for file in data.files)
-    source = Source(paths, tuple(firsts[:-1].tolist()), data.column, dim, options.keep, shards)
+    source = Source(paths, tuple(firsts[:-1].tolist()), data.column, dim, options.keep, asked.shards())
     n_bytes = 4 * dim * data.n_rows
     if session is None or n_bytes <= _HERE_BYTES:
         whole, same = collapsed(in_order(list(read_ranked(source, data.n_rows))))
@@ -218,21 +266,14 @@ def _find(
 
 
 def _write(
-    data: DataSet,
-    dim: int,
-    root: str,
-    options: DuplicatesOptions,
-    question: str,
-    hashes: str | None,
-    found: Found,
-    n_queries: int,
-    session: Callable[[], SparkSession] | None,
+    asked: _Asked, found: Found, n_queries: int, session: Callable[[], SparkSession] | None
 ) -> Duplicates:
+    """Write the two tables; returns what they hold."""
+    data, keep, hashes = asked.data, asked.options.keep, asked.hashes
     _check_number(len(found.pairs.first) + len(found.same.first))
     numbers = np.unique(np.concatenate([*found.pairs[:2], *found.same[:2]]))
-    rows = read_rows(data, numbers, [name for name in (options.keep, hashes) if name])
-    ledger = read_ledger(Output(data.root))
-    ranks = ranks_of(rows, options.keep, sorted(ledger.shards if ledger else ()))
+    rows = read_rows(data, numbers, [name for name in (keep, hashes) if name])
+    ranks = ranks_of(rows, keep, list(asked.shards()))
     near = _placed(found.pairs, numbers)
     same = _placed(found.same, numbers)
     clusters = make_clusters(near, same, ranks)
@@ -245,28 +286,12 @@ def _write(
         contents = by_column(rows[hashes], hashes)
     else:
         contents = by_reading(data.root, rows, join_pairs([pairs, _others(in_question)]), session)
-    write_pairs(f"{root}/{PAIRS_NAME}", rows, pairs, contents)
-    counts = write_clusters(f"{root}/{CLUSTERS_NAME}", rows, clusters, ranks, contents, len(pairs.first))
-    recall = 1.0 if not n_queries else _recall(found, numbers, clusters, firsts)
-    return Duplicates(
-        made_at=now(),
-        question=question,
-        output_dir=data.root,
-        run_id=data.run_id,
-        generation=data.generation,
-        fingerprint=data.fingerprint,
-        table=data.table,
-        column=data.column,
-        dim=dim,
-        n_rows=data.n_rows,
-        threshold=options.threshold,
-        keep=options.keep,
-        same_bytes_by=contents.source,
-        **dataclasses.asdict(counts),
-        n_queries=n_queries,
-        n_true_pairs=len(found.truth.queries),
-        recall=recall,
+    write_pairs(f"{asked.root}/{PAIRS_NAME}", rows, pairs, contents)
+    counts = write_clusters(
+        f"{asked.root}/{CLUSTERS_NAME}", rows, clusters, ranks, contents, len(pairs.first)
     )
+    recall = 1.0 if not n_queries else _recall(found, numbers, clusters, firsts)
+    return asked.record(counts, contents.source, n_queries, len(found.truth.queries), recall)
 
 
 def _recall(found: Found, numbers: Rows, clusters: Clusters, firsts: Rows) -> float | None:
