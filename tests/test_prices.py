@@ -1,6 +1,7 @@
 """The file of prices that people edit: what it holds as shipped, and what is wrong with one, in a line."""
 
 import pytest
+from cost_table import at_speed
 
 from spark_embed.errors import ConfigError
 from spark_embed.load_config import conf_folder
@@ -52,6 +53,14 @@ def test_a_missing_price_is_a_line_that_says_where_to_add_it(write):
 def test_the_file_that_is_shipped_can_be_read():
     prices = read_prices(str(conf_folder() / "prices.yaml"))
     assert prices.hourly("g5.xlarge") > prices.hourly("g5.xlarge", "spot") > 0
+
+
+def test_a_machine_without_a_gpu_has_no_price_at_the_speed_of_one():
+    assert any("m5.xlarge" in line for line in at_speed(200))
+    fast = "\n".join(at_speed(5000))
+    assert "m5.xlarge" not in fast
+    assert "m6i.2xlarge" not in fast
+    assert "g6.2xlarge" in fast
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ Without a speed, the tables of docs/deployment.md. With one, what each machine c
 which `spark-embed estimate` measures.
 """
 
+import math
 import sys
 from collections.abc import Iterable
 
@@ -17,9 +18,11 @@ MILLION = 1_000_000
 # Images a second and core, by CPU seconds of the workers; docs/deployment.md says how and on what.
 PER_CORE = {"the embedded model": 59, "CLIP ViT-B/32": 9.6}
 
-# The one machine of conf/prices.yaml without a GPU, and its cores, as Linux counts them.
-CPU_MACHINE, CPU_CORES = "m5.xlarge", 4
-RATES = {model: per_core * CPU_CORES for model, per_core in PER_CORE.items()}
+# The machines of conf/prices.yaml without a GPU, and their cores, as Linux counts them; the first is
+# that of the tables.
+CPU_CORES = {"m5.xlarge": 4, "m6a.2xlarge": 8, "m6i.2xlarge": 8}
+CPU_MACHINE = next(iter(CPU_CORES))
+RATES = {model: per_core * CPU_CORES[CPU_MACHINE] for model, per_core in PER_CORE.items()}
 
 NOT_KNOWN = "not known"
 
@@ -47,7 +50,7 @@ def way_rows(prices: Prices) -> list[str]:
     )
     hours = (f"{model}: {MILLION / rate / 3600:.1f} h" for model, rate in RATES.items())
     rows = [
-        header(f"on one {CPU_MACHINE}, {CPU_CORES} cores", "a machine-hour", *hours),
+        header(f"on one {CPU_MACHINE}, {CPU_CORES[CPU_MACHINE]} cores", "a machine-hour", *hours),
         row("a laptop, a machine of your own", *["nothing"] * (1 + len(RATES))),
     ]
     for way, hourly, more in ways:
@@ -62,12 +65,12 @@ def way_rows(prices: Prices) -> list[str]:
 
 
 def gpu_rows(prices: Prices) -> list[str]:
-    """Return a row for each other machine: its price, and from which speed on it costs less than that one."""
+    """Return a row for each machine with a GPU: its price, and from which speed on it costs less."""
     base = prices.hourly(CPU_MACHINE)
     rows = [header("machine", "on demand, an hour", "spot", *(f"{model}: cheaper from" for model in RATES))]
     for instance in prices.instances:
         hourly, spot = prices.hourly(instance), prices.hourly(instance, "spot")
-        if instance != CPU_MACHINE and hourly and base:
+        if instance not in CPU_CORES and hourly and base:
             even = [f"{rate * hourly / base:,.0f} images/s" for rate in RATES.values()]
             rows.append(row(instance, f"${hourly:.3f}", f"${spot:.3f}" if spot else NOT_KNOWN, *even))
     return rows
@@ -82,10 +85,12 @@ def header(*cells: str) -> str:
 
 
 def at_speed(images_per_s: float) -> Iterable[str]:
-    """Yield lines: what a million images come to on each machine, if it does so many a second."""
+    """Yield lines: what a million images come to on each machine that can be so fast."""
     prices = read_prices(str(conf_folder() / "prices.yaml"))
     yield f"a million images: {MILLION / images_per_s / 60:,.0f} minutes of one machine"
     for instance in prices.instances:
+        if images_per_s > CPU_CORES.get(instance, math.inf) * max(PER_CORE.values()):
+            continue
         both = {"on demand": prices.hourly(instance), "spot": prices.hourly(instance, "spot")}
         found = (f"{dollars(one, images_per_s):>9} {market}" for market, one in both.items() if one)
         yield f"  {instance:14}{'  '.join(found)}"

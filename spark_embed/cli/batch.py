@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 from spark_embed.aws.batch import api, environments, jobs, logs, stack
 from spark_embed.aws.calls import make_client
-from spark_embed.aws.job_flags import add_price, check_job, split_job
-from spark_embed.aws.waiting import Detached
-from spark_embed.errors import CloudError, ConfigError
+from spark_embed.aws.job_flags import add_price, check_job
+from spark_embed.cli.aws_commands import Commands, Write, add_commands, run_command, tell
+from spark_embed.errors import CloudError
 from spark_embed.flags import Parser
 from spark_embed.prices import Prices
 
 logger = logging.getLogger(__name__)
 
-Write = Callable[[str], object]
-
+_TORCH_FOR_CPU = "https://download.pytorch.org/whl/cpu"
 _MODEL_CURE = "copy it to S3 (aws s3 cp, aws s3 sync) and give that"
 _CODES = "exit codes: 0 done; 2 a flag or a parameter is wrong; 11 AWS refuses"
 _ENDS = f"{_CODES}, or (--wait) the job failed; 130 Ctrl-C while waiting: the job goes on"
@@ -32,29 +29,23 @@ def run_batch(argv: Sequence[str], write: Write) -> None:
     Raises:
         SparkEmbedError: as the epilogs of the subcommands say.
     """
-    own, job = split_job(argv)
-    given = _parser().parse_args(own)
-    given.job = job
-    if job and given.command is not _submit:
-        raise ConfigError("only 'spark-embed batch submit' takes flags of the job behind --")
-    try:
-        given.command(given, write)
-    except KeyboardInterrupt as exc:
-        raise Detached("interrupted; what was sent to AWS goes on") from exc
+    run_command(_parser(), argv, lambda given: given.command(given, write))
 
 
 def _setup(given: argparse.Namespace, write: Write) -> None:
     request = stack.create_stack(given.stack, given.template, given.parameter)
     if given.dry_run:
         shown = {**request, "TemplateBody": f"file://{given.template}"}
-        return _tell({"operation": "CreateStack", "parameters": shown}, write)
+        return tell({"operation": "CreateStack", "parameters": shown}, write)
     outputs = stack.set_up(given.region, request, logger.info)
-    _tell({"stack": given.stack, **outputs}, write)
+    tell({"stack": given.stack, **outputs}, write)
     image = outputs.get("Image", "")
     logger.info(
-        "once for each version: docker build -f deploy/images/Dockerfile --target job -t %s . && aws ecr "
-        "get-login-password | docker login --username AWS --password-stdin %s && docker push %s",
-        *(image, image.partition("/")[0], image),
+        "once for each version (with Gpus=0 add --build-arg TORCH_INDEX=%s): "
+        "docker build --platform linux/amd64 -f deploy/images/Dockerfile --target job -t %s . && "
+        "aws ecr get-login-password%s | docker login --username AWS --password-stdin %s && docker push %s",
+        *(_TORCH_FOR_CPU, image, f" --region {given.region}" if given.region else ""),
+        *(image.partition("/")[0], image),
     )
     return None
 
@@ -75,10 +66,10 @@ def _submit(given: argparse.Namespace, write: Write) -> None:
         gpus=given.gpus,
     )
     if given.dry_run:
-        return _tell({"operation": "SubmitJob", "parameters": request}, write)
+        return tell({"operation": "SubmitJob", "parameters": request}, write)
     client = make_client("batch", given.region, is_repeatable=False)
     job_id = api.call(client, "SubmitJob", **request)["jobId"]
-    _tell({"job_id": job_id}, write)
+    tell({"job_id": job_id}, write)
     if given.wait:
         jobs.follow_job(given.region, job_id, logger.info)
     return None
@@ -116,15 +107,10 @@ def _cancel(given: argparse.Namespace, write: Write) -> None:
         raise CloudError(f"job {given.job_id} has ended already: {job['status']}")
     # In any state: what has not begun it cancels, and what runs gets SIGTERM; neither is tried again.
     api.call(client, "TerminateJob", jobId=given.job_id, reason="spark-embed batch cancel")
-    _tell({"job_id": given.job_id, "state": jobs.describe_job(client, given.job_id)["status"]}, write)
+    tell({"job_id": given.job_id, "state": jobs.describe_job(client, given.job_id)["status"]}, write)
 
 
-def _tell(told: Mapping[str, Any], write: Write) -> None:
-    write(json.dumps(told, indent=2) + "\n")
-
-
-# Name -> what does it, what --help says, its exit codes.
-_COMMANDS: Mapping[str, tuple[Callable[..., None], str, str]] = {
+_COMMANDS: Commands = {
     "setup": (
         _setup,
         "Make the stack that jobs run in, or change it: queue, instances, image repository, roles. Prints "
@@ -151,11 +137,8 @@ def _parser() -> Parser:
         epilog=_ENDS,
         allow_abbrev=False,
     )
-    added = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
-    of: dict[str, argparse.ArgumentParser] = {}
-    for name, (command, text, epilog) in _COMMANDS.items():
-        of[name] = added.add_parser(name, help=text, description=text, epilog=epilog, allow_abbrev=False)
-        of[name].set_defaults(command=command)
+    of = add_commands(parser, _COMMANDS)
+    for name in of:
         of[name].add_argument("--region", metavar="REGION", help="of AWS [AWS_REGION, or the profile's]")
     for name in ("setup", "submit"):
         says = "names stack, queue and job definition [spark-embed]"
@@ -169,9 +152,13 @@ def _parser() -> Parser:
     says = "of the template; again for each. Of a stack that is there the others stay as they are"
     of["setup"].add_argument("--parameter", metavar="NAME=VALUE", action="append", default=[], help=says)
     submit = of["submit"]
-    submit.usage = "%(prog)s [--wait] [--dry_run] ... -- --input_dir S3 --output_dir S3 ..."
-    for name, says in (("vcpus", "cores"), ("memory", "memory, in MiB"), ("gpus", "GPUs")):
-        submit.add_argument(f"--{name}", metavar="N", type=_count, help=f"{says} of the job [the stack's]")
+    submit.usage = (
+        "%(prog)s [--wait] [--dry_run] [--vcpus N] [--memory MIB] [--gpus N] [--stack NAME] "
+        "[--region REGION] -- --input_dir S3 --output_dir S3 ..."
+    )
+    for name, metavar, says in (("vcpus", "N", "cores"), ("memory", "MIB", "memory"), ("gpus", "N", "GPUs")):
+        says = f"{says} of the job [the stack's]"
+        submit.add_argument(f"--{name}", metavar=metavar, type=_count, help=says)
     submit.add_argument(
         "--wait", action="store_true", help="wait until the job has ended, and show its progress"
     )

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from spark_embed.aws.emr import api, deploy, follow, logs, price, requests
 from spark_embed.aws.emr.cluster_file import Cluster, read_cluster
-from spark_embed.aws.job_flags import add_price, check_job, flag_value, split_job
-from spark_embed.aws.waiting import Detached
+from spark_embed.aws.job_flags import add_price, check_job, flag_value
+from spark_embed.cli.aws_commands import Commands, Write, add_commands, run_command, tell
 from spark_embed.errors import CloudError, ConfigError
 from spark_embed.flags import Parser
 
 logger = logging.getLogger(__name__)
-
-Write = Callable[[str], object]
 
 _CODES = "exit codes: 0 done; 2 a flag or the cluster file is wrong; 4 S3 cannot be used; 11 AWS refuses"
 _MODEL_CURE = "'spark-embed emr deploy --model_directory FOLDER' puts it into S3 and prints the path to give"
@@ -31,34 +28,28 @@ def run_emr(argv: Sequence[str], write: Write) -> None:
     Raises:
         SparkEmbedError: as the epilogs of the subcommands say.
     """
-    own, job = split_job(argv)
-    given = _parser().parse_args(own)
-    given.job = job
-    if given.job and given.command is not _submit:
-        raise ConfigError("only 'spark-embed emr submit' takes flags of the job behind --")
-    cluster = read_cluster(given.cluster)
-    try:
-        given.command(given, cluster, write)
-    except KeyboardInterrupt as exc:
-        raise Detached(
-            "interrupted; what was sent to AWS goes on ('aws emr list-clusters --active' shows what there is)"
-        ) from exc
+    run_command(
+        _parser(),
+        argv,
+        lambda given: given.command(given, read_cluster(given.cluster), write),
+        " ('aws emr list-clusters --active' shows what there is)",
+    )
 
 
 def _deploy(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
     model = deploy.deploy_model(cluster, given.model_directory) if given.model_directory else None
     version = deploy.deploy_release(cluster, deploy.find_checkout())
     told = {"release_version": version, "release": requests.release_folder(cluster, version)}
-    _tell(told | ({"model_directory": model} if model else {}), write)
+    tell(told | ({"model_directory": model} if model else {}), write)
 
 
 def _create_cluster(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
     request = requests.run_job_flow(cluster, _version(given, cluster))
     if given.dry_run:
-        return _tell({"operation": "RunJobFlow", "parameters": request}, write)
+        return tell({"operation": "RunJobFlow", "parameters": request}, write)
     once = api.emr_client(cluster.region, is_repeatable=False)
     cluster_id = api.call(once, "RunJobFlow", **request)["JobFlowId"]
-    _tell({"cluster_id": cluster_id}, write)
+    tell({"cluster_id": cluster_id}, write)
     if given.wait:
         client = api.emr_client(cluster.region)
         follow.follow_cluster(client, cluster_id, logger.info)
@@ -83,13 +74,13 @@ def _submit(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
         else ("AddJobFlowSteps", requests.add_steps(given.cluster_id, [step]))
     )
     if given.dry_run:
-        return _tell({"operation": operation, "parameters": request}, write)
+        return tell({"operation": operation, "parameters": request}, write)
     client = api.emr_client(cluster.region)
     answer = api.call(api.emr_client(cluster.region, is_repeatable=False), operation, **request)
     cluster_id = answer["JobFlowId"] if is_alone else given.cluster_id
     logger.info("sent to cluster %s", cluster_id)  # by now it costs, whatever comes next
     step_id = answer["StepIds"][0] if not is_alone else _step_id(client, cluster_id, None)
-    _tell({"cluster_id": cluster_id, "step_id": step_id}, write)
+    tell({"cluster_id": cluster_id, "step_id": step_id}, write)
     if given.wait:
         follow.follow_step(client, cluster_id, step_id, logger.info)
     return None
@@ -153,7 +144,7 @@ def _cancel(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
     for info in answer.get("CancelStepsInfoList", []):
         if info.get("Status") == "FAILED":
             raise CloudError(f"CancelSteps: step {step_id}: {info.get('Reason') or 'it cannot be cancelled'}")
-    _tell({"cluster_id": given.cluster_id, "step_id": step_id, "state": "CANCEL_PENDING"}, write)
+    tell({"cluster_id": given.cluster_id, "step_id": step_id, "state": "CANCEL_PENDING"}, write)
 
 
 def _terminate(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
@@ -164,7 +155,7 @@ def _terminate(given: argparse.Namespace, cluster: Cluster, write: Write) -> Non
     if not api.has_ended(described):
         api.call(client, "TerminateJobFlows", JobFlowIds=[given.cluster_id])
         described = follow.describe_cluster(client, given.cluster_id)
-    _tell({"cluster_id": given.cluster_id, "state": described["Status"]["State"]}, write)
+    tell({"cluster_id": given.cluster_id, "state": described["Status"]["State"]}, write)
 
 
 def _version(given: argparse.Namespace, cluster: Cluster) -> str:
@@ -193,12 +184,7 @@ def _step_id(client: Any, cluster_id: str, given: str | None) -> str:
     return str(steps[0]["Id"])
 
 
-def _tell(told: Mapping[str, Any], write: Write) -> None:
-    write(json.dumps(told, indent=2) + "\n")
-
-
-# Name -> what does it, what --help says, its exit codes.
-_COMMANDS: Mapping[str, tuple[Callable[..., None], str, str]] = {
+_COMMANDS: Commands = {
     "deploy": (
         _deploy,
         "Put this checkout into S3 as a release: wheel, job, conf, bootstrap; unchanged, not again.",
@@ -239,11 +225,9 @@ def _parser() -> Parser:
         epilog=_ENDS,
         allow_abbrev=False,
     )
-    added = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
-    of: dict[str, argparse.ArgumentParser] = {}
-    for name, (command, text, epilog) in _COMMANDS.items():
-        of[name] = added.add_parser(name, help=text, description=text, epilog=epilog, allow_abbrev=False)
-        of[name].set_defaults(command=command, cluster_id=None)
+    of = add_commands(parser, _COMMANDS)
+    for name in of:
+        of[name].set_defaults(cluster_id=None)
         says = "the cluster file [emr/cluster.yaml]"
         of[name].add_argument("--cluster", metavar="FILE", default="emr/cluster.yaml", help=says)
     says = "put this model there, too, and print the path for the job"

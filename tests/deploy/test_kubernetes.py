@@ -33,8 +33,8 @@ from support.spark_application import SCHEMA
 
 KINDS = ["CronJob", "Deployment", "HorizontalPodAutoscaler", "Job", "PodDisruptionBudget", "Service"]
 
-# The same command would come to the same end. 6 passes by itself when the lock of a lost pod is old; 7 and 11
-# are those of other commands.
+# The same command would come to the same end. 6 passes by itself: a lost pod that was silent for half a
+# minute is waited for. 7 and 11 are those of other commands.
 FINAL = {2, 3, 5, 8, 10}
 TRIED_AGAIN = {1, 4, 6, 9, 130}
 OF_OTHERS = {0, 7, 11}

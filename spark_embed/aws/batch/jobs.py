@@ -20,8 +20,10 @@ START_PATIENCE_S = 600.0
 
 ENDED = ("SUCCEEDED", "FAILED")
 
+_HINT = "hint"  # ours, beside what DescribeJobs says
 _BY_ITSELF = "Essential container in task exited"  # so Batch says of a job with an exit code of its own
 _NAME_CHARS = 128
+_TAGS = {"project": "spark_embed"}  # the stack's SubmitterPolicy ends jobs with it, and no others
 
 
 def submit_job(
@@ -50,6 +52,7 @@ def submit_job(
         "jobQueue": stack,
         "jobDefinition": stack,
         "containerOverrides": overrides,
+        "tags": _TAGS,
     }
 
 
@@ -117,15 +120,16 @@ def explain_failure(region: str | None, job: Mapping[str, Any]) -> str:
 
 def _with_wait(client: Any, job: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a job; with what to look at, if it has waited for an instance for too long."""
-    waits_s = time.time() - job.get("createdAt", 0) / 1000
+    before = [attempt.get("stoppedAt", 0) for attempt in job.get("attempts", [])]
+    waits_s = time.time() - max([job.get("createdAt", 0), *before[-1:]]) / 1000
     if job["status"] != "RUNNABLE" or job.get("statusReason") or waits_s < START_PATIENCE_S:
         return job
     environments = "; ".join(map(describe_environment, list_environments(client, job["jobQueue"])))
-    reason = (
+    hint = (
         f"no instance for it yet. Look at {environments}. With 0 vCPUs: your quota (Service Quotas, EC2: 'G "
         "and VT' for GPUs), or EC2 has none. With some: the subnets' way to ECR, ECS and CloudWatch Logs"
     )
-    return {**job, "statusReason": reason}
+    return {**job, _HINT: hint}
 
 
 def _text(job: Mapping[str, Any]) -> str:
@@ -141,5 +145,5 @@ def _text(job: Mapping[str, Any]) -> str:
         command = job.get("container", {}).get("command", [])
         more = describe_progress(command, has_ended=state == "SUCCEEDED")
     else:
-        more = explain("", job["statusReason"]) if job.get("statusReason") else None
+        more = explain("", job["statusReason"]) if job.get("statusReason") else job.get(_HINT)
     return said + (f": {more}" if more else "")

@@ -35,6 +35,11 @@ def test_setting_up_prints_what_to_push(batch, batch_command):
     image = json.loads(out)["Image"]
     assert image.endswith(".amazonaws.com/spark-embed-job:0.1.0")
     assert f"docker push {image}" in err
+    assert "docker build --platform linux/amd64 " in err
+    assert "get-login-password | " in err
+    code, _, err = batch_command("setup", "--template", TEMPLATE, "--region", batch.region)
+    assert code == 0, err
+    assert f"get-login-password --region {batch.region} | " in err
 
 
 class Formation:
@@ -133,6 +138,18 @@ def test_who_waits_long_is_told_where_to_look(batch, batch_command):
     )
     assert "(EC2) ENABLED INVALID" in line
     assert "With 0 vCPUs: your quota (Service Quotas" in line
+    assert line.endswith("the subnets' way to ECR, ECS and CloudWatch Logs")  # said once
+
+
+def test_who_waits_after_a_loss_waits_since_then(batch, batch_command, submitted):
+    job_id = submitted()
+    began = int((time.time() - 7000) * 1000)
+    for stopped_s, is_told in ((10, False), (700, True)):
+        attempt = LOST | {"stoppedAt": int((time.time() - stopped_s) * 1000)}
+        queued = {**QUEUED, "createdAt": began, "attempts": [attempt]}
+        batch.jobs[job_id] = [queued, queued, {"status": "FAILED", "statusReason": "cancelled"}]
+        _, _, err = batch_command("status", "--job_id", job_id, "--wait")
+        assert ("no instance for it yet" in err) is is_told
 
 
 @pytest.mark.parametrize(

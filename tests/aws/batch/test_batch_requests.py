@@ -39,6 +39,7 @@ def test_a_dry_run_needs_nobody_and_says_what_would_be_sent(nobody, batch_comman
                 "command": label,
                 "resourceRequirements": [{"type": "MEMORY", "value": "60000"}],
             },
+            "tags": {"project": "spark_embed"},
         },
     }
     code, out, err = batch_command(

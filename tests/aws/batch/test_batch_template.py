@@ -11,6 +11,8 @@ import pytest
 from moto.core import DEFAULT_ACCOUNT_ID
 
 from spark_embed.errors import EXIT_CODES
+from spark_embed.load_config import conf_folder, load_config
+from spark_embed.prices import read_prices
 
 from support.aws_server import service_model
 from support.batch_fixtures import TEMPLATE
@@ -87,6 +89,17 @@ def test_who_submits_may_do_what_the_commands_ask_for(policies):
         assert words & set(service_model(service).operation_names) <= allowed
 
 
+def test_who_submits_ends_what_spark_embed_has_submitted_and_nothing_else(policies, batch, batch_command):
+    command = ["submit", "--", "--input_dir", "s3://in/a", "--output_dir", "s3://out/b"]
+    assert batch_command(*command)[0] == 0
+    ((key, value),) = batch.parameters("SubmitJob")["tags"].items()
+    of = {action: one for one in policies["submitter"] for action in _list(one["Action"])}
+    conditions = [of[action]["Condition"] for action in ("batch:TagResource", "batch:TerminateJob")]
+    assert conditions == [
+        {"StringEquals": {f"aws:{tag}/{key}": value}} for tag in ("RequestTag", "ResourceTag")
+    ]
+
+
 def action_for(rules: list[dict], **ended: str) -> str:
     """Return what Batch does after an attempt, by the first rule that holds; without one it tries again."""
     for rule in rules:
@@ -136,6 +149,13 @@ def test_gpus_spot_and_secrets_are_there_when_they_are_asked_for(template, has):
     of = {name: one["Properties"] for name, one in resolve(template["Resources"], conditions).items()}
     wanted = [one["Type"] for one in of["JobDefinition"]["ContainerProperties"]["ResourceRequirements"]]
     assert wanted == ["VCPU", "MEMORY", *(["GPU"] if has else [])]
+    variables = {
+        one["Name"]: one["Value"] for one in of["JobDefinition"]["ContainerProperties"]["Environment"]
+    }
+    del variables["AWS_REGION"]
+    job = ["--input_dir", "s3://in/a", "--output_dir", "s3://out/b"]
+    assert load_config(job, variables).require_gpu is has
+    assert load_config([*job, "--require_gpu", "false"], variables).require_gpu is False
     order = [one["ComputeEnvironment"]["Ref"] for one in of["Queue"]["ComputeEnvironmentOrder"]]
     assert order == [*(["SpotInstances"] if has else []), "OnDemandInstances"]
     assert template["Resources"]["SpotInstances"]["Condition"] == "UseSpot"
@@ -144,6 +164,19 @@ def test_gpus_spot_and_secrets_are_there_when_they_are_asked_for(template, has):
         assert image == {"ImageType": "ECS_AL2023_NVIDIA" if has else "ECS_AL2023"}
     statements = of["JobRole"]["Policies"][0]["PolicyDocument"]["Statement"]
     assert ("ReadSecrets" in [one["Sid"] for one in statements]) is has
+
+
+def test_the_instances_that_are_named_have_their_prices(template):
+    """So that a job is told its --hourly_price."""
+    docs = (REPOSITORY / "docs/aws-batch.md").read_text()
+    named = {
+        *re.findall(r"\b\w+\.\d*xlarge\b", docs),
+        *template["Parameters"]["InstanceTypes"]["Default"].split(","),
+    }
+    assert len(named) == 8
+    prices = read_prices(str(conf_folder() / "prices.yaml"))
+    for kind in named:
+        assert prices.hourly(kind) > prices.hourly(kind, "spot") > 0, kind
 
 
 def test_the_image_is_this_version(template):
