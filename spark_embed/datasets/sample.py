@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import chain, zip_longest
 from typing import Any
@@ -48,7 +48,7 @@ def sample_rows(
                 status = stat(path)
                 version = file_version(status.n_bytes, status.modified_ns)
                 references = [Reference(file=spark_uri(path), row=row, version=version) for row in wanted]
-                references = [_resolved(reference, reader, transport) for reference in references]
+                references = [resolved(reference, reader, transport) for reference in references]
             parts.append([SampleRow(reference, path, row) for row, reference in enumerate(references)])
     return [row for row in chain.from_iterable(zip_longest(*parts)) if row]
 
@@ -57,17 +57,25 @@ def _indexed(path: str, column: str, n_rows: int) -> list[Reference]:
     """Return the first references of a file of an index."""
     with pq.ParquetFile(parquet_input(path)) as file:
         batch = next(file.iter_batches(n_rows, columns=[column]))
-    places = batch.column(0).to_pylist()[:n_rows]
-    references = [Reference(**{name: _as_text(value) for name, value in place.items()}) for place in places]
-    folder = os.path.dirname(path)
-    return [one._replace(file=joined_path(folder, one.file)) if one.file else one for one in references]
+    return [indexed(place, path) for place in batch.column(0).to_pylist()[:n_rows]]
+
+
+def indexed(place: Mapping[str, Any], path: str) -> Reference:
+    """Return the reference that a row of a file of an index is.
+
+    Args:
+        place: its value in the image column.
+        path: of the file.
+    """
+    found = Reference(**{name: _as_text(value) for name, value in place.items()})
+    return found._replace(file=joined_path(os.path.dirname(path), found.file)) if found.file else found
 
 
 def _as_text(value: Any) -> Any:
     return value.decode(errors="surrogateescape") if isinstance(value, bytes) else value
 
 
-def _resolved(reference: Reference, reader: RowReader, transport: str) -> Reference:
+def resolved(reference: Reference, reader: RowReader, transport: str) -> Reference:
     """Return the reference as Spark makes it: with what the row says, unless the worker is to read that."""
     if transport == "reference":
         return reference
