@@ -15,6 +15,7 @@ from spark_embed.cli.check_model import run_check_model
 from spark_embed.cli.commands import COMMANDS
 from spark_embed.cli.estimate import EstimateOptions, as_sample, read_estimate_flags
 from spark_embed.cli.interruption import Interruption
+from spark_embed.cli.report import run_report
 from spark_embed.cli.search import run_index, run_search
 from spark_embed.cli.serve import run_serve
 from spark_embed.cli.tables import run_drift, run_validate
@@ -41,6 +42,7 @@ _COMMANDS = {
     "check-model": run_check_model,
     "drift": run_drift,
     "index": run_index,
+    "report": run_report,
     "search": run_search,
     "serve": run_serve,
     "validate": run_validate,

@@ -1,0 +1,268 @@
+"""A comparison (compare.json: the same images through steps that each mend one mistake) as a report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError
+
+from spark_embed.errors import ConfigError, one_line
+from spark_embed.report.blocks import Block, Chart, Page, Section, Table, Tiles, Words, facts
+from spark_embed.report.charts import Change, areas, short, stacked, waterfall
+from spark_embed.report.text import moment
+from spark_embed.storage import read_text
+
+Speed = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+_POINTS = 120
+_IMAGES = 1000  # seconds are told for so many
+
+
+class Step(BaseModel):
+    """A step: one program over the images.
+
+    Attributes:
+        mistake: what people write, and why it is slow; empty for the last.
+        cure: what the next step does instead.
+        images_per_s: of each round.
+        cpu_s: seconds by process, of the whole run.
+        jvm_python_mb: between the JVM and Python; None where it is not known.
+        min_cosine: smallest with the vectors of the last step, of `n_compared`.
+        memory_mb: (second, MB) of its processes together.
+        stage_s: seconds by stage, of all threads, where they are known.
+    """
+
+    name: str
+    title: str
+    mistake: str = ""
+    cure: str = ""
+    program: str = ""
+    n_images: int
+    images_per_s: Annotated[tuple[Speed, ...], Field(min_length=1)]
+    cpu_s: dict[str, Amount] = {}
+    peak_mb: Amount | None = None
+    jvm_python_mb: Amount | None = None
+    n_model_loads: int | None = None
+    n_output_files: int | None = None
+    gpu: dict[str, float | None] | None = None
+    min_cosine: float | None = None
+    n_compared: int = 0
+    memory_mb: tuple[tuple[Amount, Amount], ...] = ()
+    stage_s: dict[str, Amount] = {}
+
+    @property
+    def speed(self) -> float:
+        """Images a second, the median of the rounds."""
+        return median(self.images_per_s)
+
+    def gains_on(self, other: Step) -> list[float]:
+        """Return how many times as fast as another it was in each round, both in the same one."""
+        return [own / its for own, its in zip(self.images_per_s, other.images_per_s, strict=False)]
+
+
+class Comparison(BaseModel):
+    """compare.json, as far as a report needs it; the steps go from the baseline to the job itself."""
+
+    product: Literal["spark_embed_compare"]
+    format: Literal[1]
+    started_at: str = ""
+    machine: dict[str, Any] = {}
+    model: dict[str, Any] = {}
+    input: dict[str, Any] = {}
+    n_rounds: int = 1
+    steps: Annotated[tuple[Step, ...], Field(min_length=1)]
+    verdict: tuple[str, ...] = ()
+
+
+def read_comparison(path: str) -> Comparison:
+    """Read compare.json.
+
+    Raises:
+        ConfigError: there is no such file, or it is none.
+        StorageError: it cannot be read.
+    """
+    text = read_text(path)
+    if text is None:
+        raise ConfigError(f"{path}: there is no such file; give an --output_dir, or a compare.json")
+    try:
+        return Comparison.model_validate_json(text)
+    except ValidationError as exc:
+        where = exc.errors()[0]
+        raise ConfigError(
+            f"{path}: is no compare.json of this version: "
+            f"{'.'.join(map(str, where['loc']))}: {one_line(where['msg'])}"
+        ) from exc
+
+
+def report_comparison(found: Comparison) -> Page:
+    """Return a comparison as a report."""
+    steps = found.steps
+    first, last = steps[0], steps[-1]
+    whole = last.gains_on(first)
+    tiles = Tiles(
+        [
+            ("as fast as the baseline", _times(median(whole))),
+            (f"images/s, {first.title}", short(first.speed)),
+            (f"images/s, {last.title}", short(last.speed)),
+            ("rounds", str(found.n_rounds)),
+        ]
+    )
+    machine, model = found.machine.get("text", ""), found.model.get("name", "")
+    about = facts(
+        {
+            "machine": str(machine),
+            "device": str(found.machine.get("device", "")),
+            "model": f"{model} ({found.model.get('kind', 'embedder')})" if model else "",
+            "images": f"{found.input.get('root', '')}: {found.input.get('n_rows', 0):,} rows, "
+            f"{found.input.get('n_bytes', 0) / 1e6:,.0f} MB",
+            "started": found.started_at,
+        }
+    )
+    return Page(
+        "Slow against fast",
+        f"{model} on {machine}, {moment(found.started_at)}",
+        [
+            Section("", [*(Words(line, "verdict") for line in found.verdict), tiles]),
+            Section("What each step gained", [_gains(steps), *_cpu(steps), _table(steps)]),
+            Section("Where time and memory go", [*_stages(steps), *_memory(steps)]),
+            Section("The steps", [_mistakes(steps)]),
+            Section("What was measured, and on what", [about, Words(_HOW, "note")]),
+        ],
+    )
+
+
+_HOW = (
+    "All steps run the same images through the same model. Images/s are medians of the rounds; a gain is "
+    "taken within a round, then the median is told, and in brackets the smallest and the largest. A step "
+    "whose vectors differ from those of the last one is no comparison: the smallest cosine is in the table."
+)
+
+
+def _gains(steps: Sequence[Step]) -> Chart:
+    rows, said = [], []
+    for i, step in enumerate(steps):
+        before = steps[max(i - 1, 0)]
+        gain = median(step.gains_on(before))
+        text = f"{short(step.speed)}/s" + (f"  {_arrow(gain)} {_times(gain)}" if i else "")
+        low, high = min(step.images_per_s), max(step.images_per_s)
+        rows.append(Change(step.title, before.speed, step.speed, low, high, text))
+        said.append((gain, step.title))
+    gain, title = max(said)
+    says = (
+        f"Images a second, from {short(steps[0].speed)} to {short(steps[-1].speed)}, on a logarithmic axis: "
+        "equal lengths are equal factors; the whiskers are the rounds"
+        + (f". Most was gained by: {title}, {_times(gain)}" if len(steps) > 1 else "")
+    )
+    return Chart("Images/s, step by step", waterfall(rows), says)
+
+
+def _table(steps: Sequence[Step]) -> Table:
+    head = [
+        "step",
+        "images/s",
+        "gain",
+        "of all",
+        "peak MB",
+        "JVM-Python MB",
+        "model loads",
+        "files",
+        "cosine",
+    ]
+    head += ["images"]
+    has_gpu = any(step.gpu for step in steps)
+    rows = []
+    for i, step in enumerate(steps):
+        row = [
+            step.title,
+            _spread(step.images_per_s, ""),
+            _spread(step.gains_on(steps[i - 1]), "×") if i else "",
+            _times(median(step.gains_on(steps[0]))),
+            *map(_known, (step.peak_mb, step.jvm_python_mb, step.n_model_loads, step.n_output_files)),
+            "" if step.min_cosine is None else f"{step.min_cosine:.4f}",
+            f"{step.n_images:,}",
+        ]
+        if has_gpu:
+            gpu = step.gpu or {}
+            row += [_known(gpu.get("utilization")), _known(gpu.get("memory_mb"))]
+        rows.append(row)
+    return Table([*head, *(["GPU %", "GPU MB"] if has_gpu else [])], rows)
+
+
+def _cpu(steps: Sequence[Step]) -> list[Block]:
+    rows = [(step.title, _per_images(step.cpu_s, step)) for step in steps if step.cpu_s]
+    return _seconds("CPU seconds for 1,000 images, by process", rows)
+
+
+def _stages(steps: Sequence[Step]) -> list[Block]:
+    rows = [
+        (step.title, {_stage(name): value for name, value in _per_images(step.stage_s, step).items()})
+        for step in steps
+        if step.stage_s
+    ]
+    return _seconds("Seconds of all threads for 1,000 images, by stage", rows)
+
+
+def _seconds(title: str, rows: Sequence[tuple[str, dict[str, float]]]) -> list[Block]:
+    """Return a chart of seconds by their kind; none without any."""
+    if not rows:
+        return []
+    names = list(dict.fromkeys(name for _, parts in rows for name in parts))
+    figures = Table(
+        ["step", *names], [[label, *(_known(parts.get(name)) for name in names)] for label, parts in rows]
+    )
+    whole = [(sum(parts.values()), label) for label, parts in rows]
+    says = (
+        f"Most: {max(whole)[1]}, {short(max(whole)[0])} s; least: {min(whole)[1]}, {short(min(whole)[0])} s"
+    )
+    return [Chart(title, stacked(rows, "s"), says, figures)]
+
+
+def _memory(steps: Sequence[Step]) -> list[Block]:
+    rows = [(step.title, _thinned(step.memory_mb)) for step in steps if step.memory_mb]
+    if not rows:
+        return [Words("Memory over time was not measured.", "note")]
+    peaks = [(max(value for _, value in points), label) for label, points in rows]
+    says = (
+        f"All processes of a step together. Most: {max(peaks)[1]}, {short(max(peaks)[0])} MB; "
+        f"least: {min(peaks)[1]}, {short(min(peaks)[0])} MB"
+    )
+    return [Chart("Memory over time, MB", areas(rows, "MB"), says)]
+
+
+def _mistakes(steps: Sequence[Step]) -> Table:
+    rows = [(step.title, step.mistake, step.cure, step.program) for step in steps]
+    return Table(["step", "what is slow in it", "what the next one does instead", "program"], rows, n_text=4)
+
+
+def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return few of many points: of neighbours the highest."""
+    n = -(-len(points) // _POINTS)
+    return [max(points[i : i + n], key=lambda point: point[1]) for i in range(0, len(points), n)]
+
+
+def _per_images(parts: Mapping[str, float], step: Step) -> dict[str, float]:
+    return {name: value * _IMAGES / max(step.n_images, 1) for name, value in parts.items()}
+
+
+def _stage(name: str) -> str:
+    return name.removesuffix("_s").replace("_", " ")
+
+
+def _known(value: float | None) -> str:
+    return "" if value is None else short(value)
+
+
+def _times(factor: float) -> str:
+    return f"{factor:.2f}×" if factor < 10 else f"{factor:.1f}×"
+
+
+def _arrow(gain: float) -> str:
+    return "▲" if gain >= 1 else "▼"
+
+
+def _spread(values: Sequence[float], unit: str) -> str:
+    middle = f"{short(median(values))}{unit}"
+    return f"{middle} ({short(min(values))}–{short(max(values))})" if len(values) > 1 else middle
