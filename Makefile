@@ -21,7 +21,7 @@ MAKEFLAGS += --jobs=2
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYSPARK_PYTHON := $(CURDIR)/$(BIN)/python
 
-.PHONY: help run-local test test-fast test-crash test-soak test-cluster test-matrix tabular-example airflow-venv test-airflow wheel env-archive s3-server kustomize lint format types lines tables bench bench-peers bench-service clean
+.PHONY: help run-local test test-fast test-crash test-soak test-cluster test-matrix tabular-example airflow-venv test-airflow wheel env-archive s3-server kustomize lint format types lines tables notebook test-notebook test-browser bench bench-peers bench-service clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -94,6 +94,15 @@ lines: $(READY)  ## lines by room of spark_embed and of its tests
 
 tables: $(READY)  ## write the tables of docs/ and CONTRIBUTING.md anew from the code
 	$(BIN)/python tools/write_tables.py
+
+notebook: $(READY)  ## make notebooks/walkthrough.ipynb of walkthrough.py beside it
+	$(BIN)/python tools/make_notebook.py
+
+test-notebook: $(READY)  ## run it whole, as a person would: half a minute, which make test skips
+	$(BIN)/python -m pytest -m notebook --notebook
+
+test-browser: $(READY)  ## pages in headless Chromium, which must be there (apt-get install chromium)
+	$(BIN)/python -m pytest -m browser --browser
 
 bench: $(READY)  ## how fast the job is against bare loops and the shapes people publish (docs/speed.md)
 	$(BIN)/python -m benchmarks.bench

@@ -46,6 +46,8 @@ def pytest_addoption(parser):
     parser.addoption("--crash", action="store_true", help="run what is marked `crash` (make test-crash)")
     parser.addoption("--soak", action="store_true", help="run what is marked `soak` (make test-soak)")
     parser.addoption("--airflow", action="store_true", help="run what is marked `airflow`")
+    parser.addoption("--browser", action="store_true", help="run what is marked `browser`")
+    parser.addoption("--notebook", action="store_true", help="run what is marked `notebook`")
 
 
 # Markers of what make test leaves out, and why.
@@ -53,6 +55,8 @@ LONG = {
     "crash": "takes many minutes",
     "soak": "takes many minutes",
     "airflow": "needs an environment of its own",
+    "browser": "needs Chromium",
+    "notebook": "takes half a minute",
 }
 
 # Fixtures that tests of whole runs use.

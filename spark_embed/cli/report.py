@@ -14,7 +14,7 @@ from spark_embed.output.folder import Output, note_extra
 from spark_embed.storage import folder_path, is_file, write_json, write_text
 
 if TYPE_CHECKING:
-    from spark_embed.search.thumbnails import Thumbnails
+    from spark_embed.search.error_pictures import ErrorPictures
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def run_report(argv: Sequence[str], write: Callable[[str], object]) -> None:
     parser = Parser(
         prog="spark-embed report",
         description="Write a run, whatever its state, or a comparison as one HTML page that needs nothing "
-        "else, and the same as Markdown; of a run as JSON, too. The page has small pictures of rows with errors.",
+        "else, and the same as Markdown; of a run as JSON, too. The page has pictures of rows with errors.",
         epilog="exit codes: 0 written; 2 no such folder or file, or none of ours; 4 a file cannot be read or "
         "written; 6 the state of the folder is broken",
         allow_abbrev=False,
@@ -80,19 +80,19 @@ def _run(root: str, to: str | None) -> list[str]:
 @contextmanager
 def _pictures(root: str) -> Iterator[Callable[[str, int], bytes | None]]:
     """Yield what reads small pictures of rows, and knows their data set only when it is first asked."""
-    made: list[Thumbnails | None] = []
+    made: list[ErrorPictures | None] = []
 
     def read(shard: str, shard_row: int) -> bytes | None:
+        from spark_embed.search.error_pictures import ErrorPictures
         from spark_embed.search.pictures import Pictures
-        from spark_embed.search.thumbnails import Thumbnails
 
         try:
             if not made:
-                made.append(Thumbnails(Pictures(root)))
+                made.append(ErrorPictures(Pictures(root)))
         except SparkEmbedError as exc:
             logger.info("no pictures of rows with errors: %s", exc)
             made.append(None)
-        return made[0].find(shard, shard_row) if made[0] else None
+        return made[0].read(shard, shard_row) if made[0] else None
 
     try:
         yield read

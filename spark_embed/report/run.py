@@ -14,7 +14,7 @@ from spark_embed.report.charts import Bar, areas, bars, histogram, short
 from spark_embed.report.read_run import Distribution, RunFacts
 from spark_embed.report.text import moment
 
-_SHOWN_CLASSES = 20
+_SHOWN_CLASSES = 12
 _SHOWN_EXECUTORS = 20
 _MIN_PACE_POINTS = 4
 
@@ -44,9 +44,8 @@ def report_run(found: RunFacts) -> Page:
 def _top(found: RunFacts) -> list[Block]:
     status, summary = found.status, found.summary
     n_errors = sum(status.errors_by_code.values())
-    tiles = [("rows complete", f"{status.n_complete:,}"), ("without a result", f"{n_errors:,}")]
-    if status.n_complete:
-        tiles.append(("of them", f"{100 * n_errors / status.n_complete:.3g} %"))
+    share = f" ({100 * n_errors / status.n_complete:.2g} %)" if n_errors and status.n_complete else ""
+    tiles = [("rows complete", f"{status.n_complete:,}"), (f"without a result{share}", f"{n_errors:,}")]
     if status.n_rows and status.n_rows != status.n_complete:
         tiles.append(("rows in all", f"{status.n_rows:,}"))
     speed = summary.throughput.images_per_s if summary else status.images_per_s
@@ -54,7 +53,7 @@ def _top(found: RunFacts) -> list[Block]:
         tiles.append((f"{_what(summary)}/s while embedding", short(speed)))
     words = [Words(status.line(), "plain")]
     if summary:
-        tiles.append(("in all", duration(summary.timings_s.get("total", 0.0))))
+        tiles.append(("the whole run", duration(summary.timings_s.get("total", 0.0))))
         if summary.cost:
             tiles.append(("USD, this run", dollars(summary.cost.cost)))
         words = [Words(summary.verdict.text, "verdict")]
