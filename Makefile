@@ -21,7 +21,7 @@ MAKEFLAGS += --jobs=2
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYSPARK_PYTHON := $(CURDIR)/$(BIN)/python
 
-.PHONY: help run-local test test-fast test-crash test-soak test-cluster test-matrix tabular-example airflow-venv test-airflow wheel env-archive s3-server kustomize lint format types lines tables notebook test-notebook test-browser bench bench-peers bench-service clean
+.PHONY: lint types $(shell sed -n 's/^\([a-z0-9-]*\):.*\#\# .*/\1/p' $(MAKEFILE_LIST))
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -50,12 +50,19 @@ airflow-venv: .venvs/airflow/.ready  ## an environment of Airflow's own for depl
 test-airflow: $(READY) .venvs/airflow/.ready  ## the DAGs in a real Airflow: minutes; make test skips them, with that reason
 	$(BIN)/python -m pytest --airflow tests/deploy/test_airflow.py tests/deploy/test_airflow_tasks.py
 
+images-test: $(READY) s3-server  ## build the images of deploy/images by buildah, and run them: half an hour, 30 GB meanwhile
+	$(BIN)/python -m pytest --images tests/deploy/test_images.py
+
 .venvs/airflow/.ready: deploy/airflow/constraints.txt
 	rm -rf .venvs/airflow
 	"$(PYTHON)" -m venv .venvs/airflow
 	.venvs/airflow/bin/python -m pip install --quiet --disable-pip-version-check --constraint $< \
 		apache-airflow apache-airflow-providers-standard
 	touch $@
+
+test-workflows: $(READY)  ## GitHub's workflows: actionlint, built once, and their steps, also those that install environments
+	@$(BIN)/python tools/make_go_program.py actionlint
+	$(BIN)/python -m pytest --workflows tests/deploy/test_workflows.py tests/deploy/test_workflow_*.py
 
 tabular-example: $(READY)  ## models/tabular_example, trained, and demo/table.csv for it; N=1000000 for as many rows
 	$(BIN)/python tools/make_tabular_example.py model models/tabular_example

@@ -155,7 +155,8 @@ EXIT_CODES: dict[int, str] = {
     BadShardsError.exit_code: "shards of the input cannot be read and are left out; all other rows are done",
     SparkLostError.exit_code: "Spark's JVM has ended, killed or out of memory; the same command goes on",
     StoppedError.exit_code: "stopped at --max_hours or --max_cost; the same command goes on",
-    CloudError.exit_code: "spark-embed emr: AWS refuses a call, or the step or its cluster failed",
+    CloudError.exit_code: "spark-embed emr, batch: AWS refuses a call, or the step, its cluster or the job "
+    "failed",
     130: "interrupted (Ctrl-C or SIGTERM); the same command goes on",
 }
 

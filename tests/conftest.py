@@ -26,6 +26,7 @@ pytest_plugins = [
     "support.crash_fixtures",
     "support.cluster_fixtures",
     "support.emr_fixtures",
+    "support.batch_fixtures",
 ]
 
 # Workers must run this interpreter, and nothing in a test may reach for a hub.
@@ -42,22 +43,22 @@ settings.register_profile("without_deadline", deadline=None)
 settings.load_profile("without_deadline")
 
 
-def pytest_addoption(parser):
-    parser.addoption("--crash", action="store_true", help="run what is marked `crash` (make test-crash)")
-    parser.addoption("--soak", action="store_true", help="run what is marked `soak` (make test-soak)")
-    parser.addoption("--airflow", action="store_true", help="run what is marked `airflow`")
-    parser.addoption("--browser", action="store_true", help="run what is marked `browser`")
-    parser.addoption("--notebook", action="store_true", help="run what is marked `notebook`")
-
-
-# Markers of what make test leaves out, and why.
+# Markers of what make test leaves out, why, and what runs it with --<marker>.
 LONG = {
-    "crash": "takes many minutes",
-    "soak": "takes many minutes",
-    "airflow": "needs an environment of its own",
-    "browser": "needs Chromium",
-    "notebook": "takes half a minute",
+    "crash": "takes many minutes: make test-crash",
+    "soak": "takes many minutes: make test-soak",
+    "airflow": "needs an environment of its own: make test-airflow",
+    "workflows": "installs environments of their own: make test-workflows",
+    "images": "takes many minutes and gigabytes: make images-test",
+    "browser": "needs Chromium: make test-browser",
+    "notebook": "takes half a minute: make test-notebook",
 }
+
+
+def pytest_addoption(parser):
+    for name in LONG:
+        parser.addoption(f"--{name}", action="store_true", help=f"run what is marked `{name}`")
+
 
 # Fixtures that tests of whole runs use.
 WHOLE_RUNS = {"embed", "process", "s3_spark", "start", "submit", "uninterrupted"}
@@ -71,7 +72,7 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.slow)
         long = next((name for name in LONG if item.get_closest_marker(name)), None)
         if long and not config.getoption(long):
-            item.add_marker(pytest.mark.skip(reason=f"{LONG[long]}: make test-{long}"))
+            item.add_marker(pytest.mark.skip(reason=LONG[long]))
         elif item.get_closest_marker("slow"):
             n_slow[item.path] += 1
     # The longest files first: in the end no process waits long for another (--no-loadscope-reorder).

@@ -10,6 +10,7 @@ import pytest
 import write_tables
 
 from support.checkout import REPOSITORY
+from support.workflows import Runner
 
 README = (REPOSITORY / "README.md").read_text()
 
@@ -65,7 +66,7 @@ def checkout(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-def test_the_commands_for_the_shell_work_as_they_stand(checkout):
+def test_the_commands_for_the_shell_work_as_they_stand(checkout, tmp_path):
     (commands,) = blocks("bash")
     environment = {k: v for k, v in os.environ.items() if k not in ("PYSPARK_PYTHON", "SPARK_LOCAL_IP")}
     done = subprocess.run(
@@ -78,6 +79,18 @@ def test_the_commands_for_the_shell_work_as_they_stand(checkout):
     assert "97 would be embedded" in done.stdout
     assert (checkout / "demo/vectors/metadata.json").exists()
     assert not (checkout / "demo/other").exists()
+    assert_the_page_of_a_workflow_shows_it(checkout / "demo/vectors", tmp_path)
+
+
+def assert_the_page_of_a_workflow_shows_it(folder: Path, tmp_path: Path) -> None:
+    """Look at what run.yml says of a run."""
+    runner = Runner(tmp_path / "runner", REPOSITORY, {"inputs.output_dir": str(folder)})
+    assert runner.run("run/run/summary").returncode == 0
+    assert "### complete" in runner.summary
+    assert "97 rows: 96 embedded, 1 errors (1 null_bytes)" in runner.summary
+    results = {path.name: path.read_text() for path in (runner.temp / "results").iterdir()}
+    assert sorted(results) == ["errors.jsonl", "metadata.json", "status.json"]
+    assert results["metadata.json"] == (folder / "metadata.json").read_text()
 
 
 @pytest.mark.slow

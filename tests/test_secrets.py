@@ -2,7 +2,6 @@
 
 import json
 import os
-import urllib.request
 from collections import Counter
 from dataclasses import asdict
 
@@ -53,7 +52,8 @@ def secrets_manager(moto_url, monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
     monkeypatch.setattr("spark_embed.secrets._filled", set())
-    urllib.request.urlopen(urllib.request.Request(f"{moto_url}/moto-api/reset", method="POST"))
+    for backends in moto.secretsmanager.models.secretsmanager_backends.values():  # of its accounts
+        backends.reset()
     client = boto3.client("secretsmanager", region_name=REGION)
     for name, value in SECRETS.items():
         client.create_secret(Name=name, SecretString=value)

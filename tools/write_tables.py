@@ -8,6 +8,8 @@ import re
 import tomllib
 from pathlib import Path
 
+from cost_table import costs_table
+
 from spark_embed.config import options_table
 from spark_embed.errors import EXIT_CODES
 from spark_embed.models.vision.families import models_table
@@ -42,6 +44,7 @@ def _first_sentence(file: Path) -> str:
 
 DOCUMENTS = {
     ROOT / "docs" / "options.md": {"options": options_table, "exit_codes": exit_codes_table},
+    ROOT / "docs" / "deployment.md": {"costs": costs_table},
     ROOT / "docs" / "models.md": {"models": models_table},
     ROOT / "docs" / "service.md": {"settings": settings_table},
     ROOT / "CONTRIBUTING.md": {"rooms": rooms_table},

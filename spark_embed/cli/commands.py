@@ -64,7 +64,19 @@ def run_emr(argv: Sequence[str], write: Write) -> None:
     run_emr(argv, write)
 
 
+def run_batch(argv: Sequence[str], write: Write) -> None:
+    """Do something on AWS Batch.
+
+    Raises:
+        SparkEmbedError: as `spark_embed.cli.batch.run_batch`.
+    """
+    from spark_embed.cli.batch import run_batch
+
+    run_batch(argv, write)
+
+
 COMMANDS: Mapping[str, Callable[[Sequence[str], Write], None]] = {
+    "batch": run_batch,
     "emr": run_emr,
     "status": run_status,
     "verify": run_verify,

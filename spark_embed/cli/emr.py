@@ -1,4 +1,4 @@
-"""`spark-embed emr ...`: deploy, clusters, steps, logs; knows what people type, emr/ knows how it is done."""
+"""`spark-embed emr ...`: deploy, clusters, steps, logs; knows what people type, aws/emr/ how it is done."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import argparse
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from functools import partial
 from typing import Any
 
-from spark_embed.emr import aws, deploy, follow, job_flags, logs, price, requests
-from spark_embed.emr.cluster_file import Cluster, read_cluster
-from spark_embed.emr.job_flags import flag_value
+from spark_embed.aws.emr import api, deploy, follow, logs, price, requests
+from spark_embed.aws.emr.cluster_file import Cluster, read_cluster
+from spark_embed.aws.job_flags import add_price, check_job, flag_value, split_job
+from spark_embed.aws.waiting import Detached
 from spark_embed.errors import CloudError, ConfigError
 from spark_embed.flags import Parser
-from spark_embed.load_config import conf_folder
-from spark_embed.prices import read_prices
 
 logger = logging.getLogger(__name__)
 
 Write = Callable[[str], object]
 
 _CODES = "exit codes: 0 done; 2 a flag or the cluster file is wrong; 4 S3 cannot be used; 11 AWS refuses"
+_MODEL_CURE = "'spark-embed emr deploy --model_directory FOLDER' puts it into S3 and prints the path to give"
 _ENDS = f"{_CODES}, or (--wait) the step or its cluster failed; 130 Ctrl-C while waiting: the step goes on"
 
 
@@ -31,17 +31,16 @@ def run_emr(argv: Sequence[str], write: Write) -> None:
     Raises:
         SparkEmbedError: as the epilogs of the subcommands say.
     """
-    # The job's own flags: what stands behind the first --.
-    cut = list(argv).index("--") if "--" in argv else len(argv)
-    given = _parser().parse_args(argv[:cut])
-    given.job = list(argv[cut + 1 :])
+    own, job = split_job(argv)
+    given = _parser().parse_args(own)
+    given.job = job
     if given.job and given.command is not _submit:
         raise ConfigError("only 'spark-embed emr submit' takes flags of the job behind --")
     cluster = read_cluster(given.cluster)
     try:
         given.command(given, cluster, write)
     except KeyboardInterrupt as exc:
-        raise follow.Detached(
+        raise Detached(
             "interrupted; what was sent to AWS goes on ('aws emr list-clusters --active' shows what there is)"
         ) from exc
 
@@ -57,18 +56,18 @@ def _create_cluster(given: argparse.Namespace, cluster: Cluster, write: Write) -
     request = requests.run_job_flow(cluster, _version(given, cluster))
     if given.dry_run:
         return _tell({"operation": "RunJobFlow", "parameters": request}, write)
-    once = aws.emr_client(cluster.region, is_repeatable=False)
-    cluster_id = aws.call(once, "RunJobFlow", **request)["JobFlowId"]
+    once = api.emr_client(cluster.region, is_repeatable=False)
+    cluster_id = api.call(once, "RunJobFlow", **request)["JobFlowId"]
     _tell({"cluster_id": cluster_id}, write)
     if given.wait:
-        client = aws.emr_client(cluster.region)
+        client = api.emr_client(cluster.region)
         follow.follow_cluster(client, cluster_id, logger.info)
     return None
 
 
 def _submit(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
-    job = _with_price(cluster, given.job)
-    config = job_flags.check_job(job)
+    job = add_price(given.job, partial(price.worker_price, cluster))
+    config = check_job(job, _MODEL_CURE)
     version, is_alone = _version(given, cluster), given.cluster_id is None
     step = requests.job_step(
         cluster,
@@ -85,8 +84,8 @@ def _submit(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
     )
     if given.dry_run:
         return _tell({"operation": operation, "parameters": request}, write)
-    client = aws.emr_client(cluster.region)
-    answer = aws.call(aws.emr_client(cluster.region, is_repeatable=False), operation, **request)
+    client = api.emr_client(cluster.region)
+    answer = api.call(api.emr_client(cluster.region, is_repeatable=False), operation, **request)
     cluster_id = answer["JobFlowId"] if is_alone else given.cluster_id
     logger.info("sent to cluster %s", cluster_id)  # by now it costs, whatever comes next
     step_id = answer["StepIds"][0] if not is_alone else _step_id(client, cluster_id, None)
@@ -97,10 +96,10 @@ def _submit(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
 
 
 def _status(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
-    client = aws.emr_client(cluster.region)
+    client = api.emr_client(cluster.region)
     described = follow.describe_cluster(client, given.cluster_id)
-    fleets = aws.call(client, "ListInstanceFleets", ClusterId=given.cluster_id).get("InstanceFleets", [])
-    steps = aws.call(client, "ListSteps", ClusterId=given.cluster_id).get("Steps", [])
+    fleets = api.call(client, "ListInstanceFleets", ClusterId=given.cluster_id).get("InstanceFleets", [])
+    steps = api.call(client, "ListSteps", ClusterId=given.cluster_id).get("Steps", [])
     for line in follow.describe(described, fleets, steps):
         write(line + "\n")
     if given.wait:
@@ -109,13 +108,13 @@ def _status(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
 
 
 def _logs(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
-    client = aws.emr_client(cluster.region)
+    client = api.emr_client(cluster.region)
     described = follow.describe_cluster(client, given.cluster_id)
     log_uri = described.get("LogUri")
     if not log_uri:
         raise CloudError(f"cluster {given.cluster_id} puts no logs into S3: it was made without a LogUri")
-    death = aws.death_reason(described)
-    if death and death[0] == aws.BOOTSTRAP_FAILURE:
+    death = api.death_reason(described)
+    if death and death[0] == api.BOOTSTRAP_FAILURE:
         ended, what = follow.ended_s(described["Status"]), f"cluster {given.cluster_id} {death[0]}"
         log = follow.wait_for_log(
             lambda: logs.bootstrap_log(log_uri, given.cluster_id, death[1]), ended, logger.info
@@ -135,7 +134,7 @@ def _logs(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
 
 
 def _cancel(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
-    client = aws.emr_client(cluster.region)
+    client = api.emr_client(cluster.region)
     step_id = _step_id(client, given.cluster_id, given.step_id)
     step = follow.describe_step(client, given.cluster_id, step_id)
     if flag_value(step["Config"]["Args"], "--deploy-mode") == "cluster":
@@ -144,7 +143,7 @@ def _cancel(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
             f"on; 'spark-embed emr terminate --cluster_id {given.cluster_id}' ends it with its cluster, "
             "'yarn application -kill' on the primary node by itself"
         )
-    answer = aws.call(
+    answer = api.call(
         client,
         "CancelSteps",
         ClusterId=given.cluster_id,
@@ -158,29 +157,14 @@ def _cancel(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
 
 
 def _terminate(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
-    client = aws.emr_client(cluster.region)
+    client = api.emr_client(cluster.region)
     described = follow.describe_cluster(
         client, given.cluster_id
     )  # of an unknown one TerminateJobFlows is silent
-    if not aws.has_ended(described):
-        aws.call(client, "TerminateJobFlows", JobFlowIds=[given.cluster_id])
+    if not api.has_ended(described):
+        api.call(client, "TerminateJobFlows", JobFlowIds=[given.cluster_id])
         described = follow.describe_cluster(client, given.cluster_id)
     _tell({"cluster_id": given.cluster_id, "state": described["Status"]["State"]}, write)
-
-
-def _with_price(cluster: Cluster, flags: Sequence[str]) -> list[str]:
-    """Return the job's flags with --hourly_price, unless they or their --config say it, or nobody does."""
-    path = str(conf_folder() / "prices.yaml")
-    with suppress(ConfigError):  # told below, unless it is that --max_cost wants a price
-        if job_flags.check_job(flags).hourly_price is not None:
-            return list(flags)
-    if not flags:
-        return []
-    try:
-        return [*flags, "--hourly_price", f"{price.worker_price(cluster, read_prices(path)):.4f}"]
-    except ConfigError as exc:
-        logger.info("the summary will not say what the run has cost: %s", exc)
-        return list(flags)
 
 
 def _version(given: argparse.Namespace, cluster: Cluster) -> str:
@@ -203,7 +187,7 @@ def _step_id(client: Any, cluster_id: str, given: str | None) -> str:
     """Return the step that is named, else the newest of the cluster."""
     if given:
         return given
-    steps = aws.call(client, "ListSteps", ClusterId=cluster_id).get("Steps", [])  # the newest first
+    steps = api.call(client, "ListSteps", ClusterId=cluster_id).get("Steps", [])  # the newest first
     if not steps:
         raise CloudError(f"cluster {cluster_id} has no steps")
     return str(steps[0]["Id"])

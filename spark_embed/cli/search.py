@@ -9,7 +9,6 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from spark_embed.errors import ConfigError, RowError, StorageError
@@ -131,6 +130,8 @@ def _search_parser() -> Parser:
 
 def _query(index: Index, given: argparse.Namespace) -> Any:
     """Return the vector of what is looked for: of a picture and words the sum of directions."""
+    import numpy as np
+
     from spark_embed.search.query import MAX_IMAGE_BYTES, QueryModel
     from spark_embed.search.vectors import unit_vectors
 

@@ -22,9 +22,9 @@ def emr_server(s3_server):
 def emr(emr_server, bucket, monkeypatch):
     """The same for one test, whose environment leads to it, and which does not wait."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", emr_server.endpoint)
-    monkeypatch.setattr("spark_embed.emr.follow.POLL_S", 0.02)
-    monkeypatch.setattr("spark_embed.emr.follow.LOG_POLL_S", 0.02)
-    monkeypatch.setattr("spark_embed.emr.follow.LOG_PATIENCE_S", 20)
+    monkeypatch.setattr("spark_embed.aws.waiting.POLL_S", 0.02)
+    monkeypatch.setattr("spark_embed.aws.emr.follow.LOG_POLL_S", 0.02)
+    monkeypatch.setattr("spark_embed.aws.emr.follow.LOG_PATIENCE_S", 20)
     emr_server.requests.clear()
     return emr_server
 

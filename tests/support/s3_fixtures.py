@@ -15,7 +15,8 @@ def s3_server(tmp_path_factory):
     """A real S3 server; `s3_server.find_server` says which."""
     with pytest.MonkeyPatch.context() as patch, find_server(tmp_path_factory.mktemp("s3")) as server:
         # Each test has an environment of its own, and so a client: the SDK reads a megabyte of JSON for each.
-        patch.setattr(JSONFileLoader, "load_file", cache(JSONFileLoader.load_file))
+        read_once = cache(JSONFileLoader().load_file)
+        patch.setattr(JSONFileLoader, "load_file", lambda _, path: read_once(path))
         yield server
 
 

@@ -24,6 +24,10 @@ logger = logging.getLogger(__name__)
 
 HEARTBEAT_S = 15.0
 
+_MISSED_S = 2 * HEARTBEAT_S
+"""An owner elsewhere that was not heard of for so long is waited for, until it is or counts as ended."""
+
+_LOOK_EVERY_S = 1.0
 _EXIT_WAIT_S = 5.0
 _MAX_TRIES = 10
 
@@ -47,6 +51,7 @@ class OutputLock:
         self._file = make_lock_file(path)
         self._record = make_record(uuid.uuid4().hex)
         self._stop = threading.Event()
+        self._said = ""
         self._is_lost = False
         self._renewed = time.monotonic()
         self._failure = "the storage does not answer"
@@ -112,16 +117,30 @@ class OutputLock:
             )
 
     def _take(self) -> None:
+        """Take the lock; of an owner elsewhere that has missed its beats, after waiting whether it is dead.
+
+        So a run that is started anew on another machine, its own having died, goes on by itself.
+        """
+        while (dying := self._try_to_take()) is not None:
+            if self._said != dying.since:
+                logger.warning("waiting whether the run that holds --output_dir is alive: %s", dying)
+                self._said = dying.since
+            time.sleep(_LOOK_EVERY_S)
+
+    def _try_to_take(self) -> Owner | None:
+        """Take the lock; returns its owner if that may be dead, and can only be said so later."""
         try:
             make_folder(os.path.dirname(self._path) or ".")
             with self._file.guarded():
                 for _ in range(_MAX_TRIES):
                     self._renewed = time.monotonic()
                     if self._file.create(self._text()):
-                        return
+                        return None
                     owner = read_owner(self._path, self._file)  # None if it was let go just now
+                    if owner is not None and owner.is_alive and (owner.silent_s or 0) > _MISSED_S:
+                        return owner
                     if owner is not None and self._take_over(owner):
-                        return
+                        return None
                 raise not_a_lock(self._path)  # a link to nothing, say
         except OSError as exc:
             raise write_error(self._path, exc, 0) from exc

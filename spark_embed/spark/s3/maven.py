@@ -88,7 +88,13 @@ def _run_ivy(home: str, packages: Sequence[str], excludes: Sequence[str], staged
     try:
         done = subprocess.run(
             [*command, *wanted, "--conf", f"spark.jars.ivy={staged}", *_DOES_NOTHING],
-            env={**os.environ, "SPARK_HOME": home, "SPARK_SUBMIT_OPTS": options},
+            # As the session itself starts: a host whose name nobody knows has Spark, too.
+            env={
+                "SPARK_LOCAL_IP": "127.0.0.1",
+                **os.environ,
+                "SPARK_HOME": home,
+                "SPARK_SUBMIT_OPTS": options,
+            },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -142,12 +142,25 @@ def test_the_order_of_the_disk_does_not_matter(walks, monkeypatch):
     before = walks.shards()
     scandir = os.scandir
 
-    def shuffled(folder):
-        entries = list(scandir(folder))
-        random.shuffle(entries)
-        return iter(entries)
+    class Shuffled:
+        def __init__(self, folder):
+            entries = list(scandir(folder))
+            random.shuffle(entries)
+            self._entries = iter(entries)
 
-    monkeypatch.setattr(os, "scandir", shuffled)
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            return next(self._entries)
+
+        def __enter__(self):  # pathlib's, from Python 3.13 on
+            return self
+
+        def __exit__(self, *exc_info):
+            pass
+
+    monkeypatch.setattr(os, "scandir", Shuffled)
     monkeypatch.setattr(local_walk, "_MAX_SORTED", 5)
     assert walks.shards() == before
 

@@ -1,0 +1,1 @@
+"""The job on Amazon EMR: clusters, steps, releases in S3, logs."""

@@ -1,1 +1,0 @@
-"""The job on Amazon EMR: clusters, steps, releases in S3, logs; knows no Spark, no model and no image."""
