@@ -27,9 +27,10 @@ os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 
 import pandas as pd
 from IPython.display import HTML, display
+from pyspark.sql import SparkSession
 
 from spark_embed import Config, SparkEmbedError, pipeline
-from spark_embed.spark.session import make_session, stop_session
+from spark_embed.spark.session import make_session
 
 CHECKOUT = next(path for path in (Path.cwd(), *Path.cwd().parents) if (path / "tools/make_demo.py").exists())
 FOLDER = Path(os.environ.get("WALKTHROUGH_FOLDER") or tempfile.mkdtemp())
@@ -68,11 +69,7 @@ def embed(input_dir):
     """Bring the vectors of OUTPUT up to date with a folder or a bucket."""
     is_public = input_dir.startswith("s3://")
     config = Config(input_dir=input_dir, output_dir=OUTPUT, max_samples=N_PHOTOS, anonymous=is_public)
-    spark = make_session(config)
-    try:
-        return pipeline.run(spark, config)
-    finally:
-        stop_session(spark)
+    return pipeline.run(make_session(config), config)  # the session of before, if there is one
 
 
 try:
@@ -83,6 +80,12 @@ except SparkEmbedError as error:
     print(f"{INPUT} cannot be used, so the demo photos are: {error}")
     summary = embed(str(DEMO))
 print(summary.text())
+
+# %% [markdown]
+# Nothing below needs Spark.
+
+# %%
+SparkSession.getActiveSession().stop()
 
 # %% [markdown]
 # ## The tables

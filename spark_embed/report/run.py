@@ -141,7 +141,7 @@ def _speed(found: RunFacts) -> list[Block]:
     clock = {name: value for name, value in summary.timings_s.items() if name != "total"}
     for title, seconds, says in (
         ("The clock", clock, "Seconds of the whole run"),
-        ("Stages", summary.stage_s, "Seconds of all tasks and threads, added up: more than the clock"),
+        ("Stages", summary.stage_s, "Seconds of all tasks and threads, added up"),
     ):
         rows = [Bar(_stage(name), value, f"{short(value)} s") for name, value in seconds.items() if value]
         if rows:

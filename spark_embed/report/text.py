@@ -14,12 +14,18 @@ _MARKDOWN = re.compile(r"([\\`*_\[\]#|~])")
 
 def escape(text: object) -> str:
     """Return it for HTML and SVG: one line, cut, without characters that turn the line around."""
-    return html.escape(one_line(text, SHOWN_CHARS))
+    return html.escape(shown(text))
+
+
+def shown(text: object) -> str:
+    """Return the beginning of a text, in one line."""
+    line = one_line(text, None)
+    return line if len(line) <= SHOWN_CHARS else line[: SHOWN_CHARS - 1] + "…"
 
 
 def escape_markdown(text: object) -> str:
     """Return it for Markdown, in a table's cell, too."""
-    return _MARKDOWN.sub(r"\\\1", html.escape(one_line(text, SHOWN_CHARS), quote=False))
+    return _MARKDOWN.sub(r"\\\1", html.escape(shown(text), quote=False))
 
 
 def moment(time: str) -> str:
