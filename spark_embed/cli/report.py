@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RUN_REPORT = "run_report.html"
+_PICTURES_S = 30.0  # for all of them: servers may be slow
 
 
 def run_report(argv: Sequence[str], write: Callable[[str], object]) -> None:
@@ -81,6 +83,7 @@ def _run(root: str, to: str | None) -> list[str]:
 def _pictures(root: str) -> Iterator[Callable[[str, int], bytes | None]]:
     """Yield what reads small pictures of rows, and knows their data set only when it is first asked."""
     made: list[ErrorPictures | None] = []
+    until = time.monotonic() + _PICTURES_S
 
     def read(shard: str, shard_row: int) -> bytes | None:
         from spark_embed.search.error_pictures import ErrorPictures
@@ -92,7 +95,7 @@ def _pictures(root: str) -> Iterator[Callable[[str, int], bytes | None]]:
         except SparkEmbedError as exc:
             logger.info("no pictures of rows with errors: %s", exc)
             made.append(None)
-        return made[0].read(shard, shard_row) if made[0] else None
+        return made[0].read(shard, shard_row) if made[0] and time.monotonic() < until else None
 
     try:
         yield read

@@ -194,3 +194,18 @@ def test_a_folder_without_a_run_is_refused(state, tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
     assert "no run of spark_embed" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == (["letter.txt"] if state != "nothing" else [])
+
+
+def test_in_s3_as_on_disk(bucket, s3_server, tmp_path):
+    summarize(make_output(tmp_path))
+    for path in tmp_path.rglob("*.*"):
+        if path.is_file():
+            key = f"out/{path.relative_to(tmp_path)}"
+            s3_server.direct.put_object(Bucket=bucket, Key=key, Body=path.read_bytes())
+    assert main(["report", str(tmp_path)]) == 0
+    assert main(["report", f"s3://{bucket}/out"]) == 0
+    stored = s3_server.content(bucket, "out/")
+    there = {name.rpartition("/")[2]: data for name, data in stored.items() if "run_report" in name and data}
+    here = (tmp_path / "run_report.html").read_text()
+    assert seen(there["run_report.html"].decode()).tables[1:] == seen(here).tables[1:]
+    assert {"run_report.md", "run_report.json"} <= set(there)
