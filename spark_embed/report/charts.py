@@ -18,6 +18,7 @@ N_COLOURS = 8
 _ROW, _BAR = 34, 12
 _LABEL_CHARS = 38
 _PLOT = 96  # height
+_MIN_TICKS = 4
 
 Points = Sequence[tuple[float, float]]
 Row = TypeVar("Row")
@@ -183,10 +184,13 @@ def _svg(height: float, body: Sequence[str]) -> str:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Return 1, 2 and 5 and their tens between two numbers; of many only the tens."""
+    """Return tens between two numbers; where there are few, 2 and 5 of them, too, or all."""
     tens = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    steps = (1, 2, 5) if len(tens) <= 4 else (1,)
-    return [step * 10.0**ten for ten in tens for step in steps if low <= step * 10.0**ten <= high]
+    for steps in ((1,), (1, 2, 5), range(1, 10)):
+        ticks = [step * 10.0**ten for ten in tens for step in steps if low <= step * 10.0**ten <= high]
+        if len(ticks) >= _MIN_TICKS:
+            break
+    return ticks
 
 
 def _cut(text: str, n_chars: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise, zip_longest
 from statistics import median
 from typing import Annotated, Any, Literal
 
@@ -125,7 +126,7 @@ def report_comparison(found: Comparison) -> Page:
         "Slow against fast",
         f"{model} on {machine}, {moment(found.started_at)}",
         [
-            Section("", [*(Words(line, "verdict") for line in found.verdict), tiles]),
+            Section("", [*_verdict(found.verdict), tiles]),
             Section("What each step gained", [_gains(steps), *_cpu(steps), _table(steps)]),
             Section("Where time and memory go", [*_stages(steps), *_memory(steps)]),
             Section("The steps", [_mistakes(steps)]),
@@ -141,44 +142,43 @@ _HOW = (
 )
 
 
+def _verdict(lines: Sequence[str]) -> list[Words]:
+    return [Words(line, "plain" if i else "verdict") for i, line in enumerate(lines)]
+
+
 def _gains(steps: Sequence[Step]) -> Chart:
-    rows, said = [], []
-    for i, step in enumerate(steps):
-        before = steps[max(i - 1, 0)]
-        gain = median(step.gains_on(before))
-        text = f"{short(step.speed)}/s" + (f"  {_arrow(gain)} {_times(gain)}" if i else "")
-        low, high = min(step.images_per_s), max(step.images_per_s)
-        rows.append(Change(step.title, before.speed, step.speed, low, high, text))
-        said.append((gain, step.title))
-    gain, title = max(said)
+    """Return what each cure gained: a step is called by its mistake, which the next one is without."""
+    first = steps[0]
+    rows = [_change("All of these", first, first, f"{short(first.speed)}/s")]
     says = (
-        f"Images a second, from {short(steps[0].speed)} to {short(steps[-1].speed)}, on a logarithmic axis: "
-        "equal lengths are equal factors; the whiskers are the rounds"
-        + (f". Most was gained by: {title}, {_times(gain)}" if len(steps) > 1 else "")
+        f"Images a second, from {short(first.speed)} to {short(steps[-1].speed)}, on a logarithmic axis: "
+        "equal lengths are equal factors. The whiskers are the rounds"
     )
-    return Chart("Images/s, step by step", waterfall(rows), says)
+    gains = [(median(step.gains_on(before)), before, step) for before, step in pairwise(steps)]
+    for gain, before, step in gains:
+        text = f"{short(step.speed)}/s {'▲' if gain >= 1 else '▼'} {_times(gain)}"
+        rows.append(_change(f"without: {before.title}", before, step, text))
+    if gains:
+        gain, before, _ = max(gains, key=lambda one: one[0])
+        says += f". Most is gained without: {before.title}, {_times(gain)}"
+    return Chart("Images/s, one mistake after the other mended", waterfall(rows), says)
+
+
+def _change(label: str, before: Step, step: Step, text: str) -> Change:
+    low, high = min(step.images_per_s), max(step.images_per_s)
+    return Change(label, before.speed, step.speed, low, high, text)
 
 
 def _table(steps: Sequence[Step]) -> Table:
-    head = [
-        "step",
-        "images/s",
-        "gain",
-        "of all",
-        "peak MB",
-        "JVM-Python MB",
-        "model loads",
-        "files",
-        "cosine",
-    ]
-    head += ["images"]
+    head = ["step", "images/s", "without it", "of the first", "peak MB", "JVM-Python MB"]
+    head += ["model loads", "files", "cosine", "images"]
     has_gpu = any(step.gpu for step in steps)
     rows = []
-    for i, step in enumerate(steps):
+    for step, after in zip_longest(steps, steps[1:]):
         row = [
             step.title,
             _spread(step.images_per_s, ""),
-            _spread(step.gains_on(steps[i - 1]), "×") if i else "",
+            _spread(after.gains_on(step), "×") if after else "",
             _times(median(step.gains_on(steps[0]))),
             *map(_known, (step.peak_mb, step.jvm_python_mb, step.n_model_loads, step.n_output_files)),
             "" if step.min_cosine is None else f"{step.min_cosine:.4f}",
@@ -214,9 +214,10 @@ def _seconds(title: str, rows: Sequence[tuple[str, dict[str, float]]]) -> list[B
         ["step", *names], [[label, *(_known(parts.get(name)) for name in names)] for label, parts in rows]
     )
     whole = [(sum(parts.values()), label) for label, parts in rows]
-    says = (
-        f"Most: {max(whole)[1]}, {short(max(whole)[0])} s; least: {min(whole)[1]}, {short(min(whole)[0])} s"
-    )
+    (most, slowest), (least, fastest) = max(whole), min(whole)
+    says = f"Most: {slowest}, {short(most)} s"
+    if len(rows) > 1:
+        says += f"; least: {fastest}, {short(least)} s"
     return [Chart(title, stacked(rows, "s"), says, figures)]
 
 
@@ -244,7 +245,7 @@ def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
 
 
 def _per_images(parts: Mapping[str, float], step: Step) -> dict[str, float]:
-    return {name: value * _IMAGES / max(step.n_images, 1) for name, value in parts.items()}
+    return {name: value * _IMAGES / max(step.n_images, 1) for name, value in parts.items() if value}
 
 
 def _stage(name: str) -> str:
@@ -257,10 +258,6 @@ def _known(value: float | None) -> str:
 
 def _times(factor: float) -> str:
     return f"{factor:.2f}×" if factor < 10 else f"{factor:.1f}×"
-
-
-def _arrow(gain: float) -> str:
-    return "▲" if gain >= 1 else "▼"
 
 
 def _spread(values: Sequence[float], unit: str) -> str:
