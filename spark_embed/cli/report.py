@@ -48,9 +48,10 @@ def run_report(argv: Sequence[str], write: Callable[[str], object]) -> None:
 
 
 def _compare(path: str, to: str | None) -> list[str]:
-    from spark_embed.report.comparison import read_comparison, report_comparison
+    from spark_embed.report.comparison import report_comparison
     from spark_embed.report.markdown import to_markdown
     from spark_embed.report.page import to_html
+    from spark_embed.report.steps import read_comparison
 
     stem = (to or path).rpartition(".")[0]
     page = report_comparison(read_comparison(path))

@@ -1,101 +1,18 @@
-"""A comparison (compare.json: the same images through steps that each mend one mistake) as a report."""
+"""A comparison, the same images through steps that each mend one mistake, as a report."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise, zip_longest
 from statistics import median
-from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError
-
-from spark_embed.errors import ConfigError, one_line
 from spark_embed.report.blocks import Block, Chart, Page, Section, Table, Tiles, Words, facts
 from spark_embed.report.charts import Change, areas, short, stacked, waterfall
+from spark_embed.report.steps import Comparison, Step
 from spark_embed.report.text import moment
-from spark_embed.storage import read_text
-
-Speed = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 _POINTS = 120
 _IMAGES = 1000  # seconds are told for so many
-
-
-class Step(BaseModel):
-    """A step: one program over the images.
-
-    Attributes:
-        mistake: what people write, and why it is slow; empty for the last.
-        cure: what the next step does instead.
-        images_per_s: of each round.
-        cpu_s: seconds by process, of the whole run.
-        jvm_python_mb: between the JVM and Python; None where it is not known.
-        min_cosine: smallest with the vectors of the last step, of `n_compared`.
-        memory_mb: (second, MB) of its processes together.
-        stage_s: seconds by stage, of all threads, where they are known.
-    """
-
-    name: str
-    title: str
-    mistake: str = ""
-    cure: str = ""
-    program: str = ""
-    n_images: int
-    images_per_s: Annotated[tuple[Speed, ...], Field(min_length=1)]
-    cpu_s: dict[str, Amount] = {}
-    peak_mb: Amount | None = None
-    jvm_python_mb: Amount | None = None
-    n_model_loads: int | None = None
-    n_output_files: int | None = None
-    gpu: dict[str, float | None] | None = None
-    min_cosine: float | None = None
-    n_compared: int = 0
-    memory_mb: tuple[tuple[Amount, Amount], ...] = ()
-    stage_s: dict[str, Amount] = {}
-
-    @property
-    def speed(self) -> float:
-        """Images a second, the median of the rounds."""
-        return median(self.images_per_s)
-
-    def gains_on(self, other: Step) -> list[float]:
-        """Return how many times as fast as another it was in each round, both in the same one."""
-        return [own / its for own, its in zip(self.images_per_s, other.images_per_s, strict=False)]
-
-
-class Comparison(BaseModel):
-    """compare.json, as far as a report needs it; the steps go from the baseline to the job itself."""
-
-    product: Literal["spark_embed_compare"]
-    format: Literal[1]
-    started_at: str = ""
-    machine: dict[str, Any] = {}
-    model: dict[str, Any] = {}
-    input: dict[str, Any] = {}
-    n_rounds: int = 1
-    steps: Annotated[tuple[Step, ...], Field(min_length=1)]
-    verdict: tuple[str, ...] = ()
-
-
-def read_comparison(path: str) -> Comparison:
-    """Read compare.json.
-
-    Raises:
-        ConfigError: there is no such file, or it is none.
-        StorageError: it cannot be read.
-    """
-    text = read_text(path)
-    if text is None:
-        raise ConfigError(f"{path}: there is no such file; give an --output_dir, or a compare.json")
-    try:
-        return Comparison.model_validate_json(text)
-    except ValidationError as exc:
-        where = exc.errors()[0]
-        raise ConfigError(
-            f"{path}: is no compare.json of this version: "
-            f"{'.'.join(map(str, where['loc']))}: {one_line(where['msg'])}"
-        ) from exc
 
 
 def report_comparison(found: Comparison) -> Page:
@@ -111,20 +28,19 @@ def report_comparison(found: Comparison) -> Page:
             ("rounds", str(found.n_rounds)),
         ]
     )
-    machine, model = found.machine.get("text", ""), found.model.get("name", "")
+    model, photos = found.model, found.input
     about = facts(
         {
-            "machine": str(machine),
-            "device": str(found.machine.get("device", "")),
-            "model": f"{model} ({found.model.get('kind', 'embedder')})" if model else "",
-            "images": f"{found.input.get('root', '')}: {found.input.get('n_rows', 0):,} rows, "
-            f"{found.input.get('n_bytes', 0) / 1e6:,.0f} MB",
+            "machine": found.machine.text,
+            "device": found.machine.device,
+            "model": f"{model.name} ({model.kind})" if model.kind else model.name,
+            "images": f"{photos.root}: {photos.n_rows:,} rows, {photos.n_bytes / 1e6:,.0f} MB",
             "started": found.started_at,
         }
     )
     return Page(
         "Slow against fast",
-        f"{model} on {machine}, {moment(found.started_at)}",
+        f"{model.name} on {found.machine.text}, {moment(found.started_at)}",
         [
             Section("", [*_verdict(found.verdict), tiles]),
             Section("What each step gained", [_gains(steps), *_cpu(steps), _table(steps)]),
@@ -149,7 +65,7 @@ def _verdict(lines: Sequence[str]) -> list[Words]:
 def _gains(steps: Sequence[Step]) -> Chart:
     """Return what each cure gained: a step is called by its mistake, which the next one is without."""
     first = steps[0]
-    rows = [_change("All of these", first, first, f"{short(first.speed)}/s")]
+    rows = [_change("with all of them", first, first, f"{short(first.speed)}/s")]
     says = (
         f"Images a second, from {short(first.speed)} to {short(steps[-1].speed)}, on a logarithmic axis: "
         "equal lengths are equal factors. The whiskers are the rounds"
@@ -157,11 +73,11 @@ def _gains(steps: Sequence[Step]) -> Chart:
     gains = [(median(step.gains_on(before)), before, step) for before, step in pairwise(steps)]
     for gain, before, step in gains:
         text = f"{short(step.speed)}/s {'▲' if gain >= 1 else '▼'} {_times(gain)}"
-        rows.append(_change(f"without: {before.title}", before, step, text))
+        rows.append(_change(f"− {before.title}", before, step, text))
     if gains:
         gain, before, _ = max(gains, key=lambda one: one[0])
         says += f". Most is gained without: {before.title}, {_times(gain)}"
-    return Chart("Images/s, one mistake after the other mended", waterfall(rows), says)
+    return Chart("Images/s without one mistake after the other", waterfall(rows), says)
 
 
 def _change(label: str, before: Step, step: Step, text: str) -> Change:

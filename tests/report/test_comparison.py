@@ -5,9 +5,10 @@ import pytest
 
 from spark_embed.cli.main import main
 from spark_embed.errors import ConfigError
-from spark_embed.report.comparison import read_comparison, report_comparison
+from spark_embed.report.comparison import report_comparison
 from spark_embed.report.markdown import to_markdown
 from spark_embed.report.page import to_html
+from spark_embed.report.steps import read_comparison
 
 from support.comparisons import HOSTILE, comparison, step
 from support.pages import seen
@@ -46,7 +47,7 @@ def test_gains_are_taken_within_a_round_and_told_with_their_spread(tmp_path):
 def test_the_waterfall_is_as_long_as_the_factor(tmp_path):
     steps = [step("a", [10.0]), step("b", [20.0]), step("c", [80.0]), step("d", [40.0])]
     html = to_html(page_of(tmp_path, comparison(steps=steps)))
-    chart = html[html.index("one mistake after the other") :].split("</svg>")[0]
+    chart = html[html.index("without one mistake after") :].split("</svg>")[0]
     bars = re.findall(r'<rect class="(s[05])" x="[\d.]+" y="[\d.]+" width="([\d.]+)"', chart)
     widths = [float(width) for _, width in bars]
     assert widths[2] == pytest.approx(2 * widths[1], abs=0.2)  # four times is twice two times
