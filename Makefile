@@ -50,6 +50,10 @@ airflow-venv: .venvs/airflow/.ready  ## an environment of Airflow's own for depl
 test-airflow: $(READY) .venvs/airflow/.ready  ## the DAGs in a real Airflow: minutes; make test skips them, with that reason
 	$(BIN)/python -m pytest --airflow tests/deploy/test_airflow.py tests/deploy/test_airflow_tasks.py
 
+test-browser: $(READY)  ## the pages of spark-embed explore and report in a Chromium that is installed (CHROMIUM=/path): a minute or two
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt playwright
+	$(BIN)/python -m pytest -m browser --browser
+
 images-test: $(READY) s3-server  ## build the images of deploy/images by buildah, and run them: half an hour, 30 GB meanwhile
 	$(BIN)/python -m pytest --images tests/deploy/test_images.py
 
@@ -107,9 +111,6 @@ notebook: $(READY)  ## make notebooks/walkthrough.ipynb of walkthrough.py beside
 
 test-notebook: $(READY)  ## run it whole, as a person would: half a minute, which make test skips
 	$(BIN)/python -m pytest -m notebook --notebook
-
-test-browser: $(READY)  ## pages in headless Chromium, which must be there (apt-get install chromium)
-	$(BIN)/python -m pytest -m browser --browser
 
 bench: $(READY)  ## how fast the job is against bare loops and the shapes people publish (docs/speed.md)
 	$(BIN)/python -m benchmarks.bench

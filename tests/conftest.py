@@ -26,6 +26,7 @@ pytest_plugins = [
     "support.crash_fixtures",
     "support.cluster_fixtures",
     "support.emr_fixtures",
+    "support.browser_fixtures",
     "support.batch_fixtures",
 ]
 
@@ -50,7 +51,7 @@ LONG = {
     "airflow": "needs an environment of its own: make test-airflow",
     "workflows": "installs environments of their own: make test-workflows",
     "images": "takes many minutes and gigabytes: make images-test",
-    "browser": "needs Chromium: make test-browser",
+    "browser": "needs a browser: make test-browser",
     "notebook": "takes half a minute: make test-notebook",
 }
 

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from spark_embed.cli.check_model import run_check_model
 from spark_embed.cli.commands import COMMANDS
+from spark_embed.cli.duplicates import run_duplicates
 from spark_embed.cli.estimate import EstimateOptions, as_sample, read_estimate_flags
+from spark_embed.cli.explore import run_explore
 from spark_embed.cli.interruption import Interruption
 from spark_embed.cli.report import run_report
 from spark_embed.cli.search import run_index, run_search
@@ -41,6 +43,8 @@ _COMMANDS = {
     **COMMANDS,
     "check-model": run_check_model,
     "drift": run_drift,
+    "duplicates": run_duplicates,
+    "explore": run_explore,
     "index": run_index,
     "report": run_report,
     "search": run_search,

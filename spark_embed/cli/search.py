@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Write = Callable[[str], object]
 
-_MODEL_FLAGS = ("model_directory", "revision", "trust_remote_code")
+MODEL_FLAGS = ("model_directory", "revision", "trust_remote_code")
 _SHOWN_CHARS = 60
 
 
@@ -52,7 +52,7 @@ def run_index(argv: Sequence[str], write: Write) -> None:
     from spark_embed.search.build import BuildOptions, build_index
 
     options = BuildOptions(given.column, given.factory, _bytes(given.max_memory))
-    with _Session(given.output_dir) as session:
+    with LazySession(given.output_dir) as session:
         manifest = build_index(given.output_dir, given.index_dir, options, session)
     write((json.dumps(_summary(manifest)) if given.json else _text(manifest)) + "\n")
 
@@ -104,6 +104,13 @@ def import_search() -> None:
             raise ConfigError(f"search needs {package}: pip install 'spark-embed[search]'") from exc
 
 
+def add_model_flags(parser: Parser) -> None:
+    """Add the flags that say where the model of a run is now: `MODEL_FLAGS`."""
+    parser.add_argument("--model_directory", metavar="FOLDER", help="where the run's model is now")
+    parser.add_argument("--revision", metavar="REVISION", help="of a hub id")
+    parser.add_argument("--trust_remote_code", action="store_true", help="let a model folder run its code")
+
+
 def _search_parser() -> Parser:
     parser = Parser(
         prog="spark-embed search",
@@ -122,10 +129,13 @@ def _search_parser() -> Parser:
     parser.add_argument("--where", metavar="SQL", help=says)
     parser.add_argument("--columns", metavar="NAMES", help="of the data set, to be shown [all]")
     parser.add_argument("--json", action="store_true", help="a JSON object for each hit")
-    parser.add_argument("--model_directory", metavar="FOLDER", help="where the run's model is now")
-    parser.add_argument("--revision", metavar="REVISION", help="of a hub id")
-    parser.add_argument("--trust_remote_code", action="store_true", help="let a model folder run its code")
+    add_model_flags(parser)
     return parser
+
+
+def model_options(given: argparse.Namespace) -> dict[str, Any]:
+    """Return what those flags say, as `QueryModel` takes it."""
+    return {name: getattr(given, name) for name in MODEL_FLAGS if getattr(given, name)}
 
 
 def _query(index: Index, given: argparse.Namespace) -> Any:
@@ -136,9 +146,8 @@ def _query(index: Index, given: argparse.Namespace) -> Any:
     from spark_embed.search.vectors import unit_vectors
 
     image = None if given.image is None else _read(given.image, MAX_IMAGE_BYTES)
-    options = {name: getattr(given, name) for name in _MODEL_FLAGS if getattr(given, name)}
     with_text = given.text is not None or given.minus is not None
-    model = QueryModel(index.data.root, index.manifest.column, options, with_text=with_text)
+    model = QueryModel(index.data.root, index.manifest.column, model_options(given), with_text=with_text)
     try:
         vectors = [] if image is None else [model.of_image(image)]
         vectors += [] if given.text is None else [model.of_text(given.text)]
@@ -162,7 +171,7 @@ def _read(path: str, max_bytes: int) -> bytes:
     return data
 
 
-class _Session:
+class LazySession:
     """Starts a Spark session when the first asks for it, and stops it if it has; `with`, then call."""
 
     def __init__(self, folder: str) -> None:
@@ -170,10 +179,11 @@ class _Session:
         self._sessions: list[Any] = []
         self._borrowed = False
 
-    def __enter__(self) -> _Session:
+    def __enter__(self) -> LazySession:
         return self
 
     def __call__(self) -> Any:
+        """Return the session."""
         from spark_embed.config import Config
         from spark_embed.spark.context import find_session
         from spark_embed.spark.machine import check_machine

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 from pyspark.sql import SparkSession
 
-from spark_embed.errors import ConfigError, ResumeError
+from spark_embed.errors import ResumeError
 from spark_embed.output.folder import Output, note_extra
 from spark_embed.output.lock.lock import OutputLock
 from spark_embed.output.records import now
@@ -33,7 +33,7 @@ from spark_embed.search.manifest import (
 from spark_embed.search.part import Work, make_part
 from spark_embed.search.recall import TARGET_RECALL, Recall, measure
 from spark_embed.search.training import queries_name, train, trained_name
-from spark_embed.search.vectors import DataFile, DataSet, read_data_set, read_vectors
+from spark_embed.search.vectors import DataFile, DataSet, dim_of, read_data_set
 from spark_embed.spark.tasks import run_tasks
 from spark_embed.storage import delete_file, folder_path, is_below, list_files, list_names, read_text
 
@@ -200,7 +200,7 @@ class _Build:
 
 def _begin(data: DataSet, root: str, options: BuildOptions, found: Manifest | None) -> _Build:
     """Choose the kind; that of the index that is there, while it suits."""
-    dim = _dim_of(data)
+    dim = dim_of(data)
     if options.factory:
         kind = kinds.given_kind(options.factory, data.n_rows, dim)
     else:
@@ -211,14 +211,6 @@ def _begin(data: DataSet, root: str, options: BuildOptions, found: Manifest | No
     logger.info("index %s for %s vectors of %d: %s", kind.factory, f"{data.n_rows:,}", dim, kind.says)
     key = _hash(data.run_id, data.column, data.fingerprint, kind.factory, dim, data.n_rows)
     return _Build(data, root, dim, kind, key, data.n_rows)
-
-
-def _dim_of(data: DataSet) -> int:
-    for file in data.files:
-        for _, vectors in read_vectors(data.path(file.name), data.column):
-            if len(vectors):
-                return int(vectors.shape[1])
-    raise ConfigError(f"{data.root}: has no vectors in {data.column}: there is nothing to index")
 
 
 def _is_same_data(found: Manifest, data: DataSet) -> bool:

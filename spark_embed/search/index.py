@@ -51,6 +51,7 @@ class Hit:
     Attributes:
         score: the cosine of its vector and the query's, by the index's codes.
         image_id, shard, shard_row: which it is.
+        number: of the row in the index, as `Index.locate` takes it.
         columns: the data set's own, by name.
     """
 
@@ -58,6 +59,7 @@ class Hit:
     image_id: str
     shard: str
     shard_row: int
+    number: int
     columns: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -128,7 +130,7 @@ class Index:
         self,
         vector: Sequence[float] | NDArray[Any],
         k: int = 20,
-        where: str | None = None,
+        where: str | Where | None = None,
         *,
         columns: Sequence[str] | None = None,
         effort: int | None = None,
@@ -153,13 +155,28 @@ class Index:
         effort = effort or self.manifest.effort
         if where is None:
             return self._hits(self._nearest(query, k, effort, self._there()), columns)
-        condition = Where(where, self.schema)
-        if self.manifest.n_rows > _SMALL and where not in self._masks:
+        condition = self._condition(where)
+        if self.manifest.n_rows > _SMALL and condition.text not in self._masks:
             found = self._nearest(query, min(k * _OVER_FETCH, self.manifest.n_vectors), effort, self._there())
             kept = condition.keep(self._rows_of(found.rows[0], condition.columns))
             if kept.sum() >= k and kept.mean() >= 1 / _OVER_FETCH:
                 return self._hits(Found(found.scores[:, kept][:, :k], found.rows[:, kept][:, :k]), columns)
         return self._hits(self._nearest(query, k, effort, self._allowed(condition)), columns)
+
+    def sample(
+        self, k: int, where: str | Where | None = None, *, columns: Sequence[str] | None = None
+    ) -> list[Hit]:
+        """Return up to `k` rows from all over the data set, in its order, whatever their vectors.
+
+        Raises:
+            ConfigError, StorageError: as `search`.
+        """
+        masks = self._there() if where is None else self._allowed(self._condition(where))
+        there = None if masks is None else np.flatnonzero(np.concatenate(masks))
+        n_there = self.manifest.n_rows if there is None else len(there)
+        places = np.linspace(0, max(0, n_there - 1), min(k, n_there)).astype(np.int64)
+        numbers = (places if there is None else there[places]).reshape(1, -1)
+        return self._hits(Found(np.ones(numbers.shape, np.float32), numbers), columns)
 
     def search_vectors(self, queries: Vectors, k: int, effort: int | None = None) -> Found:
         """Return the nearest of many vectors, without what the data set says of them.
@@ -218,6 +235,9 @@ class Index:
             StorageError: its file cannot be read.
         """
         return self._hits(Found(np.ones((1, 1), np.float32), np.array([[number]])), columns)[0]
+
+    def _condition(self, where: str | Where) -> Where:
+        return where if isinstance(where, Where) else Where(where, self.schema)
 
     def _checked(self, vector: Sequence[float] | NDArray[Any]) -> Vectors:
         query = np.asarray(vector, dtype=np.float32).reshape(1, -1)
@@ -306,6 +326,6 @@ class Index:
         numbers = found.rows[0][found.rows[0] >= 0]
         rows = self._rows_of(numbers, [*keys, *own]).to_pylist()
         return [
-            Hit(float(score), row.pop(IMAGE_ID), row.pop(SHARD), row.pop(SHARD_ROW), row)
-            for score, row in zip(found.scores[0], rows, strict=False)
+            Hit(float(score), row.pop(IMAGE_ID), row.pop(SHARD), row.pop(SHARD_ROW), int(number), row)
+            for score, number, row in zip(found.scores[0], numbers, rows, strict=False)
         ]

@@ -61,7 +61,7 @@ def train(data: DataSet, dim: int, kind: Kind, index_dir: str, key: str) -> None
     """
     if all(exists(f"{index_dir}/{name}") for name in (queries_name(key), trained_name(key))):
         return
-    sample, queries = _draw(data, dim, kind.n_train)
+    sample, queries = draw(data, dim, kind.n_train)
     index = make_empty(kind.factory, dim)
     if not index.is_trained:
         logger.info("training %s on %s vectors", kind.factory, f"{len(sample):,}")
@@ -83,7 +83,7 @@ def read_queries(index_dir: str, key: str) -> Queries:
         return Queries(found["vectors"], found["files"], found["rows"], tuple(map(str, found["names"])))
 
 
-def _draw(data: DataSet, dim: int, n_train: int) -> tuple[Vectors, Queries]:
+def draw(data: DataSet, dim: int, n_train: int) -> tuple[Vectors, Queries]:
     """Return vectors to train on and, apart from them, queries; from row groups all over the data set."""
     rng = np.random.default_rng(_SEED)
     n_wanted = n_train + N_QUERIES

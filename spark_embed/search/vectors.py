@@ -133,6 +133,20 @@ def read_vectors(path: str, column: str, dim: int | None = None) -> Iterator[tup
             first += batch.num_rows
 
 
+def dim_of(data: DataSet) -> int:
+    """Return the length of the vectors.
+
+    Raises:
+        ConfigError: there are none.
+        StorageError: a file cannot be read.
+    """
+    for file in data.files:
+        for _, vectors in read_vectors(data.path(file.name), data.column):
+            if len(vectors):
+                return int(vectors.shape[1])
+    raise ConfigError(f"{data.root}: has no vectors in {data.column}: nothing can be searched")
+
+
 def read_column(path: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """Yield some columns of a file in batches of bounded memory.
 

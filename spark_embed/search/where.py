@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import duckdb
@@ -17,6 +18,16 @@ from spark_embed.errors import ConfigError, one_line
 LIMIT_S = 30.0
 """For the rows of one file."""
 
+PLAIN = frozenset(
+    "+ - * / // % ~~ !~~ ~~* !~~* ~~~ ~ !~ like_escape not_like_escape ilike_escape not_ilike_escape ->> abs "  # noqa: SIM905
+    "round floor ceil lower upper trim ltrim rtrim length len strlen contains starts_with prefix ends_with "
+    "suffix regexp_matches regexp_full_match list_contains list_has array_contains struct_extract "
+    "array_extract list_extract json_extract_string year month day hour date_part now today isnan "
+    "isfinite".split()
+)
+"""Functions that make nothing larger than what they are given: of others one row can take all memory, and
+DuckDB's own limits on memory and time do not hold within one value (measured with 2.0: `repeat`)."""
+
 _ROW = "__row__"
 
 
@@ -28,19 +39,31 @@ class Where:
         columns: of the data set that it names.
     """
 
-    def __init__(self, text: str, schema: pa.Schema) -> None:
+    def __init__(
+        self,
+        text: str,
+        schema: pa.Schema,
+        *,
+        functions: Collection[str] | None = None,
+        limit_s: float | None = None,
+    ) -> None:
         """Parse it.
 
         Args:
             text: an expression of DuckDB's SQL (https://duckdb.org/docs/stable/sql/expressions/overview).
             schema: of the data set.
+            functions: that it may call, for conditions of strangers; None for all.
+            limit_s: from now on, for all files together; None for none.
 
         Raises:
             ConfigError: it is none, or names a column that is not there.
         """
         self.text = text
+        self._until = None if limit_s is None else time.monotonic() + limit_s
         self._connection = _locked()
-        named = _named_columns(self._connection, text)
+        named, called = _names_in(self._connection, text)
+        if functions is not None and (others := sorted(set(called).difference(functions))):
+            raise ConfigError(f"--where {text}: {others[0]} cannot be called here")
         by_name = {name.lower(): name for name in schema.names}
         unknown = [name for name in named if name.lower() not in by_name]
         if unknown:
@@ -60,12 +83,18 @@ class Where:
         """
         rows = table.select(self.columns).append_column(_ROW, pa.array(np.arange(table.num_rows)))
         self._connection.register("rows", rows)
-        timer = threading.Timer(LIMIT_S, self._connection.interrupt)
+        left_s = LIMIT_S if self._until is None else min(LIMIT_S, self._until - time.monotonic())
+        if left_s <= 0:
+            raise ConfigError(f"--where {self.text}: takes too long")
+        timer = threading.Timer(left_s, self._connection.interrupt)
         timer.start()
         try:
             found = self._connection.execute(_select(self.text)).fetchnumpy()[_ROW]
+        except duckdb.InterruptException as exc:
+            raise ConfigError(f"--where {self.text}: takes too long") from exc
         except duckdb.Error as exc:
-            raise ConfigError(f"--where {self.text}: {one_line(exc)}") from exc
+            said = one_line(str(exc).partition("\nLINE ")[0])  # behind it stands the condition itself
+            raise ConfigError(f"--where {self.text}: {said}") from exc
         finally:
             timer.cancel()
             self._connection.unregister("rows")
@@ -84,26 +113,30 @@ def _locked() -> Any:
 
 
 def _select(text: str) -> str:
-    # A comment in it ends with its line; what else is more than a condition `_named_columns` refuses.
+    # A comment in it ends with its line; what else is more than a condition `_names_in` refuses.
     return f"select {_ROW} from rows where (\n{text}\n)"  # noqa: S608
 
 
-def _named_columns(connection: Any, text: str) -> Sequence[str]:
-    """Return the columns that an expression names, as it writes them.
+def _names_in(connection: Any, text: str) -> tuple[Sequence[str], Sequence[str]]:
+    """Return the columns that an expression names, as it writes them, and the functions that it calls.
 
     Raises:
         ConfigError: it is no expression, or more than that.
     """
     [(said,)] = connection.execute("select json_serialize_sql(?)", [_select(text)]).fetchall()
-    parsed = json.loads(said)
+    try:
+        parsed = json.loads(said)
+        nodes = list(_walk(parsed))
+    except RecursionError as exc:
+        raise ConfigError(f"--where {text[:80]}...: is nested too deeply") from exc
     if parsed["error"]:
         raise ConfigError(f"--where {text}: {one_line(parsed['error_message'])}")
-    nodes = list(_walk(parsed["statements"]))
     kinds = [node.get("type") for node in nodes if str(node.get("type", "")).endswith("_NODE")]
     if len(parsed["statements"]) != 1 or kinds != ["SELECT_NODE"]:
         raise ConfigError(f"--where {text}: must be one condition on the columns, without a query of its own")
-    wheres = _walk(parsed["statements"][0]["node"]["where_clause"])
-    return [node["column_names"][0] for node in wheres if node.get("class") == "COLUMN_REF"]
+    wheres = list(_walk(parsed["statements"][0]["node"]["where_clause"]))
+    columns = [node["column_names"][0] for node in wheres if node.get("class") == "COLUMN_REF"]
+    return columns, [node["function_name"].lower() for node in nodes if "function_name" in node]
 
 
 def _walk(node: Any) -> Iterator[dict[str, Any]]:

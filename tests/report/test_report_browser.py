@@ -1,7 +1,6 @@
 """The pages in headless Chromium: quiet, asking nobody for anything, readable on phones, dark and printed."""
 
 import json
-import shutil
 
 import pytest
 
@@ -12,18 +11,6 @@ from support.comparisons import HOSTILE, comparison, step
 pytestmark = pytest.mark.browser
 
 WIDTHS = [340, 768, 1200]
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    """The system's; none is downloaded."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    assert path, "no Chromium here: apt-get install chromium"
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

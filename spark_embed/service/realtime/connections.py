@@ -9,12 +9,18 @@ from __future__ import annotations
 import asyncio
 import math
 import resource
-from collections.abc import Iterable
+import signal
+import socket
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 from uuid import uuid4
 
+import uvicorn
 from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from spark_embed.errors import ConfigError, one_line
 from spark_embed.service.realtime.answers import JSON, to_json
 from spark_embed.service.realtime.refusals import error_body
 
@@ -25,6 +31,8 @@ _UNREAD_S = 30.0  # an answer that is stuck for so long is not read
 _MAX_HEAD_BYTES = 64 << 10
 _MAX_CONNECTIONS = 4096
 _OTHER_FILES = 256  # that a process has open: libraries, weights
+_BACKLOG = 2048
+_LOOK_EVERY_S = 1.0
 
 
 def raise_limit_of_connections() -> int:
@@ -134,3 +142,82 @@ def end_late(connections: Iterable[object]) -> None:
     for connection in list(connections):
         if isinstance(connection, Connection):
             connection.end_if_late(now)
+
+
+def listen(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
+    """Return a socket that listens.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG, reuse_port=is_shared)
+    except (OSError, OverflowError) as exc:
+        raise ConfigError(f"--host {host} --port {port}: {one_line(exc)}; choose another port") from exc
+
+
+def address_of(listening: socket.socket) -> str:
+    """Return the url of a socket."""
+    host, port = listening.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def make_config(app: Any, drain_timeout_s: float) -> uvicorn.Config:
+    """Return how uvicorn serves an application.
+
+    Args:
+        app: the ASGI application.
+        drain_timeout_s: how long what is accepted may take after the signal.
+    """
+    Connection.max_connections = raise_limit_of_connections()
+    return uvicorn.Config(
+        app,
+        http=Connection,
+        ws="none",
+        loop="uvloop",
+        log_config=None,  # the program's own
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # else whoever asks could say that he is somebody else
+        backlog=_BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=math.ceil(drain_timeout_s),
+    )
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, which looks at its connections every second, and ends a signal's process with code 0."""
+
+    @override
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        before = {number: signal.signal(number, self.stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @override
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._looking = asyncio.create_task(self._look_at_connections())
+
+    def stop(self, number: int, frame: object) -> None:
+        """End, as a signal asks for."""
+        self.force_exit = self.should_exit and number == signal.SIGINT  # asked twice by hand
+        self.should_exit = True
+
+    def look(self) -> None:
+        """Look every second whether to end."""
+
+    async def _look_at_connections(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            connections = list(self.server_state.connections)
+            end_late(connections)
+            self.look()
+            if self.should_exit:  # such as were being accepted when uvicorn told all others
+                for connection in connections:
+                    connection.shutdown()

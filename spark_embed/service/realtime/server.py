@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import math
 import os
 import signal
 import socket
@@ -12,20 +10,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import uvicorn
 
 from spark_embed.errors import ConfigError, ModelError, SparkEmbedError, one_line
 from spark_embed.inference.malloc import keep_freed_memory
 from spark_embed.service.realtime.app import make_app
-from spark_embed.service.realtime.connections import (
-    KEEP_ALIVE_S,
-    Connection,
-    end_late,
-    raise_limit_of_connections,
-)
+from spark_embed.service.realtime.connections import Server, address_of, listen, make_config
 from spark_embed.service.realtime.engine import Engine
 from spark_embed.service.realtime.metrics import PROCESSES_FOLDER
 from spark_embed.service.realtime.settings import Settings
@@ -37,7 +28,6 @@ PROCESS = "SPARK_EMBED_SERVICE_PROCESS"
 
 _NUMBERED = ("auto", "gpu", "cuda")
 
-_BACKLOG = 2048
 _LOOK_EVERY_S = 1.0
 
 
@@ -55,10 +45,10 @@ def serve(settings: Settings, api_key: str | None) -> None:
         _serve_processes(settings)
         return
     if given is None:
-        listening = _listen(settings, settings.service.port)
+        listening = listen(settings.service.host, settings.service.port)
     else:
         number, port = map(int, given.split())
-        listening = _listen(settings, port, is_shared=True)
+        listening = listen(settings.service.host, port, is_shared=True)
         model = settings.model.model_copy(update={"device": f"{settings.model.device}:{number}"})
         if settings.model.device in _NUMBERED:
             settings = settings.model_copy(update={"model": model})
@@ -75,25 +65,9 @@ def _answer(settings: Settings, api_key: str | None, listening: socket.socket) -
         ended.append(exc or ModelError("the engine has ended"))
         server.should_exit = True
 
-    server = _Server(
-        uvicorn.Config(
-            make_app(engine, api_key, on_end),
-            http=Connection,
-            ws="none",
-            loop="uvloop",
-            log_config=None,  # the settings' own
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,  # else whoever asks could say that he is somebody else
-            backlog=_BACKLOG,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=math.ceil(settings.server.drain_timeout_s),
-        ),
-        engine,
-    )
-    Connection.max_connections = raise_limit_of_connections()
-    host, port = listening.getsockname()[:2]
-    logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+    app = make_app(engine, api_key, on_end)
+    server = _Server(make_config(app, settings.server.drain_timeout_s), engine)
+    logger.info("listening on %s", address_of(listening))
     server.run(sockets=[listening])
     code = 0
     if ended:
@@ -104,57 +78,24 @@ def _answer(settings: Settings, api_key: str | None, listening: socket.socket) -
     return code
 
 
-class _Server(uvicorn.Server):
-    """uvicorn's, which ends a signal's process with code 0, and says that it is not ready meanwhile.
-
-    It looks at its connections every second, for such as do not go on; and for its parent, if it is one of
-    several processes.
-    """
+class _Server(Server):
+    """One that says that it is not ready while it ends; and looks for its parent, if it is one of several."""
 
     def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
         super().__init__(config)
         self._engine = engine
         self._parent = os.getppid() if PROCESS in os.environ else None
 
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def look(self) -> None:
+        if self._parent not in (None, os.getppid()):  # it was killed, and nobody else ends this one
+            self.should_exit = self._engine.is_draining = True
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._looking = asyncio.create_task(self._look_at_connections())
-
-    async def _look_at_connections(self) -> None:
-        while True:
-            await asyncio.sleep(_LOOK_EVERY_S)
-            connections = list(self.server_state.connections)
-            end_late(connections)
-            if self._parent not in (None, os.getppid()):  # it was killed, and nobody else ends this one
-                self.should_exit = self._engine.is_draining = True
-            if self.should_exit:  # such as were being accepted when uvicorn told all others
-                for connection in connections:
-                    connection.shutdown()
-
-    def _stop(self, number: int, frame: object) -> None:
+    def stop(self, number: int, frame: object) -> None:
         if self._engine.live is None:
             logger.info("stopped while the model was being loaded")
             os._exit(0)  # nothing is accepted yet, and a thread that loads cannot be stopped
-        self.force_exit = self.should_exit and number == signal.SIGINT  # asked twice by hand
-        self.should_exit = self._engine.is_draining = True
-
-
-def _listen(settings: Settings, port: int, *, is_shared: bool = False) -> socket.socket:
-    host = settings.service.host
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG, reuse_port=is_shared)
-    except (OSError, OverflowError) as exc:
-        raise ConfigError(f"--host {host} --port {port}: {one_line(exc)}; choose another port") from exc
+        super().stop(number, frame)
+        self._engine.is_draining = True
 
 
 def _serve_processes(settings: Settings) -> None:
@@ -172,7 +113,9 @@ def _serve_processes(settings: Settings) -> None:
             f"model.device {settings.model.device}: {settings.n_processes} processes would share it; say "
             "auto, gpu or cuda, and each takes its own"
         )
-    with _listen(settings, settings.service.port) as trial:  # else another service could share it unnoticed
+    with listen(
+        settings.service.host, settings.service.port
+    ) as trial:  # else another service could share it unnoticed
         port = trial.getsockname()[1]
     processes: list[subprocess.Popen[bytes]] = []
     asked: list[int] = []

@@ -28,7 +28,7 @@ def soon(monkeypatch):
     monkeypatch.setattr(connections, "_HEAD_S", 0.2)
     monkeypatch.setattr(connections, "KEEP_ALIVE_S", 0.3)
     monkeypatch.setattr(connections, "_UNREAD_S", 0.2)
-    monkeypatch.setattr(server, "_LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(connections, "_LOOK_EVERY_S", 0.05)
 
 
 class Serving:
