@@ -50,9 +50,9 @@ airflow-venv: .venvs/airflow/.ready  ## an environment of Airflow's own for depl
 test-airflow: $(READY) .venvs/airflow/.ready  ## the DAGs in a real Airflow: minutes; make test skips them, with that reason
 	$(BIN)/python -m pytest --airflow tests/deploy/test_airflow.py tests/deploy/test_airflow_tasks.py
 
-test-browser: $(READY)  ## the page of spark-embed explore in a Chromium that is installed (CHROMIUM=/path): a minute or two
+test-browser: $(READY)  ## the pages of spark-embed explore and report in a Chromium that is installed (CHROMIUM=/path): a minute or two
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt playwright
-	$(BIN)/python -m pytest --browser tests/search/test_explore_page.py
+	$(BIN)/python -m pytest -m browser --browser
 
 images-test: $(READY) s3-server  ## build the images of deploy/images by buildah, and run them: half an hour, 30 GB meanwhile
 	$(BIN)/python -m pytest --images tests/deploy/test_images.py
@@ -105,6 +105,12 @@ lines: $(READY)  ## lines by room of spark_embed and of its tests
 
 tables: $(READY)  ## write the tables of docs/ and CONTRIBUTING.md anew from the code
 	$(BIN)/python tools/write_tables.py
+
+notebook: $(READY)  ## make notebooks/walkthrough.ipynb of walkthrough.py beside it
+	$(BIN)/python tools/make_notebook.py
+
+test-notebook: $(READY)  ## run it whole, as a person would: half a minute, which make test skips
+	$(BIN)/python -m pytest -m notebook --notebook
 
 bench: $(READY)  ## how fast the job is against bare loops and the shapes people publish (docs/speed.md)
 	$(BIN)/python -m benchmarks.bench

@@ -26,6 +26,7 @@ pytest_plugins = [
     "support.crash_fixtures",
     "support.cluster_fixtures",
     "support.emr_fixtures",
+    "support.browser_fixtures",
     "support.batch_fixtures",
 ]
 
@@ -51,6 +52,7 @@ LONG = {
     "workflows": "installs environments of their own: make test-workflows",
     "images": "takes many minutes and gigabytes: make images-test",
     "browser": "needs a browser: make test-browser",
+    "notebook": "takes half a minute: make test-notebook",
 }
 
 

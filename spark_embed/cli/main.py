@@ -17,6 +17,7 @@ from spark_embed.cli.duplicates import run_duplicates
 from spark_embed.cli.estimate import EstimateOptions, as_sample, read_estimate_flags
 from spark_embed.cli.explore import run_explore
 from spark_embed.cli.interruption import Interruption
+from spark_embed.cli.report import run_report
 from spark_embed.cli.search import run_index, run_search
 from spark_embed.cli.serve import run_serve
 from spark_embed.cli.tables import run_drift, run_validate
@@ -45,6 +46,7 @@ _COMMANDS = {
     "duplicates": run_duplicates,
     "explore": run_explore,
     "index": run_index,
+    "report": run_report,
     "search": run_search,
     "serve": run_serve,
     "validate": run_validate,

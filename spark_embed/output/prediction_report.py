@@ -1,12 +1,13 @@
-"""What the predictions of a table are, as a whole: figures of their scores; reads no feature."""
+"""What predictions are, as a whole: figures of their scores, rows by class; reads no feature, no vector."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +16,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from spark_embed.errors import StorageError, one_line
-from spark_embed.schema import PREDICTION_CLASS, PREDICTION_SCORE
 from spark_embed.storage import parquet_input
 
 _BANDS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+_N_BINS = 20  # four in each band
 _BATCH_ROWS = 1 << 18
+
+
+class Columns(NamedTuple):
+    """A column of numbers and one of classes that belong together; either may be missing."""
+
+    score: str | None
+    classes: str | None
 
 
 @dataclass
@@ -27,20 +35,26 @@ class Scores:
     """Figures of scores, added up batch by batch.
 
     Attributes:
-        bands: how many are in each fifth of 0 to 1, upper end included; 0 itself is in the first.
+        low, high: the range of the bins; what lies outside is in the first or the last.
+        bins: how many are in each twentieth of it, upper end included; `low` itself is in the first.
         classes: rows by class, as text.
     """
 
+    low: float = 0.0
+    high: float = 1.0
     n: int = 0
     mean: float = 0.0
     squares: float = 0.0
     min: float = math.inf
     max: float = -math.inf
-    bands: list[int] = field(default_factory=lambda: [0] * (len(_BANDS) - 1))
+    bins: list[int] = field(default_factory=lambda: [0] * _N_BINS)
     classes: Counter[str] = field(default_factory=Counter)
 
     def add(self, values: npt.NDArray[np.float64], classes: pa.Array | None = None) -> None:
         """Add the scores of some rows, and their classes where there are some."""
+        if classes is not None:
+            for one in pc.value_counts(classes).to_pylist():
+                self.classes[str(one["values"])] += one["counts"]
         if len(values) == 0:
             return
         mean, n = float(values.mean()), len(values)
@@ -51,12 +65,15 @@ class Scores:
         self.n += n
         self.min, self.max = min(self.min, float(values.min())), max(self.max, float(values.max()))
         # Of float32: 0.2 there is a little more than 0.2, and in the first band.
-        edges = np.array(_BANDS[1:-1], np.float32).astype(np.float64)
-        for place, count in enumerate(np.bincount(np.searchsorted(edges, values), minlength=5)):
-            self.bands[place] += int(count)
-        if classes is not None:
-            for one in pc.value_counts(classes).to_pylist():
-                self.classes[str(one["values"])] += one["counts"]
+        edges = np.linspace(self.low, self.high, _N_BINS + 1)[1:-1].astype(np.float32).astype(np.float64)
+        for place, count in enumerate(np.bincount(np.searchsorted(edges, values), minlength=_N_BINS)):
+            self.bins[place] += int(count)
+
+    @property
+    def bands(self) -> list[int]:
+        """How many are in each fifth of the range."""
+        size = _N_BINS // (len(_BANDS) - 1)
+        return [sum(self.bins[i : i + size]) for i in range(0, _N_BINS, size)]
 
     @property
     def std(self) -> float:
@@ -95,25 +112,70 @@ class PredictionReport:
         return asdict(self)
 
 
-def read_scores(paths: Iterable[str]) -> Scores:
-    """Add up the scores of published files.
+def read_scores(
+    paths: Sequence[str],
+    columns: Sequence[Columns],
+    find_range: bool = False,
+    max_classes: int | None = None,
+) -> list[Scores]:
+    """Add up columns of published files, in one pass and in memory that does not grow with the rows.
+
+    Args:
+        paths: of the files.
+        columns: that belong together; a null or a number that is not finite counts nowhere.
+        find_range: let the files' footers say the range of the bins, where it is not within 0 to 1.
+        max_classes: a column with more different ones holds no classes, and none of them is told.
 
     Raises:
-        StorageError: one cannot be read.
+        StorageError: a file cannot be read.
     """
-    scores = Scores()
+    found, many = [Scores() for _ in columns], set[Columns]()
+    if find_range:
+        for one, scores in zip(columns, found, strict=True):
+            scores.low, scores.high = _range(paths, one.score)
+    names = sorted({name for one in columns for name in one if name})
     for path in paths:
-        try:
-            with pq.ParquetFile(parquet_input(path)) as file:
-                has_classes = PREDICTION_CLASS in file.schema_arrow.names
-                names = [PREDICTION_SCORE, *([PREDICTION_CLASS] if has_classes else [])]
-                for batch in file.iter_batches(_BATCH_ROWS, columns=names):
-                    values = batch.column(PREDICTION_SCORE).to_numpy(zero_copy_only=False)
-                    classes = batch.column(PREDICTION_CLASS) if has_classes else None
-                    scores.add(values.astype(np.float64), classes)
-        except (OSError, pa.ArrowException) as exc:
-            raise StorageError(f"{path}: cannot be read back: {one_line(exc)}") from exc
-    return scores
+        with _opened(path) as file:
+            for batch in file.iter_batches(_BATCH_ROWS, columns=names):
+                for one, scores in zip(columns, found, strict=True):
+                    values = batch.column(one.score) if one.score else pa.nulls(0)
+                    is_counted = one.classes and one not in many
+                    classes = batch.column(one.classes).drop_null() if is_counted else None
+                    scores.add(_finite(values), classes)
+                    if max_classes is not None and len(scores.classes) > max_classes:
+                        many.add(one)
+                        scores.classes.clear()
+    return found
+
+
+def _finite(values: pa.Array) -> npt.NDArray[np.float64]:
+    numbers = values.drop_null().cast(pa.float64()).to_numpy(zero_copy_only=False)
+    finite: npt.NDArray[np.float64] = numbers[np.isfinite(numbers)]
+    return finite
+
+
+def _range(paths: Sequence[str], column: str | None) -> tuple[float, float]:
+    """Return the least and the most of a column, as the files' footers say; 0 and 1 where it lies between."""
+    ends: list[float] = []
+    for path in paths if column else ():
+        with _opened(path) as file:
+            leaf = [file.schema.column(i).path for i in range(len(file.schema))].index(column)
+            for group in range(file.num_row_groups):
+                said = file.metadata.row_group(group).column(leaf).statistics
+                if said is not None and said.has_min_max:
+                    ends += [float(said.min), float(said.max)]
+    low, high = min(ends, default=0.0), max(ends, default=1.0)
+    inside = low >= 0 and high <= 1
+    return (0.0, 1.0) if inside else (low, high if high > low else low + 1)
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[pq.ParquetFile]:
+    try:
+        with pq.ParquetFile(parquet_input(path)) as file:
+            yield file
+    except (OSError, pa.ArrowException) as exc:
+        raise StorageError(f"{path}: cannot be read back: {one_line(exc)}") from exc
 
 
 def make_report(

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from spark_embed.errors import one_line
 from spark_embed.output.cost import Cost
 from spark_embed.output.executors import Executor, Skew, describe_executors
+from spark_embed.output.pace import WaveTime
 from spark_embed.output.report_text import report_text
 
 _SHOWN_CHARS = 120
@@ -147,13 +148,14 @@ class RunSummary:
     cost: Cost | None = None
     usage: dict[str, Any] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
+    waves: list[WaveTime] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the summary as JSON values; what only some kinds of model have, only for those."""
         values = asdict(self)
         if not self.counts.errors_by_result:
             del values["counts"]["errors_by_result"]
-        for name in ("usage", "report"):
+        for name in ("usage", "report", "waves"):
             if not values[name]:
                 del values[name]
         values["traffic"] = values["traffic"] or {}
@@ -192,6 +194,7 @@ class RunSummary:
             name: Executor(**{**one, "devices": tuple(one["devices"])})
             for name, one in values.get("executors", {}).items()
         }
+        read["waves"] = [WaveTime(**wave) for wave in values.get("waves", [])]
         return cls(**{**values, **read})
 
     def text(self) -> str:

@@ -12,12 +12,15 @@ from spark_embed.inference.recipes import make_recipe
 from spark_embed.models import Site
 from spark_embed.models.registry import find_account
 from spark_embed.output.cost import Cost, cost_of
+from spark_embed.output.error_rows import read_error_rows
 from spark_embed.output.executors import Skew, add_executors, count_hosts, named, worst
-from spark_embed.output.publish.publish import read_error_examples
+from spark_embed.output.folder import Output
+from spark_embed.output.pace import WaveTime, in_order
 from spark_embed.output.records import Counted, Ledger, Marker, RunRecord, now
 from spark_embed.output.state import read_metadata
 from spark_embed.output.summary import (
     Counts,
+    ErrorExample,
     InputSummary,
     OutputSummary,
     Pending,
@@ -36,6 +39,7 @@ from spark_embed.spark.tasks import traffic_of_tasks
 from spark_embed.storage import exists, traffic, write_json
 
 _MAX_BAD_SHARDS = 20
+_N_EXAMPLES = 3
 
 _NOTHING_RUN = Verdict("nothing", "Nothing was left to embed")
 
@@ -86,7 +90,6 @@ def write_summary(context: RunContext, result: RunResult) -> RunSummary:
     config, output, clock = context.config, context.output, context.clock
     source, record, ledger = result.plan.source, result.record, result.ledger
     counted = add_up([marker.counted for marker in result.markers])
-    errors = ledger.n_errors_by_code
     embed_s = max(clock.timings_s.get("embed", 0.0), 1e-3)
     options = result.binding.options.batch_size if result.binding else 0
     pending, executors, timings_s = _describe_pending(context, result), counted.executors, clock.with_total()
@@ -101,7 +104,7 @@ def write_summary(context: RunContext, result: RunResult) -> RunSummary:
             n_waves=len(result.markers),
         ),
         pending=pending,
-        error_examples=read_error_examples(output, ledger.errors, errors),
+        error_examples=_examples(output, ledger),
         model=record.model,
         input=InputSummary(
             input_dir=config.input_dir,
@@ -133,10 +136,20 @@ def write_summary(context: RunContext, result: RunResult) -> RunSummary:
         skew=worst(_skews(result.markers)),
         cost=_describe_cost(config.hourly_price, counted, timings_s["total"]),
         usage=_account(context, result.binding),
+        waves=in_order(
+            WaveTime(wave.finished_at, wave.embed_s, wave.counted.n_rows) for wave in result.markers
+        ),
         report=write_table_outputs(context, ledger, record.model) if source.is_table else {},
     )
     write_json(output.metadata, summary.to_dict())
     return summary
+
+
+def _examples(output: Output, ledger: Ledger) -> dict[str, list[ErrorExample]]:
+    rows = read_error_rows(output, ledger.errors, ledger.n_errors_by_code, _N_EXAMPLES)
+    return {
+        code: [ErrorExample(row.image_id, row.error_detail) for row in found] for code, found in rows.items()
+    }
 
 
 def _account(context: RunContext, binding: Binding | None) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from typing import Any
 
 from spark_embed.output.folder import Output, note_extra
 from spark_embed.output.prediction_csv import write_prediction_csv
-from spark_embed.output.prediction_report import make_report, read_scores
+from spark_embed.output.prediction_report import Columns, make_report, read_scores
 from spark_embed.output.records import Ledger, now
 from spark_embed.output.report_text import report_text
 from spark_embed.run.context import RunContext
-from spark_embed.schema import PREDICTIONS_NAME
+from spark_embed.schema import PREDICTION_CLASS, PREDICTION_SCORE, PREDICTIONS_NAME
 from spark_embed.storage import delete, exists, write_json, write_text
 
 CSV_NAME = "predictions.csv"
@@ -35,10 +35,13 @@ def write_table_outputs(context: RunContext, ledger: Ledger, model: Mapping[str,
         write_prediction_csv(output, ledger, _place(output, CSV_NAME))
     elif exists(_place(output, CSV_NAME)):
         delete(_place(output, CSV_NAME))
-    scores = read_scores(output.data_path(ledger.table, file.name) for file in ledger.results)
+    signature = json.loads(model["signature"])
+    classes = None if signature["kind"] == "regression" else PREDICTION_CLASS
+    paths = [output.data_path(ledger.table, file.name) for file in ledger.results]
+    (scores,) = read_scores(paths, [Columns(PREDICTION_SCORE, classes)])
     report = make_report(
         scores,
-        json.loads(model["signature"]),
+        signature,
         ledger.n_errors_by_code,
         {
             "input": config.input_dir,

@@ -19,6 +19,7 @@ NOT_RUN = {
     "ci/lint/ruff and mypy": "make lint types: what make test does",
     "ci/lint/workflows": "make test-workflows: this file",
     "ci/tests/make test": ".ci/run: what runs this test",
+    "ci/tests/the notebook": "make test-notebook: tests/test_notebook.py",
     "ci/wheel/build": "make wheel: support/cluster_fixtures.py",
     "ci/images/the job says its version": "a container engine",
     "ci/images/the service is ready": "a container engine",

@@ -1,9 +1,7 @@
 """The page in a headless Chromium: a picture dropped, more like it, keys, a filter, words, a phone."""
 
 import base64
-import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -64,18 +62,6 @@ def photos_output(photos_folder, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def photos_page(photos_output, tmp_path_factory):
     yield from served(photos_output, tmp_path_factory.mktemp("log") / "log")
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if not found:
-        pytest.skip("no Chromium here: apt-get install chromium, or CHROMIUM=/path/to/it")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

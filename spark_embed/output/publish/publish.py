@@ -9,21 +9,14 @@ aside until then: the next run puts it back (`spark_embed.output.resume.tidy`).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
-from spark_embed.errors import NoSpaceError, ResumeError, StorageError
+from spark_embed.errors import NoSpaceError, ResumeError
 from spark_embed.output.folder import TABLE_NAMES, Output
 from spark_embed.output.publish.staging import Staging
-from spark_embed.output.records import Ledger, PublishedFile
+from spark_embed.output.records import Ledger
 from spark_embed.output.resume import delete_unlisted
 from spark_embed.output.state import delete_wave, write_ledger
-from spark_embed.output.summary import ErrorExample
-from spark_embed.schema import ERROR, ERROR_DETAIL, ERRORS_NAME, IMAGE_ID, SHARD, SHARD_ROW
 from spark_embed.storage import (
     delete,
     delete_uploads,
@@ -32,11 +25,8 @@ from spark_embed.storage import (
     make_folder,
     make_way,
     no_space_error,
-    parquet_input,
 )
 from spark_embed.storage.staged import publish_file
-
-_N_EXAMPLES = 3
 
 
 def publish(staging: Staging, older: Ledger | None, check: Callable[[], None]) -> Ledger:
@@ -95,45 +85,3 @@ def _move_files(output: Output, kind: str, older: Ledger | None) -> None:
         make_folder(place)
     for name in names:
         publish_file(os.path.join(staged, name), output.data_path(kind, name))
-
-
-def read_error_examples(
-    output: Output, files: Iterable[PublishedFile], codes: Iterable[str]
-) -> dict[str, list[ErrorExample]]:
-    """Return the first few rows with each of these codes.
-
-    Args:
-        output: the places of the output.
-        files: of errors.parquet.
-        codes: to look for.
-
-    Raises:
-        StorageError: it cannot be read.
-    """
-    found: dict[str, list[ErrorExample]] = {code: [] for code in codes}
-    try:
-        for file in files:
-            with pq.ParquetFile(parquet_input(output.data_path(ERRORS_NAME, file.name))) as opened:
-                names = opened.schema_arrow.names
-                id_column = IMAGE_ID if IMAGE_ID in names else names[0]  # a table's
-                columns = [id_column, SHARD, SHARD_ROW, ERROR, ERROR_DETAIL]
-                for batch in opened.iter_batches(columns=columns):
-                    _add_examples(found, batch.select(columns).rename_columns([IMAGE_ID, *columns[1:]]))
-                    if all(len(examples) == _N_EXAMPLES for examples in found.values()):
-                        return found
-    except (OSError, pa.ArrowException) as exc:
-        raise StorageError(f"{output.table(ERRORS_NAME)}: cannot be read back: {exc}") from exc
-    return found
-
-
-def _add_examples(found: dict[str, list[ErrorExample]], batch: pa.RecordBatch) -> None:
-    codes = batch.column(ERROR)
-    for code, examples in found.items():
-        if wanted := _N_EXAMPLES - len(examples):
-            rows = batch.filter(pc.equal(codes, code)).slice(0, wanted)
-            examples += map(_example, rows.to_pylist())
-
-
-def _example(row: dict[str, Any]) -> ErrorExample:
-    named = row[IMAGE_ID] if row[IMAGE_ID] is not None else f"{row[SHARD]}#{row[SHARD_ROW]}"
-    return ErrorExample(str(named), row[ERROR_DETAIL])
