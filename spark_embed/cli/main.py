@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from spark_embed.cli.check_model import run_check_model
 from spark_embed.cli.commands import COMMANDS
+from spark_embed.cli.compare import run_compare
 from spark_embed.cli.estimate import EstimateOptions, as_sample, read_estimate_flags
 from spark_embed.cli.interruption import Interruption
 from spark_embed.cli.search import run_index, run_search
@@ -39,6 +40,7 @@ logger = logging.getLogger(__name__)
 _COMMANDS = {
     **COMMANDS,
     "check-model": run_check_model,
+    "compare": run_compare,
     "drift": run_drift,
     "index": run_index,
     "search": run_search,
