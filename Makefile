@@ -21,7 +21,7 @@ MAKEFLAGS += --jobs=2
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYSPARK_PYTHON := $(CURDIR)/$(BIN)/python
 
-.PHONY: help run-local test test-fast test-crash test-soak test-cluster test-matrix tabular-example airflow-venv test-airflow wheel env-archive s3-server kustomize lint format types lines tables bench bench-peers bench-service clean
+.PHONY: help run-local test test-fast test-crash test-soak test-compare test-cluster test-matrix compare tabular-example airflow-venv test-airflow wheel env-archive s3-server kustomize lint format types lines tables bench bench-peers bench-service clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -34,10 +34,13 @@ test: s3-server kustomize $(READY) lint types  ## everything that CI runs
 	$(BIN)/python -m pytest $(TWO_AT_A_TIME)
 
 test-fast: $(READY)  ## without whole runs and processes of their own: for the edit loop
-	$(BIN)/python -m pytest $(TWO_AT_A_TIME) -m "not slow and not crash and not soak"
+	$(BIN)/python -m pytest $(TWO_AT_A_TIME) -m "not slow and not crash and not soak and not compare"
 
 test-crash: $(READY) s3-server  ## series of kills, full disks and dying stores, which make test skips
 	$(BIN)/python -m pytest -m crash --crash
+
+test-compare: $(READY)  ## every step of the comparison gives the job's vectors: minutes; make test runs one of them
+	$(BIN)/python -m pytest -m compare --compare
 
 test-soak: $(READY)  ## 60,000 requests of good, broken, slow and vanishing clients to one service, and its memory meanwhile
 	$(BIN)/python -m pytest -m soak --soak
@@ -94,6 +97,11 @@ lines: $(READY)  ## lines by room of spark_embed and of its tests
 
 tables: $(READY)  ## write the tables of docs/ and CONTRIBUTING.md anew from the code
 	$(BIN)/python tools/write_tables.py
+
+compare: $(READY) $(DEMO)/photos/.ready  ## what each mistake of a slow Spark pipeline costs here, and a page about it: 15 minutes
+	$(BIN)/spark-embed compare --input_dir $(or $(INPUT),$(DEMO)/photos) --output $(DEMO)/compare.json
+	@if $(BIN)/python -c 'import spark_embed.report' 2>/dev/null; then \
+		$(BIN)/spark-embed report $(DEMO)/compare.json --to $(DEMO)/compare.html; fi
 
 bench: $(READY)  ## how fast the job is against bare loops and the shapes people publish (docs/speed.md)
 	$(BIN)/python -m benchmarks.bench

@@ -45,6 +45,7 @@ settings.load_profile("without_deadline")
 def pytest_addoption(parser):
     parser.addoption("--crash", action="store_true", help="run what is marked `crash` (make test-crash)")
     parser.addoption("--soak", action="store_true", help="run what is marked `soak` (make test-soak)")
+    parser.addoption("--compare", action="store_true", help="run what is marked `compare`")
     parser.addoption("--airflow", action="store_true", help="run what is marked `airflow`")
 
 
@@ -52,6 +53,7 @@ def pytest_addoption(parser):
 LONG = {
     "crash": "takes many minutes",
     "soak": "takes many minutes",
+    "compare": "takes minutes",
     "airflow": "needs an environment of its own",
 }
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from spark_embed.errors import ConfigError
 
+PHOTOS = "photos"
+"""No step: makes what the steps embed."""
+
 SLOW_SHARE = 0.25
 """Of the images, for steps that would take minutes with all of them."""
 
@@ -50,7 +53,7 @@ STEPS = (
     Step(
         "one-partition",
         "One partition for all",
-        "limit() before the UDFs leaves one partition: one task, on one core, does everything.",
+        "coalesce(1), or an input of one file: one task, on one core, does everything.",
         "The partitions stay as they were read.",
         SLOW_SHARE,
     ),

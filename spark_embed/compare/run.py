@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from spark_embed.compare.ladder import JOB, Step
+from spark_embed.compare.ladder import JOB, PHOTOS, Step
 from spark_embed.compare.measuring import GpuWatch, cpu_between, describe_machine, memory_between, watch
 from spark_embed.compare.verdict import judge
 from spark_embed.config import Config
@@ -42,7 +42,6 @@ _MIN_COSINE, _MIN_COSINE_FLOAT32 = 0.999, 0.99999
 
 _SENT = ("data sent to Python workers", "data returned from Python workers")
 _EVENTS = {"enabled": "true", "compress": "false", "rolling.enabled": "false"}
-_SHARD_BYTES = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -80,11 +79,9 @@ def compare(config: Config, steps: Sequence[Step], n_rounds: int, output_folder:
     started_at = now()
     with _find_place(output_folder) as place:
         common = {"config": config.model_dump(mode="json"), "folder": place.folder, "n_rows": n_rows}
-        photos, _ = _run("photos", common, place)
+        begun, _ = _run(PHOTOS, {**common, "output": f"{place.folder}/begun"}, place)
+        photos, model = begun["photos"], begun["model"]
         logger.info("photos: %d different ones, %d in a fast step", photos["n_rows"], n_fast)
-        # Once before the rounds: its preflight chooses the precision, and files are in the system's cache.
-        given = {**common, "data": "slow", "output": f"{place.folder}/job", "shard_bytes": _SHARD_BYTES}
-        model = _run(JOB.name, given, place)[0]["model"]
         if not isinstance(model["preprocessing"], dict):
             raise ConfigError(
                 f"--model_directory {config.model_directory}: its images are prepared by its own processor; "
@@ -94,7 +91,7 @@ def compare(config: Config, steps: Sequence[Step], n_rounds: int, output_folder:
         for number in range(n_rounds):
             for step in (*steps[number % len(steps) :], *steps[: number % len(steps)]):
                 data = "fast" if step.share == 1 else "slow"
-                one = _measure(step, {**given, "model": model, "data": data}, place)
+                one = _measure(step, {**common, "model": model, "data": data}, place)
                 one["n_images"] = n_rows[data]
                 runs[step.name].append(one)
                 rate = one["n_images"] / one["seconds"]
@@ -199,7 +196,7 @@ def _run(name: str, given: Mapping[str, Any], place: Place) -> tuple[dict[str, A
     events = Path(folder, "events")
     events.mkdir()
     told = {f"spark.eventLog.{name}": value for name, value in _EVENTS.items()}
-    own = {} if name in (JOB.name, "photos") else {"spark.python.daemon.module": "pyspark.daemon"}
+    own = {} if name in (JOB.name, PHOTOS) else {"spark.python.daemon.module": "pyspark.daemon"}
     values = {**place.properties, **told, **own, "spark.eventLog.dir": events.as_uri()}
     Path(folder, "spark.conf").write_text("".join(f"{name} {value}\n" for name, value in values.items()))
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYSPARK_GATEWAY_")}

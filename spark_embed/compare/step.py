@@ -1,6 +1,7 @@
 """One step in a process of its own: python -m spark_embed.compare.step NAME SETTINGS.json.
 
-`photos` as a name makes the data set that all steps have: rows `key` and `jpg`, in shards of a task each.
+`PHOTOS` as a name makes the data sets that all steps have, rows `key` and `jpg` in shards of a task each, and
+lets the job begin with them: its preflight chooses the precision.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
 from typing import Any
@@ -20,7 +22,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_embed import pipeline
-from spark_embed.compare.ladder import JOB, STEPS
+from spark_embed.compare.ladder import JOB, PHOTOS, STEPS
 from spark_embed.compare.work import Work
 from spark_embed.config import Config
 from spark_embed.datasets import find_layout, open_source, readable_roots
@@ -40,6 +42,9 @@ from spark_embed.storage import delete, hadoop_path, read_json, write_json
 from spark_embed.storage.store import write_bytes
 
 _ROWS_PER_SHARD = 50
+_SAMPLED_PLACES = 4  # of which one alone may have as many rows as are wanted
+_SHARD_BYTES = str(1 << 40)
+_WARM = "warm"
 _WARM_ROWS = 4  # for each task that runs at once
 
 
@@ -56,9 +61,9 @@ def make_photos(spark: SparkSession, given: dict[str, Any]) -> dict[str, Any]:
     if not images:
         raise ConfigError(f"--input_dir {config.input_dir}: none of the images looked at can be decoded")
     n_slots, _ = count_slots(spark)
-    n_rows = {"warm": _WARM_ROWS * n_slots, **given["n_rows"]}
+    n_rows = {_WARM: _WARM_ROWS * n_slots, **given["n_rows"]}
     for name, n in n_rows.items():
-        per_shard = max(1, min(_ROWS_PER_SHARD, math.ceil(n / n_slots / (1 if name == "warm" else 2))))
+        per_shard = max(1, min(_ROWS_PER_SHARD, math.ceil(n / n_slots / (1 if name == _WARM else 2))))
         rows = [(f"{row:08d}", image) for row, image in zip(range(n), itertools.cycle(images), strict=False)]
         for number in range(0, n, per_shard):
             keys, data = zip(*rows[number : number + per_shard], strict=True)
@@ -81,14 +86,14 @@ def _read_images(session: Callable[[], SparkSession], config: Config, folder: st
     options = make_feed_options(
         config, make_fetch_policy(config, readable_roots(config, source.root), source.image_column)
     )
-    images, errors = [], list[RowError]()
-    rows = ((row.reference, None) for row in source.sample(config.max_samples or 1))
+    n, images, errors = config.max_samples or 1, list[bytes](), list[RowError]()
+    rows = ((row.reference, None) for row in source.sample(_SAMPLED_PLACES * n))
     for data, _ in fetched(rows, options, errors):
-        try:
+        with suppress(RowError):
             decode(data, config.max_pixels, config.allow_truncated)
             images.append(bytes(data))
-        except RowError as exc:
-            errors.append(exc)
+        if len(images) == n:
+            break
     return images
 
 
@@ -101,9 +106,9 @@ def run_program(spark: SparkSession, name: str, given: dict[str, Any]) -> dict[s
     preprocessing = {name: _hashable(value) for name, value in model["preprocessing"].items()}
     work = Work(float32, replace(float32, dtype=model["dtype"]), Preprocessing(**preprocessing), loads)
     # A task for each shard, as in a large data set; what else is here by default is Spark's own.
-    spark.conf.set("spark.sql.files.maxPartitionBytes", str(given["shard_bytes"]))
-    spark.conf.set("spark.sql.files.openCostInBytes", str(given["shard_bytes"]))
-    for data in ("warm", given["data"]):
+    spark.conf.set("spark.sql.files.maxPartitionBytes", _SHARD_BYTES)
+    spark.conf.set("spark.sql.files.openCostInBytes", _SHARD_BYTES)
+    for data in (_WARM, given["data"]):
         began = time.time()
         _write(embed(spark.read.parquet(hadoop_path(f"{given['folder']}/{data}")), work), given["output"])
         ended = time.time()
@@ -117,13 +122,13 @@ def _write(table: DataFrame, folder: str) -> None:
 def run_job(spark: SparkSession, given: dict[str, Any]) -> dict[str, Any]:
     """Run the job the same way: its session and preflight are left out, as the sessions of programs are."""
     done: list[RunSummary] = []
-    for data in ("warm", given["data"]):
+    for data in (_WARM, given["data"]):
         output = f"{given['output']}/{data}"
         values = {"input_dir": f"{given['folder']}/{data}", "output_dir": output, "max_samples": None}
         began = time.time()
         done.append(pipeline.run(spark, Config.model_validate({**given["config"], **values}), Clock()))
         ended = time.time()
-    delete(f"{given['output']}/warm")
+    delete(f"{given['output']}/{_WARM}")
     timings = done[-1].timings_s
     seconds = timings["embed"] + timings["publish"]
     return {
@@ -149,8 +154,9 @@ def run(name: str, given: dict[str, Any]) -> dict[str, Any]:
     config = Config.model_validate({**given["config"], "output_dir": given["folder"]})
     spark = make_session(config)
     try:
-        if name == "photos":
-            return make_photos(spark, given)
+        if name == PHOTOS:
+            photos = make_photos(spark, given)
+            return {"photos": photos, "model": run_job(spark, {**given, "data": _WARM})["model"]}
         return run_job(spark, given) if name == JOB.name else run_program(spark, name, given)
     finally:
         stop_session(spark)

@@ -1,4 +1,4 @@
-"""One task does everything: `limit` before the UDFs leaves one partition. And all of the mistakes below."""
+"""One task does everything, as there is one partition. And all of the mistakes below."""
 
 from __future__ import annotations
 
@@ -30,6 +30,5 @@ def embed(table: DataFrame, work: Work) -> DataFrame:
         gc.collect()
         torch.cuda.empty_cache()
 
-    table = table.limit(table.count())
-    table = table.withColumn("pixels", decode("jpg")).withColumn("embedding", predict("pixels"))
+    table = table.coalesce(1).withColumn("pixels", decode("jpg")).withColumn("embedding", predict("pixels"))
     return table.drop("pixels").repartition(200)
