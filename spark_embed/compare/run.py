@@ -207,7 +207,7 @@ def _run(name: str, given: Mapping[str, Any], place: Place) -> tuple[dict[str, A
             processes = watch(command, output=file, env=env)
         except subprocess.CalledProcessError as exc:
             lines = [line for line in Path(log).read_text(errors="replace").splitlines() if line.strip()]
-            raise SparkEmbedError(f"{name}: failed ({exc.returncode}): {' | '.join(lines[-3:])}") from exc
+            raise SparkEmbedError(f"{name}: failed ({exc.returncode}): {' '.join(lines[-1:])}") from exc
     found = json.loads(Path(result).read_text())
     if "error" in found:
         raise fatal_error_named(found["error"])(f"{name}: {found['said']}")

@@ -78,6 +78,7 @@ def test_a_step_and_the_job_give_the_same_vectors_and_their_figures(compared):
 
 
 @pytest.mark.compare
+@pytest.mark.timeout(1800)
 def test_all_steps_give_the_vectors_of_the_job(compared):
     _, result = compared("--rounds", "1")
     check(result, [step.name for step in STEPS])
@@ -109,7 +110,7 @@ def test_a_bucket_for_anybody_is_read_without_credentials():
     assert Config.model_validate(config.model_dump(mode="json")) == config
 
 
-def test_photos_of_the_demo_stand_in_where_a_store_is_away(tmp_path, monkeypatch, caplog):
+def test_photos_of_the_demo_stand_in_where_a_store_is_away(tmp_path, monkeypatch, log):
     from spark_embed.cli.compare import _reachable
     from spark_embed.errors import StorageError
 
@@ -120,8 +121,8 @@ def test_photos_of_the_demo_stand_in_where_a_store_is_away(tmp_path, monkeypatch
     with pytest.raises(StorageError, match="photos"):
         _reachable(config)
     (tmp_path / "demo/photos").mkdir(parents=True)
-    monkeypatch.setattr("logging.Logger.propagate", True)
     assert _reachable(config).input_dir == str(tmp_path / "demo/photos")
+    assert "the photos of demo/photos are taken instead" in log.text
 
 
 def test_a_session_that_is_there_is_no_place_for_it(spark, small_photos):

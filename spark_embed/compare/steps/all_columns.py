@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 from pyspark.sql import DataFrame
+from pyspark.sql.types import StructField, StructType
 
 from spark_embed.compare.work import VECTOR, Work, as_lists
 
@@ -13,7 +14,7 @@ from spark_embed.compare.work import VECTOR, Work, as_lists
 def embed(table: DataFrame, work: Work) -> DataFrame:
     """Return the images' vectors."""
     table.sparkSession.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "32")
-    schema = table.schema.add("embedding", VECTOR)
+    schema = StructType([*table.schema, StructField("embedding", VECTOR)])
 
     def predict(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         model = work.model()
