@@ -10,8 +10,9 @@ import re
 import sys
 from pathlib import Path
 
-from benchmarks.measure import REPOSITORY
 from spark_embed.compare.verdict import table
+
+from benchmarks.measure import REPOSITORY
 
 DOCUMENT = REPOSITORY / "docs/compare.md"
 

@@ -9,9 +9,6 @@ from spark_embed.errors import ConfigError
 PHOTOS = "photos"
 """No step: makes what the steps embed."""
 
-SLOW_SHARE = 0.25
-"""Of the images, for steps that would take minutes with all of them."""
-
 
 @dataclass(frozen=True)
 class Step:
@@ -22,14 +19,14 @@ class Step:
         title: for people.
         mistake: that it still makes, and its successor does not.
         cure: what the successor does instead.
-        share: of the images that it is given.
+        is_slow: it would take minutes with all images, and is given fewer.
     """
 
     name: str
     title: str
     mistake: str
     cure: str
-    share: float = 1.0
+    is_slow: bool = False
 
     @property
     def module(self) -> str:
@@ -55,49 +52,49 @@ STEPS = (
         "One partition for all",
         "coalesce(1), or an input of one file: one task, on one core, does everything.",
         "The partitions stay as they were read.",
-        SLOW_SHARE,
+        is_slow=True,
     ),
     Step(
         "large-arrow-batches",
         "10,000 rows in an Arrow batch",
         "Spark's default is made for numbers: of decoded images a batch may take 6 GB.",
         "32 rows in an Arrow batch.",
-        SLOW_SHARE,
+        is_slow=True,
     ),
     Step(
         "model-per-task",
         "The model loaded in every task",
         "The UDF loads the model, so that each task waits for it.",
         "A cache in an importable module: one load in each worker.",
-        SLOW_SHARE,
+        is_slow=True,
     ),
     Step(
         "garbage-collection",
         "Garbage collection after each task",
         "gc.collect() walks all that torch has imported; empty_cache() gives memory back to take it again.",
         "gc.freeze() once the model is loaded.",
-        SLOW_SHARE,
+        is_slow=True,
     ),
     Step(
         "one-image-at-a-time",
         "One image at a time",
         "Each image has a forward pass of its own.",
         "32 images in a forward pass.",
-        SLOW_SHARE,
+        is_slow=True,
     ),
     Step(
         "pixels-as-lists",
         "Pixels as Python lists",
         "Each image becomes 150,528 Python numbers before it is an Arrow array.",
         "The UDF returns numpy arrays.",
-        SLOW_SHARE,
+        is_slow=True,
     ),
     Step(
         "two-udfs",
         "Decode and predict in two UDFs",
         "Each image crosses from Python to the JVM and back as 600 KB of numbers.",
         "One UDF takes the encoded bytes and gives the vectors.",
-        SLOW_SHARE,
+        is_slow=True,
     ),
     Step(
         "results-as-lists",

@@ -90,7 +90,7 @@ def compare(config: Config, steps: Sequence[Step], n_rounds: int, output_folder:
         runs: dict[str, list[dict[str, Any]]] = {step.name: [] for step in steps}
         for number in range(n_rounds):
             for step in (*steps[number % len(steps) :], *steps[: number % len(steps)]):
-                data = "fast" if step.share == 1 else "slow"
+                data = "slow" if step.is_slow else "fast"
                 one = _measure(step, {**common, "model": model, "data": data}, place)
                 one["n_images"] = n_rows[data]
                 runs[step.name].append(one)
