@@ -34,10 +34,13 @@ test: s3-server kustomize $(READY) lint types  ## everything that CI runs
 	$(BIN)/python -m pytest $(TWO_AT_A_TIME)
 
 test-fast: $(READY)  ## without whole runs and processes of their own: for the edit loop
-	$(BIN)/python -m pytest $(TWO_AT_A_TIME) -m "not slow and not crash and not soak"
+	$(BIN)/python -m pytest $(TWO_AT_A_TIME) -m "not slow and not crash and not soak and not compare"
 
 test-crash: $(READY) s3-server  ## series of kills, full disks and dying stores, which make test skips
 	$(BIN)/python -m pytest -m crash --crash
+
+test-compare: $(READY)  ## every step of the comparison gives the job's vectors: minutes; make test runs one of them
+	$(BIN)/python -m pytest -m compare --compare
 
 test-soak: $(READY)  ## 60,000 requests of good, broken, slow and vanishing clients to one service, and its memory meanwhile
 	$(BIN)/python -m pytest -m soak --soak
@@ -111,6 +114,10 @@ notebook: $(READY)  ## make notebooks/walkthrough.ipynb of walkthrough.py beside
 
 test-notebook: $(READY)  ## run it whole, as a person would: half a minute, which make test skips
 	$(BIN)/python -m pytest -m notebook --notebook
+
+compare: $(READY) $(DEMO)/photos/.ready  ## what each mistake of a slow Spark pipeline costs here, and a page about it: 15 minutes
+	$(BIN)/spark-embed compare --input_dir $(or $(INPUT),$(DEMO)/photos) --output $(DEMO)/compare.json
+	$(BIN)/spark-embed report $(DEMO)/compare.json --to $(DEMO)/compare.html
 
 bench: $(READY)  ## how fast the job is against bare loops and the shapes people publish (docs/speed.md)
 	$(BIN)/python -m benchmarks.bench

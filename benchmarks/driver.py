@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def run(n_tasks: int) -> list[Process]:
     confs = [word for setting in settings.items() for word in ("--conf", "=".join(setting))]
     options = ["--input_dir", shards, "--output_dir", output, "--parity_samples", "0", "--wave_s", "1000000"]
     command = [*submit, *confs, REPOSITORY / "jobs/embed.py", *options]
-    processes = watch(command, quiet=True, env=environment())
+    processes = watch(command, output=subprocess.DEVNULL, env=environment())
     metadata = json.loads((output / "metadata.json").read_text())
     assert metadata["n_tasks"] == n_tasks, metadata["n_tasks"]
     return processes

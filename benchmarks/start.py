@@ -13,6 +13,7 @@ import argparse
 import json
 import shutil
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -60,7 +61,7 @@ def measure(command: Sequence[str | Path], measured: Measured) -> None:
     """Run a command once, in an output folder that is not there."""
     shutil.rmtree(OUTPUT, ignore_errors=True)
     started = time.perf_counter()
-    processes = watch(command, quiet=True, env=environment(), check=False)
+    processes = watch(command, output=subprocess.DEVNULL, env=environment(), check=False)
     wall_s = time.perf_counter() - started
     measured.wall_s.append(wall_s)
     measured.cpu_s.append(cpu_by_kind(processes))

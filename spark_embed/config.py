@@ -19,6 +19,7 @@ from pydantic import (
     Field,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic.fields import FieldInfo
 
@@ -41,6 +42,7 @@ def _split_names(value: object) -> object:
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_names)]
 
 
+_ANONYMOUS = re.compile(r"s3[an]?://anonymous@([^/@]+)")
 _SECRET = re.compile(r"[A-Za-z_]\w*=[\w/+=.@:-]+", re.ASCII)
 
 
@@ -356,6 +358,19 @@ class Config(ModelOptions):
         min_length=1,
     )
     dry_run: bool = _option(False, "Run", "print what was found and what would run, then stop")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reads_anonymous(cls, values: Any) -> Any:
+        """Take s3://anonymous@bucket/path, as pyarrow has it, for that bucket without credentials."""
+        found = _ANONYMOUS.match(str(values.get("input_dir", ""))) if isinstance(values, dict) else None
+        if found is None:
+            return values
+        buckets = _split_names(values.get("anonymous_buckets") or ())
+        if not isinstance(buckets, tuple | list):  # refused below
+            return values
+        uri = values["input_dir"].replace("anonymous@", "", 1)
+        return {**values, "input_dir": uri, "anonymous_buckets": (*buckets, found[1])}
 
     @field_validator("include_features", "output_format")
     @classmethod

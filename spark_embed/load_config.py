@@ -125,7 +125,8 @@ def _read_flags(argv: Sequence[str]) -> dict[str, Any]:
         "'spark-embed status OUTPUT_DIR' says how far a run is, 'spark-embed verify OUTPUT_DIR' whether what "
         "it wrote is whole, 'spark-embed estimate --input_dir ...' what a run will take, 'spark-embed "
         "check-model FOLDER' whether a model folder with code can be used; 'spark-embed serve' answers "
-        "requests with a model; 'spark-embed emr' runs the job on Amazon EMR. Each has a --help.",
+        "requests with a model; 'spark-embed compare --input_dir ...' what mistakes of slow pipelines cost "
+        "here; 'spark-embed emr' runs the job on Amazon EMR. Each has a --help.",
         epilog="exit codes: " + "; ".join(f"{code} {text}" for code, text in EXIT_CODES.items()),
     )
     for title in GROUPS:

@@ -53,6 +53,7 @@ LONG = {
     "images": "takes many minutes and gigabytes: make images-test",
     "browser": "needs a browser: make test-browser",
     "notebook": "takes half a minute: make test-notebook",
+    "compare": "takes minutes: make test-compare",
 }
 
 

@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from spark_embed.compare.measuring import Sample
+
 from benchmarks import data, loops, scaling
 from benchmarks.load import Answers, Figures
 from benchmarks.measure import Line, Spread, System, count_vectors, ratios
@@ -167,7 +169,8 @@ def test_the_processes_of_a_command_are_watched_to_its_end():
 
 
 def test_growth_counts_from_a_share_of_the_work():
-    worker = Process(1, "worker", [(0.0, 10), (1.0, 100), (5.0, 103), (10.0, 101)])
+    sizes = [(0.0, 10), (1.0, 100), (5.0, 103), (10.0, 101)]
+    worker = Process(1, "worker", [Sample(cpu_s, cpu_s, size, size) for cpu_s, size in sizes])
     assert worker.growth(after=0.1) == pytest.approx(0.03)
 
 

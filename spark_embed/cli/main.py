@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from spark_embed.cli.check_model import run_check_model
 from spark_embed.cli.commands import COMMANDS
+from spark_embed.cli.compare import run_compare
 from spark_embed.cli.duplicates import run_duplicates
 from spark_embed.cli.estimate import EstimateOptions, as_sample, read_estimate_flags
 from spark_embed.cli.explore import run_explore
@@ -42,6 +43,7 @@ logger = logging.getLogger(__name__)
 _COMMANDS = {
     **COMMANDS,
     "check-model": run_check_model,
+    "compare": run_compare,
     "drift": run_drift,
     "duplicates": run_duplicates,
     "explore": run_explore,

@@ -42,14 +42,14 @@ def prepare_rows(
     """Yield rows as the model prepares them, and its reference if it has one; `errors` is given the rest."""
     rows = _with_columns(sample, model.takes.columns)
     if model.reference is not None:
-        images = _fetched(rows, options, errors)
+        images = fetched(rows, options, errors)
         if has_failed_before():
             images = keep_decodable(images, make_decoder(replace(options, isolated=True)))
         yield from prepare_sample(model, images, options.max_pixels, errors, min_edge)
         return
     decoder = make_decoder(replace(options, isolated=options.isolated or has_failed_before()))
     try:
-        inputs: Iterable[tuple[Any, Columns]] = _fetched(rows, options, errors) if model.takes.image else rows
+        inputs: Iterable[tuple[Any, Columns]] = fetched(rows, options, errors) if model.takes.image else rows
         for data, columns in inputs:
             started = time.perf_counter()
             try:
@@ -92,7 +92,7 @@ def _located(
             yield locate(reference), columns
 
 
-def _fetched(
+def fetched(
     rows: Iterable[tuple[Reference, Columns]], options: FeedOptions, errors: list[RowError]
 ) -> Iterator[tuple[Buffer, Columns]]:
     """Yield the bytes of the rows that can be fetched; `errors` is given why others cannot."""

@@ -1,0 +1,1 @@
+"""The programs of the ladder, to be read: each mends one mistake of the one before (ladder.py)."""
