@@ -4,12 +4,14 @@ import json
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from spark_embed.cli import main as command
 from spark_embed.errors import ConfigError, ResumeError
 from spark_embed.output.folder import Output
 from spark_embed.search import index as index_module
+from spark_embed.search import where as where_module
 from spark_embed.search.build import BuildOptions, build_index
 from spark_embed.search.index import Index
 from spark_embed.search.where import Where
@@ -88,6 +90,13 @@ def test_a_row_is_found_by_its_id_or_its_place(root, name):
         ("true; drop table rows", "syntax error"),
         ("exists (from read_text('/etc/passwd'))", "one condition"),
         ("__row__ = 3", "there is no column __row__"),
+        ("true) limit (1", "one condition"),
+        ("true) using sample (1", "one condition"),
+        ("true) group by (__row__", "one condition"),
+        ("true) order by (width", "one condition"),
+        ("true) qualify (true", "one condition"),
+        ("#1 > 0", "by their names"),
+        ("columns(*) > 1", "by their names"),
     ],
 )
 def test_what_is_no_condition_is_refused_in_one_line(root, where, says):
@@ -95,6 +104,23 @@ def test_what_is_no_condition_is_refused_in_one_line(root, where, says):
         Index.open(str(root)).search(ROWS["a"][0], 3, where)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_name_that_two_columns_have_but_for_its_case_is_refused():
+    schema = pa.schema([("Width", pa.int64()), ("width", pa.int64()), ("height", pa.int64())])
+    assert Where("HEIGHT > 1", schema).columns == ["height"]
+    with pytest.raises(ConfigError, match="width is more than one column"):
+        Where("WIDTH > 1", schema)
+
+
+def test_a_condition_has_one_limit_for_all_its_rows(monkeypatch):
+    monkeypatch.setattr(where_module, "LIMIT_S", 0.5)
+    condition = Where("width > 1", pa.schema([("width", pa.int64())]))
+    table = pa.table({"width": [1, 2]})
+    assert condition.keep(table).tolist() == [False, True]
+    condition._left_s = 0.0
+    with pytest.raises(ConfigError, match="takes too long"):
+        condition.keep(table)
 
 
 def test_a_condition_reaches_neither_files_nor_this_program(root):
