@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 from pyspark.sql import SparkSession
 
-from spark_embed.errors import ConfigError
+from spark_embed.errors import ConfigError, StorageError
 from spark_embed.output.lock.lock import OutputLock
 from spark_embed.output.records import now
 from spark_embed.search import kinds
@@ -164,7 +164,10 @@ class _Build:
         else:
             run_tasks(session(), make_part, work)
         sizes = _sizes(self.root)
-        return [made for part in parts if (made := _read_part(self.root, part, sizes))]
+        found = [made for part in parts if (made := _read_part(self.root, part, sizes))]
+        if len(found) < len(parts):
+            raise StorageError(f"{self.root}: a part that was just written is not there, or cut: index again")
+        return found
 
     def _work(self, part: Part, n_threads: int) -> Work:
         paths = tuple(self.data.path(file.name) for file in part.files)

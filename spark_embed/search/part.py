@@ -14,7 +14,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from spark_embed.errors import ConfigError, one_line
+from spark_embed.errors import ConfigError, StorageError, one_line
 from spark_embed.search.files import load, local_files, open_index, save, write_index
 from spark_embed.search.kinds import cells_of, everywhere, search_params
 from spark_embed.search.manifest import PARTS_NAME, RECALL_AT, Part
@@ -68,7 +68,13 @@ def make_part(work: Work) -> None:
     """
     faiss.omp_set_num_threads(work.n_threads)
     names = [trained_name(work.key), queries_name(work.key)]
-    index = faiss.read_index(local_files(work.index_dir, names)[names[0]])
+    trained = local_files(work.index_dir, names)[names[0]]
+    try:
+        index = faiss.read_index(trained)
+    except RuntimeError as exc:
+        raise StorageError(
+            f"{trained}: is broken; delete {work.index_dir} and index again: {one_line(exc)}"
+        ) from exc
     queries = read_queries(work.index_dir, work.key).vectors
     exact = Found(np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64))
     kept: list[Rows] = []

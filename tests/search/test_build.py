@@ -209,6 +209,17 @@ def test_a_damaged_part_is_made_again_and_no_other(tmp_path, ending, is_cut):
     assert Index.open(str(tmp_path)).search(files["a"][3], 1)[0].image_id == "a-3"
 
 
+@pytest.mark.parametrize("name", ["trained", "queries"])
+def test_a_damaged_training_is_told(tmp_path, name):
+    publish_vectors(tmp_path, {"a": clustered(100)})
+    build_index(str(tmp_path))
+    [path] = (tmp_path / "index").glob(f"{name}-*")
+    path.write_bytes(path.read_bytes()[:20])
+    publish_vectors(tmp_path, {"a": clustered(100), "b": clustered(100, 1)})
+    with pytest.raises(StorageError, match=rf"{name}-.*delete .*/index and index again"):
+        build_index(str(tmp_path))
+
+
 @pytest.mark.parametrize("factory", ["Flat", "IVF4,SQ8", "HNSW16,SQ8"])
 def test_which_of_equal_vectors_is_found_does_not_count(tmp_path, factory):
     one, others = clustered(1, 5), clustered(100, 1)
