@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -121,7 +122,10 @@ def run(name: str, folder: Path) -> dict[str, Any]:
     python = make_venv() if name in _IN_VENV else Path(sys.executable)
     out = CACHE / "runs" / f"search-{name}"
     command = [python, "-m", "benchmarks.search_systems", name, folder, out]
-    done = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True)
+    environment = {**os.environ, "LANCE_LOG": "error", "RUST_LOG": "error"}  # it warns at each query
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 

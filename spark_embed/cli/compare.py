@@ -11,7 +11,7 @@ from spark_embed.config import Config
 from spark_embed.errors import StorageError
 from spark_embed.flags import Parser
 from spark_embed.load_config import load_config
-from spark_embed.storage import folder_path, impatient, is_s3, write_json
+from spark_embed.storage import existing_folder, folder_path, impatient, is_s3, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +80,7 @@ def _reachable(config: Config) -> Config:
     from spark_embed.spark.s3.s3a import export_s3_environment
 
     if not is_s3(config.input_dir):
+        existing_folder(config.input_dir, "--input_dir")
         return config
     export_s3_environment(config)
     try:

@@ -136,9 +136,7 @@ def write_summary(context: RunContext, result: RunResult) -> RunSummary:
         skew=worst(_skews(result.markers)),
         cost=_describe_cost(config.hourly_price, counted, timings_s["total"]),
         usage=_account(context, result.binding),
-        waves=in_order(
-            WaveTime(wave.finished_at, wave.embed_s, wave.counted.n_rows) for wave in result.markers
-        ),
+        waves=_waves(result.markers),
         report=write_table_outputs(context, ledger, record.model) if source.is_table else {},
     )
     write_json(output.metadata, summary.to_dict())
@@ -150,6 +148,10 @@ def _examples(output: Output, ledger: Ledger) -> dict[str, list[ErrorExample]]:
     return {
         code: [ErrorExample(row.image_id, row.error_detail) for row in found] for code, found in rows.items()
     }
+
+
+def _waves(markers: Sequence[Marker]) -> list[WaveTime]:
+    return in_order(WaveTime(one.finished_at, one.embed_s, one.counted.n_rows) for one in markers)
 
 
 def _account(context: RunContext, binding: Binding | None) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from spark_embed.errors import ConfigError, one_line
 FLAT_MAX = 20_000
 """Up to so many vectors comparing with all of them takes a few milliseconds."""
 
-GRAPH_MAX = 250_000
+GRAPH_MAX = 2_000_000
 """Up to so many vectors a graph is soon made, and the fastest to search."""
 
 _GRAPH_MIN_CELLS = 1 << 16
