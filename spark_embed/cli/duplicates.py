@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from spark_embed.cli.search import MODEL_FLAGS, LazySession, Write, add_model_flags, import_search
+from spark_embed.cli.search import LazySession, Write, add_model_flags, import_search, model_options
 from spark_embed.flags import Parser
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def run_duplicates(argv: Sequence[str], write: Write) -> None:
         given.hash_column,
         given.column,
         max(0, given.calibrate),
-        {name: getattr(given, name) for name in MODEL_FLAGS if getattr(given, name)},
+        model_options(given),
     )
     with LazySession(given.output_dir) as session:
         found, calibration = find_duplicates(given.output_dir, given.to, options, session)

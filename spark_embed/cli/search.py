@@ -189,10 +189,10 @@ class LazySession:
         from spark_embed.spark.machine import check_machine
         from spark_embed.spark.session import make_session
 
-        self._borrowed = find_session() is not None
-        if not self._borrowed:
-            check_machine()
         if not self._sessions:
+            self._borrowed = find_session() is not None
+            if not self._borrowed:
+                check_machine()
             self._sessions.append(make_session(Config(input_dir=self._folder, output_dir=self._folder)))
         return self._sessions[0]
 
@@ -219,11 +219,16 @@ def _text(manifest: Manifest) -> str:
     best = next(one for one in manifest.measured if one.effort == manifest.effort)
     at = f" at {manifest.effort_name} {manifest.effort}" if manifest.effort_name != "-" else ""
     without = manifest.n_rows - manifest.n_vectors
+    recall = (
+        "no vector has another to find"
+        if best.recall is None
+        else f"{best.recall:.3f} of the true 10 nearest found{at}, measured with {manifest.n_queries} "
+        "vectors of the data set against all others"
+    )
     lines = [
         f"index   {manifest.factory}, {manifest.n_vectors:,} vectors of {manifest.dim} in {manifest.column}, "
         f"{len(manifest.parts)} parts" + (f"; {without:,} rows have none" if without else ""),
-        f"recall  {best.recall:.3f} of the true 10 nearest found{at}, measured with {manifest.n_queries} "
-        "vectors of the data set against all others",
+        f"recall  {recall}",
         f"time    {best.p50_ms:.2f} ms for a query, {best.p95_ms:.2f} ms for one in twenty, on one thread",
     ]
     return "\n".join(lines)

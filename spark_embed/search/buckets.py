@@ -14,8 +14,8 @@ import faiss
 import numpy as np
 from pyspark.sql import SparkSession
 
-from spark_embed.errors import StorageError
-from spark_embed.search.near import Cells, Pairs, join_pairs, near_cells
+from spark_embed.search.files import load, save
+from spark_embed.search.near import NO_PAIRS, Cells, Pairs, join_pairs, near_cells
 from spark_embed.search.ranked import Ranked, Source, collapsed, different_pairs, in_order, read_ranked
 from spark_embed.search.vectors import Rows, Vectors
 from spark_embed.spark.tasks import run_tasks
@@ -104,13 +104,13 @@ def find_in_buckets(
     pairs, same, truth = [], [], []
     n_pairs = 0
     for bucket in buckets:
-        found = load(folder, _pairs_path(bucket).rpartition("/")[2])
+        found = load(_pairs_path(bucket))
         n_pairs += len(found["first"])
         check(n_pairs)
         pairs.append(Pairs(found["first"], found["second"], found["scores"]))
         same.append(Pairs(found["same"], found["others"], np.ones(len(found["same"]), np.float32)))
     for name in names:
-        found = load(folder, f"{name}.npz")
+        found = load(f"{folder}/{name}.npz")
         truth.append(Truth(found["truth_queries"], found["truth_others"]))
         same.append(Pairs(found["same"], found["others"], np.ones(len(found["same"]), np.float32)))
     return Found(join_pairs(pairs), concatenated(same), Truth(*map(np.concatenate, zip(*truth, strict=True))))
@@ -123,7 +123,7 @@ def spread(task: Spread) -> None:
         StorageError: a file cannot be read or written.
     """
     faiss.omp_set_num_threads(1)
-    cells = load(task.folder, CELLS_NAME)
+    cells = load(f"{task.folder}/{CELLS_NAME}")
     centres = cells["centres"]
     segments, same, truth = [], [], []
     offset = 0
@@ -158,8 +158,7 @@ def compare(task: Bucket) -> None:
     """
     faiss.omp_set_num_threads(1)
     parts = [part for name in task.spreads for part in _segments(task, name)]
-    empty = Pairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
-    pairs = same = empty
+    pairs = same = NO_PAIRS
     if parts:
         different, same = collapsed(in_order(parts))
         pairs = different_pairs(different, task.threshold)
@@ -183,31 +182,7 @@ def true_pairs(vectors: Vectors, numbers: Rows, ranked: Ranked, threshold: float
 
 def concatenated(pairs: Sequence[Pairs]) -> Pairs:
     """Return all pairs as they are: the one that is kept first."""
-    empty = Pairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
-    return Pairs(*map(np.concatenate, zip(empty, *pairs, strict=True)))
-
-
-def save(to: str, **arrays: Any) -> None:
-    """Write arrays to a file.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
-    with replaced_file(to) as path, open(path, "wb") as file:
-        np.savez(file, **arrays)
-
-
-def load(folder: str, name: str) -> dict[str, Any]:
-    """Read what `save` has written.
-
-    Raises:
-        StorageError: it cannot be read.
-    """
-    try:
-        with open_binary(f"{folder}/{name}") as file, np.load(file, allow_pickle=False) as loaded:
-            return dict(loaded)
-    except OSError as exc:
-        raise StorageError(f"{folder}/{name}: cannot be read: {exc}") from exc
+    return Pairs(*map(np.concatenate, zip(NO_PAIRS, *pairs, strict=True)))
 
 
 _NONE = (np.empty(0, np.int64), np.empty(0, np.int64))
@@ -220,7 +195,7 @@ def _by_cell(found: Cells) -> Iterator[tuple[int, Rows]]:
 
 
 def _segments(task: Bucket, name: str) -> Iterator[Ranked]:
-    segments = load(task.folder, f"{name}.npz")["segments"]
+    segments = load(f"{task.folder}/{name}.npz")["segments"]
     with open_binary(f"{task.folder}/{name}.bin") as file:
         for _, offset, n in segments[segments[:, 0] == task.number]:
             file.seek(int(offset))

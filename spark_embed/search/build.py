@@ -6,21 +6,19 @@ grown, shrunk or changed makes the parts that the changed files need, and no oth
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import ValidationError
 from pyspark.sql import SparkSession
 
-from spark_embed.errors import ResumeError
-from spark_embed.output.folder import Output, note_extra
+from spark_embed.errors import ConfigError, StorageError
 from spark_embed.output.lock.lock import OutputLock
 from spark_embed.output.records import now
 from spark_embed.search import kinds
+from spark_embed.search.files import key_of, take_folder
 from spark_embed.search.manifest import (
     MANIFEST_NAME,
     PARTS_NAME,
@@ -35,13 +33,13 @@ from spark_embed.search.recall import TARGET_RECALL, Recall, measure
 from spark_embed.search.training import queries_name, train, trained_name
 from spark_embed.search.vectors import DataFile, DataSet, dim_of, read_data_set
 from spark_embed.spark.tasks import run_tasks
-from spark_embed.storage import delete_file, folder_path, is_below, list_files, list_names, read_text
+from spark_embed.storage import delete_file, folder_path, list_files, read_text
 
 logger = logging.getLogger(__name__)
 
 INDEX_NAME = "index"
 
-_OUR_PREFIXES = ("trained-", "queries-", "lock.", MANIFEST_NAME)
+_OUR_PREFIXES = ("trained-", "queries-", "lock.", MANIFEST_NAME, PARTS_NAME)
 _PART_ROWS = 250_000
 _MAX_PARTS = 256
 _GROWN_FACTOR = 4
@@ -86,16 +84,16 @@ def build_index(
     """
     data = read_data_set(output_dir, options.column)
     root = folder_path(index_dir or f"{data.root}/{INDEX_NAME}", "INDEX_DIR")
-    if is_below(root, data.root):
-        note_extra(Output(data.root), root.removeprefix(data.root).strip("/").split("/")[0])
-    _check_ours(root)
+    take_folder(root, data.root, _OUR_PREFIXES, "INDEX_DIR")
     with OutputLock(f"{root}/lock.json", root) as lock:
         found = read_manifest(root)
-        if found and _is_current(found, data, options):
+        if found and _is_current(root, found, data, options):
             logger.info("nothing to do: all %d parts are there", len(found.parts))
             return found
-        build = _begin(data, root, options, found)
-        train(data, build.dim, build.kind, root, build.key)
+        build = _begin(data, root, options, found, data.n_rows)
+        if n_vectors := build.train():
+            build = _begin(data, root, options, found, n_vectors)
+            build.train()
         kept = found.parts if found and found.trained == build.key else ()
         parts = build.make(plan_parts(data, build.key, kept, options.part_rows), session)
         manifest = build.manifest(parts, measure(root, build.key, build.kind.factory, build.dim, parts))
@@ -127,7 +125,7 @@ def plan_parts(data: DataSet, key: str, kept: Sequence[Part], part_rows: int | N
             n_rows = 0
         groups[-1].append(file)
         n_rows += file.n_rows
-    made = [Part(name=_hash(key, *map(list, files)), files=tuple(files), n_vectors=0) for files in groups]
+    made = [Part(name=key_of(key, *map(list, files)), files=tuple(files), n_vectors=0) for files in groups]
     return [*kept, *made]
 
 
@@ -147,9 +145,14 @@ class _Build:
     key: str
     n_trained_of: int
 
+    def train(self) -> int | None:
+        """Learn what the parts need; returns how many vectors there are if they are too few for it."""
+        return train(self.data, self.dim, self.kind, self.root, self.key)
+
     def make(self, parts: Sequence[Part], session: Callable[[], SparkSession] | None) -> list[Part]:
         """Make the parts that are not there; returns all, with what they hold."""
-        done = {part.name for part in parts if _read_part(self.root, part)}
+        sizes = _sizes(self.root)
+        done = {part.name for part in parts if _read_part(self.root, part, sizes)}
         missing = [part for part in parts if part.name not in done]
         if missing:
             logger.info("indexing %d parts, %d are there", len(missing), len(done))
@@ -160,7 +163,11 @@ class _Build:
                 make_part(one)
         else:
             run_tasks(session(), make_part, work)
-        return [made for part in parts if (made := _read_part(self.root, part))]
+        sizes = _sizes(self.root)
+        found = [made for part in parts if (made := _read_part(self.root, part, sizes))]
+        if len(found) < len(parts):
+            raise StorageError(f"{self.root}: a part that was just written is not there, or cut: index again")
+        return found
 
     def _work(self, part: Part, n_threads: int) -> Work:
         paths = tuple(self.data.path(file.name) for file in part.files)
@@ -168,8 +175,8 @@ class _Build:
 
     def manifest(self, parts: Sequence[Part], measured: Recall) -> Manifest:
         """Return what to write of it, with the least effort that suffices."""
-        good = [one for one in measured.efforts if one.recall >= TARGET_RECALL]
-        best = good[0] if good else max(measured.efforts, key=lambda one: one.recall)
+        good = [one for one in measured.efforts if one.recall is None or one.recall >= TARGET_RECALL]
+        best = good[0] if good else max(measured.efforts, key=lambda one: one.recall or 0)
         if not good:
             logger.warning(
                 "recall@10 is %.3f at most, below %.2f: give --max_memory more, or another --factory",
@@ -198,18 +205,23 @@ class _Build:
         )
 
 
-def _begin(data: DataSet, root: str, options: BuildOptions, found: Manifest | None) -> _Build:
-    """Choose the kind; that of the index that is there, while it suits."""
+def _begin(data: DataSet, root: str, options: BuildOptions, found: Manifest | None, n_vectors: int) -> _Build:
+    """Choose the kind for about so many vectors; that of the index that is there, while it suits."""
     dim = dim_of(data)
     if options.factory:
         kind = kinds.given_kind(options.factory, data.n_rows, dim)
+        if n_vectors < (n_cells := kinds.cells_of(kinds.make_empty(options.factory, dim))):
+            raise ConfigError(
+                f"--factory {options.factory}: {n_cells:,} cells are more than there are vectors to learn "
+                f"them from ({n_vectors:,})"
+            )
     else:
-        kind = kinds.choose_kind(data.n_rows, dim, options.max_bytes or kinds.default_memory())
+        kind = kinds.choose_kind(n_vectors, dim, options.max_bytes or kinds.default_memory())
     if found and _suits(found, data, kind, options):
         kept = kinds.Kind(found.factory, "as it was", 0)
         return _Build(data, root, dim, kept, found.trained, found.n_trained_of)
     logger.info("index %s for %s vectors of %d: %s", kind.factory, f"{data.n_rows:,}", dim, kind.says)
-    key = _hash(data.run_id, data.column, data.fingerprint, kind.factory, dim, data.n_rows)
+    key = key_of(data.run_id, data.column, data.fingerprint, kind.factory, dim, data.n_rows)
     return _Build(data, root, dim, kind, key, data.n_rows)
 
 
@@ -228,31 +240,32 @@ def _suits(found: Manifest, data: DataSet, kind: kinds.Kind, options: BuildOptio
     return of_like_size and not is_asked and found.factory != "Flat"
 
 
-def _is_current(found: Manifest, data: DataSet, options: BuildOptions) -> bool:
+def _is_current(root: str, found: Manifest, data: DataSet, options: BuildOptions) -> bool:
     if not _is_same_data(found, data) or options.factory not in (None, found.factory) or options.max_bytes:
         return False
-    return sorted(file for part in found.parts for file in part.files) == sorted(data.files)
+    if sorted(file for part in found.parts for file in part.files) != sorted(data.files):
+        return False
+    sizes = _sizes(root)
+    return all(_read_part(root, part, sizes) for part in found.parts)
 
 
-def _read_part(root: str, part: Part) -> Part | None:
-    """Return a part as its record has it; None if it is not made, or its record is not of these files."""
+def _sizes(root: str) -> dict[str, int]:
+    """Return the bytes of each file, by its path."""
+    return {file.path: file.n_bytes for file in list_files(root, "")}
+
+
+def _read_part(root: str, part: Part, sizes: Mapping[str, int]) -> Part | None:
+    """Return a part as its record has it; None if it is not made, is damaged, or is not of these files."""
     text = read_text(f"{root}/{PARTS_NAME}/{part.name}.json")
     try:
         made = None if text is None else Part.model_validate_json(text)
     except ValidationError:
         return None
-    return made if made and made.files == part.files else None
-
-
-def _check_ours(root: str) -> None:
-    """Look what is in the folder.
-
-    Raises:
-        ResumeError: something that no index has.
-    """
-    names = set(list_names(root)) - {MANIFEST_NAME, PARTS_NAME, "lock.json"}
-    if foreign := sorted(name for name in names if not name.startswith(_OUR_PREFIXES)):
-        raise ResumeError(f"INDEX_DIR {root}: holds files that are not ours ({foreign[0]}); choose another")
+    if made is None or made.files != part.files or "faiss" not in made.n_bytes:
+        return None
+    place = f"{PARTS_NAME}/{part.name}"
+    is_whole = all(sizes.get(f"{place}.{ending}") == size for ending, size in made.n_bytes.items())
+    return made if is_whole else None
 
 
 def _tidy(root: str, manifest: Manifest) -> None:
@@ -265,7 +278,3 @@ def _tidy(root: str, manifest: Manifest) -> None:
         is_old_training = name.startswith(("trained-", "queries-")) and name not in kept
         if is_old_part or is_old_training:
             delete_file(f"{root}/{file.path}")
-
-
-def _hash(*values: object) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -15,8 +13,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pyspark.sql import SparkSession
 
-from spark_embed.errors import ConfigError, ImageError, ModelError, ResumeError, StorageError
-from spark_embed.output.folder import Output, note_extra
+from spark_embed.errors import ConfigError, ImageError, ModelError, StorageError
+from spark_embed.output.folder import Output
 from spark_embed.output.lock.lock import OutputLock
 from spark_embed.output.records import Count, now
 from spark_embed.output.state import read_ledger
@@ -33,6 +31,7 @@ from spark_embed.search.duplicate_tables import (
     write_clusters,
     write_pairs,
 )
+from spark_embed.search.files import key_of, take_folder
 from spark_embed.search.near import EXACT_MAX, Pairs, join_pairs, learn_centres
 from spark_embed.search.ranked import Source, collapsed, different_pairs, in_order, read_ranked
 from spark_embed.search.same_bytes import by_column, by_reading, find_hash_column
@@ -41,7 +40,6 @@ from spark_embed.search.vectors import DataSet, Rows, dim_of, read_data_set, rea
 from spark_embed.storage import (
     delete,
     folder_path,
-    is_below,
     list_names,
     read_json,
     read_text,
@@ -65,6 +63,7 @@ _BUCKET_BYTES = 64 << 20
 _MAX_BUCKETS = 4096
 _TRAIN_PER_BUCKET = 200
 _WORK_PREFIX = "work-"
+_OUR_PREFIXES = (METADATA_NAME, CALIBRATION_NAME, PAIRS_NAME, CLUSTERS_NAME, "lock.", _WORK_PREFIX)
 
 
 @dataclass(frozen=True)
@@ -155,22 +154,20 @@ def find_duplicates(
         raise ConfigError(f"--threshold {options.threshold:g}: must be between 0 and 1")
     data = read_data_set(output_dir, options.column)
     root = folder_path(to or f"{data.root}/{DUPLICATES_NAME}", "--to")
-    if is_below(root, data.root):
-        note_extra(Output(data.root), root.removeprefix(data.root).strip("/").split("/")[0])
-    _check_ours(root)
+    take_folder(root, data.root, _OUR_PREFIXES, "--to")
     with OutputLock(f"{root}/lock.json", root) as lock:
         dim = dim_of(data)
         schema = read_schema(data.path(data.files[0].name))
         if options.keep is not None and options.keep not in schema.names:
             raise ConfigError(f"--keep {options.keep}: no such column; there are {', '.join(schema.names)}")
         hashes = find_hash_column(schema, options.hash_column)
-        question = _hash(
+        question = key_of(
             *(data.run_id, data.generation, data.fingerprint, data.column, list(map(list, data.files))),
             *(options.threshold, options.keep, hashes),
         )
         known = _read(root)
         calibration = _calibrated(data, dim, root, options)
-        if known and known.question == question:
+        if known and known.question == question and {PAIRS_NAME, CLUSTERS_NAME} <= set(list_names(root)):
             logger.info("nothing to do: the tables are there")
             return known, calibration
         work = f"{root}/{_WORK_PREFIX}{question}"
@@ -351,20 +348,8 @@ def _read(root: str) -> Duplicates | None:
         return None  # of another version: made anew
 
 
-def _check_ours(root: str) -> None:
-    ours = (METADATA_NAME, CALIBRATION_NAME, PAIRS_NAME, CLUSTERS_NAME, "lock.", _WORK_PREFIX)
-    if foreign := sorted(name for name in list_names(root) if not name.startswith(ours)):
-        raise ResumeError(
-            f"{root}: holds files that are not ours ({foreign[0]}); choose another folder with --to"
-        )
-
-
 def _tidy(root: str, but: str) -> None:
     """Delete what interrupted calls with other questions have left."""
     for name in list_names(root):
         if name.startswith(_WORK_PREFIX) and f"{root}/{name}" != but:
             delete(f"{root}/{name}")
-
-
-def _hash(*values: object) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

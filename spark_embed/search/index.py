@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import repeat
 from typing import Any
 
@@ -17,11 +19,12 @@ from spark_embed.errors import ConfigError, ResumeError, StorageError
 from spark_embed.output.fingerprint import results_of
 from spark_embed.schema import IMAGE_ID, SHARD, SHARD_ROW, result_columns
 from spark_embed.search.build import INDEX_NAME
-from spark_embed.search.kinds import is_refined, max_effort
+from spark_embed.search.kinds import make_empty, max_effort
 from spark_embed.search.manifest import MANIFEST_NAME, Manifest, existing_manifest
 from spark_embed.search.part import Found, OpenPart, best_of
 from spark_embed.search.vectors import (
     DataSet,
+    Rows,
     Vectors,
     read_column,
     read_data_set,
@@ -65,7 +68,7 @@ class Hit:
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON has it."""
         key = {IMAGE_ID: self.image_id, SHARD: self.shard, SHARD_ROW: self.shard_row}
-        return {"score": round(self.score, 6), **key, **self.columns}
+        return {"score": round(self.score, 6), **key, "columns": _without_nan(dict(self.columns))}
 
 
 class Index:
@@ -83,8 +86,8 @@ class Index:
         self.folder = folder
         self.manifest = manifest
         self.data = data
-        refined = is_refined(manifest.factory, manifest.dim)
-        self._parts = [OpenPart(folder, part, is_refined=refined) for part in manifest.parts]
+        empty = make_empty(manifest.factory, manifest.dim)
+        self._parts = [OpenPart(folder, part, empty) for part in manifest.parts]
         self._firsts = np.cumsum([0, *(part.n_rows for part in manifest.parts)])
         indexed = [file for part in manifest.parts for file in part.files]
         self._files = indexed
@@ -92,7 +95,7 @@ class Index:
         there = set(data.files)
         self._is_gone = [file not in there for file in indexed]
         self.n_gone, self.n_new = sum(self._is_gone), len(there.difference(indexed))
-        whole = read_schema(data.path(next(file.name for file in data.files)))
+        whole = read_schema(data.path(data.files[0].name))
         given = set(result_columns(results_of(data.fingerprint)))
         self.schema = pa.schema([one for one in whole if one.name not in given])
         self._masks: dict[str, list[Mask]] = {}
@@ -116,6 +119,8 @@ class Index:
         data = read_data_set(manifest.data_root(folder), manifest.column)
         if (data.run_id, data.fingerprint) != (manifest.run_id, manifest.fingerprint):
             raise ResumeError(f"{folder}: {data.root} holds other vectors by now: index again")
+        if not data.files:
+            raise ConfigError(f"{data.root}: has no rows any more: nothing can be searched")
         index = cls(folder, manifest, data)
         if index.n_gone or index.n_new:
             logger.warning(
@@ -154,10 +159,13 @@ class Index:
         k = min(k, self.manifest.n_vectors)
         effort = effort or self.manifest.effort
         if where is None:
-            return self._hits(self._nearest(query, k, effort, self._there()), columns)
+            return self._hits(self._nearest(query, k, effort, self._there), columns)
         condition = self._condition(where)
         if self.manifest.n_rows > _SMALL and condition.text not in self._masks:
-            found = self._nearest(query, min(k * _OVER_FETCH, self.manifest.n_vectors), effort, self._there())
+            n_most = min(k * _OVER_FETCH, self.manifest.n_vectors)
+            found = self._nearest(query, n_most, effort, self._there)
+            is_row = found.rows[0] >= 0  # there may be fewer
+            found = Found(found.scores[:, is_row], found.rows[:, is_row])
             kept = condition.keep(self._rows_of(found.rows[0], condition.columns))
             if kept.sum() >= k and kept.mean() >= 1 / _OVER_FETCH:
                 return self._hits(Found(found.scores[:, kept][:, :k], found.rows[:, kept][:, :k]), columns)
@@ -166,13 +174,13 @@ class Index:
     def sample(
         self, k: int, where: str | Where | None = None, *, columns: Sequence[str] | None = None
     ) -> list[Hit]:
-        """Return up to `k` rows from all over the data set, in its order, whatever their vectors.
+        """Return up to `k` rows with a vector from all over the data set, in its order.
 
         Raises:
             ConfigError, StorageError: as `search`.
         """
-        masks = self._there() if where is None else self._allowed(self._condition(where))
-        there = None if masks is None else np.flatnonzero(np.concatenate(masks))
+        masks = self._there if where is None else self._allowed(self._condition(where))
+        there = self._vectors_of(masks)
         n_there = self.manifest.n_rows if there is None else len(there)
         places = np.linspace(0, max(0, n_there - 1), min(k, n_there)).astype(np.int64)
         numbers = (places if there is None else there[places]).reshape(1, -1)
@@ -189,7 +197,7 @@ class Index:
         Returns:
             Rows as `locate` takes them.
         """
-        return self._nearest(queries, k, effort or self.manifest.effort, self._there())
+        return self._nearest(queries, k, effort or self.manifest.effort, self._there)
 
     def locate(self, number: int) -> tuple[str, int]:
         """Return the file and the row in it of a row by its number in the index."""
@@ -204,9 +212,10 @@ class Index:
             StorageError: a file cannot be read.
         """
         shard, _, row = image_id.rpartition("#")
+        is_place = shard and row.isdecimal() and int(row[:19]) == int(row) < 2**63
         for place, file in enumerate(self._files):
             first = 0
-            names = [IMAGE_ID, *([SHARD, SHARD_ROW] if shard and row.isdecimal() else [])]
+            names = [IMAGE_ID, *([SHARD, SHARD_ROW] if is_place else [])]
             for batch in () if self._is_gone[place] else read_column(self.data.path(file.name), names):
                 is_it = pc.equal(batch.column(0), image_id)
                 if len(names) > 1:
@@ -216,15 +225,20 @@ class Index:
                 if at >= 0:
                     return int(self._file_firsts[place]) + first + at
                 first += batch.num_rows
-        raise ConfigError(f"--id {image_id}: no row with a vector has this image_id (or shard#row)")
+        raise ConfigError(f"--id {image_id}: no row has this image_id (or shard#row)")
 
     def vector_of(self, number: int) -> Vectors:
         """Return the stored vector of a row, float32 (dim,), of length 1.
 
         Raises:
+            ConfigError: it has none.
             StorageError: its file cannot be read.
         """
         name, row = self.locate(number)
+        place = int(np.searchsorted(self._firsts, number, side="right")) - 1
+        rows = self._parts[place].rows
+        if rows is not None and not np.isin(number - self._firsts[place], rows):
+            raise ConfigError(f"{name}, row {row}: this row has no vector: nothing is near it")
         vectors = take_vectors(self.data.path(name), self.data.column, [row], self.manifest.dim)
         return vectors.reshape(-1)
 
@@ -273,11 +287,22 @@ class Index:
                 return found
             effort = min(most, effort * 4)
 
+    @cached_property
     def _there(self) -> list[Mask] | None:
         """Return of each part which rows are still published; None for all."""
         if not self.n_gone:
             return None
         return self._by_part(np.repeat(~np.array(self._is_gone), [file.n_rows for file in self._files]))
+
+    def _vectors_of(self, masks: Sequence[Mask] | None) -> Rows | None:
+        """Return the numbers of the rows that masks leave and that have a vector; None for all."""
+        if masks is None and all(part.rows is None for part in self._parts):
+            return None
+        numbers = []
+        for place, part in enumerate(self._parts):
+            rows = np.arange(part.part.n_rows) if part.rows is None else part.rows
+            numbers.append(self._firsts[place] + (rows if masks is None else rows[masks[place][rows]]))
+        return np.concatenate(numbers)
 
     def _allowed(self, condition: Where) -> list[Mask]:
         """Return of each part for which rows a condition holds; kept for the next search."""
@@ -329,3 +354,12 @@ class Index:
             Hit(float(score), row.pop(IMAGE_ID), row.pop(SHARD), row.pop(SHARD_ROW), int(number), row)
             for score, number, row in zip(found.scores[0], numbers, rows, strict=False)
         ]
+
+
+def _without_nan(value: Any) -> Any:
+    """Return a value with null in place of numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {name: _without_nan(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

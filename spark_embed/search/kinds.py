@@ -101,11 +101,6 @@ def cells_of(index: Any) -> int:
     return int(ivf.nlist) if ivf is not None else 0
 
 
-def is_refined(factory: str, dim: int) -> bool:
-    """Say whether an index has longer codes beside, by which the best candidates are compared."""
-    return isinstance(make_empty(factory, dim), faiss.IndexRefine)
-
-
 def max_effort(index: Any) -> int:
     """Return the effort at which an index looks everywhere; 1 where each search does."""
     if n_cells := cells_of(index):

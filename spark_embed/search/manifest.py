@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from spark_embed.errors import ConfigError, ResumeError, one_line
 from spark_embed.output.records import Count
@@ -27,11 +27,13 @@ class Part(_Record):
         name: of its files, without their endings.
         files: in their order; the first row of each follows the last of the one before.
         n_vectors: of their rows that have a vector.
+        n_bytes: of each of its own files, by ending; a part of which one is gone or cut is made again.
     """
 
     name: str
     files: tuple[DataFile, ...]
     n_vectors: Count
+    n_bytes: dict[str, Count] = Field(default_factory=dict)
 
     @property
     def n_rows(self) -> int:
@@ -44,12 +46,13 @@ class Measured(_Record):
 
     Attributes:
         effort: cells looked into (nprobe), nodes kept in view (efSearch); 1 where each search is whole.
-        recall: the part of the true `RECALL_AT` nearest that are found, on average over the queries.
+        recall: the part of the true `RECALL_AT` nearest, or of others as near, that are found, on average
+            over the queries; None where no query has a neighbour.
         p50_ms, p95_ms: of one query alone, on one thread.
     """
 
     effort: Count
-    recall: float
+    recall: float | None
     p50_ms: float
     p95_ms: float
 

@@ -47,6 +47,9 @@ class Pairs(NamedTuple):
     scores: NDArray[np.float32]
 
 
+NO_PAIRS = Pairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
+
+
 class Cells(NamedTuple):
     """Which vectors are in which cells: an entry for each vector and cell.
 
@@ -62,9 +65,7 @@ class Cells(NamedTuple):
 
 def join_pairs(pairs: Sequence[Pairs]) -> Pairs:
     """Return all pairs, each once."""
-    first = np.concatenate([np.empty(0, np.int64), *(one.first for one in pairs)])
-    second = np.concatenate([np.empty(0, np.int64), *(one.second for one in pairs)])
-    scores = np.concatenate([np.empty(0, np.float32), *(one.scores for one in pairs)])
+    first, second, scores = map(np.concatenate, zip(NO_PAIRS, *pairs, strict=True))
     first, second = np.minimum(first, second), np.maximum(first, second)
     order = np.lexsort((second, first))
     first, second, scores = first[order], second[order], scores[order]

@@ -14,15 +14,17 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from spark_embed.search.files import local_files, open_index, write_index
-from spark_embed.search.kinds import everywhere, search_params
+from spark_embed.errors import ConfigError, StorageError, one_line
+from spark_embed.search.files import load, local_files, open_index, save, write_index
+from spark_embed.search.kinds import cells_of, everywhere, search_params
 from spark_embed.search.manifest import PARTS_NAME, RECALL_AT, Part
 from spark_embed.search.training import queries_name, read_queries, trained_name
 from spark_embed.search.vectors import Rows, Vectors, read_vectors
-from spark_embed.storage import replaced_file, write_text
+from spark_embed.storage import write_text
 
-N_EXACT = RECALL_AT + 1
-"""True neighbours that are kept of each query: it is in the index itself, and does not count."""
+N_EXACT = RECALL_AT + 2
+"""True neighbours that are kept of each query: it is in the index itself, and does not count; one more than
+are asked for says whether others are as near."""
 
 
 class Found(NamedTuple):
@@ -66,7 +68,13 @@ def make_part(work: Work) -> None:
     """
     faiss.omp_set_num_threads(work.n_threads)
     names = [trained_name(work.key), queries_name(work.key)]
-    index = faiss.read_index(local_files(work.index_dir, names)[names[0]])
+    trained = local_files(work.index_dir, names)[names[0]]
+    try:
+        index = faiss.read_index(trained)
+    except RuntimeError as exc:
+        raise StorageError(
+            f"{trained}: is broken; delete {work.index_dir} and index again: {one_line(exc)}"
+        ) from exc
     queries = read_queries(work.index_dir, work.key).vectors
     exact = Found(np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64))
     kept: list[Rows] = []
@@ -80,15 +88,15 @@ def make_part(work: Work) -> None:
         first += file.n_rows
     numbers = np.concatenate(kept) if kept else np.empty(0, np.int64)
     place = _place(work.index_dir, work.part.name)
-    _save(f"{place}.exact.npz", scores=exact.scores, rows=exact.rows)
+    n_bytes = {"exact.npz": save(f"{place}.exact.npz", scores=exact.scores, rows=exact.rows)}
     if len(numbers) != work.part.n_rows:
-        _save(f"{place}.rows.npz", rows=numbers)
+        n_bytes["rows.npz"] = save(f"{place}.rows.npz", rows=numbers)
     if isinstance(index, faiss.IndexRefine):  # of one file FAISS would map the shorter codes only
-        write_index(index.refine_index, f"{place}.refine.faiss")
-        write_index(index.base_index, f"{place}.faiss")
+        n_bytes["refine.faiss"] = write_index(index.refine_index, f"{place}.refine.faiss")
+        n_bytes["faiss"] = write_index(index.base_index, f"{place}.faiss")
     else:
-        write_index(index, f"{place}.faiss")
-    made = work.part.model_copy(update={"n_vectors": len(numbers)})
+        n_bytes["faiss"] = write_index(index, f"{place}.faiss")
+    made = work.part.model_copy(update={"n_vectors": len(numbers), "n_bytes": n_bytes})
     write_text(f"{place}.json", made.model_dump_json() + "\n")
 
 
@@ -98,10 +106,16 @@ class OpenPart:
     Attributes:
         part: its record.
         index: FAISS's.
+        rows: of the part that have a vector, sorted; None for all.
     """
 
-    def __init__(self, index_dir: str, part: Part, *, is_refined: bool) -> None:
+    def __init__(self, index_dir: str, part: Part, empty: Any) -> None:
         """Open it.
+
+        Args:
+            index_dir: of the index.
+            part: its record.
+            empty: FAISS's, of the same kind (`spark_embed.search.kinds.make_empty`).
 
         Raises:
             StorageError: a file is gone or broken.
@@ -109,17 +123,15 @@ class OpenPart:
         self.part = part
         place = f"{PARTS_NAME}/{part.name}"
         has_gaps = part.n_vectors != part.n_rows
+        is_refined = isinstance(empty, faiss.IndexRefine)
         names = [f"{place}.faiss", *([f"{place}.refine.faiss"] if is_refined else [])]
         names += [f"{place}.rows.npz"] if has_gaps else []
         found = local_files(index_dir, names)
-        self.index = open_index(found[names[0]])
+        self.index = open_index(found[names[0]], has_cells=cells_of(empty) > 0)
         if is_refined:
-            self._base, self._refine = self.index, open_index(found[names[1]])
+            self._base, self._refine = self.index, open_index(found[names[1]], has_cells=False)
             self.index = faiss.IndexRefine(self._base, self._refine)
-        self._rows: Rows | None = None
-        if has_gaps:
-            with np.load(found[names[-1]], allow_pickle=False) as loaded:
-                self._rows = loaded["rows"]
+        self.rows: Rows | None = load(found[names[-1]])["rows"] if has_gaps else None
 
     def search(
         self, queries: Vectors, k: int, effort: int, allowed: NDArray[np.bool_] | None = None
@@ -131,14 +143,20 @@ class OpenPart:
             k: at least 1.
             effort: how far to look: `spark_embed.search.kinds.efforts`.
             allowed: of each row whether it may be found; None for all.
+
+        Raises:
+            ConfigError: this kind of index cannot be searched so.
         """
         selector = None
         if allowed is not None:
-            of_vectors = allowed if self._rows is None else allowed[self._rows]
+            of_vectors = allowed if self.rows is None else allowed[self.rows]
             selector = faiss.IDSelectorBitmap(np.packbits(of_vectors, bitorder="little"))
         index = everywhere(self.index, effort)
-        scores, ids = index.search(queries, k, params=search_params(index, effort, selector))
-        rows = ids if self._rows is None else np.where(ids < 0, -1, self._rows[np.maximum(ids, 0)])
+        try:
+            scores, ids = index.search(queries, k, params=search_params(index, effort, selector))
+        except RuntimeError as exc:
+            raise ConfigError(f"this kind of index cannot be searched so: {one_line(exc)}") from exc
+        rows = ids if self.rows is None else np.where(ids < 0, -1, self.rows[np.maximum(ids, 0)])
         return Found(scores, rows)
 
 
@@ -146,11 +164,11 @@ def read_exact(index_dir: str, part: Part) -> Found:
     """Return the true neighbours of the queries among a part's vectors.
 
     Raises:
-        StorageError: the file is gone.
+        StorageError: the file is gone or broken.
     """
     name = f"{PARTS_NAME}/{part.name}.exact.npz"
-    with np.load(local_files(index_dir, [name])[name], allow_pickle=False) as loaded:
-        return Found(loaded["scores"], loaded["rows"])
+    loaded = load(local_files(index_dir, [name])[name])
+    return Found(loaded["scores"], loaded["rows"])
 
 
 def best_of(parts: Iterable[Found], k: int) -> Found:
@@ -173,8 +191,3 @@ def _all_of(queries: Vectors, vectors: Vectors, rows: Rows) -> Found:
 
 def _place(index_dir: str, name: str) -> str:
     return f"{index_dir}/{PARTS_NAME}/{name}"
-
-
-def _save(to: str, **arrays: Any) -> None:
-    with replaced_file(to) as path, open(path, "wb") as file:
-        np.savez(file, **arrays)

@@ -6,14 +6,18 @@ Runs on the driver. Both are files of the index: a build that goes on, and one t
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import faiss
 import numpy as np
 
-from spark_embed.search.files import local_files, write_index
-from spark_embed.search.kinds import Kind, make_empty
+from spark_embed.errors import ConfigError, StorageError, one_line
+from spark_embed.search.files import load, local_files, save, write_index
+from spark_embed.search.kinds import Kind, cells_of, efforts, make_empty, search_params
 from spark_embed.search.vectors import DataSet, RowGroup, Rows, Vectors, list_groups, read_group
-from spark_embed.storage import exists, replaced_file
+from spark_embed.storage import exists
 
 logger = logging.getLogger(__name__)
 
@@ -52,24 +56,47 @@ def queries_name(key: str) -> str:
     return f"queries-{key}.npz"
 
 
-def train(data: DataSet, dim: int, kind: Kind, index_dir: str, key: str) -> None:
+def train(data: DataSet, dim: int, kind: Kind, index_dir: str, key: str) -> int | None:
     """Learn what the parts need, unless that is there; writes the two files.
 
+    Returns:
+        How many vectors there are, where they are fewer than the cells of the kind: nothing is written then.
+
     Raises:
-        ConfigError: FAISS makes no such index.
+        ConfigError: FAISS makes no such index of these vectors.
         StorageError: a file cannot be read or written.
     """
     if all(exists(f"{index_dir}/{name}") for name in (queries_name(key), trained_name(key))):
-        return
+        return None
     sample, queries = draw(data, dim, kind.n_train)
     index = make_empty(kind.factory, dim)
-    if not index.is_trained:
-        logger.info("training %s on %s vectors", kind.factory, f"{len(sample):,}")
-        index.train(sample)
-    with replaced_file(f"{index_dir}/{queries_name(key)}") as path, open(path, "wb") as file:
-        names = np.array(queries.names, dtype=np.str_)
-        np.savez(file, vectors=queries.vectors, files=queries.files, rows=queries.rows, names=names)
+    if len(sample) < cells_of(index):
+        return len(sample)
+    try:
+        if not index.is_trained:
+            logger.info("training %s on %s vectors", kind.factory, f"{len(sample):,}")
+            index.train(sample)
+        _try(index, queries.vectors)
+    except RuntimeError as exc:
+        with_n = f"with {len(sample):,} vectors to train on: " if kind.n_train else ""
+        raise ConfigError(f"--factory {kind.factory}: FAISS fails at it {with_n}{one_line(exc)}") from exc
+    names = np.array(queries.names, dtype=np.str_)
+    to = f"{index_dir}/{queries_name(key)}"
+    save(to, vectors=queries.vectors, files=queries.files, rows=queries.rows, names=names)
     write_index(index, f"{index_dir}/{trained_name(key)}")
+    return None
+
+
+def _try(index: Any, vectors: Vectors) -> None:
+    """Do with a copy of an index what the parts will do, while nothing is made yet.
+
+    Raises:
+        RuntimeError: FAISS cannot.
+    """
+    copy = faiss.deserialize_index(faiss.serialize_index(index))
+    for _ in range(2):
+        copy.add(vectors)
+    copy.search(vectors[:1], 1, params=search_params(copy, efforts(copy)[0]))
 
 
 def read_queries(index_dir: str, key: str) -> Queries:
@@ -79,30 +106,30 @@ def read_queries(index_dir: str, key: str) -> Queries:
         StorageError: the file cannot be read.
     """
     name = queries_name(key)
-    with np.load(local_files(index_dir, [name])[name], allow_pickle=False) as found:
-        return Queries(found["vectors"], found["files"], found["rows"], tuple(map(str, found["names"])))
+    try:
+        found = load(local_files(index_dir, [name])[name])
+    except StorageError as exc:
+        raise StorageError(f"{exc}; delete {index_dir} and index again") from exc
+    return Queries(found["vectors"], found["files"], found["rows"], tuple(map(str, found["names"])))
 
 
 def draw(data: DataSet, dim: int, n_train: int) -> tuple[Vectors, Queries]:
-    """Return vectors to train on and, apart from them, queries; from row groups all over the data set."""
+    """Return vectors to train on and, apart from them, queries; from row groups all over the data set.
+
+    Fewer than `n_train` only if there are no more: rows without a vector are made up for.
+    """
     rng = np.random.default_rng(_SEED)
     n_wanted = n_train + N_QUERIES
     groups = _row_groups(data)
-    chosen, n_rows = [], 0
-    for index in rng.permutation(len(groups)):
-        if n_rows >= _READ_FACTOR * n_wanted:
-            break
-        chosen.append(groups[index])
-        n_rows += groups[index].n_rows
-    share = min(1.0, 1.1 * n_wanted / n_rows)  # some rows may have no vector
-    vectors: list[Vectors] = []
-    places: list[Rows] = []
-    for group in sorted(chosen):
-        rows, some = read_group(data, group, dim)
-        kept = np.sort(rng.permutation(len(rows))[: max(1, round(share * len(rows)))])
-        vectors.append(some[kept])
-        places.append(np.stack([np.full(len(kept), group.file), rows[kept]], axis=1))
-    whole, place = np.concatenate(vectors), np.concatenate(places)
+    shuffled = [groups[index] for index in rng.permutation(len(groups))]
+    n_read, share = n_wanted, 0.0
+    whole, place = np.empty((0, dim), np.float32), np.empty((0, 2), np.int64)
+    while len(whole) < n_wanted and share < 1:
+        ends = np.cumsum([group.n_rows for group in shuffled])
+        chosen = shuffled[: int(np.searchsorted(ends, _READ_FACTOR * n_read)) + 1]
+        share = min(1.0, 1.1 * n_read / sum(group.n_rows for group in chosen))
+        whole, place = _drawn(data, dim, sorted(chosen), share, rng)
+        n_read = n_read * max(2, n_wanted // max(1, len(whole)))
     order = rng.permutation(len(whole))
     # Of few vectors all are trained on, and asked for.
     queries, sample = order[:N_QUERIES], order[N_QUERIES:][:n_train]
@@ -110,6 +137,20 @@ def draw(data: DataSet, dim: int, n_train: int) -> tuple[Vectors, Queries]:
         sample = order[:n_train]
     names = tuple(file.name for file in data.files)
     return whole[sample], Queries(whole[queries], place[queries, 0], place[queries, 1], names)
+
+
+def _drawn(
+    data: DataSet, dim: int, groups: Sequence[RowGroup], share: float, rng: np.random.Generator
+) -> tuple[Vectors, Rows]:
+    """Return a share of the vectors of row groups, and of each its file and its row there."""
+    vectors: list[Vectors] = []
+    places: list[Rows] = []
+    for group in groups:
+        rows, some = read_group(data, group, dim)
+        kept = np.sort(rng.permutation(len(rows))[: max(1, round(share * len(rows)))])
+        vectors.append(some[kept])
+        places.append(np.stack([np.full(len(kept), group.file), rows[kept]], axis=1))
+    return np.concatenate(vectors), np.concatenate(places)
 
 
 def _row_groups(data: DataSet) -> list[RowGroup]:

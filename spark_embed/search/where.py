@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -15,8 +16,8 @@ from numpy.typing import NDArray
 
 from spark_embed.errors import ConfigError, one_line
 
-LIMIT_S = 30.0
-"""For the rows of one file."""
+LIMIT_S = 120.0
+"""For all rows that a condition is asked of, without the time that reading them takes."""
 
 PLAIN = frozenset(
     "+ - * / // % ~~ !~~ ~~* !~~* ~~~ ~ !~ like_escape not_like_escape ilike_escape not_ilike_escape ->> abs "  # noqa: SIM905
@@ -29,6 +30,9 @@ PLAIN = frozenset(
 DuckDB's own limits on memory and time do not hold within one value (measured with 2.0: `repeat`)."""
 
 _ROW = "__row__"
+
+_UNNAMED = frozenset({"STAR", "POSITIONAL_REFERENCE"})
+"""DuckDB's names of what means columns, `_ROW` with them, without naming one."""
 
 
 class Where:
@@ -53,18 +57,22 @@ class Where:
             text: an expression of DuckDB's SQL (https://duckdb.org/docs/stable/sql/expressions/overview).
             schema: of the data set.
             functions: that it may call, for conditions of strangers; None for all.
-            limit_s: from now on, for all files together; None for none.
+            limit_s: from now on, with the reading of files; None for none.
 
         Raises:
             ConfigError: it is none, or names a column that is not there.
         """
         self.text = text
-        self._until = None if limit_s is None else time.monotonic() + limit_s
+        self._left_s = LIMIT_S
+        self._until = math.inf if limit_s is None else time.monotonic() + limit_s
         self._connection = _locked()
         named, called = _names_in(self._connection, text)
         if functions is not None and (others := sorted(set(called).difference(functions))):
             raise ConfigError(f"--where {text}: {others[0]} cannot be called here")
         by_name = {name.lower(): name for name in schema.names}
+        same = [name for name in schema.names if by_name[name.lower()] != name]
+        if ambiguous := {name.lower() for name in named}.intersection(name.lower() for name in same):
+            raise ConfigError(f"--where {text}: {min(ambiguous)} is more than one column, but for their case")
         unknown = [name for name in named if name.lower() not in by_name]
         if unknown:
             known = ", ".join(schema.names)
@@ -83,7 +91,8 @@ class Where:
         """
         rows = table.select(self.columns).append_column(_ROW, pa.array(np.arange(table.num_rows)))
         self._connection.register("rows", rows)
-        left_s = LIMIT_S if self._until is None else min(LIMIT_S, self._until - time.monotonic())
+        started = time.monotonic()
+        left_s = min(self._left_s, self._until - started)
         if left_s <= 0:
             raise ConfigError(f"--where {self.text}: takes too long")
         timer = threading.Timer(left_s, self._connection.interrupt)
@@ -97,6 +106,7 @@ class Where:
             raise ConfigError(f"--where {self.text}: {said}") from exc
         finally:
             timer.cancel()
+            self._left_s -= time.monotonic() - started
             self._connection.unregister("rows")
         kept = np.zeros(table.num_rows, dtype=np.bool_)
         kept[np.asarray(found, dtype=np.int64)] = True
@@ -123,20 +133,33 @@ def _names_in(connection: Any, text: str) -> tuple[Sequence[str], Sequence[str]]
     Raises:
         ConfigError: it is no expression, or more than that.
     """
-    [(said,)] = connection.execute("select json_serialize_sql(?)", [_select(text)]).fetchall()
     try:
-        parsed = json.loads(said)
+        parsed = _parsed(connection, text)
         nodes = list(_walk(parsed))
     except RecursionError as exc:
         raise ConfigError(f"--where {text[:80]}...: is nested too deeply") from exc
     if parsed["error"]:
         raise ConfigError(f"--where {text}: {one_line(parsed['error_message'])}")
     kinds = [node.get("type") for node in nodes if str(node.get("type", "")).endswith("_NODE")]
-    if len(parsed["statements"]) != 1 or kinds != ["SELECT_NODE"]:
+    if kinds != ["SELECT_NODE"] or _around(parsed) != _around(_parsed(connection, "true")):
         raise ConfigError(f"--where {text}: must be one condition on the columns, without a query of its own")
-    wheres = list(_walk(parsed["statements"][0]["node"]["where_clause"]))
-    columns = [node["column_names"][0] for node in wheres if node.get("class") == "COLUMN_REF"]
-    return columns, [node["function_name"].lower() for node in nodes if "function_name" in node]
+    if _UNNAMED.intersection(node.get("class", "") for node in nodes):
+        raise ConfigError(f"--where {text}: must say which columns it means, by their names")
+    columns = [node["column_names"][0] for node in nodes if node.get("class") == "COLUMN_REF"]
+    # The first is what `_select` asks for.
+    return columns[1:], [node["function_name"].lower() for node in nodes if "function_name" in node]
+
+
+def _parsed(connection: Any, text: str) -> dict[str, Any]:
+    [(said,)] = connection.execute("select json_serialize_sql(?)", [_select(text)]).fetchall()
+    parsed: dict[str, Any] = json.loads(said)
+    return parsed
+
+
+def _around(parsed: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return all of a query but its condition: what limits, groups or samples is more than that."""
+    nodes = [statement["node"] for statement in parsed["statements"]]
+    return [{name: value for name, value in node.items() if name != "where_clause"} for node in nodes]
 
 
 def _walk(node: Any) -> Iterator[dict[str, Any]]:

@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from spark_embed.cli.search import _text
 from spark_embed.errors import ConfigError, ResumeError, StorageError
 from spark_embed.output.folder import Output, check_output
-from spark_embed.search import kinds
+from spark_embed.search import kinds, training
 from spark_embed.search.build import BuildOptions, build_index
 from spark_embed.search.index import Index
+from spark_embed.search.part import OpenPart
 from spark_embed.search.training import read_queries
+from spark_embed.search.vectors import read_data_set
 
 from support.output_files import RUN_ID, fingerprint, make_run
 from support.vector_sets import clustered, publish_vectors
@@ -181,6 +184,111 @@ def test_spark_tasks_make_the_parts_that_this_process_makes(spark, tmp_path):
     for part in here.parts:
         one, other = (tmp_path / place / "parts" / f"{part.name}.faiss" for place in ("index", "other"))
         assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("ending", "is_cut"),
+    [("faiss", True), ("rows.npz", True), ("refine.faiss", False), ("exact.npz", False)],
+)
+def test_a_damaged_part_is_made_again_and_no_other(tmp_path, ending, is_cut):
+    files = {"a": [*clustered(100), None], "b": clustered(100, 1)}
+    publish_vectors(tmp_path, files)
+    options = BuildOptions(factory="IVF4,RaBitQ,Refine(SQ8)", part_rows=100)
+    manifest = build_index(str(tmp_path), options=options)
+    before = part_files(tmp_path)
+    path = tmp_path / "index/parts" / f"{manifest.parts[0].name}.{ending}"
+    if is_cut:
+        path.write_bytes(path.read_bytes()[:-10])
+        if ending == "rows.npz":
+            with pytest.raises(StorageError, match=r"rows\.npz: cannot be read, or is broken"):
+                Index.open(str(tmp_path))
+    else:
+        path.unlink()
+    again = build_index(str(tmp_path))
+    assert again.parts == manifest.parts
+    assert len(before.items() & part_files(tmp_path).items()) == 2  # the other part's
+    assert build_index(str(tmp_path)) == again  # nothing to do
+    assert Index.open(str(tmp_path)).search(files["a"][3], 1)[0].image_id == "a-3"
+
+
+@pytest.mark.parametrize("name", ["trained", "queries"])
+def test_a_damaged_training_is_told(tmp_path, name):
+    publish_vectors(tmp_path, {"a": clustered(100)})
+    build_index(str(tmp_path))
+    [path] = (tmp_path / "index").glob(f"{name}-*")
+    path.write_bytes(path.read_bytes()[:20])
+    publish_vectors(tmp_path, {"a": clustered(100), "b": clustered(100, 1)})
+    with pytest.raises(StorageError, match=rf"{name}-.*delete .*/index and index again"):
+        build_index(str(tmp_path))
+
+
+@pytest.mark.parametrize("factory", ["Flat", "IVF4,SQ8", "HNSW16,SQ8"])
+def test_which_of_equal_vectors_is_found_does_not_count(tmp_path, factory):
+    one, others = clustered(1, 5), clustered(100, 1)
+    publish_vectors(tmp_path, {"a": [*others[:50], *[one[0]] * 150], "b": [*[one[0]] * 150, *others[50:]]})
+    manifest = build_index(str(tmp_path), options=BuildOptions(factory=factory, part_rows=200))
+    assert len(manifest.parts) == 2
+    assert manifest.recall >= (1 if factory == "Flat" else 0.95)
+
+
+def test_rows_without_a_vector_are_made_up_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(kinds, "FLAT_MAX", 400)
+    monkeypatch.setattr(kinds, "GRAPH_MAX", 400)
+    monkeypatch.setattr(training, "N_QUERIES", 20)
+    vectors = clustered(60)
+    rows = {name: [v for one in vectors for v in (one, *[None] * 49)] for name in "ab"}
+    output = publish_vectors(tmp_path, rows)
+    data = read_data_set(output.root)
+    sample, queries = training.draw(data, 32, 70)
+    assert (len(sample), len(queries.vectors)) == (70, 20)
+    manifest = build_index(str(tmp_path))
+    assert (manifest.n_rows, manifest.n_vectors, manifest.factory) == (6000, 120, "Flat")
+    with pytest.raises(ConfigError, match="--factory IVF256,SQ8: 256 cells are more than there are vectors"):
+        build_index(str(tmp_path), str(tmp_path / "other"), BuildOptions(factory="IVF256,SQ8"))
+
+
+def test_one_vector_has_no_neighbour(tmp_path):
+    publish_vectors(tmp_path, {"a": [*[None] * 500, clustered(1)[0]]})
+    manifest = build_index(str(tmp_path))
+    assert (manifest.n_vectors, manifest.recall) == (1, None)
+    assert "no vector has another" in _text(manifest)
+
+
+@pytest.mark.parametrize("factory", ["PQ64x12", "PQ8x12", "IDMap,Flat", "NSG32", "IVF65536,SQ8"])
+def test_a_kind_that_faiss_fails_at_is_told_in_one_line(tmp_path, factory):
+    publish_vectors(tmp_path, {"a": clustered(300)})
+    with pytest.raises(ConfigError, match=f"--factory {factory}: ") as caught:
+        build_index(str(tmp_path), options=BuildOptions(factory=factory))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("inside", [".", "embeddings.parquet", "embeddings.parquet/x", "_spark_embed/index"])
+def test_what_the_run_writes_is_no_place_for_an_index(tmp_path, inside):
+    root = tmp_path / "out"
+    output = publish_vectors(root, {"a": clustered(20)})
+    (tmp_path / "link").symlink_to(root)
+    before = {path for path in root.rglob("*") if path.is_file()}
+    for place in (root / inside, tmp_path / "link" / inside):
+        with pytest.raises(ConfigError, match=r"INDEX_DIR .* must be a folder of its own"):
+            build_index(output.root, str(place))
+    (root / "mine").mkdir()
+    (root / "mine/thesis.doc").touch()
+    with pytest.raises(ResumeError, match=r"thesis\.doc"):
+        build_index(output.root, str(root / "mine"))
+    assert {path for path in root.rglob("*") if path.is_file()} == {*before, root / "mine/thesis.doc"}
+
+
+@pytest.mark.parametrize("factory", ["Flat", "IVF4,SQ8"])
+def test_opening_does_not_read_the_codes(tmp_path, factory):
+    publish_vectors(tmp_path, {"a": clustered(3000, dim=512)})
+    manifest = build_index(str(tmp_path), options=BuildOptions(factory=factory))
+
+    def n_read() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    before = n_read()
+    OpenPart(str(tmp_path / "index"), manifest.parts[0], kinds.make_empty(factory, 512))
+    assert n_read() - before < 100_000
 
 
 def test_an_index_in_the_output_folder_is_no_stranger_to_the_next_run(tmp_path):

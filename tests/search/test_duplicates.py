@@ -203,3 +203,13 @@ def test_the_pictures_themselves_say_what_is_the_same_and_what_a_threshold_finds
     pq.write_table(pq.read_table(shard).slice(1), shard)
     with pytest.raises(ImageError, match="changed"):
         pictures.read("00000.parquet", 0)
+
+
+@pytest.mark.parametrize("name", ["pairs.parquet", "clusters.parquet"])
+def test_a_table_that_is_gone_is_made_again(tmp_path, name):
+    publish_vectors(tmp_path, {"a": [*clustered(20), clustered(20)[3]]})
+    find_duplicates(str(tmp_path), options=PLAIN)
+    before = pd.read_parquet(tmp_path / "duplicates" / name)
+    (tmp_path / "duplicates" / name).unlink()
+    find_duplicates(str(tmp_path), options=PLAIN)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "duplicates" / name), before)

@@ -14,12 +14,13 @@ from spark_embed.errors import ConfigError, ImageError, ModelError, StorageError
 from spark_embed.inference.decode import decode
 from spark_embed.search.build import build_index
 from spark_embed.search.explore import app as routes
-from spark_embed.search.explore import door, explorer
+from spark_embed.search.explore import door, explorer, server
 from spark_embed.search.index import Index
 from spark_embed.search.where import PLAIN, Where
 
 from support.image_files import encode, noise_image, png_bomb
 from support.output_files import list_anew, make_output, rewrite
+from support.vector_sets import clustered, publish_vectors
 from support.waiting import wait_until
 
 JSON = {"content-type": "application/json"}
@@ -375,3 +376,30 @@ def test_what_it_needs_is_said_in_one_line(root, monkeypatch, capsys, tmp_path):
 def test_all_that_it_answers_is_json(client):
     json.loads(client.get("/api/info").text)
     assert client.get("/api/info").headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    ("name", "is_it"),
+    [("LOCALHOST", True), ("127.0.0.2", True), ("::1", True), ("0.0.0.0", False), ("a.org", False)],
+)
+def test_a_loopback_by_any_of_its_names_is_one(name, is_it):
+    assert door.is_loopback(name) is is_it
+
+
+def test_a_page_on_another_loopback_address_answers_to_no_other_name(root, monkeypatch):
+    made = []
+    monkeypatch.setattr(server, "make_app", lambda shown, **options: made.append(options["is_open"]))
+    monkeypatch.setattr(server, "make_config", lambda *_: (_ for _ in ()).throw(InterruptedError))
+    for host in ("127.0.0.2", "LOCALHOST"):
+        with pytest.raises(InterruptedError):
+            server.explore(Index.open(str(root)), {}, host, 0)
+    assert made == [False, False]
+
+
+def test_a_row_without_a_vector_is_not_shown_nor_has_neighbours(tmp_path, monkeypatch):
+    publish_vectors(tmp_path, {"a": [*clustered(5), None]})
+    build_index(str(tmp_path))
+    with open_client(tmp_path, monkeypatch) as client:
+        assert [hit["number"] for hit in ask(client, k=9)] == [0, 1, 2, 3, 4]
+        told = refused(client.post("/api/search", json={"like": 5}), 422, "invalid_parameters")
+    assert "this row has no vector" in told

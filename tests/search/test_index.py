@@ -4,14 +4,17 @@ import json
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from spark_embed.cli import main as command
+from spark_embed.cli.search import LazySession
 from spark_embed.errors import ConfigError, ResumeError
 from spark_embed.output.folder import Output
 from spark_embed.search import index as index_module
+from spark_embed.search import where as where_module
 from spark_embed.search.build import BuildOptions, build_index
-from spark_embed.search.index import Index
+from spark_embed.search.index import Hit, Index
 from spark_embed.search.where import Where
 
 from support.output_files import fingerprint, make_run
@@ -88,6 +91,13 @@ def test_a_row_is_found_by_its_id_or_its_place(root, name):
         ("true; drop table rows", "syntax error"),
         ("exists (from read_text('/etc/passwd'))", "one condition"),
         ("__row__ = 3", "there is no column __row__"),
+        ("true) limit (1", "one condition"),
+        ("true) using sample (1", "one condition"),
+        ("true) group by (__row__", "one condition"),
+        ("true) order by (width", "one condition"),
+        ("true) qualify (true", "one condition"),
+        ("#1 > 0", "by their names"),
+        ("columns(*) > 1", "by their names"),
     ],
 )
 def test_what_is_no_condition_is_refused_in_one_line(root, where, says):
@@ -95,6 +105,23 @@ def test_what_is_no_condition_is_refused_in_one_line(root, where, says):
         Index.open(str(root)).search(ROWS["a"][0], 3, where)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_name_that_two_columns_have_but_for_its_case_is_refused():
+    schema = pa.schema([("Width", pa.int64()), ("width", pa.int64()), ("height", pa.int64())])
+    assert Where("HEIGHT > 1", schema).columns == ["height"]
+    with pytest.raises(ConfigError, match="width is more than one column"):
+        Where("WIDTH > 1", schema)
+
+
+def test_a_condition_has_one_limit_for_all_its_rows(monkeypatch):
+    monkeypatch.setattr(where_module, "LIMIT_S", 0.5)
+    condition = Where("width > 1", pa.schema([("width", pa.int64())]))
+    table = pa.table({"width": [1, 2]})
+    assert condition.keep(table).tolist() == [False, True]
+    condition._left_s = 0.0
+    with pytest.raises(ConfigError, match="takes too long"):
+        condition.keep(table)
 
 
 def test_a_condition_reaches_neither_files_nor_this_program(root):
@@ -139,7 +166,7 @@ def test_the_commands(tmp_path, capsys):
     assert [one["image_id"] for one in found] == [f"a-{r}" if r < 700 else f"b-{r - 700}" for r in truth]
     assert found[0]["score"] == pytest.approx(vectors[truth[0]] @ ROWS["a"][13], abs=1e-5)
     assert command.main([*asked, "--columns", "width"]) == 0
-    assert f"width={found[0]['width']}" in capsys.readouterr().out
+    assert f"width={found[0]['columns']['width']}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -147,7 +174,8 @@ def test_the_commands(tmp_path, capsys):
     [
         (["--id", "a-1", "--text", "dog"], "--id: goes with neither"),
         ([], "--image FILE, --text WORDS or --id IMAGE_ID"),
-        (["--id", "nobody"], "no row with a vector has this image_id"),
+        (["--id", "a.tar#99999999999999999999"], "no row has this image_id"),
+        (["--id", "nobody"], "no row has this image_id"),
         (["--id", "a-1", "-k", "0"], "must be 1 or more"),
         (["--id", "a-1", "--columns", "nope"], "--columns nope: there are caption"),
         (["--image", "nowhere.jpg"], "there is no such file"),
@@ -156,6 +184,63 @@ def test_the_commands(tmp_path, capsys):
 def test_wrong_words_are_told(root, argv, says, capsys):
     assert command.main(["search", str(root), *argv]) == 2
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+def test_a_condition_holds_while_files_are_gone(tmp_path, monkeypatch, is_large):
+    monkeypatch.setattr(index_module, "_SMALL", 0 if is_large else 10_000)
+    publish_vectors(tmp_path, {"a": clustered(300, 1), "b": clustered(30, 2)})
+    build_index(str(tmp_path), options=BuildOptions(part_rows=100))
+    publish_vectors(tmp_path, {"b": clustered(30, 2)})
+    index = Index.open(str(tmp_path))
+    for _ in range(2):  # the second time with what is kept
+        hits = index.search(ROWS["a"][0], 20, "width > 5")
+        truth = [row for row in np.argsort(-(clustered(30, 2) @ ROWS["a"][0])) if row % 10 and row > 5][:20]
+        assert [hit.image_id for hit in hits] == [f"b-{row}" for row in truth]
+
+
+def test_a_data_set_without_files_is_told(tmp_path):
+    publish_vectors(tmp_path, {"a": clustered(20)})
+    build_index(str(tmp_path))
+    publish_vectors(tmp_path, {})
+    with pytest.raises(ConfigError, match="has no rows any more"):
+        Index.open(str(tmp_path))
+
+
+def test_a_row_without_a_vector_is_told_and_never_a_sample(tmp_path, capsys):
+    vectors = list(clustered(40))
+    publish_vectors(tmp_path, {"a": vectors[:20], "b": [vectors[20], None, None, vectors[23]]})
+    build_index(str(tmp_path), options=BuildOptions(part_rows=20))
+    capsys.readouterr()
+    assert command.main(["search", str(tmp_path), "--id", "b-1"]) == 2
+    told = capsys.readouterr().err
+    assert "this row has no vector" in told
+    assert told.count("\n") == 1
+    index = Index.open(str(tmp_path))
+    assert {hit.number for hit in index.sample(100)} == {*range(21), 23}
+    assert {hit.number for hit in index.sample(100, "shard = 'b.tar'")} == {20, 23}
+
+
+def test_own_columns_do_not_hide_what_a_hit_says():
+    hit = Hit(0.5, "i", "s", 1, 7, {"score": float("nan"), "all": [1.0, float("inf")], "image_id": "x"})
+    assert hit.to_dict() == {
+        "score": 0.5,
+        "image_id": "i",
+        "shard": "s",
+        "shard_row": 1,
+        "columns": {"score": None, "all": [1.0, None], "image_id": "x"},
+    }
+
+
+def test_a_session_that_was_started_is_stopped_however_often_it_is_asked_for(monkeypatch):
+    sessions = []
+    monkeypatch.setattr("spark_embed.spark.context.find_session", lambda: next(iter(sessions), None))
+    monkeypatch.setattr("spark_embed.spark.machine.check_machine", lambda: None)
+    monkeypatch.setattr("spark_embed.spark.session.make_session", lambda _: sessions.append("one") or "one")
+    monkeypatch.setattr("spark_embed.spark.session.stop_session", sessions.remove)
+    with LazySession("/out") as session:
+        assert [session(), session()] == ["one", "one"]
+    assert not sessions
 
 
 def test_a_folder_without_an_index_is_told(tmp_path, capsys):

@@ -7,6 +7,7 @@ asked for (https://en.wikipedia.org/wiki/DNS_rebinding) and the page that asks a
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 from urllib.parse import urlsplit
 
@@ -20,8 +21,6 @@ from spark_embed.service.realtime.answers import JSON, to_json
 from spark_embed.service.realtime.refusals import RefusedError, describe_error, refused_row
 
 logger = logging.getLogger(__name__)
-
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 _MAX_BODY_BYTES = 65 << 20  # a picture and what goes with it
 _MAX_BODIES_BYTES = 256 << 20
@@ -95,7 +94,7 @@ class Door:
 
     def _check_names(self, headers: Headers, method: str) -> None:
         host = headers.get("host", "")
-        if not self._is_open and _name_of(f"//{host}") not in LOOPBACK:
+        if not self._is_open and not is_loopback(_name_of(f"//{host}")):
             raise RefusedError(403, "forbidden_host", "ask for it as localhost, or start it with --host")
         origin = headers.get("origin")
         is_elsewhere = headers.get("sec-fetch-site") in ("cross-site", "same-site")
@@ -131,6 +130,14 @@ def explain(exc: Exception) -> RefusedError:
         return RefusedError(500, "unreadable", "the data set or the model fails at this; the log says why")
     logger.error("a bug: %s", one_line(exc), exc_info=exc)
     return RefusedError(500, "internal_error", "an error of this program; its log says which")
+
+
+def is_loopback(name: str | None) -> bool:
+    """Say whether a name or address is of this machine for itself alone."""
+    try:
+        return name is not None and ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name is not None and name.casefold() == "localhost"
 
 
 def _name_of(url: str) -> str | None:

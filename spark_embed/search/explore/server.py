@@ -9,7 +9,7 @@ from typing import Any
 
 from spark_embed.errors import one_line
 from spark_embed.search.explore.app import make_app
-from spark_embed.search.explore.door import LOOPBACK
+from spark_embed.search.explore.door import is_loopback
 from spark_embed.search.explore.explorer import Explorer
 from spark_embed.search.index import Index
 from spark_embed.service.realtime.connections import Server, address_of, listen, make_config
@@ -28,7 +28,7 @@ def explore(index: Index, given: Mapping[str, Any], host: str, port: int) -> Non
         ConfigError: the address cannot be used.
     """
     listening = listen(host, port)
-    is_open = host not in LOOPBACK
+    is_open = not is_loopback(listening.getsockname()[0])
     ended: list[BaseException | None] = []
 
     def on_end(exc: BaseException | None) -> None:
