@@ -64,7 +64,7 @@ def check(result, names):
         assert len(step["images_per_s"]) == result["n_rounds"]
 
 
-@pytest.mark.slow
+@pytest.mark.compare
 def test_a_step_and_the_job_give_the_same_vectors_and_their_figures(compared):
     printed, result = compared("--only", "two-udfs", "--rounds", "1")
     check(result, ["two-udfs", "job"])

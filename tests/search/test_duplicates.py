@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -173,8 +174,9 @@ def test_a_folder_of_others_is_refused(tmp_path):
 
 
 def test_the_pictures_themselves_say_what_is_the_same_and_what_a_threshold_finds(
-    embed, shards, photo_bytes, tiny_clip
+    embed, shards, photo_bytes, tiny_clip, tmp_path
 ):
+    shards = shutil.copytree(shards, tmp_path / "shards")
     _, rows, _ = embed(shards, parity_samples=0, drop_columns="key")
     root = embed.output_dir
     pictures = Pictures(str(root))
