@@ -7,7 +7,7 @@ import re
 
 from spark_embed.errors import one_line
 
-SHOWN_CHARS = 300
+SHOWN_CHARS = 400
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]#|~])")
 
