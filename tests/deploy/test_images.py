@@ -92,7 +92,7 @@ def has_nothing_to_spare(container: Container) -> None:
     """No compiler, no cache, no setting of who built it, and a user without rights."""
     compilers = {"gcc", "cc", "g++", "clang", "make", "ptxas"}
     assert not [path for path in container.root.rglob("bin/*") if path.name in compilers]
-    for folder in ("var/lib/apt/lists", "var/cache/apt", "tmp", "root/.cache", "src", "package", "dist"):
+    for folder in ("var/lib/apt/lists", "var/cache/apt", "tmp", "var/cache/pip", "src", "package", "dist"):
         path = container.root / folder
         assert not path.exists() or not any(path.iterdir()), folder
     assert not (container.root / "etc/pip.conf").exists()
