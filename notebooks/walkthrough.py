@@ -152,7 +152,7 @@ pictures = Pictures(OUTPUT)
 
 def neighbours(image_id, k=4):
     """Return the k rows that are nearest to a row, and itself first."""
-    return index.search(index.vector_of(index.number_of(image_id)), k + 1)
+    return index.search(index.vector_of(index.rows.number_of(image_id)), k + 1)
 
 
 def picture(hit):

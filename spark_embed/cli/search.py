@@ -77,7 +77,7 @@ def run_search(argv: Sequence[str], write: Write) -> None:
     index = Index.open(given.index_dir)
     columns = given.columns.split(",") if given.columns else None
     if given.id is not None:
-        number = index.number_of(given.id)
+        number = index.rows.number_of(given.id)
         hits = index.search(index.vector_of(number), given.k + 1, given.where, columns=columns)
         own = index.hit(number, [])
         hits = [hit for hit in hits if (hit.shard, hit.shard_row) != (own.shard, own.shard_row)][: given.k]

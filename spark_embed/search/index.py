@@ -11,34 +11,20 @@ from itertools import repeat
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from spark_embed.errors import ConfigError, ResumeError, StorageError
-from spark_embed.output.fingerprint import results_of
-from spark_embed.schema import IMAGE_ID, SHARD, SHARD_ROW, result_columns
+from spark_embed.errors import ConfigError, ResumeError
+from spark_embed.schema import IMAGE_ID, SHARD, SHARD_ROW
 from spark_embed.search.build import INDEX_NAME
 from spark_embed.search.kinds import make_empty, max_effort
 from spark_embed.search.manifest import MANIFEST_NAME, Manifest, existing_manifest
 from spark_embed.search.part import Found, OpenPart, best_of
-from spark_embed.search.vectors import (
-    DataSet,
-    Rows,
-    Vectors,
-    read_column,
-    read_data_set,
-    read_schema,
-    take_rows,
-    take_vectors,
-    unit_vectors,
-)
+from spark_embed.search.rows import KEYS, IndexedRows, Mask
+from spark_embed.search.vectors import DataSet, Rows, Vectors, read_data_set, take_vectors, unit_vectors
 from spark_embed.search.where import Where
 from spark_embed.storage import exists, folder_path
 
 logger = logging.getLogger(__name__)
-
-Mask = NDArray[np.bool_]
 
 _OVER_FETCH = 10
 _SMALL = 100_000
@@ -54,7 +40,7 @@ class Hit:
     Attributes:
         score: the cosine of its vector and the query's, by the index's codes.
         image_id, shard, shard_row: which it is.
-        number: of the row in the index, as `Index.locate` takes it.
+        number: of the row in the index, as `IndexedRows.locate` takes it.
         columns: the data set's own, by name.
     """
 
@@ -78,8 +64,7 @@ class Index:
         folder: of the index.
         manifest: what it holds.
         data: the data set, as it is now.
-        schema: of the data set's own columns, and those that say which row it is.
-        n_gone, n_new: files of the data set that are not there any more, and that the index does not have.
+        rows: what it numbers, in the files of the data set.
     """
 
     def __init__(self, folder: str, manifest: Manifest, data: DataSet) -> None:
@@ -89,15 +74,7 @@ class Index:
         empty = make_empty(manifest.factory, manifest.dim)
         self._parts = [OpenPart(folder, part, empty) for part in manifest.parts]
         self._firsts = np.cumsum([0, *(part.n_rows for part in manifest.parts)])
-        indexed = [file for part in manifest.parts for file in part.files]
-        self._files = indexed
-        self._file_firsts = np.cumsum([0, *(file.n_rows for file in indexed)])
-        there = set(data.files)
-        self._is_gone = [file not in there for file in indexed]
-        self.n_gone, self.n_new = sum(self._is_gone), len(there.difference(indexed))
-        whole = read_schema(data.path(data.files[0].name))
-        given = set(result_columns(results_of(data.fingerprint)))
-        self.schema = pa.schema([one for one in whole if one.name not in given])
+        self.rows = IndexedRows(data, [file for part in manifest.parts for file in part.files])
         self._masks: dict[str, list[Mask]] = {}
 
     @classmethod
@@ -122,12 +99,12 @@ class Index:
         if not data.files:
             raise ConfigError(f"{data.root}: has no rows any more: nothing can be searched")
         index = cls(folder, manifest, data)
-        if index.n_gone or index.n_new:
+        if index.rows.n_gone or index.rows.n_new:
             logger.warning(
                 "%s: the data set has changed: %d files are new and not searched, %d are gone; index again",
                 folder,
-                index.n_new,
-                index.n_gone,
+                index.rows.n_new,
+                index.rows.n_gone,
             )
         return index
 
@@ -166,7 +143,7 @@ class Index:
             found = self._nearest(query, n_most, effort, self._there)
             is_row = found.rows[0] >= 0  # there may be fewer
             found = Found(found.scores[:, is_row], found.rows[:, is_row])
-            kept = condition.keep(self._rows_of(found.rows[0], condition.columns))
+            kept = condition.keep(self.rows.read(found.rows[0], condition.columns))
             if kept.sum() >= k and kept.mean() >= 1 / _OVER_FETCH:
                 return self._hits(Found(found.scores[:, kept][:, :k], found.rows[:, kept][:, :k]), columns)
         return self._hits(self._nearest(query, k, effort, self._allowed(condition)), columns)
@@ -195,37 +172,9 @@ class Index:
             effort: as of `search`.
 
         Returns:
-            Rows as `locate` takes them.
+            Rows by their numbers (`IndexedRows.locate`).
         """
         return self._nearest(queries, k, effort or self.manifest.effort, self._there)
-
-    def locate(self, number: int) -> tuple[str, int]:
-        """Return the file and the row in it of a row by its number in the index."""
-        place = int(np.searchsorted(self._file_firsts, number, side="right")) - 1
-        return self._files[place].name, int(number - self._file_firsts[place])
-
-    def number_of(self, image_id: str) -> int:
-        """Return the number of a row by its image_id, or as shard#row; the first of several.
-
-        Raises:
-            ConfigError: there is none such.
-            StorageError: a file cannot be read.
-        """
-        shard, _, row = image_id.rpartition("#")
-        is_place = shard and row.isdecimal() and int(row[:19]) == int(row) < 2**63
-        for place, file in enumerate(self._files):
-            first = 0
-            names = [IMAGE_ID, *([SHARD, SHARD_ROW] if is_place else [])]
-            for batch in () if self._is_gone[place] else read_column(self.data.path(file.name), names):
-                is_it = pc.equal(batch.column(0), image_id)
-                if len(names) > 1:
-                    of_shard = pc.equal(batch.column(1), shard)
-                    is_it = pc.or_kleene(is_it, pc.and_(of_shard, pc.equal(batch.column(2), int(row))))
-                at: int = pc.index(is_it, True).as_py()
-                if at >= 0:
-                    return int(self._file_firsts[place]) + first + at
-                first += batch.num_rows
-        raise ConfigError(f"--id {image_id}: no row has this image_id (or shard#row)")
 
     def vector_of(self, number: int) -> Vectors:
         """Return the stored vector of a row, float32 (dim,), of length 1.
@@ -234,7 +183,7 @@ class Index:
             ConfigError: it has none.
             StorageError: its file cannot be read.
         """
-        name, row = self.locate(number)
+        name, row = self.rows.locate(number)
         place = int(np.searchsorted(self._firsts, number, side="right")) - 1
         rows = self._parts[place].rows
         if rows is not None and not np.isin(number - self._firsts[place], rows):
@@ -251,7 +200,7 @@ class Index:
         return self._hits(Found(np.ones((1, 1), np.float32), np.array([[number]])), columns)[0]
 
     def _condition(self, where: str | Where) -> Where:
-        return where if isinstance(where, Where) else Where(where, self.schema)
+        return where if isinstance(where, Where) else Where(where, self.rows.schema)
 
     def _checked(self, vector: Sequence[float] | NDArray[Any]) -> Vectors:
         query = np.asarray(vector, dtype=np.float32).reshape(1, -1)
@@ -290,9 +239,7 @@ class Index:
     @cached_property
     def _there(self) -> list[Mask] | None:
         """Return of each part which rows are still published; None for all."""
-        if not self.n_gone:
-            return None
-        return self._by_part(np.repeat(~np.array(self._is_gone), [file.n_rows for file in self._files]))
+        return self._by_part(self.rows.there()) if self.rows.n_gone else None
 
     def _vectors_of(self, masks: Sequence[Mask] | None) -> Rows | None:
         """Return the numbers of the rows that masks leave and that have a vector; None for all."""
@@ -309,47 +256,21 @@ class Index:
         if condition.text not in self._masks:
             while len(self._masks) >= _KEPT_CONDITIONS:
                 self._masks.pop(next(iter(self._masks)))
-            self._masks[condition.text] = self._by_part(
-                np.concatenate([self._holds(condition, place) for place in range(len(self._files))])
-            )
+            self._masks[condition.text] = self._by_part(self.rows.holds(condition))
         return self._masks[condition.text]
-
-    def _holds(self, condition: Where, place: int) -> Mask:
-        file = self._files[place]
-        if self._is_gone[place]:
-            return np.zeros(file.n_rows, dtype=np.bool_)
-        batches = list(read_column(self.data.path(file.name), condition.columns))
-        if not condition.columns:  # `true`
-            return condition.keep(pa.table({IMAGE_ID: pa.nulls(file.n_rows)}))
-        return np.concatenate([condition.keep(pa.Table.from_batches([batch])) for batch in batches])
 
     def _by_part(self, mask: Mask) -> list[Mask]:
         return np.split(mask, self._firsts[1:-1])
 
-    def _rows_of(self, numbers: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
-        """Return the rows of these numbers, in their order."""
-        schema = pa.schema([self.schema.field(name) for name in columns])
-        places = np.searchsorted(self._file_firsts, numbers, side="right") - 1
-        found, order = [schema.empty_table()], []
-        for place in np.unique(places):
-            here = np.flatnonzero(places == place)
-            rows = numbers[here] - self._file_firsts[place]
-            table = take_rows(self.data.path(self._files[place].name), rows.tolist(), list(columns))
-            if table.schema.names != schema.names:
-                raise StorageError(f"{self._files[place].name}: its columns are not those of the data set")
-            found.append(table.cast(schema))
-            order.append(here)
-        whole = pa.concat_tables(found)
-        return whole.take(np.argsort(np.concatenate(order))) if order else whole
-
     def _hits(self, found: Found, columns: Sequence[str] | None) -> list[Hit]:
-        keys = (IMAGE_ID, SHARD, SHARD_ROW)
-        wanted = self.schema.names if columns is None else columns
-        if unknown := set(wanted).difference(self.schema.names):
-            raise ConfigError(f"--columns {sorted(unknown)[0]}: there are {', '.join(self.schema.names)}")
-        own = [name for name in wanted if name not in keys]
+        wanted = self.rows.schema.names if columns is None else columns
+        if unknown := set(wanted).difference(self.rows.schema.names):
+            raise ConfigError(
+                f"--columns {sorted(unknown)[0]}: there are {', '.join(self.rows.schema.names)}"
+            )
+        own = [name for name in wanted if name not in KEYS]
         numbers = found.rows[0][found.rows[0] >= 0]
-        rows = self._rows_of(numbers, [*keys, *own]).to_pylist()
+        rows = self.rows.read(numbers, [*KEYS, *own]).to_pylist()
         return [
             Hit(float(score), row.pop(IMAGE_ID), row.pop(SHARD), row.pop(SHARD_ROW), int(number), row)
             for score, number, row in zip(found.scores[0], numbers, rows, strict=False)

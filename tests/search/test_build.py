@@ -105,7 +105,7 @@ def test_a_data_set_that_grows_and_shrinks_is_searched_as_if_indexed_anew(tmp_pa
     replaced = {"a": rows["a"], "e": clustered(150, 77), "d": rows["d"]}  # b and c are gone
     publish_vectors(tmp_path, replaced)
     stale = Index.open(str(tmp_path))
-    assert (stale.n_gone, stale.n_new) == (2, 2)
+    assert (stale.rows.n_gone, stale.rows.n_new) == (2, 2)
     assert {hit.shard for hit in stale.search(rows["b"][0], 150)} == {"a.tar"}
     manifest = build_index(str(tmp_path), options=SMALL_PARTS)
     after = part_files(tmp_path)

@@ -255,7 +255,7 @@ def test_a_condition_is_one_of_plain_functions(client, where):
 
 
 def test_a_condition_has_only_so_much_time(root):
-    schema = Index.open(str(root)).schema
+    schema = Index.open(str(root)).rows.schema
     Where("length(caption) > 3", schema, functions=PLAIN, limit_s=20)
     with pytest.raises(ConfigError, match="takes too long"):
         Where("length(caption) > 3", schema, functions=PLAIN, limit_s=0)

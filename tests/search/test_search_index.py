@@ -73,8 +73,8 @@ def test_a_hit_has_the_rows_own_columns_and_its_cosine(root, table):
 @pytest.mark.parametrize("name", ["b-7", "b.tar#14"])
 def test_a_row_is_found_by_its_id_or_its_place(root, name):
     index = Index.open(str(root))
-    number = index.number_of(name)
-    assert index.locate(number) == ("b.parquet", 7)
+    number = index.rows.number_of(name)
+    assert index.rows.locate(number) == ("b.parquet", 7)
     np.testing.assert_allclose(index.vector_of(number), ROWS["b"][7], atol=1e-6)
     assert index.hit(number, ["width"]).columns == {"width": 7}
 
@@ -125,7 +125,7 @@ def test_a_condition_has_one_limit_for_all_its_rows(monkeypatch):
 
 
 def test_a_condition_reaches_neither_files_nor_this_program(root):
-    condition = Where("true", Index.open(str(root)).schema)
+    condition = Where("true", Index.open(str(root)).rows.schema)
     for query in (
         "from read_text('/etc/passwd')",
         "set enable_external_access=true",

@@ -94,15 +94,15 @@ class Explorer:
     def info(self) -> dict[str, Any]:
         """Return what the page says of the index before anybody asks."""
         index, manifest = self._index, self._index.manifest
-        names = {name.lower(): name for name in index.schema.names}
+        names = {name.lower(): name for name in index.rows.schema.names}
         return {
             "name": index.data.root.rstrip("/").rpartition("/")[2],
             "state": f"{manifest.run_id}-{manifest.built_at}",
             "n_vectors": manifest.n_vectors,
-            "n_new_files": index.n_new,
-            "n_gone_files": index.n_gone,
+            "n_new_files": index.rows.n_new,
+            "n_gone_files": index.rows.n_gone,
             "recall": manifest.recall,
-            "columns": [{"name": field.name, "kind": _kind(field.type)} for field in index.schema],
+            "columns": [{"name": field.name, "kind": _kind(field.type)} for field in index.rows.schema],
             "caption": next((names[name] for name in _CAPTIONS if name in names), None),
             "has_pictures": self._read is not None,
             "model": {
@@ -189,7 +189,7 @@ class Explorer:
         where = None
         if asked.where:
             try:
-                where = Where(asked.where, index.schema, functions=PLAIN, limit_s=_WHERE_LIMIT_S)
+                where = Where(asked.where, index.rows.schema, functions=PLAIN, limit_s=_WHERE_LIMIT_S)
                 return self._find_where(asked, vector, where)
             except ConfigError as exc:
                 raise ConfigError(str(exc).removeprefix(f"--where {asked.where}: ")) from exc
