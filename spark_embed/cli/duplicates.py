@@ -10,7 +10,7 @@ from spark_embed.cli.search import LazySession, Write, add_model_flags, import_s
 from spark_embed.flags import Parser
 
 if TYPE_CHECKING:
-    from spark_embed.search.duplicates import Duplicates
+    from spark_embed.search.duplicates_record import Duplicates
 
 
 def run_duplicates(argv: Sequence[str], write: Write) -> None:

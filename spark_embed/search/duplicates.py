@@ -7,16 +7,15 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
 from pyspark.sql import SparkSession
 
 from spark_embed.errors import ConfigError, ImageError, ModelError, StorageError
 from spark_embed.output.folder import Output
 from spark_embed.output.lock.lock import OutputLock
-from spark_embed.output.records import Count, now
+from spark_embed.output.records import now
 from spark_embed.output.state import read_ledger
 from spark_embed.search.buckets import Found, find_in_buckets, spreads_of, true_pairs
 from spark_embed.search.calibration import calibrate
@@ -31,6 +30,7 @@ from spark_embed.search.duplicate_tables import (
     write_clusters,
     write_pairs,
 )
+from spark_embed.search.duplicates_record import METADATA_NAME, Duplicates, read_duplicates
 from spark_embed.search.files import key_of, take_folder
 from spark_embed.search.near import EXACT_MAX, Pairs, join_pairs, learn_centres
 from spark_embed.search.ranked import Source, collapsed, different_pairs, in_order, read_ranked
@@ -42,7 +42,6 @@ from spark_embed.storage import (
     folder_path,
     list_names,
     read_json,
-    read_text,
     write_json,
     write_text,
 )
@@ -50,7 +49,6 @@ from spark_embed.storage import (
 logger = logging.getLogger(__name__)
 
 DUPLICATES_NAME = "duplicates"
-METADATA_NAME = "metadata.json"
 CALIBRATION_NAME = "calibration.json"
 
 MAX_PAIRS = 100_000_000
@@ -85,47 +83,6 @@ class DuplicatesOptions:
     column: str | None = None
     n_calibrated: int = 50
     model: Mapping[str, Any] = field(default_factory=dict)
-
-
-class Duplicates(BaseModel):
-    """metadata.json: what was found.
-
-    Attributes:
-        run_id, generation, fingerprint: of the state of the data set.
-        question: tells these options and this state from others.
-        same_bytes_by: what says whether two rows have the same bytes.
-        n_pairs, ...: `spark_embed.search.duplicate_tables.Counts`.
-        n_queries, n_true_pairs: rows that were compared with all others, and the near ones they have.
-        recall: the part of these that are a pair or in one cluster; 1 where all was compared with all, None
-            where there is nothing to tell it by.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    product: Literal["spark_embed_duplicates"] = "spark_embed_duplicates"
-    format: Literal[1] = 1
-    made_at: str
-    question: str
-    output_dir: str
-    run_id: str
-    generation: Count
-    fingerprint: dict[str, Any]
-    table: str
-    column: str
-    dim: Count
-    n_rows: Count
-    threshold: float
-    keep: str | None
-    same_bytes_by: str
-    n_pairs: Count
-    n_clusters: Count
-    n_removable: Count
-    n_exact: Count
-    n_near: Count
-    n_unknown: Count
-    n_queries: Count
-    n_true_pairs: Count
-    recall: float | None
 
 
 def find_duplicates(
@@ -165,7 +122,7 @@ def find_duplicates(
             *(data.run_id, data.generation, data.fingerprint, data.column, list(map(list, data.files))),
             *(options.threshold, options.keep, hashes),
         )
-        known = _read(root)
+        known = read_duplicates(root)
         calibration = _calibrated(data, dim, root, options)
         if known and known.question == question and {PAIRS_NAME, CLUSTERS_NAME} <= set(list_names(root)):
             logger.info("nothing to do: the tables are there")
@@ -338,14 +295,6 @@ def _calibrated(data: DataSet, dim: int, root: str, options: DuplicatesOptions) 
     found = {**of_run, "n_asked": options.n_calibrated, **found}
     write_json(path, found)
     return found
-
-
-def _read(root: str) -> Duplicates | None:
-    text = read_text(f"{root}/{METADATA_NAME}")
-    try:
-        return None if text is None else Duplicates.model_validate_json(text)
-    except ValidationError:
-        return None  # of another version: made anew
 
 
 def _tidy(root: str, but: str) -> None:
