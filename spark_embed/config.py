@@ -26,7 +26,19 @@ from pydantic.fields import FieldInfo
 Environment = Literal["dev", "prod"]
 ENVIRONMENTS = get_args(Environment)
 
-GROUPS = ("Input", "Model", "Output", "Run")
+GROUPS = (
+    "Input",
+    "Images",
+    "Urls",
+    "Model",
+    "Labels and texts",
+    "Parity",
+    "Output",
+    "Run",
+    "AWS",
+    "Tables",
+)
+"""Headings of --help and of docs/options.md, in their order."""
 
 
 def _option(default: Any, group: str, description: str, **limits: Any) -> Any:
@@ -101,36 +113,45 @@ class ModelChoice(BaseModel):
         "auto", "Model", "precision of the forward pass; auto: what the device is fast at, if parity holds"
     )
     normalize: bool = _option(True, "Model", "scale every vector to length 1 (L2)")
-    top_k: int = _option(5, "Model", "classify: labels in top_labels and top_scores, the best first", ge=1)
+    top_k: int = _option(
+        5, "Labels and texts", "classify: labels in top_labels and top_scores, the best first", ge=1
+    )
     min_score: float = _option(
-        0, "Model", "classify: labels with a lower score are not in top_labels and top_scores", ge=0, le=1
+        0,
+        "Labels and texts",
+        "classify: labels with a lower score are not in top_labels and top_scores",
+        ge=0,
+        le=1,
     )
     with_embedding: bool = _option(
-        False, "Model", "classify: the vector of each image as well, of the same forward pass"
+        False, "Labels and texts", "classify: the vector of each image as well, of the same forward pass"
     )
     allow_truncated: bool = _option(
-        False, "Input", "decode a truncated image as far as it goes, instead of making it an error row"
+        False, "Images", "decode a truncated image as far as it goes, instead of making it an error row"
     )
     text_column: str | None = _option(
         None,
-        "Model",
+        "Labels and texts",
         "embed: the column with captions, for text_embedding and clip_score by a CLIP or SigLIP; embed_text: "
         "the column with the texts",
         min_length=1,
     )
     labels: str | None = _option(
         None,
-        "Model",
+        "Labels and texts",
         "classify: labels to choose from, by a CLIP or SigLIP: comma-separated, or a file (local or s3://) "
         "with one on each line",
         min_length=1,
     )
     prompt: str = _option(
-        "a photo of a {}", "Model", "classify: what the model is asked of each of --labels", pattern=r"\{\}"
+        "a photo of a {}",
+        "Labels and texts",
+        "classify: what the model is asked of each of --labels",
+        pattern=r"\{\}",
     )
     threshold: float | None = _option(
         None,
-        "Model",
+        "Tables",
         "predict: the score from which on a row is of the second of two classes; default: the model's own",
         ge=0,
         le=1,
@@ -145,7 +166,7 @@ class ModelChoice(BaseModel):
         "model.py need not be told",
     )
     max_pixels: int = _option(
-        100_000_000, "Input", "an image with more pixels (by its header) is an error row", ge=1
+        100_000_000, "Images", "an image with more pixels (by its header) is an error row", ge=1
     )
 
 
@@ -163,12 +184,12 @@ class ModelOptions(ModelChoice):
     )
     secrets: Secrets = _option(
         (),
-        "Run",
+        "AWS",
         "environment variables to fill from AWS Secrets Manager, by name, on the driver and in each worker: "
         "HF_TOKEN=secret-name, or HF_TOKEN=secret-name:key; comma-separated",
     )
     decode_timeout_s: float = _option(
-        30, "Input", "an image that takes longer to decode is an error row", gt=0
+        30, "Images", "an image that takes longer to decode is an error row", gt=0
     )
 
     @property
@@ -217,7 +238,7 @@ class Config(ModelOptions):
         min_length=1,
     )
     include_features: bool = _option(
-        False, "Input", "predict: the features, as the model got them, go to the output, too"
+        False, "Tables", "predict: the features, as the model got them, go to the output, too"
     )
     columns: Names | None = _option(
         None, "Input", "own columns to carry to the output, comma-separated; default: all"
@@ -227,30 +248,30 @@ class Config(ModelOptions):
         (), "Input", "folders outside --input_dir, and s3://buckets, that a url column may point into"
     )
     max_image_bytes: ByteSize = _option(
-        "256MiB", "Input", "a larger encoded image is an error row", ge=1, validate_default=True
+        "256MiB", "Images", "a larger encoded image is an error row", ge=1, validate_default=True
     )
     fetch_timeout_s: float = _option(
         60,
-        "Input",
+        "Urls",
         "a url whose image is not there after so long is an error row, all attempts together",
         gt=0,
     )
     fetch_connect_timeout_s: float = _option(
-        10, "Input", "seconds for one attempt to find a url's host and connect to it", gt=0
+        10, "Urls", "seconds for one attempt to find a url's host and connect to it", gt=0
     )
     fetch_read_timeout_s: float = _option(
-        20, "Input", "seconds without a byte after which an attempt is given up", gt=0
+        20, "Urls", "seconds without a byte after which an attempt is given up", gt=0
     )
-    fetch_redirects: int = _option(5, "Input", "redirects that are followed", ge=0)
+    fetch_redirects: int = _option(5, "Urls", "redirects that are followed", ge=0)
     fetch_attempts: int = _option(
-        3, "Input", "attempts at a url in all, where an error may pass (429, 5xx, connections)", ge=1
+        3, "Urls", "attempts at a url in all, where an error may pass (429, 5xx, connections)", ge=1
     )
-    fetch_concurrency: int = _option(32, "Input", "downloads at once in each task", ge=1, le=1024)
+    fetch_concurrency: int = _option(32, "Urls", "downloads at once in each task", ge=1, le=1024)
     fetch_concurrency_per_host: int = _option(
-        16, "Input", "downloads at once in each task from one host", ge=1, le=1024
+        16, "Urls", "downloads at once in each task from one host", ge=1, le=1024
     )
     allow_private_addresses: bool = _option(
-        False, "Input", "fetch urls also from private, loopback and link-local addresses"
+        False, "Urls", "fetch urls also from private, loopback and link-local addresses"
     )
     image_transport: Literal["auto", "reference", "bytes"] = _option(
         "auto", "Input", "the worker reads the image column itself, or gets it from Spark; auto: what works"
@@ -271,16 +292,16 @@ class Config(ModelOptions):
     )
     max_samples: int | None = _option(None, "Input", "embed only the first N rows, in shard order", ge=1)
     parity_samples: int = _option(
-        16, "Model", "images of the run to compare with plain transformers first; 0: none", ge=0
+        16, "Parity", "images of the run to compare with plain transformers first; 0: none", ge=0
     )
     parity_min_cosine: float = _option(
-        0.999, "Model", "smallest cosine with plain transformers that counts as equal", ge=-1, le=1
+        0.999, "Parity", "smallest cosine with plain transformers that counts as equal", ge=-1, le=1
     )
-    parity_action: Literal["warn", "fail"] = _option("warn", "Model", "what to do below --parity_min_cosine")
+    parity_action: Literal["warn", "fail"] = _option("warn", "Parity", "what to do below --parity_min_cosine")
 
     jpeg_scaling: Literal["auto", "off"] = _option(
         "auto",
-        "Input",
+        "Images",
         "decode JPEGs much larger than the model needs at 1/2, 1/4 or 1/8; auto: if the sample keeps parity",
     )
 
@@ -304,7 +325,7 @@ class Config(ModelOptions):
 
     output_format: Literal["parquet", "csv"] = _option(
         "parquet",
-        "Output",
+        "Tables",
         "predict; csv: predictions.csv as well, one file with a row for each row of the input, in its order",
     )
 
@@ -337,17 +358,17 @@ class Config(ModelOptions):
     )
     aws_region: str | None = _option(
         None,
-        "Run",
+        "AWS",
         "region of the S3 buckets; default: AWS_REGION, AWS_DEFAULT_REGION, else what S3 itself says",
         min_length=1,
     )
-    anonymous: bool = _option(False, "Run", "use S3 without credentials, as public buckets allow")
+    anonymous: bool = _option(False, "AWS", "use S3 without credentials, as public buckets allow")
     anonymous_buckets: Names = _option(
-        (), "Run", "S3 buckets to use without credentials, comma-separated; all others with them"
+        (), "AWS", "S3 buckets to use without credentials, comma-separated; all others with them"
     )
     s3_jars: S3Jars = _option(
         "slim",
-        "Run",
+        "AWS",
         "jars for Spark's S3 paths, fetched once from Maven; slim: 13 MB, full: with the whole AWS SDK, "
         "none: Spark has its own",
     )
@@ -389,24 +410,25 @@ class Config(ModelOptions):
 
 def options_table() -> str:
     """Return the table of docs/options.md, as Markdown."""
-    lines = ["| flag | default | what it does |", "|---|---|---|"]
-    for name, field in sorted_options():
-        lines.append(f"| `--{name}` | {default_text(field)} | {describe_option(field)} |")
+    lines = []
+    for title, options in grouped_options().items():
+        lines += ["", f"## {title}", "", "| flag | default | what it does |", "|---|---|---|"]
+        lines += [
+            f"| `--{name}` | {default_text(field)} | {describe_option(field)} |"
+            for name, field in options.items()
+        ]
     return "\n".join(lines)
 
 
-def sorted_options() -> list[tuple[str, FieldInfo]]:
-    """Return the options by group, the required ones of a group first."""
-    return sorted(
-        Config.model_fields.items(),
-        key=lambda item: (GROUPS.index(group_of(item[1])), not item[1].is_required()),
-    )
+def grouped_options() -> dict[str, dict[str, FieldInfo]]:
+    """Return the options by heading, the required ones first."""
+    fields = sorted(Config.model_fields.items(), key=lambda item: not item[1].is_required())
+    return {title: {name: field for name, field in fields if _group(field) == title} for title in GROUPS}
 
 
-def group_of(field: FieldInfo) -> str:
-    """Return the heading under which --help lists an option."""
+def _group(field: FieldInfo) -> str:
     extra = field.json_schema_extra
-    return str(extra["group"]) if isinstance(extra, dict) else "Run"
+    return str(extra["group"]) if isinstance(extra, dict) else ""
 
 
 def describe_option(field: FieldInfo) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NoReturn
 
@@ -24,16 +25,23 @@ class Parser(argparse.ArgumentParser):
 
 
 class OptionParser(Parser):
-    """A parser of options that are fields of pydantic models, each written --name value."""
+    """A parser of options that are fields of pydantic models, each written --name value.
 
-    def __init__(self, prog: str, description: str, epilog: str) -> None:
+    Args:
+        prog: what people type.
+        usage: what they type behind it.
+        description, epilog: above and below the flags, in lines of at most a hundred characters.
+    """
+
+    def __init__(self, prog: str, usage: str, description: str, epilog: str) -> None:
         super().__init__(
             prog=prog,
+            usage=f"{prog} {usage}",
             description=description,
             epilog=epilog,
             argument_default=argparse.SUPPRESS,
             allow_abbrev=False,
-            formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=100),
+            formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=32, width=100),
         )
         self.add_argument("--version", action="version", version=_versions())
         self._names: list[str] = []
@@ -66,10 +74,11 @@ class OptionParser(Parser):
         return vars(known)
 
 
-def nearest(name: str, known: Iterable[str], spell: Callable[[str], str] = str) -> str:
+def nearest(name: str, known: Collection[str], spell: Callable[[str], str] = str) -> str:
     """Return the end of a line about an unknown name: which known one was meant, as people `spell` it."""
-    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
-    return f"; did you mean {spell(close[0])}?" if close else " (--help lists the options)"
+    begun = sorted((one for one in known if name and one.startswith(name.lower())), key=len)
+    close = begun or difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+    return f"; did you mean {spell(close[0])}?" if close else " (--help lists them)"
 
 
 def _versions() -> str:

@@ -23,10 +23,8 @@ from pydantic import ValidationError
 from spark_embed import storage
 from spark_embed.config import (
     ENVIRONMENTS,
-    GROUPS,
     Config,
-    group_of,
-    sorted_options,
+    grouped_options,
 )
 from spark_embed.errors import EXIT_CODES, ConfigError, one_line
 from spark_embed.flags import OptionParser, nearest
@@ -38,13 +36,18 @@ _SPELLINGS = {"input": "input_dir", "output": "output_dir", "model": "model_dire
 """Of flags, as scripts of other programs have them."""
 
 
-def load_config(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
+def load_config(argv: Sequence[str], environ: Mapping[str, str], description: str = "") -> Config:
     """Merge flags, environment and YAML files into a `Config`.
+
+    Args:
+        argv: the flags.
+        environ: the environment.
+        description: what --help says above them.
 
     Raises:
         ConfigError: an unknown or wrong option, with where it came from and the nearest real name.
     """
-    flags = _read_flags(argv)
+    flags = _read_flags(argv, description)
     environment = _read_environment(environ)
     chosen = {**environment, **flags}
     layers: list[tuple[str, Mapping[str, Any]]] = [
@@ -118,21 +121,15 @@ def read_properties(path: str) -> dict[str, str]:
     return values
 
 
-def _read_flags(argv: Sequence[str]) -> dict[str, Any]:
+def _read_flags(argv: Sequence[str], description: str) -> dict[str, Any]:
     parser = OptionParser(
         prog="spark-embed",
-        description="Turn a folder of images in parquet shards into a folder of embeddings, with Spark. "
-        "'spark-embed status OUTPUT_DIR' says how far a run is, 'spark-embed verify OUTPUT_DIR' whether what "
-        "it wrote is whole, 'spark-embed estimate --input_dir ...' what a run will take, 'spark-embed "
-        "check-model FOLDER' whether a model folder with code can be used; 'spark-embed serve' answers "
-        "requests with a model; 'spark-embed compare --input_dir ...' what mistakes of slow pipelines cost "
-        "here; 'spark-embed emr' runs the job on Amazon EMR. Each has a --help.",
-        epilog="exit codes: " + "; ".join(f"{code} {text}" for code, text in EXIT_CODES.items()),
+        usage="--input_dir DIR --output_dir DIR [--OPTION VALUE ...]",
+        description=description,
+        epilog="\n".join(["exit codes:", *(f"  {code:<4}{text}" for code, text in EXIT_CODES.items())]),
     )
-    for title in GROUPS:
-        parser.add_options(
-            title, {name: field for name, field in sorted_options() if group_of(field) == title}
-        )
+    for title, options in grouped_options().items():
+        parser.add_options(title, options)
     return parser.read(list(map(plain_flag, argv)))
 
 

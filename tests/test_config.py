@@ -3,7 +3,7 @@
 import pytest
 
 from spark_embed import load_config as load_config_module
-from spark_embed.config import Config, options_table
+from spark_embed.config import GROUPS, Config, options_table
 from spark_embed.errors import ConfigError
 from spark_embed.load_config import load_config
 
@@ -144,7 +144,5 @@ def test_help_is_grouped_and_names_every_option(capsys):
         load_config(["--help"], {})
     text = capsys.readouterr().out
     assert caught.value.code == 0
-    assert [
-        group for group in ("Input:", "Model:", "Output:", "Run:", "exit codes:") if group not in text
-    ] == []
+    assert [title for title in (*GROUPS, "exit codes") if f"\n{title}:\n" not in text] == []
     assert [name for name in Config.model_fields if f"--{name} " not in text] == []

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cost_table import costs_table
 
+from spark_embed.cli.commands import COMMANDS
 from spark_embed.config import options_table
 from spark_embed.errors import EXIT_CODES
 from spark_embed.models.vision.families import models_table
@@ -21,6 +22,15 @@ ROOT = Path(__file__).parent.parent
 def exit_codes_table() -> str:
     rows = [f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items()]
     return "\n".join(["| exit code | meaning |", "|---|---|", *rows])
+
+
+def commands_table() -> str:
+    rows = [
+        f"| `spark-embed {name}` | {command.says} |"
+        for group in COMMANDS.values()
+        for name, command in group.items()
+    ]
+    return "\n".join(["| command | what it does |", "|---|---|", *rows])
 
 
 def rooms_table() -> str:
@@ -43,7 +53,11 @@ def _first_sentence(file: Path) -> str:
 
 
 DOCUMENTS = {
-    ROOT / "docs" / "options.md": {"options": options_table, "exit_codes": exit_codes_table},
+    ROOT / "docs" / "options.md": {
+        "commands": commands_table,
+        "options": options_table,
+        "exit_codes": exit_codes_table,
+    },
     ROOT / "docs" / "deployment.md": {"costs": costs_table},
     ROOT / "docs" / "models.md": {"models": models_table},
     ROOT / "docs" / "service.md": {"settings": settings_table},

@@ -9,10 +9,9 @@ from typing import Any
 
 from spark_embed.aws.job_flags import split_job
 from spark_embed.aws.waiting import Detached
+from spark_embed.cli.commands import Write
 from spark_embed.errors import ConfigError
 from spark_embed.flags import Parser
-
-Write = Callable[[str], object]
 
 Commands = Mapping[str, tuple[Callable[..., None], str, str]]
 """Name -> what does it, what --help says, its exit codes."""

@@ -10,7 +10,8 @@ from functools import partial
 from spark_embed.aws.batch import api, environments, jobs, logs, stack
 from spark_embed.aws.calls import make_client
 from spark_embed.aws.job_flags import add_price, check_job
-from spark_embed.cli.aws_commands import Commands, Write, add_commands, run_command, tell
+from spark_embed.cli.aws_commands import Commands, add_commands, run_command, tell
+from spark_embed.cli.commands import Write
 from spark_embed.errors import CloudError
 from spark_embed.flags import Parser
 from spark_embed.prices import Prices

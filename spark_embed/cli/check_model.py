@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 
+from spark_embed.cli.commands import Write
 from spark_embed.config import ModelOptions
 from spark_embed.errors import ModelError
 from spark_embed.flags import Parser
 from spark_embed.storage import folder_path, is_s3
 
 
-def run_check_model(argv: Sequence[str], write: Callable[[str], object]) -> None:
+def run_check_model(argv: Sequence[str], write: Write) -> None:
     """Try a folder with code before a run, in this process, and say what is missing or wrong.
 
     Raises:

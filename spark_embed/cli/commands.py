@@ -1,93 +1,83 @@
-"""The subcommands, which look at an output folder or ask a cloud; none needs Spark, a model or torch."""
+"""What can stand behind `spark-embed`: each command's name, its line in --help, and where it is; knows none.
+
+A command is imported when it is asked for: most need neither Spark nor a model, and start at once.
+"""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import NamedTuple, cast
 
-from spark_embed.flags import Parser
-from spark_embed.output.folder import Output
-from spark_embed.storage import folder_path
+from spark_embed.errors import ConfigError
+from spark_embed.flags import nearest
 
 Write = Callable[[str], object]
+Run = Callable[[Sequence[str], Write], None]
+
+ESTIMATE = "estimate"
 
 
-def run_status(argv: Sequence[str], write: Write) -> None:
-    """Say how far the run on an output folder is.
+class Command(NamedTuple):
+    """A subcommand.
 
-    Raises:
-        SparkEmbedError: as `read_status`.
+    Attributes:
+        says: its line in --help.
+        place: module and function; none of `estimate`, which goes the way of a run.
     """
-    from spark_embed.output.status import read_status
 
-    parser = _parser(
-        "status",
-        "Say how far the run on an output folder is. Changes nothing.",
-        "exit codes: 0 said, whatever it is; 2 no such folder, or none of ours; 4 it cannot be read; "
-        "6 its state is broken",
-    )
-    parser.add_argument("--json", action="store_true", help="one JSON object, for machines")
-    given = parser.parse_args(argv)
-    status = read_status(_output(given))
-    write((status.to_json() if given.json else status.text()) + "\n")
+    says: str
+    place: str
+
+    def load(self) -> Run:
+        """Import what runs it."""
+        module, _, name = self.place.partition(":")
+        return cast(Run, getattr(import_module(f"spark_embed.cli.{module}"), name))
 
 
-def run_verify(argv: Sequence[str], write: Write) -> None:
-    """Read a published data set whole, and say what is wrong with it.
-
-    Raises:
-        VerifyError: something is wrong.
-        SparkEmbedError: as `verify`.
-    """
-    from spark_embed.output.verify import verify
-
-    parser = _parser(
-        "verify",
-        "Read a published data set whole: is every row there, once, with a good vector or an error? "
-        "Changes nothing.",
-        "exit codes: 0 nothing is wrong; 2 no such folder, or none of ours; 4 it cannot be read; "
-        "7 something is wrong",
-    )
-    report = verify(_output(parser.parse_args(argv)))
-    write(report.text() + "\n")
-    report.check()
-
-
-def run_emr(argv: Sequence[str], write: Write) -> None:
-    """Do something on Amazon EMR.
-
-    Raises:
-        SparkEmbedError: as `spark_embed.cli.emr.run_emr`.
-    """
-    from spark_embed.cli.emr import run_emr
-
-    run_emr(argv, write)
-
-
-def run_batch(argv: Sequence[str], write: Write) -> None:
-    """Do something on AWS Batch.
-
-    Raises:
-        SparkEmbedError: as `spark_embed.cli.batch.run_batch`.
-    """
-    from spark_embed.cli.batch import run_batch
-
-    run_batch(argv, write)
-
-
-COMMANDS: Mapping[str, Callable[[Sequence[str], Write], None]] = {
-    "batch": run_batch,
-    "emr": run_emr,
-    "status": run_status,
-    "verify": run_verify,
+COMMANDS: Mapping[str, Mapping[str, Command]] = {
+    "a run": {
+        ESTIMATE: Command("how long a run will take, and what it will cost", ""),
+        "check-model": Command("try a model folder with code, before a run", "check_model:run_check_model"),
+        "status": Command("how far the run on an output folder is", "status:run_status"),
+        "verify": Command("is every row there, once, with a good vector or an error?", "status:run_verify"),
+        "report": Command("one page about a run, or about a comparison", "report:run_report"),
+    },
+    "its vectors": {
+        "index": Command("index the vectors of an output folder", "search:run_index"),
+        "search": Command("pictures near to a picture, to words or to a row", "search:run_search"),
+        "explore": Command("a page to look at an index", "explore:run_explore"),
+        "duplicates": Command("pictures that are there more than once", "duplicates:run_duplicates"),
+        "serve": Command("answer requests with a model, by HTTP", "serve:run_serve"),
+    },
+    "tables": {
+        "validate": Command("is a table what a model and your rules want?", "tables:run_validate"),
+        "drift": Command("how far a table has moved from another", "tables:run_drift"),
+    },
+    "elsewhere": {
+        "emr": Command("run the job on Amazon EMR", "emr:run_emr"),
+        "batch": Command("run the job on AWS Batch", "batch:run_batch"),
+        "compare": Command("what each usual mistake of a slow pipeline costs here", "compare:run_compare"),
+    },
 }
+"""By what they are about."""
 
 
-def _parser(command: str, description: str, epilog: str) -> Parser:
-    parser = Parser(prog=f"spark-embed {command}", description=description, epilog=epilog, allow_abbrev=False)
-    parser.add_argument("output_dir", metavar="OUTPUT_DIR", help="the --output_dir of a run")
-    return parser
+def find_command(name: str) -> Command:
+    """Return a command.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    known = {name: command for group in COMMANDS.values() for name, command in group.items()}
+    if name not in known:
+        raise ConfigError(f"{name!r} is no command{nearest(name, known)}")
+    return known[name]
 
 
-def _output(given: argparse.Namespace) -> Output:
-    return Output(folder_path(given.output_dir, "OUTPUT_DIR"))
+def describe_commands() -> str:
+    """Return what --help says of the run and of the commands beside it."""
+    lines = ["Turn a folder of images, in any layout, into a folder of embeddings or labels, with Spark."]
+    for title, group in COMMANDS.items():
+        lines += ["", f"{title}:", *(f"  spark-embed {name:<13}{one.says}" for name, one in group.items())]
+    return "\n".join([*lines, "", "Each has a --help. The options of a run:"])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+from spark_embed.cli.commands import Write
 from spark_embed.config import Config
 from spark_embed.errors import StorageError
 from spark_embed.flags import Parser
@@ -14,8 +15,6 @@ from spark_embed.load_config import load_config
 from spark_embed.storage import existing_folder, folder_path, impatient, is_s3, write_json
 
 logger = logging.getLogger(__name__)
-
-Write = Callable[[str], object]
 
 _DEMO = "demo/photos"
 _FILE = "compare.json"

@@ -6,7 +6,10 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from spark_embed.cli.search import LazySession, Write, add_model_flags, import_search, model_options
+from spark_embed.cli.commands import Write
+from spark_embed.cli.lazy_session import LazySession
+from spark_embed.cli.search import add_model_flags, import_search, model_options
+from spark_embed.config import Config
 from spark_embed.flags import Parser
 
 if TYPE_CHECKING:
@@ -55,7 +58,7 @@ def run_duplicates(argv: Sequence[str], write: Write) -> None:
         max(0, given.calibrate),
         model_options(given),
     )
-    with LazySession(given.output_dir) as session:
+    with LazySession(Config(input_dir=given.output_dir, output_dir=given.output_dir)) as session:
         found, calibration = find_duplicates(given.output_dir, given.to, options, session)
     if given.json:
         shown = {**found.model_dump(exclude={"fingerprint"}), "calibration": calibration}

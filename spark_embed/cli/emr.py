@@ -11,7 +11,8 @@ from typing import Any
 from spark_embed.aws.emr import api, deploy, follow, logs, price, requests
 from spark_embed.aws.emr.cluster_file import Cluster, read_cluster
 from spark_embed.aws.job_flags import add_price, check_job, flag_value
-from spark_embed.cli.aws_commands import Commands, Write, add_commands, run_command, tell
+from spark_embed.cli.aws_commands import Commands, add_commands, run_command, tell
+from spark_embed.cli.commands import Write
 from spark_embed.errors import CloudError, ConfigError
 from spark_embed.flags import Parser
 

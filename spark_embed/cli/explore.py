@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 
+from spark_embed.cli.commands import Write
 from spark_embed.cli.search import add_model_flags, import_search, model_options
 from spark_embed.errors import ConfigError
 from spark_embed.flags import Parser
@@ -13,7 +14,7 @@ from spark_embed.flags import Parser
 _PACKAGES = ("starlette", "uvicorn", "uvloop", "httptools", "orjson", "limits", "python_multipart")
 
 
-def run_explore(argv: Sequence[str], write: Callable[[str], object]) -> None:
+def run_explore(argv: Sequence[str], write: Write) -> None:
     """Show the page until SIGTERM or SIGINT.
 
     Raises:

@@ -8,20 +8,12 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from spark_embed.cli.check_model import run_check_model
-from spark_embed.cli.commands import COMMANDS
-from spark_embed.cli.compare import run_compare
-from spark_embed.cli.duplicates import run_duplicates
+from spark_embed.cli.commands import ESTIMATE, describe_commands, find_command
 from spark_embed.cli.estimate import EstimateOptions, as_sample, read_estimate_flags
-from spark_embed.cli.explore import run_explore
 from spark_embed.cli.interruption import Interruption
-from spark_embed.cli.report import run_report
-from spark_embed.cli.search import run_index, run_search
-from spark_embed.cli.serve import run_serve
-from spark_embed.cli.tables import run_drift, run_validate
+from spark_embed.cli.lazy_session import LazySession
 from spark_embed.config import Config
 from spark_embed.errors import ConfigError, SparkEmbedError
 from spark_embed.load_config import load_config
@@ -38,21 +30,6 @@ if TYPE_CHECKING:
     from spark_embed.spark.session import Session
 
 logger = logging.getLogger(__name__)
-
-# Not in cli/commands.py, which imports no model: those who only look at an output folder need none.
-_COMMANDS = {
-    **COMMANDS,
-    "check-model": run_check_model,
-    "compare": run_compare,
-    "drift": run_drift,
-    "duplicates": run_duplicates,
-    "explore": run_explore,
-    "index": run_index,
-    "report": run_report,
-    "search": run_search,
-    "serve": run_serve,
-    "validate": run_validate,
-}
 
 _JAVA_TRACE = "JVM stacktrace:"
 
@@ -83,12 +60,12 @@ def run_command(argv: Sequence[str] | None = None) -> Outcome:
     estimate: EstimateOptions | None = None
     interruption = Interruption(lambda: logger.error("%s", describe_interruption(config, clock)))
     try:
-        if argv and argv[0] in _COMMANDS:
-            _COMMANDS[argv[0]](argv[1:], sys.stdout.write)
-            return Outcome(0)
-        if argv and argv[0] == "estimate":
+        if argv and argv[0] == ESTIMATE:
             estimate, argv = read_estimate_flags(argv[1:])
-        config = load_config(argv, os.environ)
+        elif argv and not argv[0].startswith("-"):
+            find_command(argv[0]).load()(argv[1:], sys.stdout.write)
+            return Outcome(0)
+        config = load_config(argv, os.environ, describe_commands())
         start_logging(config.env)
         interruption.watch()
         export_s3_environment(config)
@@ -156,40 +133,20 @@ def _run_with_spark(
     config: Config, clock: Clock, interruption: Interruption, estimate: EstimateOptions | None
 ) -> str:
     with clock.measure("start"):
-        from pyspark.sql import SparkSession
-
         from spark_embed import pipeline
         from spark_embed.run.dry_run import describe_run
         from spark_embed.spark.context import find_session
         from spark_embed.spark.machine import check_machine
-        from spark_embed.spark.session import make_session, silence, stop_session
 
-        borrowed = find_session()  # a notebook's or a platform's
-        if borrowed is None:
+        if find_session() is None:  # told before the input is looked at, which may take long
             check_machine()
-    sessions: list[SparkSession] = []
-
-    def session() -> SparkSession:
-        """Start Spark when the first step needs it: a run that finds nothing to do needs none."""
-        if not sessions and borrowed is not None:
-            sessions.append(make_session(config))
-        elif not sessions:
-            interruption.watch()
-            with clock.measure("start"):
-                sessions.append(make_session(config, interruption.watch))
-            interruption.watch_run(partial(silence, sessions[0]))
-        return sessions[0]
-
     interruption.watch_run(None)
-    try:
+    with LazySession(config, clock, interruption) as session:
         if estimate:
             return _estimate(session, config, clock, estimate)
         if config.dry_run:
             return describe_run(session, config)
         return pipeline.run(session, config, clock).text()
-    finally:
-        if sessions and borrowed is None:
-            stop_session(sessions[0])
 
 
 def _estimate(session: Session, config: Config, clock: Clock, wanted: EstimateOptions) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from spark_embed.cli.commands import Write
 from spark_embed.errors import ConfigError, SparkEmbedError
 from spark_embed.flags import Parser
 from spark_embed.output.folder import Output, note_extra
@@ -23,7 +24,7 @@ RUN_REPORT = "run_report.html"
 _PICTURES_S = 30.0  # for all of them: servers may be slow
 
 
-def run_report(argv: Sequence[str], write: Callable[[str], object]) -> None:
+def run_report(argv: Sequence[str], write: Write) -> None:
     """Write the report of a run or of a comparison.
 
     Raises:

@@ -6,11 +6,14 @@ import argparse
 import importlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
+from spark_embed.cli.commands import Write
+from spark_embed.cli.lazy_session import LazySession
+from spark_embed.config import Config
 from spark_embed.errors import ConfigError, RowError, StorageError
 from spark_embed.flags import Parser
 from spark_embed.storage import open_binary
@@ -18,8 +21,6 @@ from spark_embed.storage import open_binary
 if TYPE_CHECKING:
     from spark_embed.search.index import Hit, Index
     from spark_embed.search.manifest import Manifest
-
-Write = Callable[[str], object]
 
 MODEL_FLAGS = ("model_directory", "revision", "trust_remote_code")
 _SHOWN_CHARS = 60
@@ -52,7 +53,7 @@ def run_index(argv: Sequence[str], write: Write) -> None:
     from spark_embed.search.build import BuildOptions, build_index
 
     options = BuildOptions(given.column, given.factory, _bytes(given.max_memory))
-    with LazySession(given.output_dir) as session:
+    with LazySession(Config(input_dir=given.output_dir, output_dir=given.output_dir)) as session:
         manifest = build_index(given.output_dir, given.index_dir, options, session)
     write((json.dumps(_summary(manifest)) if given.json else _text(manifest)) + "\n")
 
@@ -169,38 +170,6 @@ def _read(path: str, max_bytes: int) -> bytes:
     if len(data) > max_bytes:
         raise ConfigError(f"--image {path}: is larger than {max_bytes >> 20} MB")
     return data
-
-
-class LazySession:
-    """Starts a Spark session when the first asks for it, and stops it if it has; `with`, then call."""
-
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
-        self._sessions: list[Any] = []
-        self._borrowed = False
-
-    def __enter__(self) -> LazySession:
-        return self
-
-    def __call__(self) -> Any:
-        """Return the session."""
-        from spark_embed.config import Config
-        from spark_embed.spark.context import find_session
-        from spark_embed.spark.machine import check_machine
-        from spark_embed.spark.session import make_session
-
-        if not self._sessions:
-            self._borrowed = find_session() is not None
-            if not self._borrowed:
-                check_machine()
-            self._sessions.append(make_session(Config(input_dir=self._folder, output_dir=self._folder)))
-        return self._sessions[0]
-
-    def __exit__(self, *exc: object) -> None:
-        from spark_embed.spark.session import stop_session
-
-        if self._sessions and not self._borrowed:
-            stop_session(self._sessions[0])
 
 
 def _bytes(size: str | None) -> int | None:

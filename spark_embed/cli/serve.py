@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 
+from spark_embed.cli.commands import Write
 from spark_embed.errors import ConfigError
 
 _PACKAGES = ("fastapi", "uvicorn", "uvloop", "httptools", "orjson", "limits", "prometheus_client")
 
 
-def run_serve(argv: Sequence[str], write: Callable[[str], object]) -> None:
+def run_serve(argv: Sequence[str], write: Write) -> None:
     """Serve a model until SIGTERM or SIGINT.
 
     Raises:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+from spark_embed.cli.commands import Write
 from spark_embed.errors import ConfigError
 from spark_embed.flags import Parser
 
@@ -13,7 +14,7 @@ _EXIT_CODES = "exit codes: 0 {}; 2 no such table, or a wrong flag; 4 a file cann
 _NO_FEATURES = ("id", "image_id", "shard", "shard_row", "timestamp")
 
 
-def run_validate(argv: Sequence[str], write: Callable[[str], object]) -> None:
+def run_validate(argv: Sequence[str], write: Write) -> None:
     """Say what is wrong with a table before a run, or with what a run made of it.
 
     Raises:
@@ -56,7 +57,7 @@ def run_validate(argv: Sequence[str], write: Callable[[str], object]) -> None:
     found.check()
 
 
-def run_drift(argv: Sequence[str], write: Callable[[str], object]) -> None:
+def run_drift(argv: Sequence[str], write: Write) -> None:
     """Say how far the columns of a table have moved.
 
     Raises:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from spark_embed.cli.commands import COMMANDS, ESTIMATE, find_command
 from spark_embed.cli.main import first_cause, main
 from spark_embed.logs import start_logging
 
@@ -172,3 +173,31 @@ def test_all_kinds_of_tasks_share_one_daemon_which_is_started_early(spark):
 
 def read(pid: str, name: str) -> bytes:
     return Path("/proc", pid, name).read_bytes()
+
+
+def test_help_names_every_command_and_each_is_there(capsys):
+    names = [name for group in COMMANDS.values() for name in group]
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = capsys.readouterr().out
+    assert [name for name in names if f"  spark-embed {name} " not in said] == []
+    for name in names:
+        assert name == ESTIMATE or callable(find_command(name).load())
+        with pytest.raises(SystemExit) as ended:
+            main([name, "--help"])
+        assert ended.value.code == 0
+        assert capsys.readouterr().out.startswith(f"usage: spark-embed {name} ")
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["serch", "x"], "'serch' is no command; did you mean search?"),
+        (["xyzzy"], "'xyzzy' is no command (--help lists them)"),
+        (["--out", "x"], "unknown flag --out; did you mean --output_dir?"),
+        (["--output_dir", "x", "photos"], "'photos' does not belong to a flag"),
+    ],
+)
+def test_what_is_no_command_and_no_flag_is_told(argv, said, capsys):
+    assert main(argv) == 2
+    assert said in last_line(capsys.readouterr().err)

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 
 from spark_embed.cli import main as command
-from spark_embed.cli.search import LazySession
+from spark_embed.cli.lazy_session import LazySession
+from spark_embed.config import Config
 from spark_embed.errors import ConfigError, ResumeError
 from spark_embed.output.folder import Output
 from spark_embed.search import index as index_module
@@ -238,7 +239,7 @@ def test_a_session_that_was_started_is_stopped_however_often_it_is_asked_for(mon
     monkeypatch.setattr("spark_embed.spark.machine.check_machine", lambda: None)
     monkeypatch.setattr("spark_embed.spark.session.make_session", lambda _: sessions.append("one") or "one")
     monkeypatch.setattr("spark_embed.spark.session.stop_session", sessions.remove)
-    with LazySession("/out") as session:
+    with LazySession(Config(input_dir="/in", output_dir="/out")) as session:
         assert [session(), session()] == ["one", "one"]
     assert not sessions
 

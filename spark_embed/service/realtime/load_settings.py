@@ -94,8 +94,10 @@ def read_api_key(settings: Settings, environ: Mapping[str, str]) -> str | None:
 def _parser() -> OptionParser:
     parser = OptionParser(
         prog="spark-embed serve",
-        description="Serve a model over HTTP: the vectors that a run gives, an image at a time. Each setting "
-        f"is also a key of a YAML file, in its section, and a variable: {PREFIX}SERVICE__PORT=9000.",
+        usage="[--OPTION VALUE ...]",
+        description="Serve a model over HTTP: the vectors that a run gives, an image at a time.\n"
+        "Each setting is also a key of a YAML file, in its section, and a variable: "
+        f"{PREFIX}SERVICE__PORT=9000.",
         epilog="exit codes: as spark-embed's",
     )
     for section, fields in SECTIONS.items():
