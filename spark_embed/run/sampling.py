@@ -33,13 +33,14 @@ from spark_embed.spark.s3.s3a import export_s3_environment
 from spark_embed.spark.s3.session import committer_settings
 from spark_embed.spark.session import Session, as_session
 from spark_embed.spark.settings import count_slots, settings
+from spark_embed.spark.task_size import TaskSize
 from spark_embed.storage import delete, impatient
 
 # For each task that can run at once, so that each has several batches.
 _LEAST_ROWS = 50
 
 _SMALL_SHARE = 0.25
-_LEAST_S = 4.0
+_LEAST_S = 15.0
 _MAX_ROUNDS = 4
 
 
@@ -73,7 +74,7 @@ def sample_run(spark: SparkSession | Session, config: Config, clock: Clock, n_sa
         binding, counted = _run(context, replace(plan, pending=pending))
         seconds = clock.total_s
         with settings(context.spark, {**binding.settings, **committer_settings(context.spark, config)}):
-            rounds = list(_rounds(context, binding, units))
+            rounds = list(_rounds(context, binding, units, n_slots))
     finally:
         delete(output.root)
     return Sampled(
@@ -130,25 +131,30 @@ def _run(context: RunContext, sample: Plan) -> tuple[Binding, Counted]:
     return binding, counted
 
 
-def _rounds(context: RunContext, binding: Binding, units: Sequence[Unit]) -> Iterator[tuple[Pass, Pass]]:
+def _rounds(
+    context: RunContext, binding: Binding, units: Sequence[Unit], n_slots: int
+) -> Iterator[tuple[Pass, Pass]]:
     """Embed a part of the sample, and all of it, until that has taken some seconds."""
     part = [unit._replace(n_rows=math.ceil(unit.n_rows * _SMALL_SHARE)) for unit in units]
+    # A task for each slot: in shorter ones few batches would be whole, and the two passes hardly differ.
+    n_rows = math.ceil(_n_rows(units) / n_slots)
+    size = binding.task_size
+    if size:
+        size = replace(size, n_rows=n_rows, n_bytes=math.ceil(size.n_bytes * n_rows / size.n_rows))
     spent_s = 0.0
     for number in range(_MAX_ROUNDS):
-        small = _pass(context, binding, part, f"small-{number}")
-        large = _pass(context, binding, units, f"large-{number}")
+        small = _pass(context, binding, part, size, f"small-{number}")
+        large = _pass(context, binding, units, size, f"large-{number}")
         yield small, large
         spent_s += large.task_s
         if spent_s >= _LEAST_S:
             return
 
 
-def _pass(context: RunContext, binding: Binding, units: Sequence[Unit], name: str) -> Pass:
+def _pass(
+    context: RunContext, binding: Binding, units: Sequence[Unit], size: TaskSize | None, name: str
+) -> Pass:
     folder = context.output.wave(name)
-    size = binding.task_size
-    if size:
-        share = _n_rows(units) / binding.wave_rows
-        size = replace(size, n_rows=math.ceil(size.n_rows * share), n_bytes=math.ceil(size.n_bytes * share))
     with settings(context.spark, size.settings if size else {}):
         run_wave(binding.embedded(binding.source.table(context.spark, units, size)), folder)
     counted = count_wave(folder, binding.preflight.recipe.gives).counted
