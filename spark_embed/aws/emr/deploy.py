@@ -129,8 +129,8 @@ def check_version(cluster: Cluster, version: str) -> None:
         raise ConfigError(f"--release_version {version}: there is no such release in {cluster.home}/releases")
 
 
-def upload_files(files: Mapping[str, Path], folder: str) -> int:
-    """Send files to a folder in S3 that has its content's hash in its name; returns how many were sent.
+def upload_files(files: Mapping[str, Path], folder: str) -> None:
+    """Send files to a folder in S3 that has its content's hash in its name, as far as they are not there.
 
     A file of the same name and size is the same there, since each appears whole.
     """
@@ -140,7 +140,6 @@ def upload_files(files: Mapping[str, Path], folder: str) -> int:
         logger.info("sending %s (%d bytes)", name, path.stat().st_size)
         upload(str(path), f"{folder}/{name}")
     logger.info("%s: %d files sent, %d were there", folder, len(missing), len(files) - len(missing))
-    return len(missing)
 
 
 def _build_wheel(checkout: Path, to: str) -> Path:
