@@ -28,12 +28,12 @@ from spark_embed.run.report import add_up
 from spark_embed.run.wave import count_wave, run_wave
 from spark_embed.run.wave_job import WaveContext
 from spark_embed.run.waves import run_waves
+from spark_embed.schema import SHARD, SHARD_ROW
 from spark_embed.spark.jobs import JobGroups
 from spark_embed.spark.s3.s3a import export_s3_environment
 from spark_embed.spark.s3.session import committer_settings
 from spark_embed.spark.session import Session, as_session
 from spark_embed.spark.settings import count_slots, settings
-from spark_embed.spark.task_size import TaskSize
 from spark_embed.storage import delete, impatient
 
 # For each task that can run at once, so that each has several batches.
@@ -136,27 +136,21 @@ def _rounds(
 ) -> Iterator[tuple[Pass, Pass]]:
     """Embed a part of the sample, and all of it, until that has taken some seconds."""
     part = [unit._replace(n_rows=math.ceil(unit.n_rows * _SMALL_SHARE)) for unit in units]
-    # A task for each slot: in shorter ones few batches would be whole, and the two passes hardly differ.
-    n_rows = math.ceil(_n_rows(units) / n_slots)
-    size = binding.task_size
-    if size:
-        size = replace(size, n_rows=n_rows, n_bytes=math.ceil(size.n_bytes * n_rows / size.n_rows))
     spent_s = 0.0
     for number in range(_MAX_ROUNDS):
-        small = _pass(context, binding, part, size, f"small-{number}")
-        large = _pass(context, binding, units, size, f"large-{number}")
+        small = _pass(context, binding, part, n_slots, f"small-{number}")
+        large = _pass(context, binding, units, n_slots, f"large-{number}")
         yield small, large
         spent_s += large.task_s
         if spent_s >= _LEAST_S:
             return
 
 
-def _pass(
-    context: RunContext, binding: Binding, units: Sequence[Unit], size: TaskSize | None, name: str
-) -> Pass:
-    folder = context.output.wave(name)
-    with settings(context.spark, size.settings if size else {}):
-        run_wave(binding.embedded(binding.source.table(context.spark, units, size)), folder)
+def _pass(context: RunContext, binding: Binding, units: Sequence[Unit], n_tasks: int, name: str) -> Pass:
+    """Embed rows in so many tasks: in shorter ones few batches would be whole, as they are in a real run."""
+    folder, place = context.output.wave(name), (SHARD, SHARD_ROW)
+    table = binding.source.table(context.spark, units).repartitionByRange(n_tasks, *place)
+    run_wave(binding.embedded(table.sortWithinPartitions(*place)), folder)
     counted = count_wave(folder, binding.preflight.recipe.gives).counted
     busy_s = sum(executor.busy_s for executor in counted.executors.values()) - counted.stage_s["load_s"]
     median_s = max(counted.median_task_s, 1e-9)

@@ -142,7 +142,7 @@ def test_the_command_says_how_long_and_how_much_and_leaves_nothing_behind(
     (tmp_path / "in").mkdir()
     for shard in range(3):
         images = [photo_bytes[(shard + row) % len(photo_bytes)] for row in range(200)]
-        pq.write_table(pa.table({"jpg": images}), tmp_path / f"in/{shard}.parquet", row_group_size=100)
+        pq.write_table(pa.table({"jpg": images}), tmp_path / f"in/{shard}.parquet", row_group_size=10)
     argv = ["estimate", "--input_dir", tmp_path / "in", "--model_directory", tiny_clip, "--samples", "10"]
     options = ["--workers", "3", "--hourly_price", "0.9", "--max_hours", "1e-9", "--json"]
     assert main([*map(str, argv), *options]) == 0
