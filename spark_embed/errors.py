@@ -120,7 +120,7 @@ class BadShardsError(SparkEmbedError):
 
 
 class SparkLostError(SparkEmbedError):
-    """Spark's JVM has ended in the middle of the run."""
+    """Spark has ended in the middle of the run: its JVM, or its application on a cluster."""
 
     exit_code = 9
 
@@ -153,7 +153,8 @@ EXIT_CODES: dict[int, str] = {
     "nothing was changed",
     VerifyError.exit_code: "spark-embed verify or validate found something wrong, or drift too much of it",
     BadShardsError.exit_code: "shards of the input cannot be read and are left out; all other rows are done",
-    SparkLostError.exit_code: "Spark's JVM has ended, killed or out of memory; the same command goes on",
+    SparkLostError.exit_code: "Spark's JVM or application has ended, killed or out of memory; the same "
+    "command goes on",
     StoppedError.exit_code: "stopped at --max_hours or --max_cost; the same command goes on",
     CloudError.exit_code: "spark-embed emr, batch: AWS refuses a call, or the step, its cluster or the job "
     "failed",

@@ -62,7 +62,7 @@ def run(spark: SparkSession | Session, config: Config, clock: Clock | None = Non
         StorageError: reading or writing failed, or rows went missing.
         BadShardsError: shards cannot be read; all others are done (--fail_on_bad_shard).
         StoppedError: --max_hours or --max_cost is reached; what is complete stays.
-        SparkLostError: the JVM has ended.
+        SparkLostError: the JVM has ended, or the application on its cluster.
         ErrorBudgetExceeded: more rows are errors than --max_error_fraction allows.
         ResumeError: another run is at work in the folder, or what stands there is of another model.
     """
@@ -224,7 +224,7 @@ def as_known_failure(lock: OutputLock) -> Iterator[None]:
     Raises:
         StorageError: the output folder cannot be written to, or S3 failed.
         ResumeError: it is gone, or another run's.
-        SparkLostError: the JVM has ended.
+        SparkLostError: the JVM has ended, or the application on its cluster.
     """
     try:
         yield

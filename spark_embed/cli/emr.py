@@ -38,16 +38,20 @@ def run_emr(argv: Sequence[str], write: Write) -> None:
 
 
 def _deploy(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
-    model = deploy.deploy_model(cluster, given.model_directory) if given.model_directory else None
-    version = deploy.deploy_release(cluster, deploy.find_checkout())
+    checkout = deploy.find_checkout()
+    version = deploy.version_of(checkout)
     told = {"release_version": version, "release": requests.release_folder(cluster, version)}
-    tell(told | ({"model_directory": model} if model else {}), write)
+    if given.model_directory:
+        told["model_directory"] = deploy.deploy_model(cluster, given.model_directory, send=not given.dry_run)
+    if not given.dry_run:
+        deploy.deploy_release(cluster, checkout, version)
+    tell(told, write)
 
 
 def _create_cluster(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
     request = requests.run_job_flow(cluster, _version(given, cluster))
     if given.dry_run:
-        return tell({"operation": "RunJobFlow", "parameters": request}, write)
+        return _tell_call("RunJobFlow", request, write)
     once = api.emr_client(cluster.region, is_repeatable=False)
     cluster_id = api.call(once, "RunJobFlow", **request)["JobFlowId"]
     tell({"cluster_id": cluster_id}, write)
@@ -75,7 +79,7 @@ def _submit(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
         else ("AddJobFlowSteps", requests.add_steps(given.cluster_id, [step]))
     )
     if given.dry_run:
-        return tell({"operation": operation, "parameters": request}, write)
+        return _tell_call(operation, request, write)
     client = api.emr_client(cluster.region)
     answer = api.call(api.emr_client(cluster.region, is_repeatable=False), operation, **request)
     cluster_id = answer["JobFlowId"] if is_alone else given.cluster_id
@@ -128,35 +132,38 @@ def _logs(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
 def _cancel(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
     client = api.emr_client(cluster.region)
     step_id = _step_id(client, given.cluster_id, given.step_id)
+    request = requests.cancel_steps(given.cluster_id, step_id)
+    if given.dry_run:
+        return _tell_call("CancelSteps", request, write)
     step = follow.describe_step(client, given.cluster_id, step_id)
-    if flag_value(step["Config"]["Args"], "--deploy-mode") == "cluster":
+    mode = flag_value(step["Config"]["Args"], "--deploy-mode")
+    if mode == "cluster" and step["Status"]["State"] == "RUNNING":
         raise ConfigError(
             f"step {step_id} runs in cluster mode: EMR would end spark-submit, and the application would go "
             f"on; 'spark-embed emr terminate --cluster_id {given.cluster_id}' ends it with its cluster, "
             "'yarn application -kill' on the primary node by itself"
         )
-    answer = api.call(
-        client,
-        "CancelSteps",
-        ClusterId=given.cluster_id,
-        StepIds=[step_id],
-        StepCancellationOption="SEND_INTERRUPT",  # SIGTERM to spark-submit's JVM
-    )
-    for info in answer.get("CancelStepsInfoList", []):
+    for info in api.call(client, "CancelSteps", **request).get("CancelStepsInfoList", []):
         if info.get("Status") == "FAILED":
             raise CloudError(f"CancelSteps: step {step_id}: {info.get('Reason') or 'it cannot be cancelled'}")
-    tell({"cluster_id": given.cluster_id, "step_id": step_id, "state": "CANCEL_PENDING"}, write)
+    return tell({"cluster_id": given.cluster_id, "step_id": step_id, "state": "CANCEL_PENDING"}, write)
 
 
 def _terminate(given: argparse.Namespace, cluster: Cluster, write: Write) -> None:
+    request = {"JobFlowIds": [given.cluster_id]}
+    if given.dry_run:
+        return _tell_call("TerminateJobFlows", request, write)
     client = api.emr_client(cluster.region)
-    described = follow.describe_cluster(
-        client, given.cluster_id
-    )  # of an unknown one TerminateJobFlows is silent
+    # Of an unknown one TerminateJobFlows says nothing.
+    described = follow.describe_cluster(client, given.cluster_id)
     if not api.has_ended(described):
-        api.call(client, "TerminateJobFlows", JobFlowIds=[given.cluster_id])
+        api.call(client, "TerminateJobFlows", **request)
         described = follow.describe_cluster(client, given.cluster_id)
-    tell({"cluster_id": given.cluster_id, "state": described["Status"]["State"]}, write)
+    return tell({"cluster_id": given.cluster_id, "state": described["Status"]["State"]}, write)
+
+
+def _tell_call(operation: str, request: requests.Request, write: Write) -> None:
+    tell({"operation": operation, "parameters": request}, write)
 
 
 def _version(given: argparse.Namespace, cluster: Cluster) -> str:
@@ -233,6 +240,8 @@ def _parser() -> Parser:
         of[name].add_argument("--cluster", metavar="FILE", default="emr/cluster.yaml", help=says)
     says = "put this model there, too, and print the path for the job"
     of["deploy"].add_argument("--model_directory", metavar="FOLDER", help=says)
+    says = "print where it would be and send nothing; needs no credentials"
+    of["deploy"].add_argument("--dry_run", action="store_true", help=says)
     _add_sending(of["create-cluster"], "until it takes steps")
     submit = of["submit"]
     submit.usage = "%(prog)s [--cluster_id ID] [--wait] [--dry_run] ... -- --input_dir S3 --output_dir S3 ..."
@@ -245,6 +254,10 @@ def _parser() -> Parser:
         of[name].add_argument("--cluster_id", metavar="ID", required=True, help=says)
     for name in ("status", "logs", "cancel"):
         of[name].add_argument("--step_id", metavar="ID", help="which step [the newest]")
+    for name in ("create-cluster", "submit", "cancel", "terminate"):
+        says = "print the API call as JSON and send nothing; needs no credentials"
+        more = " if --step_id is given" if name == "cancel" else ""
+        of[name].add_argument("--dry_run", action="store_true", help=says + more)
     of["status"].add_argument("--wait", action="store_true", help="then wait until the step has ended")
     return parser
 
@@ -252,8 +265,3 @@ def _parser() -> Parser:
 def _add_sending(parser: argparse.ArgumentParser, until: str) -> None:
     parser.add_argument("--release_version", metavar="VERSION", help="of 'deploy' [the newest deployed]")
     parser.add_argument("--wait", action="store_true", help=f"wait {until}")
-    parser.add_argument(
-        "--dry_run",
-        action="store_true",
-        help="print the API call as JSON and send nothing; needs no credentials",
-    )

@@ -24,8 +24,8 @@ from spark_embed.inference.tally import Tally
 from spark_embed.models import Site
 from spark_embed.output.summary import describe_measures, describe_parity
 from spark_embed.run.wave import embed_table
-from spark_embed.spark.census import read_settings
-from spark_embed.spark.cluster import planned_slots
+from spark_embed.spark.cluster.census import read_settings
+from spark_embed.spark.cluster.conf import planned_slots
 from spark_embed.spark.settings import count_executors, count_slots, is_task_size_set, table_settings
 from spark_embed.spark.task_size import Rate, TaskSize, find_task_size
 

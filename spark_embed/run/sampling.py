@@ -28,6 +28,7 @@ from spark_embed.run.report import add_up
 from spark_embed.run.wave import count_wave, run_wave
 from spark_embed.run.wave_job import WaveContext
 from spark_embed.run.waves import run_waves
+from spark_embed.schema import SHARD, SHARD_ROW
 from spark_embed.spark.jobs import JobGroups
 from spark_embed.spark.s3.s3a import export_s3_environment
 from spark_embed.spark.s3.session import committer_settings
@@ -39,7 +40,7 @@ from spark_embed.storage import delete, impatient
 _LEAST_ROWS = 50
 
 _SMALL_SHARE = 0.25
-_LEAST_S = 4.0
+_LEAST_S = 15.0
 _MAX_ROUNDS = 4
 
 
@@ -73,7 +74,7 @@ def sample_run(spark: SparkSession | Session, config: Config, clock: Clock, n_sa
         binding, counted = _run(context, replace(plan, pending=pending))
         seconds = clock.total_s
         with settings(context.spark, {**binding.settings, **committer_settings(context.spark, config)}):
-            rounds = list(_rounds(context, binding, units))
+            rounds = list(_rounds(context, binding, units, n_slots))
     finally:
         delete(output.root)
     return Sampled(
@@ -130,27 +131,26 @@ def _run(context: RunContext, sample: Plan) -> tuple[Binding, Counted]:
     return binding, counted
 
 
-def _rounds(context: RunContext, binding: Binding, units: Sequence[Unit]) -> Iterator[tuple[Pass, Pass]]:
+def _rounds(
+    context: RunContext, binding: Binding, units: Sequence[Unit], n_slots: int
+) -> Iterator[tuple[Pass, Pass]]:
     """Embed a part of the sample, and all of it, until that has taken some seconds."""
     part = [unit._replace(n_rows=math.ceil(unit.n_rows * _SMALL_SHARE)) for unit in units]
     spent_s = 0.0
     for number in range(_MAX_ROUNDS):
-        small = _pass(context, binding, part, f"small-{number}")
-        large = _pass(context, binding, units, f"large-{number}")
+        small = _pass(context, binding, part, n_slots, f"small-{number}")
+        large = _pass(context, binding, units, n_slots, f"large-{number}")
         yield small, large
         spent_s += large.task_s
         if spent_s >= _LEAST_S:
             return
 
 
-def _pass(context: RunContext, binding: Binding, units: Sequence[Unit], name: str) -> Pass:
-    folder = context.output.wave(name)
-    size = binding.task_size
-    if size:
-        share = _n_rows(units) / binding.wave_rows
-        size = replace(size, n_rows=math.ceil(size.n_rows * share), n_bytes=math.ceil(size.n_bytes * share))
-    with settings(context.spark, size.settings if size else {}):
-        run_wave(binding.embedded(binding.source.table(context.spark, units, size)), folder)
+def _pass(context: RunContext, binding: Binding, units: Sequence[Unit], n_tasks: int, name: str) -> Pass:
+    """Embed rows in so many tasks: in shorter ones few batches would be whole, as they are in a real run."""
+    folder, place = context.output.wave(name), (SHARD, SHARD_ROW)
+    table = binding.source.table(context.spark, units).repartitionByRange(n_tasks, *place)
+    run_wave(binding.embedded(table.sortWithinPartitions(*place)), folder)
     counted = count_wave(folder, binding.preflight.recipe.gives).counted
     busy_s = sum(executor.busy_s for executor in counted.executors.values()) - counted.stage_s["load_s"]
     median_s = max(counted.median_task_s, 1e-9)

@@ -23,6 +23,12 @@ _SERVER_LOST = re.compile(
     r"<\w+ of RPC that terminated with:\s+status = StatusCode\.UNAVAILABLE"
     r"|(?:\([\w.]+\) )?\[(?:NO_ACTIVE_SESSION|INVALID_HANDLE\.SESSION_\w+|RETRIES_EXCEEDED)\]"
 )
+# What Spark says of jobs under way, and of further calls, once it has stopped its context: the application
+# was killed, by somebody (yarn application -kill, the master's page) or by YARN.
+_CONTEXT_STOPPED = re.compile(
+    r"because SparkContext was shut down|SparkContext has been shutdown"
+    r"|Cannot call methods on a stopped SparkContext"
+)
 _MAX_PARTITIONS = 1 << 16
 
 
@@ -40,14 +46,18 @@ def remote_url() -> str | None:
 
 
 def what_is_lost(exc: Exception) -> str | None:
-    """Return what has ended, if an exception means that: the JVM, or the Connect server."""
+    """Return what has ended, if an exception means that: the JVM, its application, or the Connect server."""
     if isinstance(exc, Py4JNetworkError | ConnectionError):
         return "Spark's JVM"
     try:
-        is_so = isinstance(exc, PySparkException) and _SERVER_LOST.match(str(exc))
+        said = str(exc)
     except (Py4JError, OSError):  # the JVM, which is asked for the text
         return "Spark's JVM"
-    return "the Spark Connect server, or this session of it," if is_so else None
+    if _CONTEXT_STOPPED.search(said):
+        return "Spark's application"
+    if isinstance(exc, PySparkException) and _SERVER_LOST.match(said):
+        return "the Spark Connect server, or this session of it,"
+    return None
 
 
 def context_of(spark: SparkSession) -> SparkContext:

@@ -20,8 +20,8 @@ from pyspark.sql import SparkSession
 from spark_embed.config import Config
 from spark_embed.errors import ConfigError, SparkEmbedError
 from spark_embed.load_config import conf_folder, read_properties
-from spark_embed.spark.census import check_cluster, tell
-from spark_embed.spark.cluster import MASTER, check_settings
+from spark_embed.spark.cluster.census import check_cluster, tell
+from spark_embed.spark.cluster.conf import MASTER, check_settings
 from spark_embed.spark.connect import connect, disconnect, say_what_is_missing
 from spark_embed.spark.context import (
     context_of,

@@ -13,7 +13,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
-from spark_embed.spark.cluster import EXECUTOR_CORES, EXECUTOR_GPUS, TASK_CPUS, TASK_GPUS, number
+from spark_embed.spark.cluster.conf import EXECUTOR_CORES, EXECUTOR_GPUS, TASK_CPUS, TASK_GPUS, number
 from spark_embed.spark.context import default_parallelism, is_local, what_is_lost
 from spark_embed.storage import hadoop_path
 

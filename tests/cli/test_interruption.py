@@ -8,6 +8,8 @@ import sys
 import psutil
 import pytest
 
+from support.checkout import REPOSITORY
+from support.commands import BIN
 from support.crashes import WAVE_ROWS, Folder
 
 IN_PUBLISH = "spark_embed.output.publish.merge merge_files Merge 1"
@@ -16,7 +18,9 @@ MOMENTS = {
     "the JVM starts": lambda run: run.await_(
         lambda: any("java" in one.name() for one in run.processes()), "java"
     ),
-    "preflight": lambda run: run.await_line("found 12 parquet shards"),
+    "preflight": lambda run: run.await_(
+        lambda: "found 12 parquet shards" in run.said + run.printed, "preflight"
+    ),
     "waves": lambda run: run.await_(lambda: len(run.images()) > 100, "100 images"),
     "publish": lambda run: run.await_hold(),
 }
@@ -80,3 +84,25 @@ def test_a_worker_ends_with_its_daemon_in_the_middle_of_a_task(start, tmp_path):
     worker = psutil.Process(run.await_hold())
     worker.parent().kill()
     worker.wait(20)
+
+
+@pytest.mark.crash
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_to_spark_submit_alone_ends_the_driver_too(
+    start, go_on_here, tmp_path, uninterrupted, number
+):
+    """As EMR cancels a step: spark-submit gets the signal, and not the Python that it has started."""
+    submit = (BIN / "spark-submit", "--master", "local[2]", REPOSITORY / "jobs/embed.py")
+    out = Folder(tmp_path / "out")
+    for moment in ("preflight", "waves", "publish"):
+        complete = out.complete()
+        run = start(out.root, program=submit, hold=IN_PUBLISH if moment == "publish" else None, row_s=0.01)
+        MOMENTS[moment](run)
+        run.process.send_signal(number)
+        assert run.wait(10) in (128 + number, -number), (moment, run.said)
+        run.await_silence(10)
+        assert not complete & set(run.images())
+    go_on_here(out)
+    out.assert_same(uninterrupted)
+    out.assert_tidy()

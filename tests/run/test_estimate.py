@@ -136,16 +136,20 @@ def test_the_command_says_how_long_and_how_much_and_leaves_nothing_behind(
     spark, tiny_clip, capsys, photo_bytes, tmp_path, temporary, monkeypatch
 ):
     monkeypatch.setattr(sampling, "_MAX_ROUNDS", 1)
+    monkeypatch.setattr("spark_embed.spark.task_size._MIN_TASK_S", 0.001)  # as of a slow model: many tasks
+    rounds = []
+    monkeypatch.setattr(sampling, "find_pace", lambda passes: rounds.extend(passes) or find_pace(passes))
     (tmp_path / "in").mkdir()
     for shard in range(3):
         images = [photo_bytes[(shard + row) % len(photo_bytes)] for row in range(200)]
-        pq.write_table(pa.table({"jpg": images}), tmp_path / f"in/{shard}.parquet", row_group_size=100)
+        pq.write_table(pa.table({"jpg": images}), tmp_path / f"in/{shard}.parquet", row_group_size=10)
     argv = ["estimate", "--input_dir", tmp_path / "in", "--model_directory", tiny_clip, "--samples", "10"]
     options = ["--workers", "3", "--hourly_price", "0.9", "--max_hours", "1e-9", "--json"]
     assert main([*map(str, argv), *options]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["n_rows"], found["n_shards"]) == (600, 3)
     assert found["n_sampled"] == 100  # 50 for each of two tasks at once
+    assert [[one.rows_per_task for one in passes] for passes in rounds] == [[13, 50]]  # two tasks in each
     assert (found["n_workers"], found["n_slots"], found["cost"]["n_machines"]) == (3, 6, 3)
     assert 0 < found["least_s"] < found["seconds"] < found["most_s"]
     assert found["seconds"] == pytest.approx(found["fixed_s"] + 600 / found["images_per_s"], rel=0.01)

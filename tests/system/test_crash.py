@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import sys
 
 import psutil
 import pytest
@@ -13,6 +14,21 @@ from support.crashes import Folder, Run
 
 # Places to die at: when a marker is written but has not its name yet, and when one of two data sets is new.
 IN_A_MARKER = "spark_embed.storage.local sync markers/ 2"
+# A driver whose application is killed, as by `yarn application -kill` or on the master's page: Spark stops
+# the context from inside. Here once there is a file.
+KILLED_DRIVER = """
+import os, sys, threading, time
+from spark_embed.cli.main import main
+
+def stop():
+    while not os.path.exists(os.environ["CRASH_LOG"] + "/kill"):
+        time.sleep(0.05)
+    from pyspark import SparkContext
+    SparkContext._active_spark_context._jsc.stop()
+
+threading.Thread(target=stop, daemon=True).start()
+sys.exit(main())
+"""
 IN_PUBLISH = "spark_embed.output.publish.publish _move_files errors.parquet 1"
 N_KILLS = 20
 AT_RANDOM = ["start", "found", "parity", "images 60", "images 180", "images 360", "publish"]
@@ -92,6 +108,22 @@ def test_a_worker_that_is_killed_costs_nothing_and_a_jvm_that_is_is_told_in_one_
     assert "Spark's JVM has ended" in run.last_line
     assert "it goes on" in run.last_line
     assert "Traceback" not in run.said.removeprefix(before)
+    go_on_here(out)
+    out.assert_same(uninterrupted)
+    out.assert_tidy()
+
+
+@pytest.mark.crash
+def test_an_application_that_is_killed_is_told_in_one_line_and_the_same_command_goes_on(
+    start, go_on_here, out, uninterrupted
+):
+    run = start(out.root, program=(sys.executable, "-c", KILLED_DRIVER), row_s=0.02)
+    run.await_(lambda: len(run.images()) >= 150, "150 images")
+    (run.log / "kill").touch()
+    assert run.wait(20) == 9, run.said
+    assert "Spark's application has ended in the middle of the run" in run.last_line
+    assert "it goes on" in run.last_line
+    run.await_silence()
     go_on_here(out)
     out.assert_same(uninterrupted)
     out.assert_tidy()

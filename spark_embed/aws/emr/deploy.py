@@ -66,14 +66,13 @@ def version_of(checkout: Path) -> str:
     return f"{version}-{_content_hash(names)}"
 
 
-def deploy_release(cluster: Cluster, checkout: Path) -> str:
-    """Put the release of a checkout into S3, unless it is there; returns its version.
+def deploy_release(cluster: Cluster, checkout: Path, version: str) -> None:
+    """Put the release of a checkout into S3, unless it is there.
 
     Raises:
         ConfigError: the wheel cannot be built.
         StorageError: S3 does not take it.
     """
-    version = version_of(checkout)
     home, folder = _path(cluster.home), _path(release_folder(cluster, version))
     if read_json(f"{folder}/manifest.json") is None:
         with tempfile.TemporaryDirectory(prefix="spark_embed-") as work:
@@ -85,11 +84,10 @@ def deploy_release(cluster: Cluster, checkout: Path) -> str:
         logger.info("%s is there already", release_folder(cluster, version))
     if (read_json(f"{home}/current.json") or {}).get("version") != version:
         write_json(f"{home}/current.json", {"version": version})
-    return version
 
 
-def deploy_model(cluster: Cluster, model_directory: str) -> str:
-    """Put a model's folder into S3, as far as it is not there; returns where it is.
+def deploy_model(cluster: Cluster, model_directory: str, *, send: bool = True) -> str:
+    """Put a model's folder into S3, as far as it is not there; returns where it is, or would be.
 
     Raises:
         ConfigError: there is no such folder on this machine.
@@ -100,7 +98,8 @@ def deploy_model(cluster: Cluster, model_directory: str) -> str:
     if not files:
         raise ConfigError(f"--model_directory {folder}: is empty")
     there = f"{cluster.home}/models/{folder.name}-{_content_hash(files)}"
-    upload_files(files, _path(there))
+    if send:
+        upload_files(files, _path(there))
     return there
 
 
@@ -130,8 +129,8 @@ def check_version(cluster: Cluster, version: str) -> None:
         raise ConfigError(f"--release_version {version}: there is no such release in {cluster.home}/releases")
 
 
-def upload_files(files: Mapping[str, Path], folder: str) -> int:
-    """Send files to a folder in S3 that has its content's hash in its name; returns how many were sent.
+def upload_files(files: Mapping[str, Path], folder: str) -> None:
+    """Send files to a folder in S3 that has its content's hash in its name, as far as they are not there.
 
     A file of the same name and size is the same there, since each appears whole.
     """
@@ -141,7 +140,6 @@ def upload_files(files: Mapping[str, Path], folder: str) -> int:
         logger.info("sending %s (%d bytes)", name, path.stat().st_size)
         upload(str(path), f"{folder}/{name}")
     logger.info("%s: %d files sent, %d were there", folder, len(missing), len(files) - len(missing))
-    return len(missing)
 
 
 def _build_wheel(checkout: Path, to: str) -> Path:

@@ -153,8 +153,7 @@ def _explain_end(cluster: Mapping[str, Any]) -> str:
         return f"{dead}: {cluster['Status'].get('StateChangeReason', {}).get('Message') or 'nobody says why'}"
     said = f"{dead}: {api.explain(*reason)}"
     if reason[0] == api.BOOTSTRAP_FAILURE:
-        where = logs.bootstrap_folder(str(cluster.get("LogUri", "")), cluster["Id"])
-        said += f"; its log: 'spark-embed emr logs --cluster_id {cluster['Id']}', from {where}"
+        said += f"; its log: 'spark-embed emr logs --cluster_id {cluster['Id']}'"
     return said
 
 

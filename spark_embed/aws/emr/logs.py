@@ -89,11 +89,6 @@ def bootstrap_log(log_uri: str, cluster_id: str, reason: str) -> Log | None:
     return next((log for log in logs if log.error()), logs[0] if logs else None)
 
 
-def bootstrap_folder(log_uri: str, cluster_id: str) -> str:
-    """Return where the logs of bootstrap actions are, for people."""
-    return f"{log_uri.rstrip('/')}/{cluster_id}/node/INSTANCE/bootstrap-actions/"
-
-
 def _home(log_uri: str, cluster_id: str) -> str:
     return f"{folder_path(log_uri, 'LogUri')}/{cluster_id}"
 

@@ -78,6 +78,11 @@ def add_steps(cluster_id: str, steps: Sequence[Request]) -> Request:
     return {"JobFlowId": cluster_id, "Steps": list(steps)}
 
 
+def cancel_steps(cluster_id: str, step_id: str) -> Request:
+    """Return the parameters of CancelSteps: spark-submit gets SIGTERM, which ends its driver, too."""
+    return {"ClusterId": cluster_id, "StepIds": [step_id], "StepCancellationOption": "SEND_INTERRUPT"}
+
+
 def job_step(
     cluster: Cluster,
     version: str,

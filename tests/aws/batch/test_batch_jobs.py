@@ -168,7 +168,7 @@ def test_who_waits_after_a_loss_waits_since_then(batch, batch_command, submitted
         ({"statusReason": "Job attempt duration exceeded timeout", "container": {"exitCode": 130}},
          "TimeoutSeconds"),
         ({"statusReason": ENDED, "container": {"exitCode": 9}},
-         "exit code 9: Spark's JVM has ended"),  # without a log
+         "exit code 9: Spark's JVM or application has ended"),  # without a log
         ({"statusReason": "spark-embed batch cancel", "container": {"exitCode": 130}},
          "FAILED: spark-embed batch cancel"),
         ({}, "nobody says why"),

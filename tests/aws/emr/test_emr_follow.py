@@ -129,9 +129,13 @@ def test_a_cluster_for_many_steps_is_made_used_and_ended(emr, release, cluster_f
     assert code == 11
     assert err.endswith("CANCELLED: by somebody")
     assert command("submit", *here, "--deploy_mode", "cluster", "--", *JOB)[0] == 0
+    in_cluster_mode = emr.step(here[-1])
+    in_cluster_mode.state = "RUNNING"
     code, _, err = command("cancel", *here)
     assert code == 2
     assert "runs in cluster mode" in err
+    in_cluster_mode.state = "PENDING"  # nothing runs of it that could go on
+    assert command("cancel", *here)[0] == 0
     for _ in range(2):
         assert json.loads(command("terminate", *here)[1])["state"] == "TERMINATED"
 

@@ -196,6 +196,27 @@ def test_a_dry_run_needs_nobody_and_says_what_would_be_sent(write_cluster, tmp_p
     assert len(emr_server.requests) == before
 
 
+def test_a_dry_run_of_what_changes_something_says_it_and_asks_nobody(
+    write_cluster, command, emr, tmp_path, monkeypatch
+):
+    from support.aws_server import check_request
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    here = ("--cluster", write_cluster(), "--dry_run")
+    for argv in (["cancel", "--cluster_id", "j-1", "--step_id", "s-1"], ["terminate", "--cluster_id", "j-1"]):
+        code, out, err = command(*argv, *here)
+        assert code == 0, err
+        check_request("emr", *json.loads(out).values())
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip/config.json").write_text("{}")
+    code, out, err = command("deploy", *here, "--model_directory", tmp_path / "clip")
+    assert code == 0, err
+    told = json.loads(out)
+    assert told["release"].endswith(f"/releases/{told['release_version']}")
+    assert told["model_directory"].startswith("s3://bucket/spark_embed/models/clip-")
+    assert emr.requests == []
+
+
 @pytest.mark.parametrize(
     ("code", "message", "words"),
     [

@@ -22,9 +22,9 @@ from pyspark.sql import SparkSession
 
 from spark_embed.config import Config
 from spark_embed.errors import ConfigError, ModelError, one_line
-from spark_embed.spark.cluster import NAMES, Finding, check_local, check_settings
+from spark_embed.spark.cluster.conf import NAMES, Finding, check_local, check_settings
+from spark_embed.spark.cluster.executors import OWN_PACKAGE, Executor, check_executors, shown_hosts
 from spark_embed.spark.context import is_local
-from spark_embed.spark.executors import OWN_PACKAGE, Executor, check_executors, shown_hosts
 from spark_embed.spark.settings import count_slots, setting
 from spark_embed.spark.tasks import run_tasks
 from spark_embed.storage import local_path

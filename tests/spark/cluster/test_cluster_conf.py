@@ -5,7 +5,7 @@ import re
 import pytest
 
 from spark_embed.errors import ConfigError
-from spark_embed.spark.cluster import check_gpu_tasks, check_local, check_settings, planned_slots
+from spark_embed.spark.cluster.conf import check_gpu_tasks, check_local, check_settings, planned_slots
 
 CLUSTER = {"spark.master": "spark://host:7077"}
 GPU = "spark.executor.resource.gpu.amount"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from spark_embed.errors import ConfigError, ModelError
-from spark_embed.spark.cluster import (
+from spark_embed.spark.cluster.conf import (
     EXECUTOR_CORES,
     EXECUTOR_GPUS,
     TASK_CPUS,

@@ -13,10 +13,11 @@ from pyspark import SparkConf
 
 from spark_embed.config import Config
 from spark_embed.errors import ConfigError, ModelError
-from spark_embed.spark import census, session
-from spark_embed.spark.census import ask_executors, check_cluster, tell
-from spark_embed.spark.cluster import Finding
-from spark_embed.spark.executors import Executor, check_executors
+from spark_embed.spark import session
+from spark_embed.spark.cluster import census
+from spark_embed.spark.cluster.census import ask_executors, check_cluster, tell
+from spark_embed.spark.cluster.conf import Finding
+from spark_embed.spark.cluster.executors import Executor, check_executors
 from spark_embed.spark.settings import settings, table_settings
 
 from support.checkout import REPOSITORY
