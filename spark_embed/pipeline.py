@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from py4j.protocol import Py4JError
@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 
 from spark_embed.config import Config
 from spark_embed.datasets import BadShard, find_layout
-from spark_embed.errors import BadShardsError, ResumeError, SparkLostError, StoppedError, StorageError
+from spark_embed.errors import ResumeError, SparkLostError, StorageError
 from spark_embed.output.folder import Output, check_output
 from spark_embed.output.lock.lock import OutputLock
 from spark_embed.output.summary import RunSummary
@@ -20,6 +20,7 @@ from spark_embed.run.begin import bind_run, check_model_files
 from spark_embed.run.binding import Binding
 from spark_embed.run.clock import Clock
 from spark_embed.run.context import RunContext
+from spark_embed.run.ending import check_may_publish, check_whole
 from spark_embed.run.error_budget import ErrorBudget
 from spark_embed.run.limit import Limit, list_executors
 from spark_embed.run.one_file import check_unchanged
@@ -155,56 +156,6 @@ def summarize(context: RunContext, result: RunResult) -> RunSummary:
     if not result.n_rows_left and exists(context.output.answers):
         delete(context.output.answers)
     return summary
-
-
-def check_may_publish(limit: Limit, plan: Plan, publisher: Publisher, bad: Sequence[BadShard]) -> None:
-    """Let what is complete wait for what is not, where readers would find half of something.
-
-    Raises:
-        StoppedError, BadShardsError: it waits.
-    """
-    config = limit.config
-    if limit.is_reached and not (publisher.may_publish_part and publisher.has_rows):
-        raise stopped_error(limit, plan, publisher)
-    if config.output_files and bad and config.fail_on_bad_shard:
-        raise bad_shards_error(bad, "all others are done, and the one file (--output_files) waits for them")
-
-
-def check_whole(
-    limit: Limit, plan: Plan, publisher: Publisher, bad: Sequence[BadShard], summary: RunSummary
-) -> None:
-    """Tell by an error that not every row is there: exit code 0 says that each is.
-
-    Raises:
-        StoppedError, BadShardsError: rows are pending.
-    """
-    if limit.is_reached:
-        raise stopped_error(limit, plan, publisher, summary.text())
-    if bad and limit.config.fail_on_bad_shard:
-        raise bad_shards_error(bad, "all others are done and published", summary.text())
-
-
-def bad_shards_error(bad: Sequence[BadShard], others: str, summary: str = "") -> BadShardsError:
-    """Return what to raise where shards cannot be read."""
-    return BadShardsError(
-        f"{len(bad):,} shards cannot be read; {others}; the first, {bad[0].name}: {bad[0].reason}; mend or "
-        "remove them and start the same command again (--fail_on_bad_shard false: do without them)",
-        summary,
-    )
-
-
-def stopped_error(limit: Limit, plan: Plan, publisher: Publisher, summary: str = "") -> StoppedError:
-    """Return what to raise where a limit leaves rows for a later run."""
-    pending, config = plan.pending, limit.config
-    where = "complete and published" if summary else "complete, and will be published once all are"
-    again = "the same command" + (" without --overwrite" if config.overwrite else "") + " goes on"
-    if not publisher.of_this_run:
-        again += ", but give it more time, or shorter waves (--wave_s): this run has completed none"
-    return StoppedError(
-        f"stopped at {limit}: {pending.n_complete + publisher.n_rows:,} of {pending.n_rows:,} rows are "
-        f"{where}; {again}",
-        summary,
-    )
 
 
 def _nothing_done(result: RunResult) -> str:
