@@ -185,6 +185,14 @@ def test_every_error_of_the_transport_is_the_store_s_and_passes(cause):
             "NoAwsCredentialsException: no keys",
         ),
         ("org.apache.hadoop.fs.s3a.UnknownStoreException: bucket", "UnknownStoreException: bucket"),
+        *(  # of a HEAD, whose answer has no body
+            (
+                "org.apache.hadoop.fs.s3a.AWSBadRequestException: getFileStatus: software.amazon.awssdk."
+                f"services.s3.model.S3Exception: {told}(Service: S3, Status Code: 400, Request ID: null)",
+                "access denied, and the store does not say why; check the access key and its secret, ",
+            )
+            for told in ("Bad Request ", "null ", "")
+        ),
     ],
 )
 def test_what_does_not_pass_is_not_tried_again(cause, said):

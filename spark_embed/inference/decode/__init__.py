@@ -11,9 +11,8 @@ from PIL import Image
 from spark_embed.errors import ImageError
 from spark_embed.inference.decode.heif import can_decode_heic
 from spark_embed.inference.decode.jpeg import PlainJpeg, open_plain_jpeg, refuse_many_scans
-from spark_embed.inference.decode.orientation import upright
-from spark_embed.inference.decode.pillow import FORMATS, PillowImage, open_with_pillow
-from spark_embed.inference.decode.pixels import MAX_PIXELS, Box, Buffer, Decoder, OpenedImage, Pixels
+from spark_embed.inference.decode.pillow import PillowImage, open_with_pillow
+from spark_embed.inference.decode.pixels import MAX_PIXELS, Buffer, Decoder, OpenedImage, Pixels
 
 # Most formats need no more for --max_pixels, but WebP and JPEG 2000 would take 1.6 and 2.5 GB for 100 million
 # pixels, which a file of a hundred bytes can announce. With torch (0.9 GB) a worker so stays below 2 GB.
@@ -21,9 +20,7 @@ _MAX_PEAK_BYTES = 1_000_000_000
 _BYTES_PER_ALLOWED_PIXEL = 10
 
 __all__ = [
-    "FORMATS",
     "MAX_PIXELS",
-    "Box",
     "Buffer",
     "Decoder",
     "InProcessDecoder",
@@ -35,7 +32,6 @@ __all__ = [
     "decode",
     "open_image",
     "open_with_pillow",
-    "upright",
 ]
 
 

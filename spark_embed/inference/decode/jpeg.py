@@ -90,6 +90,8 @@ def refuse_many_scans(view: memoryview, n_pixels: int) -> None:
     most = len(view) // _SHORTEST_SCAN_BYTES
     if view[:3] != _JPEG_START or most <= _MAX_SCANS or most * n_pixels <= _MAX_SCANNED_PIXELS:
         return
+    if not keeps_coefficients(view):  # one scan holds all, and decoding ends with it
+        return
     n_scans = sum(1 for _ in _START_OF_SCAN.finditer(view))
     if n_scans > _MAX_SCANS and n_scans * n_pixels > _MAX_SCANNED_PIXELS:
         raise ImageError("corrupt", f"a JPEG of {n_scans} scans")

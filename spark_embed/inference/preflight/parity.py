@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from spark_embed.errors import RowError
-from spark_embed.inference.decode import Buffer, OpenedImage, open_image, open_with_pillow
+from spark_embed.inference.decode import Buffer, open_image, open_with_pillow
 from spark_embed.inference.fetch.read_ahead import Columns
-from spark_embed.models import Compared, Inputs, Model, Prediction, Prepared
+from spark_embed.models import Compared, Inputs, Model, Prediction, Prepared, ReferenceModel
 from spark_embed.schema import Result, Results
 
 MAX_SCORE_DIFFERENCE = 0.02
@@ -88,31 +88,46 @@ def prepare_sample(
         images: encoded, each with the values of the columns that the model takes.
         max_pixels: of an image.
         errors: is given why images were left out.
-        min_edge: prepare large JPEGs from a smaller scale as well; see `open_image`.
+        min_edge: prepare large JPEGs from a smaller scale as well; see `open_image`. Their whole pixels are
+            Pillow's then, the same as those of a run that does not scale.
     """
-    plain = model.reference
-    if plain is None:
+    if model.reference is None:
         return
     for data, columns in images:
         try:
-            prepared, prepare_s = _prepare(model, open_image(data, max_pixels), columns)
-            reference = plain.prepare(open_with_pillow(data).decode())
-            item = Sampled(prepared, reference, plain.difference(prepared, reference), prepare_s)
-            if (opened := open_image(data, max_pixels, min_edge=min_edge)).scale > 1:
-                prepared, prepare_s = _prepare(model, opened, columns)
-                scaled = Sampled(prepared, reference, plain.difference(prepared, reference), prepare_s)
-                item = replace(item, scaled=scaled)
-            yield item
+            yield _prepare_both(model, model.reference, data, columns or {}, max_pixels, min_edge)
         except RowError as exc:  # it will be an error row; there is nothing to compare
             if errors is not None:
                 errors.append(exc)
 
 
-def _prepare(model: Model, opened: OpenedImage, columns: Columns) -> tuple[Prepared, float]:
-    """Return what the model makes of an image and its row's columns, and the seconds that this takes."""
+def _prepare_both(
+    model: Model,
+    plain: ReferenceModel,
+    data: Buffer,
+    columns: Mapping[str, Any],
+    max_pixels: int,
+    min_edge: int | None,
+) -> Sampled:
+    """Return an image as the run and as the reference prepare it; holds the pixels of one decode at once."""
+    opened = open_image(data, max_pixels, min_edge=min_edge)
     started = time.perf_counter()
-    prepared = model.prepare(Inputs(opened.decode(), None, columns or {}, opened.box))
-    return prepared, time.perf_counter() - started
+    pixels = open_with_pillow(data).decode()
+    decode_s = time.perf_counter() - started
+    reference = plain.prepare(pixels)
+
+    def sampled(inputs: Inputs, decode_s: float) -> Sampled:
+        started = time.perf_counter()
+        prepared = model.prepare(inputs)
+        prepare_s = decode_s + time.perf_counter() - started
+        return Sampled(prepared, reference, plain.difference(prepared, reference), prepare_s)
+
+    whole = sampled(Inputs(pixels, None, columns), decode_s) if opened.scale > 1 else None
+    del pixels
+    started = time.perf_counter()
+    inputs = Inputs(opened.decode(), None, columns, opened.box)
+    own = sampled(inputs, time.perf_counter() - started)
+    return replace(whole, scaled=own) if whole else own
 
 
 def predict_references(model: Model, sample: Sequence[Sampled]) -> Compared:

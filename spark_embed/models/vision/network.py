@@ -25,7 +25,7 @@ from spark_embed.models.vision.families import FAMILIES, Checkpoint
 from spark_embed.models.vision.fold import fold_batch_norms
 from spark_embed.models.vision.outputs import LOGITS, Forward, Outputs, Tensors, make_forward
 from spark_embed.models.vision.own_processor import process_image
-from spark_embed.models.vision.preprocess import Preprocessing
+from spark_embed.models.vision.preprocess import Pixels, Preprocessing
 from spark_embed.models.vision.processor import read_preprocessing
 from spark_embed.models.weights import bind_recipe
 
@@ -98,7 +98,7 @@ class VisionNetwork:
         """
         pixels = inputs.image
         if self.preprocessing is None:
-            return {name: values[0] for name, values in self.process(Image.fromarray(pixels)).items()}
+            return {name: values[0] for name, values in self.process(pixels).items()}
         try:
             return self.preprocessing.prepare(pixels, inputs.box)
         except (RuntimeError, MemoryError) as exc:
@@ -149,9 +149,15 @@ class VisionNetwork:
         forward = self._forward if self.backoff.limit else self._compiled or self._forward
         return {name: values.float() for name, values in forward(typed).items()}
 
-    def process(self, image: Image.Image) -> dict[str, torch.Tensor]:
-        """Run the model's own processor on one RGB image, as `process_image`: the reference for `prepare`."""
-        return process_image(self.processor, image, is_timm=self.family is FAMILIES["timm_wrapper"])
+    def process(self, image: Image.Image | Pixels) -> dict[str, torch.Tensor]:
+        """Run the model's own processor on one RGB image, as `process_image`: the reference for `prepare`.
+
+        Of pixels the processors that are known make no picture of Pillow's before their own.
+        """
+        is_timm = self.family is FAMILIES["timm_wrapper"]
+        if isinstance(image, np.ndarray) and (is_timm or self.preprocessing is None):
+            image = Image.fromarray(image)
+        return process_image(self.processor, image, is_timm=is_timm)
 
     def _start(self, checkpoint: Checkpoint, fold: bool) -> None:
         """Read the preprocessing, move the network to its device, and run one grey image through both."""

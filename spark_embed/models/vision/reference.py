@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 
 from spark_embed.models import Compared, Prepared
 from spark_embed.models.vision.network import VisionNetwork
@@ -32,7 +31,7 @@ class PlainTransformers:
 
     def prepare(self, pixels: npt.NDArray[np.uint8]) -> dict[str, torch.Tensor]:
         """See `ReferenceModel.prepare`; by the processor's PIL backend where there is one."""
-        return self._network.process(Image.fromarray(pixels))
+        return self._network.process(pixels)
 
     def difference(self, prepared: Prepared, reference: dict[str, torch.Tensor]) -> float | None:
         """See `ReferenceModel.difference`; None where the processor prepares the run's own images, too."""

@@ -76,6 +76,13 @@ def as_s3_error(path: str) -> Iterator[None]:
         raise S3BrokenOffError(f"the answer broke off: {without_password(exc)}") from exc
 
 
+NO_REASON = (
+    "access denied, and the store does not say why; check the access key and its secret, whether "
+    "they have expired, --aws_region, and the policy of the bucket (s3:ListBucket, s3:GetObject)"
+)
+"""What is wrong where a store refuses a HEAD, whose answer has no body."""
+
+
 @contextmanager
 def path_in_error(path: str) -> Iterator[None]:
     """Let an `S3Error` of a `with` block name the object, as the system's errors name the file.
@@ -121,10 +128,7 @@ def explain(response: dict[str, Any], path: str) -> S3Error:
         return S3Error("the object is in an archive (Glacier); restore it first")
     if code in ("400", "403") and status == code:  # to a HEAD, whose answer has no body
         denied = S3CredentialsError if code == "400" else S3DeniedError  # AWS answers 400 to expired keys
-        return denied(
-            "access denied, and the store does not say why; check the access key and its secret, whether "
-            "they have expired, --aws_region, and the policy of the bucket (s3:ListBucket, s3:GetObject)"
-        )
+        return denied(NO_REASON)
     if code in _UNSUPPORTED:
         return S3UnsupportedError("the store does not know this kind of request")
     if status == "403" or code in ("AccessDenied", "403"):

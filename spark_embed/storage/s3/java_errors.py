@@ -14,7 +14,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from spark_embed.errors import one_line
-from spark_embed.storage.s3.errors import REFUSED_KEYS, STORE_FAILURES, S3CredentialsError, said_of_keys
+from spark_embed.storage.s3.errors import (
+    NO_REASON,
+    REFUSED_KEYS,
+    STORE_FAILURES,
+    S3CredentialsError,
+    said_of_keys,
+)
 
 # S3A, the SDKs (v1, v2), EMR's own file system; platforms may put a prefix before them.
 _STORE = re.compile(
@@ -46,6 +52,8 @@ _LASTING = {
     ),
 }
 _KEYS_REFUSED = re.compile(rf"\b({'|'.join(sorted(REFUSED_KEYS))})\b")
+# A HEAD of the SDK's that AWS answers so if the keys have expired: no code, at most the status in words.
+_REFUSED_HEAD = re.compile(r"(?:^|: )(?:null|Bad Request)? ?\(Service: S3, Status Code: 400\b")
 
 # Indented are those that were suppressed; behind "Lost task" stands what an executor threw.
 _EXCEPTION = re.compile(
@@ -109,6 +117,8 @@ def store_failure(text: str) -> StoreFailure | None:
         return None
     if refused := _KEYS_REFUSED.search(" ".join(one.text for one in chain)):  # before a file that is denied
         return StoreFailure(said_of_keys(refused[1]), is_passing=False)
+    if any(_REFUSED_HEAD.search(one.text) for one in ours):
+        return StoreFailure(NO_REASON, is_passing=False)
     told = one_line(f"{ours[-1].short_name}: {ours[-1].text}")
     is_of_a_file = any(one.is_of_a_file for one in chain)
     is_lasting = any(one.short_name in _LASTING for one in chain)

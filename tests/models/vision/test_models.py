@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import tracemalloc
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,6 +91,16 @@ def test_vectors_are_those_of_plain_transformers(case, images):
     assert prediction.columns["embedding"].dtype == np.float32
     assert prediction.columns["embedding"].shape == expected.shape == (len(images), case.model.embedding_dim)
     assert cosines(prediction.columns["embedding"], expected.numpy()).min() >= 0.9999
+
+
+def test_the_reference_of_a_large_photo_holds_one_copy_of_its_pixels(clip):
+    """Besides the picture of Pillow's, whose memory is not counted here."""
+    pixels = np.zeros((2000, 3000, 3), dtype=np.uint8)
+    tracemalloc.start()
+    clip.reference.prepare(pixels)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 1.5 * pixels.nbytes
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read as Linux has it")
