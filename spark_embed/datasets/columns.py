@@ -47,10 +47,19 @@ class _Known:
         self.hive = hive
         self.names = list(dict.fromkeys([*self.files, *hive]))
 
-    def field(self, name: str, cure: str) -> T.StructField:
-        """Return the column with its one type; raises ConfigError where that is not to be had."""
+    def check_alone(self, name: str, cure: str) -> None:
+        """Raise ConfigError where a row may have several values of a column."""
         if name in self.hive and name in self.files:
             raise ConfigError(f"column {name!r} is in the files and in their folders' names; {cure}")
+        for schema, path in self.schemas.items():
+            if (number := len(schema.get_all_field_indices(name))) > 1:
+                raise ConfigError(
+                    f"{path} has {number} columns called {name!r}, and Spark reads none; {cure}"
+                )
+
+    def field(self, name: str, cure: str) -> T.StructField:
+        """Return the column with its one type; raises ConfigError where that is not to be had."""
+        self.check_alone(name, cure)
         in_path = name in self.hive
         return T.StructField(name, T.StringType() if in_path else column_type(name, self.schemas, cure))
 
@@ -94,7 +103,7 @@ def find_columns(
     for flag, name in (("--image_column", image), ("--id_column", columns.id.name if columns.id else "")):
         if name.lower() == METADATA:
             raise ConfigError(f"{flag} {name!r}: Spark has a hidden column of that name; rename the column")
-    known.field(image, "rename the folders, or choose another --image_column")
+    known.check_alone(image, "rename one, or choose another --image_column")
     return columns
 
 

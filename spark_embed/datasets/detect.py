@@ -46,6 +46,7 @@ class Layout:
         has_urls: the column that the lists have is one of urls; else their rows have no images.
         columns: of a table, those that are read; none of other layouts.
         metadata: Hugging Face's files with columns for the images of an image folder.
+        has_images_beside: images lie beside the table, and its rows may name them or not.
         not_used: files that are there and that this layout does not read.
     """
 
@@ -58,6 +59,7 @@ class Layout:
     has_urls: bool = True
     columns: tuple[str, ...] = ()
     metadata: tuple[StoredFile, ...] = ()
+    has_images_beside: bool = False
     not_used: NotUsed = field(default_factory=NotUsed)
 
     @property
@@ -100,6 +102,7 @@ def detect(
         seen.set_metadata_apart(root, url_column)
     lists = find_lists(root, seen.lists, url_column, flag)
     found = _layouts(root, seen, lists)
+    _take_images_to_table(root, found, lists, url_column, quoting, wanted)
     if wanted != "auto":
         if wanted not in found:
             raise ConfigError(
@@ -113,18 +116,27 @@ def detect(
             "That would be parquet files, tars, images, or CSV, TSV or JSONL files with a column "
             f"{url_column!r} ({flag})"
         )
-    if len(found) == 2 and FOLDER in found:
-        table = next(layout for name, layout in found.items() if name != FOLDER)
-        tables = lists.of_urls if table.name == LISTS else table.files[:1]
-        if first_names_files([os.path.join(root, file.path) for file in tables], url_column, quoting):
-            del found[FOLDER]  # its images are the table's
-            return _with_not_used(table, found, seen, lists)
     if len(found) > 1:
         raise ConfigError(
             f"--input_dir {root} mixes layouts: {_listed(found, seen)}; choose one with --layout, or "
             "point --input_dir at a subfolder"
         )
     return _with_not_used(next(iter(found.values())), found, seen, lists)
+
+
+def _take_images_to_table(
+    root: str, found: dict[str, Layout], lists: ListFiles, url_column: str, quoting: str, wanted: str
+) -> None:
+    """Leave the image folder out of what is found where its images are those of the one table, or may be."""
+    names = [wanted] if wanted != "auto" else [name for name in found if name != FOLDER]
+    if FOLDER not in found or len(names) != 1 or names[0] not in found or names[0] not in (PARQUET, LISTS):
+        return
+    table = found[names[0]]
+    tables = lists.of_urls if table.name == LISTS else table.files[:1]
+    paths = [os.path.join(root, file.path) for file in tables]
+    if wanted != "auto" or first_names_files(paths, url_column, quoting):
+        del found[FOLDER]
+        found[table.name] = replace(table, has_images_beside=True)
 
 
 def _layouts(root: str, seen: Seen, lists: ListFiles) -> dict[str, Layout]:

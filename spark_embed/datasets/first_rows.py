@@ -34,10 +34,10 @@ def names_files(path: str, url_column: str, quoting: str = STANDARD) -> bool:
         batch = _first_rows(path, url_column, quoting)
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             if is_hugging_face(column.type):
-                rows = column.to_pylist()
-                return any(row and row[IMAGE_BYTES] is None and _is_relative(row[IMAGE_PATH]) for row in rows)
+                paths = texts_of(column.field(IMAGE_PATH).filter(column.field(IMAGE_BYTES).is_null()))
+                return any(map(_is_relative, paths))
             if name == url_column:
-                return any(map(_is_relative, _texts(column)))
+                return is_text(column.type) and any(map(_is_relative, texts_of(column)))
     except (OSError, pa.ArrowException, StopIteration):
         pass
     return False
@@ -63,10 +63,10 @@ def _first_rows(path: str, url_column: str, quoting: str) -> pa.RecordBatch:
         return next(file.iter_batches(_ROWS))
 
 
-def _texts(column: pa.Array) -> list[str | None]:
-    if not is_text(column.type):
-        return []
-    return [text and text.decode(errors="replace") for text in column.cast(pa.large_binary()).to_pylist()]
+def texts_of(column: pa.Array) -> list[str | None]:
+    """Return the values of a column of text or of bytes that are one; what is no UTF-8 are surrogates."""
+    plain = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+    return [text and os.fsdecode(text) for text in plain.cast(pa.large_binary()).to_pylist()]
 
 
 def _is_relative(uri: object) -> bool:

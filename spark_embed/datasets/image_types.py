@@ -43,6 +43,8 @@ def find_cure(arrow_type: pa.DataType) -> str | None:
         return (
             "pixels as Spark's image source decodes them: write the files' bytes (format binaryFile) instead"
         )
+    if pa.types.is_struct(arrow_type) and any(is_bytes(field.type) for field in arrow_type):
+        return "bytes inside a struct: make them a column (df.select('struct.field'))"
     if pa.types.is_list(arrow_type) or pa.types.is_large_list(arrow_type):
         value = arrow_type.value_type
         if is_hugging_face(value) or is_bytes(value):

@@ -22,7 +22,7 @@ from spark_embed.datasets.delimited import (
     rows_of,
 )
 from spark_embed.errors import ConfigError, StorageError, one_line
-from spark_embed.storage import is_store_failure, open_binary
+from spark_embed.storage import LFS_POINTER, is_lfs_pointer, is_store_failure, open_binary
 
 _JSON_SUFFIXES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
 LIST_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", *_JSON_SUFFIXES)
@@ -33,6 +33,7 @@ _MAX_LINE_CHARS = 64 << 20
 _MAX_COLUMNS = 2000
 _HEAD_LINES = 100
 _HEAD_CHARS = 1 << 20
+_POINTER_BYTES = 64
 
 GZIP = b"\x1f\x8b"  # RFC 1952
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # its byte order marks
@@ -215,9 +216,15 @@ def head_of(file: TextIO) -> list[str]:
 
 @contextmanager
 def open_text(path: str, errors: str = "strict") -> Iterator[TextIO]:
-    """Open a list, of UTF-8 or of what its byte order mark says, and gzipped if its first bytes say so."""
+    """Open a list, of UTF-8 or of what its byte order mark says, and gzipped if its first bytes say so.
+
+    Raises:
+        ValueError: there is a Git LFS pointer in its place.
+    """
     with ExitStack() as stack:
         file = stack.enter_context(open_binary(path))
+        if is_lfs_pointer(_first(file, _POINTER_BYTES)):
+            raise ValueError(LFS_POINTER)
         if begins_with(file, GZIP):
             file = cast(BinaryIO, stack.enter_context(gzip.open(file)))
         encoding = "utf-16" if begins_with(file, *UTF_16) else "utf-8-sig"
@@ -226,6 +233,10 @@ def open_text(path: str, errors: str = "strict") -> Iterator[TextIO]:
 
 def begins_with(file: BinaryIO, *marks: bytes) -> bool:
     """Say whether a file's first two bytes are one of these; leaves it at its beginning."""
-    start = file.read(2)
+    return _first(file, 2) in marks
+
+
+def _first(file: BinaryIO, n_bytes: int) -> bytes:
+    start = file.read(n_bytes)
     file.seek(0)
-    return start in marks
+    return start

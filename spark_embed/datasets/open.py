@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from spark_embed.config import Config
+from spark_embed.datasets.beside import find_not_named
 from spark_embed.datasets.catalogue import Catalogue, hash_shards, read_catalogue, write_catalogue
 from spark_embed.datasets.columns import URL_TABLE, find_columns, find_index_columns
-from spark_embed.datasets.detect import FOLDER, PARQUET, TARS, Layout, detect
+from spark_embed.datasets.detect import FOLDER, LISTS, PARQUET, TARS, Layout, detect
 from spark_embed.datasets.index.image_folder import make_folder_index
 from spark_embed.datasets.index.make import Index, make_index
 from spark_embed.datasets.not_used import NotUsed
@@ -109,6 +110,10 @@ def open_source(
     else:
         source = shard_source(config, layout, catalogue)
     write_catalogue(catalogue, catalogue_path)
+    if layout.has_images_beside and config.max_samples is None:
+        not_named = find_not_named(layout.root, source.folder, source.shards, source.image_column)
+        not_named.update([source.not_used])
+        source = replace(source, not_used=not_named)
     return source
 
 
@@ -160,7 +165,7 @@ def shard_source(config: Config, layout: Layout, catalogue: Catalogue) -> Parque
         not_used=layout.not_used,
     )
     _check_pages(config, source)
-    return _with_inline_text(source) if source.layout == URL_TABLE else source
+    return _without_inline_text(source, source.image_column) if source.layout == URL_TABLE else source
 
 
 def index_source(config: Config, layout: Layout, index: Index) -> ParquetSource:
@@ -177,7 +182,7 @@ def index_source(config: Config, layout: Layout, index: Index) -> ParquetSource:
     not_used = NotUsed()
     not_used.update([layout.not_used, index.not_used])
     is_img2dataset = layout.name == TARS and bool(layout.sidecars)
-    return ParquetSource(
+    source = ParquetSource(
         layout="img2dataset_webdataset" if is_img2dataset else layout.name,
         root=layout.root,
         folder=index.folder,
@@ -193,15 +198,18 @@ def index_source(config: Config, layout: Layout, index: Index) -> ParquetSource:
         transport="index",
         not_used=not_used,
     )
+    return (
+        _without_inline_text(source, config.url_column) if layout.name == LISTS and columns.image else source
+    )
 
 
-def _with_inline_text(source: ParquetSource) -> ParquetSource:
-    """Return the source of a text column that holds no urls but images, if it does: it goes to no output."""
+def _without_inline_text(source: ParquetSource, column: str) -> ParquetSource:
+    """Return the source without a text column if that holds no urls but images, which no output needs."""
     rows = sample_rows(source.folder, source.shards[:1], source.image_column, source.transport, _SAMPLED_ROWS)
     if not any(row.reference.uri and is_inline_text(row.reference.uri) for row in rows):
         return source
-    own = tuple(field for field in source.own_columns if field.name != source.image_column)
-    return replace(source, layout=PARQUET, own_columns=own)
+    own = tuple(field for field in source.own_columns if field.name != column)
+    return replace(source, layout=PARQUET if source.layout == URL_TABLE else source.layout, own_columns=own)
 
 
 def _check_pages(config: Config, source: ParquetSource) -> None:

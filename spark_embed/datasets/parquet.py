@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 
@@ -205,11 +205,13 @@ class ParquetSource:
             image_id.alias(IMAGE_ID),
             shard.alias(SHARD),
             row.alias(SHARD_ROW),
-            self._reference(column(self.image_column), shard).alias(IMAGE),
+            self._reference(
+                column(self.image_column), shard, _fields_without_type(schema, self.image_column)
+            ).alias(IMAGE),
         )
 
-    def _reference(self, value: Column, shard: Column) -> Column:
-        """Return the reference of each row, by `transport`."""
+    def _reference(self, value: Column, shard: Column, nulls: Collection[str]) -> Column:
+        """Return the reference of each row, by `transport`; the fields `nulls` of a struct are null."""
         folder = F.regexp_replace(F.concat(F.lit(self.folder + "/"), shard), "/[^/]*$", "")
         parts: dict[str, Column] = {}
         if not self.image_column:
@@ -222,8 +224,8 @@ class ParquetSource:
         elif self.transport == "uri":
             parts = {"uri": value, "base": folder}
         elif self.transport == "bytes" and self.layout == HUGGING_FACE:
-            path = F.when(value[IMAGE_BYTES].isNull(), value[IMAGE_PATH])
-            parts = {"bytes": value[IMAGE_BYTES], "uri": path, "base": folder}
+            data, path = (F.lit(None) if name in nulls else value[name] for name in (IMAGE_BYTES, IMAGE_PATH))
+            parts = {"bytes": data, "uri": F.when(data.isNull(), path), "base": folder}
         elif self.transport == "bytes":
             parts = {"bytes": value}
         else:
@@ -234,6 +236,15 @@ class ParquetSource:
         return F.struct(
             *(parts.get(f.name, F.lit(None)).cast(f.dataType).alias(f.name) for f in IMAGE_TYPE.fields)
         )
+
+
+def _fields_without_type(schema: pa.Schema, column: str) -> set[str]:
+    """Return the fields of Hugging Face's images that are null in each row, by which they have no type."""
+    kind = schema.field(column).type if column in schema.names else pa.null()
+    if pa.types.is_null(kind):
+        return {IMAGE_BYTES, IMAGE_PATH}
+    fields = kind if pa.types.is_struct(kind) else ()
+    return {field.name for field in fields if pa.types.is_null(field.type)}
 
 
 def _together(tables: Sequence[DataFrame]) -> DataFrame:

@@ -20,7 +20,11 @@ NOT_LIVE = ".parquet that the Delta table does not list"
 _DELTA, _ICEBERG, _HUDI = "Delta", "Iceberg", "Hudi"
 _FORMATS = {_DELTA: "delta", _ICEBERG: "iceberg", _HUDI: "hudi"}
 _NO_CHANGE_TO_READING = {"timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"}
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # in deltalake's messages
+_VECTORS = "deletionVectors"
+# Colours and a backtrace, in deltalake's messages.
+_NOISE = re.compile(r"\x1b\[[0-9;]*m|\n +\d+: .*", re.DOTALL)
+# <file id>_<write token>_<instant>: makeDataFileName in Hudi's FSUtils.java
+_HUDI_FILE = re.compile(r".*_\d+-\d+-\d+_\d{14,17}\.parquet")
 _NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -48,8 +52,10 @@ def live_files(
         ConfigError: a table that cannot be read rightly here, with the way that helps.
         StorageError: its log cannot be read, or lists a file that is not there.
     """
-    if files and exists(f"{root}/.hoodie/hoodie.properties"):  # a walk leaves such folders out
-        raise _refusal(root, _HUDI, "what its files hold now only its timeline says")
+    for folder in _maybe_hudi(files):  # a walk leaves .hoodie out
+        table = joined_path(root, folder) if folder else root
+        if exists(f"{table}/.hoodie/hoodie.properties"):
+            raise _refusal(table, _HUDI, "what its files hold now only its timeline says")
     dead: set[str] = set()
     for folder, table_format in tables.items():
         prefix = f"{folder}/" if folder else ""
@@ -64,6 +70,14 @@ def live_files(
             raise StorageError(f"{table}: the log of this Delta table lists {gone[0]}, which is not there")
         dead |= inside - live
     return [file for file in files if file.path not in dead], [file for file in files if file.path in dead]
+
+
+def _maybe_hudi(files: Sequence[StoredFile]) -> list[str]:
+    """Return the folders that may be Hudi's: the input's own, and those above a file with such a name."""
+    named = next((file.path for file in files if _HUDI_FILE.fullmatch(file.path)), "")
+    folders = named.split("/")[:-1]
+    above = ["/".join(folders[:depth]) for depth in range(1, len(folders) + 1)]
+    return ["", *above] if files else []
 
 
 def _refusal(table: str, table_format: str, why: str) -> ConfigError:
@@ -84,10 +98,13 @@ def _read_delta(table: str) -> Iterator[str]:
         opened = DeltaTable(table, storage_options=rust_options(table))
         protocol, metadata = opened.protocol(), opened.metadata()
         files = pa.table(opened.get_add_actions())
+        features = set(protocol.reader_features or ()) - _NO_CHANGE_TO_READING
+        # A table may have them and have none: Databricks lets new tables have them.
+        if _VECTORS in features and not pa.table(opened.deletion_vectors()).num_rows:
+            features.remove(_VECTORS)
     except (DeltaError, OSError, ValueError) as exc:
-        said = one_line(_COLOURS.sub("", str(exc)), None)
+        said = one_line(_NOISE.sub("", str(exc)), None)
         raise StorageError(f"{table}: the log of this Delta table cannot be read: {said}") from exc
-    features = set(protocol.reader_features or ()) - _NO_CHANGE_TO_READING
     if metadata.configuration.get("delta.columnMapping.mode", "none") != "none":
         features.add("columnMapping")
     if features:

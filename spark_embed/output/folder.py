@@ -7,6 +7,7 @@ import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import PurePath
 
 from spark_embed.config import Config
 from spark_embed.errors import ConfigError, StorageError
@@ -176,8 +177,9 @@ def check_output(config: Config) -> Output:
         )
     if is_below(input_dir, root):
         raise ConfigError(f"--output_dir {root}: --input_dir {input_dir} lies inside it; choose another")
-    if not is_s3(root) and is_file(root):
-        raise ConfigError(f"--output_dir {root}: is a file; name a folder, which need not exist")
+    above = () if is_s3(root) else (root, *map(str, PurePath(root).parents))
+    if file := next(filter(is_file, above), None):
+        raise ConfigError(f"--output_dir {root}: {file} is a file; name a folder, which need not exist")
     output = Output(root)
     if names := list_names(root):
         _check_ours(output, names)

@@ -135,7 +135,7 @@ def read_parquet(spark: SparkSession, paths: Iterable[str], schema: StructType |
     reader = reader.option(
         "recursiveFileLookup", "true"
     )  # else [ or * in a folder's name multiplies the rows
-    return (reader.schema(schema) if schema else reader).parquet(*map(hadoop_path, paths))
+    return (reader if schema is None else reader.schema(schema)).parquet(*map(hadoop_path, paths))
 
 
 def write_parquet(frame: DataFrame, folder: str, vector_columns: Iterable[str]) -> None:

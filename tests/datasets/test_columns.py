@@ -1,5 +1,7 @@
 """Which columns are the image, the id and the data set's own: found, chosen, or asked for by a flag."""
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from spark_embed.schema import IMAGE
@@ -29,9 +31,16 @@ def test_a_folders_column_that_is_there_twice_stops_the_job(spark, tmp_path):
     assert "--id_column" in error_of(tmp_path / "both", drop_columns=("x",), id_column="x")
     assert rows(table_of(spark, find(tmp_path / "both", drop_columns=("x",))), "y") == [(6,)]
     write(tmp_path / "image", "jpg=1/a.parquet", {"jpg": [b"1"]})
-    assert "rename the folders" in error_of(tmp_path / "image")
+    assert "rename one" in error_of(tmp_path / "image")
     write(tmp_path / "case", "X=1/a.parquet", {"x": [5], "jpg": [b"1"]})
     assert "differ only in case" in error_of(tmp_path / "case")
+
+
+def test_a_column_that_a_file_has_twice_stops_the_job_unless_it_is_left_out(spark, tmp_path):
+    table = pa.Table.from_arrays([pa.array(values) for values in ([b"1"], [1], [2])], names=["jpg", "a", "a"])
+    pq.write_table(table, tmp_path / "0.parquet")
+    assert "0.parquet has 2 columns called 'a', and Spark reads none; leave it out" in error_of(tmp_path)
+    assert rows(table_of(spark, find(tmp_path, drop_columns=("a",))), "image_id") == [("0.parquet#0",)]
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,8 @@ def test_keys_that_are_only_in_the_tar_or_only_in_the_parquet_are_rows(embed, tm
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".csv.gz", ".jsonl", ".jsonl.gz"])
 def test_lists_of_urls_are_read_with_their_columns(embed, tmp_path, photo_bytes, suffix):
     (tmp_path / "in/images").mkdir(parents=True)
-    (tmp_path / "in/images/a.jpg").write_bytes(photo_bytes[0])
+    for name in ("a", "b"):
+        (tmp_path / f"in/images/{name}.jpg").write_bytes(photo_bytes[0])
     rows = [
         {"link": "images/a.jpg", "caption": 'a "cat",\nor two\tcats', "n": "1"},
         {"link": "images/none.jpg", "caption": "naïve", "n": "2"},
@@ -161,6 +162,7 @@ def test_lists_of_urls_are_read_with_their_columns(embed, tmp_path, photo_bytes,
     assert embeddings["n"].tolist() == ["1"]
     assert sorted(errors["error"]) == ["not_found", "null_bytes"]
     assert embeddings["image_id"].tolist() == [f"list{suffix}#0"]
+    assert metadata["input"]["not_used"] == {"images that no row names": 1}
 
 
 def test_null_bytes_of_a_hugging_face_image_mean_its_path(embed, tmp_path, photo_bytes):
@@ -175,11 +177,15 @@ def test_null_bytes_of_a_hugging_face_image_mean_its_path(embed, tmp_path, photo
     ]
     struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     pq.write_table(pa.table({"image": pa.array(images, struct)}), tmp_path / "in/0.parquet")
+    paths = pa.array([{"bytes": None, "path": "a.jpg"}])  # without bytes, they have no type either
+    pq.write_table(pa.table({"image": paths}), tmp_path / "in/1.parquet")
+    pq.write_table(pa.table({"image": pa.nulls(1)}), tmp_path / "in/2.parquet")
     for transport in ("reference", "bytes"):
         _, embeddings, errors = embed(tmp_path / "in", image_transport=transport, overwrite=True)
-        assert embeddings["shard_row"].tolist() == [0, 1]
-        codes = dict(zip(errors["shard_row"], errors["error"], strict=True))
-        assert codes == {2: "forbidden", 3: "null_bytes", 4: "null_bytes"}
+        assert embeddings["image_id"].tolist() == ["0.parquet#0", "0.parquet#1", "1.parquet#0"]
+        codes = dict(zip(errors["image_id"], errors["error"], strict=True))
+        nulls = dict.fromkeys(["0.parquet#3", "0.parquet#4", "2.parquet#0"], "null_bytes")
+        assert codes == {"0.parquet#2": "forbidden", **nulls}
 
 
 def test_an_image_folder_has_every_image_once_whatever_its_name(embed, tmp_path, photo_bytes):

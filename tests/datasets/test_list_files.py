@@ -47,6 +47,7 @@ def test_a_list_that_names_the_images_beside_it_is_the_data_set(folder, name, da
     assert not layout.not_used
 
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 12\n"
 WITHOUT = ".{} without a column 'url' (--url_column; it has {})"
 BROKEN = ".{} that cannot be read as a list ({}"
 
@@ -58,6 +59,7 @@ BROKEN = ".{} that cannot be read as a list ({}"
         ("l_tsv", "ürl\tn\n".encode("utf-16-le"), WITHOUT.format("tsv", "� r l , n")),
         ("l_jsonl", b'{"id": 1}\n', WITHOUT.format("jsonl", "id")),
         ("l_csv", b"", "empty .csv"),
+        ("l_csv", POINTER, ".csv that cannot be read as a list (a Git LFS pointer, not the file"),
         ("l_jsonl", b"[" * 200_000, BROKEN.format("jsonl", "line 1 is no JSON object: max")),
         ("l_jsonl", b"nothing\n", BROKEN.format("jsonl", "line 1 is no JSON object: Exp")),
         ("l_csv_gz", gzip.compress(b"url\n" * 99, mtime=0)[:-20], BROKEN.format("csv.gz", "Compressed")),

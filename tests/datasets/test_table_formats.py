@@ -1,6 +1,8 @@
 """Folders that a table format keeps: only the files of its newest version are read, or it is refused."""
 
 import json
+import string
+import struct
 import sys
 from pathlib import Path
 
@@ -18,6 +20,8 @@ from support.sources import table_of
 
 TABLE = {"key": ["a", "b", "c", "d"], "cat": ["x y", "x y", "/%+é", None], "jpg": [b"1", b"2", b"3", b"4"]}
 FEATURES = ["deletionVectors", "v2Checkpoint"]
+NEW = {"minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": FEATURES, "writerFeatures": FEATURES}
+Z85 = string.digits + string.ascii_lowercase + string.ascii_uppercase + ".-:+=^!/*?&<>()[]{}@%$#"
 LOG = "_delta_log/00000000000000000000.json"
 
 
@@ -71,25 +75,31 @@ def test_a_file_that_the_log_lists_and_that_is_gone_stops_the_job(table):
         find(table)
 
 
-@pytest.mark.parametrize(
-    ("kind", "change", "text"),
-    [
-        (
-            "protocol",
-            {"minReaderVersion": 3, "minWriterVersion": 7}
-            | dict.fromkeys(("readerFeatures", "writerFeatures"), FEATURES),
-            "it uses deletionVectors;",
-        ),
-        ("metaData", {"configuration": {"delta.columnMapping.mode": "name"}}, "it uses columnMapping;"),
-    ],
-)  # fmt: skip
-def test_what_is_not_applied_here_is_refused_with_the_command_that_exports(
-    deltalake, tmp_path, kind, change, text
-):
+def first_row_deleted() -> dict:
+    """A deletion vector of row 0, inline: PROTOCOL.md of Delta, "Deletion Vector Format"."""
+    # One container of one value: https://github.com/RoaringBitmap/RoaringFormatSpec
+    bitmap = struct.pack("<IIHHIH", 12346, 1, 0, 0, 16, 0)
+    data = struct.pack("<IQI", 1681511377, 1, 0) + bitmap + bytes(2)
+    words = struct.unpack(f">{len(data) // 4}I", data)
+    text = "".join(Z85[word // 85**place % 85] for word in words for place in (4, 3, 2, 1, 0))
+    return {"storageType": "i", "pathOrInlineDv": text, "sizeInBytes": len(data) - 2, "cardinality": 1}
+
+
+def test_a_table_that_may_have_deletion_vectors_is_read_as_long_as_it_has_none(deltalake, tmp_path):
+    deltalake.write_deltalake(str(tmp_path), pa.table({"key": ["a", "b"], "jpg": [b"1", b"2"]}))
+    change_log(tmp_path, "protocol", NEW)
+    assert find(tmp_path).n_rows == 2
+    change_log(tmp_path, "add", {"deletionVector": first_row_deleted()})
+    vectors = pa.table(deltalake.DeltaTable(str(tmp_path)).deletion_vectors())
+    assert vectors["selection_vector"].to_pylist() == [[False, True]]
+    assert "it uses deletionVectors; export it: spark.read" in error_of(tmp_path)
+
+
+def test_what_is_not_applied_here_is_refused_with_the_command_that_exports(deltalake, tmp_path):
     deltalake.write_deltalake(str(tmp_path), pa.table({"key": ["a"], "jpg": [b"1"]}))
-    change_log(tmp_path, kind, change)
+    change_log(tmp_path, "metaData", {"configuration": {"delta.columnMapping.mode": "name"}})
     told = error_of(tmp_path)
-    assert text in told
+    assert "it uses columnMapping;" in told
     assert f'spark.read.format("delta").load("{tmp_path}").write.parquet("...")' in told
 
 
@@ -112,13 +122,22 @@ def test_the_package_that_is_missing_is_named(table, monkeypatch):
     assert "pip install 'spark-embed[delta]'" in error_of(table)
 
 
+HUDI = ".hoodie/hoodie.properties"
+
+
 @pytest.mark.parametrize(
-    ("name", "mark"), [("iceberg", "metadata/v1.metadata.json"), ("hudi", ".hoodie/hoodie.properties")]
+    ("name", "folder", "mark", "data"),
+    [
+        ("iceberg", "", "metadata/v1.metadata.json", "data/a.parquet"),
+        ("iceberg", "t", "metadata/v1.metadata.json", "data/a.parquet"),
+        ("hudi", "", HUDI, "data/a.parquet"),
+        ("hudi", "x/t", HUDI, "p=1/5d2b3a0e-1f2a-0_0-23-25_20231010101010123.parquet"),
+    ],
 )
-def test_other_formats_are_refused_with_the_command_that_exports(tmp_path, name, mark):
-    write(tmp_path, "data/a.parquet", {"jpg": [b"1"]})
-    write(tmp_path, mark, {"x": [1]})
-    assert f'spark.read.format("{name}").load("{tmp_path}").write.parquet' in error_of(tmp_path)
+def test_other_formats_are_refused_with_the_command_that_exports(tmp_path, name, folder, mark, data):
+    write(tmp_path / folder, data, {"jpg": [b"1"]})
+    write(tmp_path / folder, mark, {"x": [1]})
+    assert f'spark.read.format("{name}").load("{tmp_path / folder}").write.parquet' in error_of(tmp_path)
 
 
 def test_a_folder_called_metadata_is_no_table(tmp_path):

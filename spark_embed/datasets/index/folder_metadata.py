@@ -115,6 +115,7 @@ def _read_table(path: str, quoting: str) -> pa.Table:
     else:
         try:
             table = pq.read_table(parquet_input(path)).replace_schema_metadata(None)
+            table.validate(full=True)  # text that is no UTF-8
         except (OSError, pa.ArrowException) as exc:
             raise StorageError(f"{path}: cannot be read as parquet: {one_line(exc, None)}") from exc
     # image_id is the image's path already.

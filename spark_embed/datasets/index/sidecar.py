@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from spark_embed.datasets.first_rows import texts_of
+from spark_embed.datasets.image_types import is_text
 from spark_embed.datasets.index.rows import ROWS_PER_BATCH, Place, Rows, make_rows
 from spark_embed.errors import ConfigError, StorageError
-from spark_embed.storage import parquet_input
+from spark_embed.storage import parquet_input, shown_path
 
 KEY = "key"
 
@@ -25,22 +27,26 @@ def join_sidecar(path: str, shard: str, places: Mapping[str, list[Place]]) -> It
         places: of the images by key; a key may have several, which its rows take in turn.
 
     Raises:
-        ConfigError: the parquet has no text column "key".
+        ConfigError: the parquet has no text column "key", or two columns of one name.
         StorageError: it cannot be read.
     """
     left = {key: list(found) for key, found in places.items()}
     try:
         with pq.ParquetFile(parquet_input(path)) as file:
             schema = file.schema_arrow.remove_metadata()
-            if KEY not in schema.names or not pa.types.is_string(schema.field(KEY).type):
+            if repeated := [name for name in schema.names if schema.names.count(name) > 1]:
+                raise ConfigError(f"{path}: two columns are called {repeated[0]!r}; rename one")
+            if KEY not in schema.names or not is_text(schema.field(KEY).type):
                 raise ConfigError(
                     f"{path}: has no text column {KEY!r} that names its images; choose another --layout"
                 )
             first = 0
             for batch in file.iter_batches(ROWS_PER_BATCH):
-                keys = batch.column(KEY).to_pylist()
-                taken = [left[key].pop(0) if left.get(key) else None for key in keys]
-                yield make_rows(pa.Table.from_batches([batch]), shard, first, taken)
+                keys = [key and shown_path(key) for key in texts_of(batch.column(KEY))]  # as the images' are
+                taken = [left[key].pop(0) if key and left.get(key) else None for key in keys]
+                own = pa.Table.from_batches([batch])
+                own = own.set_column(own.column_names.index(KEY), KEY, pa.array(keys, pa.string()))
+                yield make_rows(own, shard, first, taken)
                 first += len(batch)
     except (OSError, pa.ArrowException) as exc:
         raise StorageError(f"{path}: cannot be read as parquet: {exc}") from exc

@@ -6,6 +6,7 @@ streamed in small batches, so one of many gigabytes costs no more memory than a 
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import accumulate
@@ -62,8 +63,8 @@ class RowReader:
         index = row - self._start
         if not pa.types.is_struct(self._rows.type):
             return _view(self._rows[index]), None
-        path = self._rows.field(IMAGE_PATH)[index] if self._rows[index].is_valid else None
-        return _view(self._rows.field(IMAGE_BYTES)[index]), path.as_py() if path is not None else None
+        path = _view(self._rows.field(IMAGE_PATH)[index]) if self._rows[index].is_valid else None
+        return _view(self._rows.field(IMAGE_BYTES)[index]), None if path is None else os.fsdecode(bytes(path))
 
     def _open(self, uri: str, version: str) -> None:
         self._path, self._version = spark_path(uri), version

@@ -104,6 +104,14 @@ def test_broken_metadata_stops_the_job(put, rows_of, text, kind, message):
         rows_of()
 
 
+def test_metadata_in_parquet_whose_text_is_no_utf8_stops_the_job(put, rows_of, tmp_path):
+    put(a_jpg="")
+    names = pa.array([b"a.jpg", b"caf\xe9.jpg"]).view(pa.string())
+    pq.write_table(pa.table({"file_name": names}), tmp_path / "in/metadata.parquet")
+    with pytest.raises(StorageError, match=r"metadata\.parquet: cannot be read as parquet: .*UTF8"):
+        rows_of()
+
+
 def test_captions_stand_beside_the_vectors(embed, material, tmp_path):
     for name in ("20-imagefolder-metadata", "20b-imagefolder-jsonl"):
         metadata, embeddings, errors = embed(material / "found" / name, overwrite=True)
