@@ -85,11 +85,15 @@ class Site:
             end. None: there is none.
         n_tasks: that run at once, at most: what all of them may do together is divided by it.
         n_executors: that run them; None where nobody knows.
+        max_cost: USD that the run may pay others for results (--max_cost); None for no limit.
+        paid_before: USD that what is in `folder` had cost when the run began.
     """
 
     folder: str | None = None
     n_tasks: int = 1
     n_executors: int | None = None
+    max_cost: float | None = None
+    paid_before: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,15 @@ from spark_embed.inference.preflight.probe import ProbeOptions
 from spark_embed.inference.preflight.rows import UnreachableError
 from spark_embed.inference.recipes import make_feed_options, make_recipe
 from spark_embed.inference.tally import Tally
-from spark_embed.models import Site
+from spark_embed.models import Recipe, Site
+from spark_embed.models.registry import find_account
 from spark_embed.output.summary import describe_measures, describe_parity
 from spark_embed.run.wave import embed_table
 from spark_embed.spark.census import read_settings
 from spark_embed.spark.cluster import planned_slots
 from spark_embed.spark.settings import count_executors, count_slots, is_task_size_set, table_settings
 from spark_embed.spark.task_size import Rate, TaskSize, find_task_size
+from spark_embed.storage import exists
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +122,8 @@ def make_binding(
         None if config.batch_size == "auto" else config.batch_size,
         False if config.jpeg_scaling == "off" else known.jpeg_scaling,
     )
-    recipe = replace(make_recipe(config), site=_find_site(spark, known.folder))
+    recipe = make_recipe(config)
+    recipe = replace(recipe, site=_find_site(spark, config, recipe, known.folder))
     if recipe.dtype == "auto" and known.dtype:
         recipe = replace(recipe, dtype=known.dtype)
     unreachable: list[str] = []
@@ -140,9 +143,13 @@ def make_binding(
     )
 
 
-def _find_site(spark: SparkSession, folder: str | None) -> Site:
+def _find_site(spark: SparkSession, config: Config, recipe: Recipe, folder: str | None) -> Site:
     n_tasks = planned_slots(read_settings(spark), count_slots(spark)[0])
-    return Site(folder, n_tasks, count_executors(spark, n_tasks))
+    site = Site(folder, n_tasks, count_executors(spark, n_tasks), config.max_cost)
+    account = find_account(recipe.kind)
+    if config.max_cost is None or account is None or folder is None or not exists(folder):
+        return site
+    return replace(site, paid_before=account(replace(recipe, site=site))["cost_usd"])
 
 
 def make_fetch_policy(config: Config, roots: tuple[str, ...], column: str) -> FetchPolicy:

@@ -22,7 +22,7 @@ from spark_embed.models.api.answers import Answers
 from spark_embed.models.api.file import ApiFile
 from spark_embed.models.api.pace import Pace
 from spark_embed.models.api.patience import Patience
-from spark_embed.models.api.providers import Asking, cost_usd
+from spark_embed.models.api.providers import Asking
 from spark_embed.models.api.replies import (
     PassingError,
     RefusedError,
@@ -30,10 +30,10 @@ from spark_embed.models.api.replies import (
     read_answer,
     read_reply,
 )
+from spark_embed.models.api.spending import Spending
 
 _CONNECT_S = 10.0
 _LOOK_EVERY_S = 0.5
-_REFRESH_S = 10.0
 _MIN_SECRET_CHARS = 12  # servers that want none are given a word, which may be in any answer
 
 
@@ -63,10 +63,14 @@ class Client:
         asking: how its provider is asked.
         answers: where they are kept.
         pace: of requests.
+        spending: what they may cost.
     """
 
-    def __init__(self, api: ApiFile, asking: Asking, answers: Answers, pace: Pace) -> None:
-        self._api, self._asking, self._answers, self._pace = api, asking, answers, pace
+    def __init__(
+        self, api: ApiFile, asking: Asking, answers: Answers, pace: Pace, spending: Spending
+    ) -> None:
+        self._api, self._asking, self._answers = api, asking, answers
+        self._pace, self._spending = pace, spending
         self._secret = api.read_key()
         self._waiting = threading.BoundedSemaphore(2 * api.concurrency)  # images held in memory
         self._term = 0
@@ -80,7 +84,6 @@ class Client:
         self._turns = asyncio.Semaphore(api.concurrency)
         self._closing = asyncio.Event()
         self._session: asyncio.Future[aiohttp.ClientSession] = self._loop.create_future()
-        self._refreshed = 0.0
         # A daemon: an interpreter that ends does not wait for it.
         self._thread = threading.Thread(target=self._main, name="api", daemon=True)
         self._thread.start()
@@ -91,7 +94,6 @@ class Client:
         self._stopped = None  # in a run that is tried again
         self._patience.renew()
         self._answers.refresh()
-        self._refreshed = time.monotonic()
 
     def end(self) -> None:
         """End a task: what it has left unasked is not asked, and what was answered is stored.
@@ -253,7 +255,7 @@ class Client:
         """
         self._check_wanted(asked)
         reckoned = await self._pace.turn()
-        await self._check_cost()
+        await self._spending.check()
         session = await self._session
         self._check_wanted(asked)
         self._answers.sent(asked.key)
@@ -293,20 +295,6 @@ class Client:
             raise self._stopped
         if asked.term != self._term:
             raise asyncio.CancelledError
-
-    async def _check_cost(self) -> None:
-        """Stop where the limit is reached; what other processes have spent is looked up now and then."""
-        if (limit := self._api.max_cost_usd) is None:
-            return
-        if time.monotonic() - self._refreshed > _REFRESH_S:
-            self._refreshed = time.monotonic()
-            await asyncio.to_thread(self._answers.refresh)
-        n_answers, usage = self._answers.usage
-        if (spent := cost_usd(self._api, usage, n_answers)) >= limit:
-            raise ModelError(
-                f"max_cost_usd {limit:g} is reached: {n_answers:,} answers for {spent:,.2f} USD; they are "
-                "kept: with a higher max_cost_usd the same command goes on"
-            )
 
     def _said(self, exc: Exception) -> str:
         return f"{self._asking.url}: {exc}"

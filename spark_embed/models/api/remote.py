@@ -25,6 +25,7 @@ from spark_embed.models.api.pace import Pace
 from spark_embed.models.api.providers import ASKING, media_type
 from spark_embed.models.api.replies import SpoiledError
 from spark_embed.models.api.shrink import shrink
+from spark_embed.models.api.spending import Spending
 from spark_embed.schema import Field, Result
 
 _ROWS_AHEAD = 4  # for each request at once: so many rows wait for the slowest before the others have to
@@ -55,8 +56,9 @@ class RemoteModel:
         self._bound = self.recipe
         self._dims = _dims(self.recipe)
         self._seconds = 1.0  # of an answer, until there has been one
-        pace = _make_pace(self._api, recipe)
-        self._client = Client(self._api, self._asking, Answers(recipe.site.folder), pace)
+        answers = Answers(recipe.site.folder)
+        spending = Spending(self._api, answers, recipe.site)
+        self._client = Client(self._api, self._asking, answers, _make_pace(self._api, recipe), spending)
         weakref.finalize(self, self._client.close)
 
     def describe(self) -> dict[str, Any]:
