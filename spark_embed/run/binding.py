@@ -191,7 +191,8 @@ def _bind(
         share = wave_rows / max(source.n_rows, 1)
         n_bytes, n_files = round(source.n_bytes * share), math.ceil(len(source.shards) * share)
         row_s = max(preflight.row_s, _URL_ROW_S) if source.has_urls else preflight.row_s
-        task_size = find_task_size(n_bytes, wave_rows, n_files, Rate(row_s, n_planned))
+        rate = Rate(row_s, n_planned, preflight.recipe.takes.ahead)
+        task_size = find_task_size(n_bytes, wave_rows, n_files, rate)
     return Binding(
         source,
         preflight,
@@ -241,7 +242,7 @@ def report_preflight(config: Config, preflight: Preflight) -> None:
     text = (
         f"parity: {shortfall}; --dtype float32 is the most exact"
         if parity["n_images"]
-        else "parity: no image of the sample could be compared"
+        else f"parity: no {parity.get('what', 'images')[:-1]} of the sample could be compared"
         + (f" (the first: {one_line(preflight.unread, 120)})" if preflight.unread else "")
         + "; --parity_samples 0 goes without"
     )

@@ -114,6 +114,20 @@ class TextTower:
         }
         return self._backoff.run(list(texts), run, nothing, TEXT_RESULT.name)
 
+    def plain_vectors(self, texts: Sequence[str | RowError]) -> npt.NDArray[np.float32]:
+        """Return what transformers alone makes of each text, in float32; zeros where there is none."""
+        network = self._network
+        if self.recipe.dtype != "float32":
+            network = _load(self.recipe).network.to(self._device)
+        vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
+        with torch.inference_mode():
+            for row, text in enumerate(texts):
+                if isinstance(text, str):
+                    tokens = self._tokenizer.plain(text)
+                    outputs = network(**{name: values.to(self._device) for name, values in tokens.items()})
+                    vectors[row] = self.family.embedding(outputs)[0].cpu().numpy()
+        return vectors
+
     def similarity(self) -> Similarity:
         """Return how the model compares an image's vector with a text's.
 
