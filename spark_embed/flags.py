@@ -66,10 +66,15 @@ class OptionParser(Parser):
         return vars(known)
 
 
-def nearest(name: str, known: Iterable[str], spell: Callable[[str], str] = str) -> str:
+def nearest(
+    name: str,
+    known: Iterable[str],
+    spell: Callable[[str], str] = str,
+    otherwise: str = " (--help lists the options)",
+) -> str:
     """Return the end of a line about an unknown name: which known one was meant, as people `spell` it."""
     close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
-    return f"; did you mean {spell(close[0])}?" if close else " (--help lists the options)"
+    return f"; did you mean {spell(close[0])}?" if close else otherwise
 
 
 def _versions() -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -13,7 +13,7 @@ from yarl import URL
 
 from spark_embed.config import Config, ModelOptions
 from spark_embed.errors import ConfigError, ModelError, one_line
-from spark_embed.load_config import load_yaml
+from spark_embed.load_config import explain_entry, load_yaml
 from spark_embed.models.api.columns import Column, parse_column
 from spark_embed.schema import EMBEDDING, RESERVED, error_column
 
@@ -206,16 +206,10 @@ def parse_api(values: dict[str, Any], called: str) -> ApiFile:
     try:
         return ApiFile.model_validate(values)
     except ValidationError as exc:
-        error = exc.errors()[0]
-        name = ".".join(map(str, error["loc"]))
-        if error["type"] == "missing":
-            raise ConfigError(f"{called}: {name} is missing") from None
-        if name == "max_cost_usd":
+        if "max_cost_usd" in values:
             raise ConfigError(f"{called}: max_cost_usd is an option of the command now: --max_cost") from None
-        if error["type"] == "extra_forbidden":
-            known = Prices.model_fields if name.startswith("prices.") else ApiFile.model_fields
-            close = difflib.get_close_matches(name.rpartition(".")[2], known, n=1, cutoff=0.5)
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
-            raise ConfigError(f"{called}: unknown name {name!r}; {hint}") from None
-        said = error["msg"].removeprefix("Value error, ").replace("Input should", "must")
-        raise ConfigError(f"{called}: {f'{name}: ' if name else ''}{said}") from None
+        raise ConfigError(f"{called}: {explain_entry(exc, _names_beside)}") from None
+
+
+def _names_beside(name: str) -> Iterable[str]:
+    return Prices.model_fields if name.startswith("prices.") else ApiFile.model_fields

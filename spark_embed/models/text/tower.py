@@ -20,6 +20,7 @@ from spark_embed.models.device import resolve_device, resolve_dtype
 from spark_embed.models.folder import find_folder
 from spark_embed.models.text.files import TextFiles, read_text_files
 from spark_embed.models.text.tokenizer import Tokenizer
+from spark_embed.models.vectors import check_vectors
 from spark_embed.models.vision.checkpoint import (
     LIBRARY_ERRORS,
     check_complete,
@@ -27,7 +28,6 @@ from spark_embed.models.vision.checkpoint import (
     load_weights,
     name_of,
 )
-from spark_embed.models.vision.vectors import check_vectors
 from spark_embed.models.weights import bind_recipe, hashed
 from spark_embed.schema import TEXT_EMBEDDING, Field, Result
 
@@ -105,7 +105,7 @@ class TextTower:
 
         def run(piece: list[str]) -> Prediction:
             vectors, is_cut = self._run(piece)
-            found, failures = check_vectors(vectors.cpu(), normalize=self.recipe.normalize)
+            found, failures = check_vectors(vectors.cpu().numpy(), normalize=self.recipe.normalize)
             return Prediction({TEXT_EMBEDDING: found, "text_truncated": is_cut}, {TEXT_RESULT.name: failures})
 
         nothing: dict[str, Values] = {
