@@ -171,7 +171,7 @@ class Client:
             while self._n_in_flight and time.monotonic() < give_up:
                 time.sleep(_LOOK_EVERY_S / 10)
             self._answers.flush()
-            raise self._stopped
+            raise type(self._stopped)(str(self._stopped))  # many threads raise it, each with its own traceback
         if not self._thread.is_alive():
             raise RuntimeError("the thread that asks has died")
 
