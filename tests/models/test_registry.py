@@ -27,7 +27,13 @@ def sources(tmp_path):
     """What --model_directory may be, by a short name: its value."""
     (tmp_path / "api.yaml").write_text(yaml.safe_dump({**CHAT, "base_url": "http://localhost/v1"}))
     folder = write_folder(tmp_path / "code")
-    return {"api": str(tmp_path / "api.yaml"), "code": str(folder), "hub": "org/clip", "own": EMBEDDED_MODEL, None: None}
+    return {
+        "api": str(tmp_path / "api.yaml"),
+        "code": str(folder),
+        "hub": "org/clip",
+        "own": EMBEDDED_MODEL,
+        None: None,
+    }
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ import numpy as np
 from spark_embed.errors import RowError
 from spark_embed.models import Inputs, Prediction, Recipe, Takes, Values
 from spark_embed.models.api.answers import Answers
-from spark_embed.models.api.client import Answer, Asked, Client
+from spark_embed.models.api.asker import Answer, Asker
+from spark_embed.models.api.client import Asked, Client
 from spark_embed.models.api.columns import Column
 from spark_embed.models.api.file import PARSED, RAW, ApiFile
 from spark_embed.models.api.pace import Pace
@@ -59,7 +60,8 @@ class RemoteModel:
         self._seconds = 1.0  # of an answer, until there has been one
         answers = Answers(recipe.site.folder)
         spending = Spending(self._api, answers, recipe.site)
-        self._client = Client(self._api, self._asking, answers, _make_pace(self._api, recipe), spending)
+        asker = Asker(self._api, self._asking, answers, _make_pace(self._api, recipe), spending)
+        self._client = Client(self._api, self._asking, asker, answers)
         weakref.finalize(self, self._client.close)
 
     def describe(self) -> dict[str, Any]:
