@@ -203,6 +203,11 @@ class ModelOptions(ModelChoice):
         return tuple(one.strip() for one in given.split(","))
 
 
+def is_api_file(model_directory: str | None) -> bool:
+    """Say whether a --model_directory is the file of a remote API."""
+    return (model_directory or "").lower().endswith((".yaml", ".yml"))
+
+
 class Config(ModelOptions):
     """All options of a run. Immutable; written as it is into metadata.json (secrets are only named)."""
 
@@ -348,7 +353,11 @@ class Config(ModelOptions):
         gt=0,
     )
     max_cost: float | None = _option(
-        None, "Run", "the same where the run's machines have cost so many USD, by --hourly_price", gt=0
+        None,
+        "Run",
+        "the same where the run's machines have cost so many USD, by --hourly_price, or a remote API's "
+        "answers, by the prices in its file",
+        gt=0,
     )
     config: str | None = _option(
         None, "Run", "YAML file (local or s3://) with any of these options", min_length=1
@@ -403,7 +412,8 @@ class Config(ModelOptions):
     @field_validator("max_cost")
     @classmethod
     def _has_price(cls, value: float | None, info: ValidationInfo) -> float | None:
-        if value is not None and info.data.get("hourly_price") is None:
+        needs_price = not is_api_file(info.data.get("model_directory"))
+        if value is not None and needs_price and info.data.get("hourly_price") is None:
             raise ValueError("needs --hourly_price, what one machine costs an hour")
         return value
 

@@ -176,6 +176,14 @@ def one_line(said: object, max_chars: int | None = _LINE_CHARS) -> str:
 
 def fatal_error_named(name: str) -> type[SparkEmbedError]:
     """Return the fatal error class called `name`: errors cross from executor to driver by name."""
-    known = (ConfigError, ModelError, StorageError, NoSpaceError, ErrorBudgetExceeded, ResumeError)
+    known = (
+        ConfigError,
+        ModelError,
+        StorageError,
+        NoSpaceError,
+        ErrorBudgetExceeded,
+        ResumeError,
+        StoppedError,
+    )
     classes = {cls.__name__: cls for cls in known}
     return classes.get(name, SparkEmbedError)

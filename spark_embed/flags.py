@@ -74,11 +74,16 @@ class OptionParser(Parser):
         return vars(known)
 
 
-def nearest(name: str, known: Collection[str], spell: Callable[[str], str] = str) -> str:
+def nearest(
+    name: str,
+    known: Collection[str],
+    spell: Callable[[str], str] = str,
+    otherwise: str = " (--help lists them)",
+) -> str:
     """Return the end of a line about an unknown name: which known one was meant, as people `spell` it."""
     begun = sorted((one for one in known if name and one.startswith(name.lower())), key=len)
     close = begun or difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
-    return f"; did you mean {spell(close[0])}?" if close else " (--help lists them)"
+    return f"; did you mean {spell(close[0])}?" if close else otherwise
 
 
 def _versions() -> str:

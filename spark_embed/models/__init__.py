@@ -85,11 +85,15 @@ class Site:
             end. None: there is none.
         n_tasks: that run at once, at most: what all of them may do together is divided by it.
         n_executors: that run them; None where nobody knows.
+        max_cost: USD that the run may pay others for results (--max_cost); None for no limit.
+        paid_before: USD that what is in `folder` had cost when the run began.
     """
 
     folder: str | None = None
     n_tasks: int = 1
     n_executors: int | None = None
+    max_cost: float | None = None
+    paid_before: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -242,11 +246,11 @@ class TableModel(Model, Protocol):
 class ReferenceModel(Protocol):
     """The same model by the library that it comes from, and nothing of ours: what parity compares with."""
 
-    def prepare(self, pixels: npt.NDArray[np.uint8]) -> Any:
-        """Return the reference's inputs for RGB pixels, uint8 (height, width, 3).
+    def prepare(self, inputs: Inputs) -> Any:
+        """Return the reference's inputs for a row, of which an image is whole RGB pixels.
 
         Raises:
-            RowError: it cannot have this image.
+            RowError: it cannot have this row.
         """
         ...
 
@@ -255,7 +259,10 @@ class ReferenceModel(Protocol):
         ...
 
     def predict(self, batch: Sequence[Any]) -> Compared:
-        """Return those of the model's columns that can be compared, by float32; takes a copy of the model."""
+        """Return those of the model's columns that can be compared, by float32; takes a copy of the model.
+
+        A vector of zeros is none: there is nothing to compare it with.
+        """
         ...
 
 

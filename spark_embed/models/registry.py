@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from spark_embed.config import ModelOptions
+from spark_embed.config import ModelOptions, is_api_file
 from spark_embed.errors import ConfigError
 from spark_embed.storage import folder_path, is_s3
 
@@ -203,7 +203,7 @@ def choose_kind(options: ModelOptions) -> str:
                 "takes one model"
             )
         return SEVERAL
-    if (options.model_directory or "").lower().endswith((".yaml", ".yml")):
+    if is_api_file(options.model_directory):
         return REMOTE
     if options.model_directory and _find(_HAS_CODE)(options):
         return MODEL_FOLDER
@@ -239,7 +239,7 @@ def find_source(model_directory: str) -> str:
     if is_s3(model_directory):
         return folder_path(model_directory, "--model_directory")
     path = os.path.expanduser(model_directory)
-    is_model_file = os.path.isfile(path) and not path.lower().endswith((".yaml", ".yml"))
+    is_model_file = os.path.isfile(path) and not is_api_file(path)
     return os.path.abspath(path) if os.path.isdir(path) or is_model_file else model_directory
 
 

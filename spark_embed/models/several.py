@@ -12,9 +12,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from spark_embed.config import ModelOptions
 from spark_embed.errors import ConfigError, ModelError, RowError
 from spark_embed.models import (
@@ -230,8 +227,8 @@ class _References:
         self._numbers = {name: names.index(name) for name in references}
         self._references = references
 
-    def prepare(self, pixels: npt.NDArray[np.uint8]) -> dict[str, Any]:
-        return {name: one.prepare(pixels) for name, one in self._references.items()}
+    def prepare(self, inputs: Inputs) -> dict[str, Any]:
+        return {name: one.prepare(inputs) for name, one in self._references.items()}
 
     def difference(self, prepared: Prepared, reference: dict[str, Any]) -> float | None:
         found = []

@@ -289,13 +289,24 @@ def describe_parity(parity: dict[str, Any]) -> str:
     return line
 
 
+def _by_result(parity: dict[str, Any]) -> str:
+    """Return what each of several vectors has for its smallest cosine."""
+    figures = (parity.get("by_result") or {}).items()
+    cosines = [
+        f"{name} {one['min_cosine']:.6f}" + (f" on {one['n_compared']}" if "n_compared" in one else "")
+        for name, one in figures
+        if "min_cosine" in one
+    ]
+    return f" ({', '.join(cosines)})" if len(cosines) > 1 else ""
+
+
 def describe_measures(parity: dict[str, Any]) -> str:
     """Return what was measured of labels, of vectors, or of both."""
-    n_images, parts = parity["n_images"], []
+    n_images, what, parts = parity["n_images"], parity.get("what", "images"), []
     if "n_same_label" in parity:
         parts.append(f"same label as by plain transformers on {parity['n_same_label']} of {n_images} images")
         parts.append(f"scores within {parity['max_score_difference']:.4f}")
     if parity["min_cosine"] is not None:
-        rest = "" if parts else f" with plain transformers on {n_images} images"
-        parts.append(f"smallest cosine {parity['min_cosine']:.6f}{rest}")
+        rest = "" if parts else f" with plain transformers on {n_images} {what}"
+        parts.append(f"smallest cosine {parity['min_cosine']:.6f}{rest}{_by_result(parity)}")
     return ", ".join(parts)

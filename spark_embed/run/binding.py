@@ -21,13 +21,15 @@ from spark_embed.inference.preflight.probe import ProbeOptions
 from spark_embed.inference.preflight.rows import UnreachableError
 from spark_embed.inference.recipes import make_feed_options, make_recipe
 from spark_embed.inference.tally import Tally
-from spark_embed.models import Site
+from spark_embed.models import Recipe, Site
+from spark_embed.models.registry import find_account
 from spark_embed.output.summary import describe_measures, describe_parity
 from spark_embed.run.wave import embed_table
 from spark_embed.spark.cluster.census import read_settings
 from spark_embed.spark.cluster.conf import planned_slots
 from spark_embed.spark.settings import count_executors, count_slots, is_task_size_set, table_settings
 from spark_embed.spark.task_size import Rate, TaskSize, find_task_size
+from spark_embed.storage import exists
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +122,8 @@ def make_binding(
         None if config.batch_size == "auto" else config.batch_size,
         False if config.jpeg_scaling == "off" else known.jpeg_scaling,
     )
-    recipe = replace(make_recipe(config), site=_find_site(spark, known.folder))
+    recipe = make_recipe(config)
+    recipe = replace(recipe, site=_find_site(spark, config, recipe, known.folder))
     if recipe.dtype == "auto" and known.dtype:
         recipe = replace(recipe, dtype=known.dtype)
     unreachable: list[str] = []
@@ -140,9 +143,13 @@ def make_binding(
     )
 
 
-def _find_site(spark: SparkSession, folder: str | None) -> Site:
+def _find_site(spark: SparkSession, config: Config, recipe: Recipe, folder: str | None) -> Site:
     n_tasks = planned_slots(read_settings(spark), count_slots(spark)[0])
-    return Site(folder, n_tasks, count_executors(spark, n_tasks))
+    site = Site(folder, n_tasks, count_executors(spark, n_tasks), config.max_cost)
+    account = find_account(recipe.kind)
+    if config.max_cost is None or account is None or folder is None or not exists(folder):
+        return site
+    return replace(site, paid_before=account(replace(recipe, site=site))["cost_usd"])
 
 
 def make_fetch_policy(config: Config, roots: tuple[str, ...], column: str) -> FetchPolicy:
@@ -184,7 +191,8 @@ def _bind(
         share = wave_rows / max(source.n_rows, 1)
         n_bytes, n_files = round(source.n_bytes * share), math.ceil(len(source.shards) * share)
         row_s = max(preflight.row_s, _URL_ROW_S) if source.has_urls else preflight.row_s
-        task_size = find_task_size(n_bytes, wave_rows, n_files, Rate(row_s, n_planned))
+        rate = Rate(row_s, n_planned, preflight.recipe.takes.ahead)
+        task_size = find_task_size(n_bytes, wave_rows, n_files, rate)
     return Binding(
         source,
         preflight,
@@ -234,7 +242,7 @@ def report_preflight(config: Config, preflight: Preflight) -> None:
     text = (
         f"parity: {shortfall}; --dtype float32 is the most exact"
         if parity["n_images"]
-        else "parity: no image of the sample could be compared"
+        else f"parity: no {parity.get('what', 'images')[:-1]} of the sample could be compared"
         + (f" (the first: {one_line(preflight.unread, 120)})" if preflight.unread else "")
         + "; --parity_samples 0 goes without"
     )

@@ -51,7 +51,7 @@ def _stopped(limit: Limit, plan: Plan, publisher: Publisher, summary: str = "") 
     pending, config = plan.pending, limit.config
     where = "complete and published" if summary else "complete, and will be published once all are"
     again = "the same command" + (" without --overwrite" if config.overwrite else "") + " goes on"
-    if not publisher.of_this_run:
+    if not (publisher.of_this_run or limit.spent):
         again += ", but give it more time, or shorter waves (--wave_s): this run has completed none"
     return StoppedError(
         f"stopped at {limit}: {pending.n_complete + publisher.n_rows:,} of {pending.n_rows:,} rows are "

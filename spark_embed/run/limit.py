@@ -34,12 +34,14 @@ class Limit:
         n_machines: that the run has, as far as known: each costs.
         is_reached: rows were left for it, or given up.
         n_retries_left: of them, rows of errors.parquet that were to be tried again.
+        spent: how a model says that it has spent what it may; None while none does.
     """
 
     def __init__(self, config: Config, clock: Clock) -> None:
         self.n_machines = 1
         self.is_reached = False
         self.n_retries_left = 0
+        self.spent: str | None = None
         self.config, self._clock = config, clock
         self._least_s = min(_LEAST_WAVE_S, config.wave_s / 10)
 
@@ -75,6 +77,8 @@ class Limit:
     def _limits(self) -> Iterable[tuple[float, str]]:
         """Yield the seconds of each limit, and how people say it."""
         yield math.inf, "no limit"
+        if self.spent:
+            yield 0, self.spent
         if (hours := self.config.max_hours) is not None:
             yield hours * 3600, f"--max_hours {hours:g}"
         if (cost := self.config.max_cost) is not None and (price := self.config.hourly_price):

@@ -14,12 +14,14 @@ from py4j.protocol import Py4JError
 
 from spark_embed.datasets import BadShard, ParquetSource
 from spark_embed.datasets.units import Unit
-from spark_embed.errors import ModelError, StorageError
+from spark_embed.errors import ModelError, StoppedError, StorageError
 from spark_embed.run.binding import Binding
 from spark_embed.storage import free_bytes, no_space_error, root_cause, store_failure
 
 _ROW_BYTES = 300  # of a row's other columns, about
-_MODEL_ERROR = re.compile(rf"{ModelError.__module__}\.ModelError: (.*)")  # in a worker's traceback
+# In a worker's traceback.
+_MODEL_ERROR = re.compile(rf"{ModelError.__module__}\.ModelError: (.*)")
+_STOPPED = re.compile(rf"{StoppedError.__module__}\.StoppedError: (.*)")
 
 
 # A worker that says so has read what the store has whole; a file that is gone is gone.
@@ -50,7 +52,7 @@ class UnreadableShardsError(Exception):
 def explain_failure(
     exc: Exception, binding: Binding, root: str, units: Iterable[Unit], n_rows: int
 ) -> Exception:
-    """Return what a failed Spark job means: no model, a full disk, no store, bad shards, or what it was.
+    """Return what a failed Spark job means: a limit, no model, a full disk, no store, bad shards, or itself.
 
     Args:
         exc: Spark's error.
@@ -60,6 +62,8 @@ def explain_failure(
         n_rows: of the wave.
     """
     text = _text_of(exc)
+    if told := _STOPPED.search(text):
+        return StoppedError(told[1].strip())
     if told := _MODEL_ERROR.search(text):  # first: what a disk or a store said to it is in the text, too
         return ModelError(f"{told[1].strip()} (on a worker; what is complete stays so)")
     if "No space left on device" in text or "Disk quota exceeded" in text:

@@ -17,7 +17,7 @@ from functools import partial
 
 from spark_embed.datasets import BadShard
 from spark_embed.datasets.units import Unit, take_wave
-from spark_embed.errors import SparkEmbedError
+from spark_embed.errors import SparkEmbedError, StoppedError
 from spark_embed.output.records import Marker
 from spark_embed.run.wave_failure import PassingStorageError, UnreadableShardsError
 from spark_embed.run.wave_job import Wave, WaveContext, run_one
@@ -135,6 +135,10 @@ class _Loop:
             # In halves: the fewer files a wave reads, the likelier that nothing breaks off.
             half = (len(wave.units) + 1) // 2
             self._again(wave, wave.units[:half], wave.units[half:])
+            return None
+        except StoppedError as exc:
+            self._context.limit.spent = str(exc).removeprefix("stopped at ")
+            self._ready.append(wave)
             return None
         except Exception as exc:
             if isinstance(exc, SparkEmbedError) and exc.is_final:

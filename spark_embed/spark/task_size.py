@@ -10,6 +10,9 @@ from spark_embed.spark.settings import TASK_BYTES
 _MIN_TASKS_PER_SLOT = 4
 _MIN_TASK_S, _MAX_TASK_S = 2.0, 60.0
 _OPEN_FILE_S = 0.02
+
+# A slot begins nothing while the last rows of its task are under way elsewhere: tasks are so much longer.
+_TIMES_AHEAD = 25
 _SLACK = 1.01  # files that just fill a task should not be cut by a few bytes
 
 # A task may have so many times the rows of others, or take so long: sorting rows into tasks takes seconds.
@@ -23,10 +26,17 @@ _READ_BYTES_PER_S = 1 << 30
 
 @dataclass(frozen=True)
 class Rate:
-    """How fast a session embeds, by preflight's sample: seconds of one task a row, and tasks at once."""
+    """How fast a session embeds, by preflight's sample.
+
+    Attributes:
+        row_s: seconds of one task a row.
+        n_slots: tasks at once.
+        n_ahead: rows that a task has under way elsewhere at once (`spark_embed.models.Takes.ahead`).
+    """
 
     row_s: float
     n_slots: int
+    n_ahead: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,11 +95,13 @@ def find_task_size(n_bytes: int, n_rows: int, n_files: int, rate: Rate) -> TaskS
     """Return the size that cuts such an input into tasks of 10 to 60 s, shorter in a short run.
 
     A task costs some 0.1 s besides its rows, and a slot that is done before the others waits for them:
-    each slot gets at least four tasks, as long as they take 2 s.
+    each slot gets at least four tasks, as long as they take 2 s; fewer and longer ones where
+    rows are under way elsewhere.
     """
     row_s = max(rate.row_s, 1e-6)
     run_s = n_rows * row_s / rate.n_slots
     task_s = min(max(run_s / _MIN_TASKS_PER_SLOT, _MIN_TASK_S), _MAX_TASK_S)
+    task_s = max(task_s, _TIMES_AHEAD * rate.n_ahead * row_s)
     n_tasks = rate.n_slots * max(1, round(run_s / task_s))
     open_bytes = math.ceil(_OPEN_FILE_S / row_s * n_bytes / max(n_rows, 1))
     share = 1 / n_tasks

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from spark_embed.errors import ConfigError
-from spark_embed.load_config import load_yaml, reworded
+from spark_embed.load_config import explain_entry, load_yaml
 from spark_embed.models.tabular.signature import Feature, Signature
 
 
@@ -100,15 +99,8 @@ def read_rules(path: str) -> Rules:
     try:
         return Rules.model_validate(values)
     except ValidationError as exc:
-        error = exc.errors()[0]
-        where = ".".join(map(str, error["loc"]))
-        if error["type"] == "extra_forbidden":
-            raise ConfigError(f"{called}: unknown rule {where}{_nearest(error['loc'])}") from exc
-        shown = "" if error["type"] == "value_error" else f" {error['input']!r}"
-        raise ConfigError(f"{called}: {where}{shown}: {reworded(error['msg'])}") from exc
+        raise ConfigError(f"{called}: {explain_entry(exc, _names_beside, 'rule')}") from exc
 
 
-def _nearest(place: tuple[int | str, ...]) -> str:
-    names = list(ColumnRule.model_fields if len(place) > 1 else Rules.model_fields)
-    close = difflib.get_close_matches(str(place[-1]), names, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(names)}"
+def _names_beside(name: str) -> Iterable[str]:
+    return ColumnRule.model_fields if "." in name else Rules.model_fields

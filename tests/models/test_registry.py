@@ -6,7 +6,9 @@ import yaml
 from spark_embed.config import ModelOptions
 from spark_embed.errors import ConfigError
 from spark_embed.models.registry import (
+    EMBEDDED_MODEL,
     IMAGE_CLASSIFIER,
+    IMAGE_EMBEDDER,
     IMAGE_TEXT_EMBEDDER,
     MODEL_FOLDER,
     REMOTE,
@@ -25,7 +27,13 @@ def sources(tmp_path):
     """What --model_directory may be, by a short name: its value."""
     (tmp_path / "api.yaml").write_text(yaml.safe_dump({**CHAT, "base_url": "http://localhost/v1"}))
     folder = write_folder(tmp_path / "code")
-    return {"api": str(tmp_path / "api.yaml"), "code": str(folder), "hub": "org/clip", None: None}
+    return {
+        "api": str(tmp_path / "api.yaml"),
+        "code": str(folder),
+        "hub": "org/clip",
+        "own": EMBEDDED_MODEL,
+        None: None,
+    }
 
 
 @pytest.mark.parametrize(
@@ -66,6 +74,7 @@ def test_an_option_that_a_kind_would_ignore_is_refused(source, options, message,
     ("source", "options", "kind"),
     [
         ("api", {"task": "auto"}, REMOTE),
+        ("own", {"task": "auto"}, IMAGE_EMBEDDER),
         ("api", {"task": "label", "normalize": False}, REMOTE),
         ("code", {"task": "classify"}, MODEL_FOLDER),
         (None, {"task": "classify", "top_k": 3, "min_score": 0.1, "with_embedding": True}, IMAGE_CLASSIFIER),
@@ -86,7 +95,7 @@ def test_what_is_compared_of_an_api_is_what_decides_its_answers(sources, tmp_pat
 
     first = compared()
     faster = {"concurrency": 3, "requests_per_s": 2, "timeout_s": 5, "attempts": 2, "prices": {"request": 1}}
-    assert compared(**faster, max_cost_usd=5) == first
+    assert compared(**faster) == first
     assert compared(base_url="http://elsewhere/v1") != first
     for name, value in (("prompt", "why?"), ("model", "other"), ("columns", {"x": "y"}), ("max_edge", 64)):
         assert compared(**{name: value}) != first, name

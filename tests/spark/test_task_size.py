@@ -55,6 +55,13 @@ def test_a_task_of_a_long_run_takes_up_to_a_minute(row_s, n_rows, n_slots):
     assert 30 < n_rows * row_s / tasks <= 64
 
 
+def test_tasks_are_longer_where_their_last_rows_are_waited_for():
+    """Of 0.3 s an answer, 32 at once: tasks of 30 s, where those of a model here would take 10."""
+    row_s = 0.3 / 32
+    tasks = [n_tasks(8000 * 30_000, 8000, 8, Rate(row_s, 2, n_ahead)) for n_ahead in (0, 4 * 32)]
+    assert [round(one) for one in tasks] == [8, 2]
+
+
 @pytest.mark.parametrize(("n_files", "n_slots"), [(120, 4), (17, 4), (100, 8), (1000, 7), (33, 2), (5, 4)])
 def test_slots_end_together_where_tasks_are_of_whole_files(n_files, n_slots):
     """No file is cut here, so nothing is shorter than rounds of one file each."""

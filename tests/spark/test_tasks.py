@@ -7,6 +7,7 @@ import pytest
 from pyspark.errors import PySparkRuntimeError
 
 from spark_embed.errors import ConfigError
+from spark_embed.load_config import conf_folder
 from spark_embed.spark.context import use_own_python
 from spark_embed.spark.tasks import explain_python, run_tasks
 
@@ -71,3 +72,25 @@ def test_workers_here_run_the_python_that_runs_here_unless_one_is_named(spark, m
     monkeypatch.setattr(spark.sparkContext, "pythonExec", "python3")
     use_own_python()
     assert spark.sparkContext.pythonExec == sys.executable
+
+
+def test_an_error_of_ours_is_one_line_of_sparks_log(spark):
+    log4j = spark._jvm.org.apache.logging.log4j
+    lines = (conf_folder() / "log4j2.properties").read_text().splitlines()
+    (pattern,) = (
+        line.partition(" = ")[2] for line in lines if line.startswith("appender.stderr.layout.pattern")
+    )
+    pattern = pattern.replace("\\\\", "\\")  # as Java reads it
+    layout = log4j.core.layout.PatternLayout.newBuilder().withPattern(pattern).build()
+
+    def line(raised: str) -> str:
+        traceback = "Traceback (most recent call last):\n  File 'a', line 1\n    x()\n"
+        said = f"Lost task 0.0: {traceback}{raised}\n\n\tat org.X"
+        message = log4j.message.SimpleMessage(said)
+        event = (
+            log4j.core.impl.Log4jLogEvent.newBuilder().setMessage(message).setLoggerName("a.Tasks").build()
+        )
+        return layout.toSerializable(event).strip()
+
+    assert line("spark_embed.errors.ModelError: no").endswith("Tasks: Lost task 0.0: ModelError: no")
+    assert "File 'a'" in line("ValueError: no")

@@ -225,8 +225,8 @@ def test_ids_whose_hashes_are_equal_are_not_taken_for_one(tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("colums: {}", "unknown rule colums; did you mean columns?"),
-        ("columns: {age: {minimum: 3}}", "unknown rule columns.age.minimum; did you mean min?"),
+        ("colums: {}", "unknown rule 'colums'; did you mean columns?"),
+        ("columns: {age: {minimum: 3}}", "unknown rule 'columns.age.minimum'; did you mean min?"),
         ("columns: {age: {type: text}}", "columns.age.type 'text': must be 'integer', 'number' or 'boolean'"),
         ("columns: {age: {min: 3, max: 2}}", "columns.age: min 3 is above max 2"),
         (

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,9 @@ class Parity:
         n_same_label: images with the reference's label; None for a model that gives none.
         max_score_difference: largest difference of a label's score, of these.
         by_result: the same of each result, where more than one is compared; the figures above are then the
-            worst, and of labels how many images have all of them the same.
+            worst, and of labels how many images have all of them the same. Of one that has a reference on
+            fewer images (captions that are null), `n_compared` says on how many.
+        what: what is compared: "images" stand for rows of them, "texts" for rows of texts alone.
     """
 
     n_images: int = 0
@@ -51,6 +53,7 @@ class Parity:
     n_same_label: int | None = None
     max_score_difference: float | None = None
     by_result: Mapping[str, Mapping[str, float | int]] | None = None
+    what: Literal["images", "texts"] = "images"
 
 
 UNMEASURED = Parity()
@@ -114,7 +117,7 @@ def _prepare_both(
     started = time.perf_counter()
     pixels = open_with_pillow(data).decode()
     decode_s = time.perf_counter() - started
-    reference = plain.prepare(pixels)
+    reference = plain.prepare(Inputs(pixels, None, columns))
 
     def sampled(inputs: Inputs, decode_s: float) -> Sampled:
         started = time.perf_counter()
@@ -150,14 +153,17 @@ def measure_parity(model: Model, sample: Sequence[Sampled], references: Compared
         references = predict_references(model, sample)
     pixels = [item.pixel_difference for item in sample if item.pixel_difference is not None]
     parity = _compare(model.predict([item.prepared for item in sample]), references, model.gives)
-    return replace(parity, max_pixel_difference=max(pixels, default=None))
+    what: Literal["images", "texts"] = "images" if model.takes.image else "texts"
+    return replace(parity, max_pixel_difference=max(pixels, default=None), what=what)
 
 
 def find_shortfall(measured: Mapping[str, Any], min_cosine: float) -> str | None:
     """Return by what the values of a `Parity` fall short of counting as equal; None if they do not."""
     n_images, cosine = measured["n_images"], measured.get("min_cosine")
     for name, figures in (measured.get("by_result") or {}).items():
-        if shortfall := find_shortfall({"n_images": n_images, **figures}, min_cosine):
+        if shortfall := find_shortfall(
+            {"n_images": figures.get("n_compared", n_images), **figures}, min_cosine
+        ):
             return f"{name}: {shortfall}"
     n_same, difference = measured.get("n_same_label"), measured.get("max_score_difference")
     if cosine is not None and not cosine >= min_cosine:  # NaN falls short, too
@@ -174,65 +180,73 @@ def find_shortfall(measured: Mapping[str, Any], min_cosine: float) -> str | None
 
 
 def _compare(prediction: Prediction, references: Compared, gives: Results) -> Parity:
-    """Compare each image that has a usable reference; one whose own result is unusable is like none.
+    """Compare each result where it has a usable reference; one that is itself unusable is like none.
 
     So a precision that overflows where float32 does not is seen, and not taken for a bad image. Results that
     have no reference do not matter.
     """
-    usable = np.logical_and.reduce([_is_usable(expected) for expected in references.values()])
-    if not usable.any():
-        return Parity()
     compared = [one for one in gives if any(field.name in references for field in one.fields)]
-    measured = {one.name: _measure(prediction, references, one, usable) for one in compared}
-    parity = _sum_up(list(measured.values()), int(usable.sum()))
+    measured = {one.name: _measure(prediction, references, one) for one in compared}
+    measured = {name: one for name, one in measured.items() if one.usable.any()}
+    if not measured:
+        return Parity()
+    parity = _sum_up(list(measured.values()))
     if len(measured) == 1:
         return parity
-    by_result = {name: _figures(_sum_up([one], parity.n_images)) for name, one in measured.items()}
-    return replace(parity, by_result=by_result)
+    return replace(
+        parity, by_result={name: _figures(_sum_up([one]), parity) for name, one in measured.items()}
+    )
 
 
 class _Measured(NamedTuple):
-    """Of each image whose reference is usable, how one result compares; None for what it does not give."""
+    """How one result compares, by image; None for what it does not give.
 
+    `usable` says whose reference can be used: only theirs count of what else there is.
+    """
+
+    usable: npt.NDArray[np.bool_]
     cosines: npt.NDArray[np.float64] | None = None
     labels: npt.NDArray[np.bool_] | None = None
     scores: npt.NDArray[np.float64] | None = None
 
 
-def _measure(
-    prediction: Prediction, references: Compared, result: Result, usable: npt.NDArray[np.bool_]
-) -> _Measured:
+def _measure(prediction: Prediction, references: Compared, result: Result) -> _Measured:
     failed = list(prediction.failures.get(result.name, ()))
-    measured = _Measured()
-    for name in (field.name for field in result.fields if field.name in references):
+    names = [field.name for field in result.fields if field.name in references]
+    measured = _Measured(np.logical_and.reduce([_is_usable(references[name]) for name in names]))
+    if not measured.usable.any():  # as of captions that are all null: the run's are then of no length
+        return measured
+    for name in names:
         expected = references[name]
         found = np.array(prediction.columns[name], dtype=np.float64)
         found[failed] = 0
         if expected.ndim == 2:
-            measured = measured._replace(cosines=_cosines(found, expected)[usable])
+            measured = measured._replace(cosines=_cosines(found, expected))
         elif np.issubdtype(expected.dtype, np.integer):
             found[failed] = -1
-            measured = measured._replace(labels=(found == expected)[usable])
+            measured = measured._replace(labels=found == expected)
         else:
-            measured = measured._replace(scores=np.abs(found - expected)[usable])
+            measured = measured._replace(scores=np.abs(found - expected))
     return measured
 
 
-def _sum_up(measured: Sequence[_Measured], n_images: int) -> Parity:
-    cosines = [one.cosines for one in measured if one.cosines is not None]
-    labels = [one.labels for one in measured if one.labels is not None]
-    scores = [one.scores for one in measured if one.scores is not None]
+def _sum_up(measured: Sequence[_Measured]) -> Parity:
+    cosines = [one.cosines[one.usable] for one in measured if one.cosines is not None]
+    labels = [one.labels | ~one.usable for one in measured if one.labels is not None]
+    scores = [one.scores[one.usable] for one in measured if one.scores is not None]
+    usable = np.logical_or.reduce([one.usable for one in measured])
     return Parity(
-        n_images=n_images,
+        n_images=int(usable.sum()),
         min_cosine=float(np.concatenate(cosines).min()) if cosines else None,
-        n_same_label=int(np.logical_and.reduce(labels).sum()) if labels else None,
+        n_same_label=int(np.logical_and.reduce([usable, *labels]).sum()) if labels else None,
         max_score_difference=float(np.concatenate(scores).max()) if scores else None,
     )
 
 
-def _figures(parity: Parity) -> dict[str, float | int]:
+def _figures(parity: Parity, whole: Parity) -> dict[str, float | int]:
+    fewer = {"n_compared": parity.n_images} if parity.n_images < whole.n_images else {}
     figures = {name: getattr(parity, name) for name in ("min_cosine", "n_same_label", "max_score_difference")}
-    return {name: value for name, value in figures.items() if value is not None}
+    return {**fewer, **{name: value for name, value in figures.items() if value is not None}}
 
 
 def _is_usable(expected: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:

@@ -219,6 +219,7 @@ def _described(model: Model, compiled: dict[str, float] | None, min_edge: int | 
 
 def _told(parity: Parity) -> dict[str, Any]:
     values = {
+        **({} if parity.what == "images" else {"what": parity.what}),
         "n_images": parity.n_images,
         **_measures(parity),
         "max_pixel_difference": parity.max_pixel_difference,

@@ -41,7 +41,8 @@ def prepare_rows(
 ) -> Iterator[Sampled]:
     """Yield rows as the model prepares them, and its reference if it has one; `errors` is given the rest."""
     rows = _with_columns(sample, model.takes.columns)
-    if model.reference is not None:
+    plain = model.reference
+    if plain is not None and model.takes.image:
         images = fetched(rows, options, errors)
         if has_failed_before():
             images = keep_decodable(images, make_decoder(replace(options, isolated=True)))
@@ -54,8 +55,10 @@ def prepare_rows(
             started = time.perf_counter()
             try:
                 image = decoder.open_image(data).decode() if model.takes.image == "pixels" else data
-                prepared = model.prepare(Inputs(image, None, columns or {}))
-                yield Sampled(prepared, None, None, time.perf_counter() - started)
+                given = Inputs(image, None, columns or {})
+                prepared = model.prepare(given)
+                prepare_s = time.perf_counter() - started
+                yield Sampled(prepared, plain.prepare(given) if plain else None, None, prepare_s)
             except RowError as exc:
                 errors.append(exc)
     finally:

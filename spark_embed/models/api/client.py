@@ -1,7 +1,6 @@
-"""Requests of one process, on an event loop in a thread of their own; knows no row, no column and no batch.
+"""Requests of one process, on an event loop in a thread of their own; knows no column and no batch.
 
-So many at once as the description says, at the pace of the key; each until it is answered, refused, or out of
-attempts. What a provider that is dead, unpaid or wrongly named answers stops the run.
+Which are on their way and who waits for them; what stops the run stops all of them.
 """
 
 from __future__ import annotations
@@ -13,37 +12,18 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 import aiohttp
 
-from spark_embed.errors import ModelError, RowError, SparkEmbedError
+from spark_embed.errors import RowError, SparkEmbedError
 from spark_embed.models.api.answers import Answers
+from spark_embed.models.api.asker import Answer, Asker
 from spark_embed.models.api.file import ApiFile
-from spark_embed.models.api.pace import Pace
-from spark_embed.models.api.patience import Patience
-from spark_embed.models.api.providers import Asking, cost_usd
-from spark_embed.models.api.replies import (
-    PassingError,
-    RefusedError,
-    SpoiledError,
-    read_answer,
-    read_reply,
-)
+from spark_embed.models.api.providers import Asking
+from spark_embed.models.api.replies import SpoiledError, read_answer
 
-_CONNECT_S = 10.0
 _LOOK_EVERY_S = 0.5
-_REFRESH_S = 10.0
-_MIN_SECRET_CHARS = 12  # servers that want none are given a word, which may be in any answer
-
-
-@dataclass
-class Answer:
-    """An answer: as it came, and as JSON, or why it is none; `seconds` since its request went, if it did."""
-
-    text: str
-    value: dict[str, Any] | SpoiledError
-    seconds: float | None = None
 
 
 @dataclass(eq=False)
@@ -61,26 +41,21 @@ class Client:
     Args:
         api: the description.
         asking: how its provider is asked.
+        asker: what asks it.
         answers: where they are kept.
-        pace: of requests.
     """
 
-    def __init__(self, api: ApiFile, asking: Asking, answers: Answers, pace: Pace) -> None:
-        self._api, self._asking, self._answers, self._pace = api, asking, answers, pace
-        self._secret = api.read_key()
+    def __init__(self, api: ApiFile, asking: Asking, asker: Asker, answers: Answers) -> None:
+        self._api, self._asking, self._asker, self._answers = api, asking, asker, answers
         self._waiting = threading.BoundedSemaphore(2 * api.concurrency)  # images held in memory
         self._term = 0
         self._pending: dict[str, Asked] = {}  # by key: identical images are asked about once
         self._lock = threading.Lock()
         self._stopped: SparkEmbedError | None = None
-        self._patience = Patience(api.attempts, api.concurrency)
-        self._n_in_flight = 0
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._turns = asyncio.Semaphore(api.concurrency)
         self._closing = asyncio.Event()
         self._session: asyncio.Future[aiohttp.ClientSession] = self._loop.create_future()
-        self._refreshed = 0.0
         # A daemon: an interpreter that ends does not wait for it.
         self._thread = threading.Thread(target=self._main, name="api", daemon=True)
         self._thread.start()
@@ -89,9 +64,8 @@ class Client:
         """Begin a task: what earlier ones have left unasked is not asked; others' answers are taken in."""
         self._term += 1
         self._stopped = None  # in a run that is tried again
-        self._patience.renew()
+        self._asker.patience.renew()
         self._answers.refresh()
-        self._refreshed = time.monotonic()
 
     def end(self) -> None:
         """End a task: what it has left unasked is not asked, and what was answered is stored.
@@ -166,10 +140,12 @@ class Client:
         """Raise what stops the run, once the answers to all that has gone are kept."""
         if self._stopped is not None:
             give_up = time.monotonic() + self._api.timeout_s
-            while self._n_in_flight and time.monotonic() < give_up:
+            while self._asker.n_in_flight and time.monotonic() < give_up:
                 time.sleep(_LOOK_EVERY_S / 10)
             self._answers.flush()
-            raise self._stopped
+            raise type(self._stopped)(
+                str(self._stopped)
+            )  # many threads raise it, each with its own traceback
         if not self._thread.is_alive():
             raise RuntimeError("the thread that asks has died")
 
@@ -180,13 +156,7 @@ class Client:
             self._loop.close()
 
     async def _serve(self) -> None:
-        headers = {"Authorization": f"Bearer {self._secret}"} if self._secret else {}
-        async with aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
-            headers={"User-Agent": "spark-embed", **headers},
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=self._api.timeout_s, sock_connect=_CONNECT_S),
-        ) as session:
+        async with self._asker.session() as session:
             self._session.set_result(session)
             while not self._closing.is_set():
                 with suppress(TimeoutError):
@@ -213,79 +183,20 @@ class Client:
     async def _bring(self, asked: Asked, kind: str, data: bytes) -> None:
         """Bring a request to its end, whatever that is."""
         try:
-            answer = await self._try(asked, kind, data)
+            session = await self._session
+            check = partial(self._check_wanted, asked)
+            answer = await self._asker.bring(session, asked.key, kind, data, check)
+            if self._answers.is_due:
+                await self._flush_if_due()
         except BaseException as exc:  # noqa: BLE001  raised again where the answer is asked for
             if isinstance(exc, SparkEmbedError):
                 exc = self._stopped = self._stopped or exc
             self._end(asked, exc)
         else:
-            self._patience.renew()
+            self._asker.patience.renew()
             self._end(asked, answer)
         finally:
             self._waiting.release()
-
-    async def _try(self, asked: Asked, kind: str, data: bytes) -> Answer:
-        """Ask as often as the description says, as long as what fails may pass."""
-        n_failed = 0
-        while True:
-            try:
-                async with self._turns:
-                    return await self._ask(asked, kind, data)
-            except RefusedError as exc:
-                raise self._patience.refused(exc, self._said(exc)) from exc
-            except PassingError as exc:
-                n_failed += 1
-                if isinstance(exc, SpoiledError) and n_failed >= self._api.attempts:
-                    self._answers.add(asked.key, exc.text, {}, None)
-                    return Answer(exc.text, exc)
-                if exc.code == "bad_answer":
-                    self._answers.spoiled(asked.key)
-                pause_s = self._patience.pause_s(exc, self._said(exc), n_failed)
-                self._pace.hold(exc.wait_s)
-            await asyncio.sleep(pause_s)
-
-    async def _ask(self, asked: Asked, kind: str, data: bytes) -> Answer:
-        """Ask once, when it is this request's turn.
-
-        Raises:
-            RefusedError, PassingError: there is no answer.
-            SparkEmbedError: the run must stop.
-        """
-        self._check_wanted(asked)
-        reckoned = await self._pace.turn()
-        await self._check_cost()
-        session = await self._session
-        self._check_wanted(asked)
-        self._answers.sent(asked.key)
-        self._n_in_flight += 1
-        try:
-            return await self._receive(session, asked, self._asking.body(kind, data), reckoned)
-        except (RefusedError, PassingError) as exc:
-            if exc.is_unpaid:
-                self._answers.unpaid(asked.key)
-            raise
-        finally:
-            self._n_in_flight -= 1
-
-    async def _receive(
-        self, session: aiohttp.ClientSession, asked: Asked, body: dict[str, Any], reckoned: float
-    ) -> Answer:
-        """Send a request, and keep its answer."""
-        started = time.monotonic()
-        text = await read_reply(session, self._asking.url, body, self._hide)
-        if self._secret and len(self._secret) >= _MIN_SECRET_CHARS:
-            text = text.replace(self._secret, "***")
-        value = read_answer(text)
-        seconds = time.monotonic() - started
-        usage = self._asking.usage(value)
-        self._pace.settle(reckoned, self._asking.units(usage))
-        model = value.get("model")
-        self._answers.add(asked.key, text, usage, model if isinstance(model, str) else None)
-        if self._answers.is_due:
-            await self._flush_if_due()
-        if lacking := self._asking.lacking(usage):
-            raise ModelError(f"{self._asking.url}: {lacking}")
-        return Answer(text, value, seconds)
 
     def _check_wanted(self, asked: Asked) -> None:
         """Ask no more for a task that has ended, or for a run that stops."""
@@ -293,26 +204,6 @@ class Client:
             raise self._stopped
         if asked.term != self._term:
             raise asyncio.CancelledError
-
-    async def _check_cost(self) -> None:
-        """Stop where the limit is reached; what other processes have spent is looked up now and then."""
-        if (limit := self._api.max_cost_usd) is None:
-            return
-        if time.monotonic() - self._refreshed > _REFRESH_S:
-            self._refreshed = time.monotonic()
-            await asyncio.to_thread(self._answers.refresh)
-        n_answers, usage = self._answers.usage
-        if (spent := cost_usd(self._api, usage, n_answers)) >= limit:
-            raise ModelError(
-                f"max_cost_usd {limit:g} is reached: {n_answers:,} answers for {spent:,.2f} USD; they are "
-                "kept: with a higher max_cost_usd the same command goes on"
-            )
-
-    def _said(self, exc: Exception) -> str:
-        return f"{self._asking.url}: {exc}"
-
-    def _hide(self, text: str) -> str:
-        return text.replace(self._secret, "***") if self._secret else text
 
 
 def _as_answer(text: str) -> Answer:

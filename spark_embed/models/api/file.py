@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from yarl import URL
 
-from spark_embed.config import ModelOptions
+from spark_embed.config import Config, ModelOptions
 from spark_embed.errors import ConfigError, ModelError, one_line
-from spark_embed.load_config import load_yaml
+from spark_embed.load_config import explain_entry, load_yaml
 from spark_embed.models.api.columns import Column, parse_column
 from spark_embed.schema import EMBEDDING, RESERVED, error_column
 
@@ -56,7 +56,6 @@ class ApiFile(BaseModel):
         concurrency: requests at once, of each task.
         timeout_s: of one attempt.
         attempts: in all, where an error may pass (429, 5xx, connections, an answer that breaks off).
-        max_cost_usd: stops the run; None for no limit.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -76,7 +75,6 @@ class ApiFile(BaseModel):
     timeout_s: float = Field(60, gt=0)
     attempts: int = Field(5, ge=1, le=20)
     prices: Prices = Prices()
-    max_cost_usd: float | None = Field(None, gt=0)
 
     @field_validator("base_url")
     @classmethod
@@ -127,12 +125,15 @@ class ApiFile(BaseModel):
         counted, other = ("pages", "tokens") if self.provider == "document_parse" else ("tokens", "pages")
         if getattr(self, f"{other}_per_minute"):
             raise ValueError(f"{other}_per_minute: {self.provider} counts {counted}: {counted}_per_minute")
-        if self.max_cost_usd is not None and not any(self.prices.model_dump().values()):
-            raise ValueError("max_cost_usd: stops nothing without prices: say what the provider asks for")
         prices = {"pages": ("page",), "tokens": ("million_input_tokens", "million_output_tokens")}
         if wrong := [name for name in prices[other] if getattr(self.prices, name)]:
             raise ValueError(f"prices.{wrong[0]}: {self.provider} counts {counted}, not {other}")
         return self
+
+    @property
+    def has_prices(self) -> bool:
+        """Whether answers cost anything."""
+        return any(self.prices.model_dump().values())
 
     @property
     def units_per_s(self) -> float | None:
@@ -170,9 +171,15 @@ def read_options(options: ModelOptions) -> tuple[tuple[str, Any], ...]:
     """Return what a recipe holds of a remote model: its file, as JSON; on the driver.
 
     Raises:
-        ConfigError: the file cannot be read, or something in it cannot be used.
+        ConfigError: the file cannot be read, or something in it cannot be used; or --max_cost has no price.
     """
-    return (("api", _read(options).model_dump_json()),)
+    api = _read(options)
+    if isinstance(options, Config) and options.max_cost and not (options.hourly_price or api.has_prices):
+        raise ConfigError(
+            f"--max_cost {options.max_cost:g}: stops nothing without prices: say in "
+            f"{options.model_directory} what the provider asks for, or give --hourly_price"
+        )
+    return (("api", api.model_dump_json()),)
 
 
 def read_compared(options: ModelOptions) -> tuple[tuple[str, Any], ...]:
@@ -199,14 +206,10 @@ def parse_api(values: dict[str, Any], called: str) -> ApiFile:
     try:
         return ApiFile.model_validate(values)
     except ValidationError as exc:
-        error = exc.errors()[0]
-        name = ".".join(map(str, error["loc"]))
-        if error["type"] == "missing":
-            raise ConfigError(f"{called}: {name} is missing") from None
-        if error["type"] == "extra_forbidden":
-            known = Prices.model_fields if name.startswith("prices.") else ApiFile.model_fields
-            close = difflib.get_close_matches(name.rpartition(".")[2], known, n=1, cutoff=0.5)
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
-            raise ConfigError(f"{called}: unknown name {name!r}; {hint}") from None
-        said = error["msg"].removeprefix("Value error, ").replace("Input should", "must")
-        raise ConfigError(f"{called}: {f'{name}: ' if name else ''}{said}") from None
+        if "max_cost_usd" in values:
+            raise ConfigError(f"{called}: max_cost_usd is an option of the command now: --max_cost") from None
+        raise ConfigError(f"{called}: {explain_entry(exc, _names_beside)}") from None
+
+
+def _names_beside(name: str) -> Iterable[str]:
+    return Prices.model_fields if name.startswith("prices.") else ApiFile.model_fields

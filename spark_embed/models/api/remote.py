@@ -15,16 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from spark_embed.errors import ImageError, RowError
+from spark_embed.errors import RowError
 from spark_embed.models import Inputs, Prediction, Recipe, Takes, Values
 from spark_embed.models.api.answers import Answers
-from spark_embed.models.api.client import Answer, Asked, Client
+from spark_embed.models.api.asker import Answer, Asker
+from spark_embed.models.api.client import Asked, Client
 from spark_embed.models.api.columns import Column
 from spark_embed.models.api.file import PARSED, RAW, ApiFile
 from spark_embed.models.api.pace import Pace
 from spark_embed.models.api.providers import ASKING, media_type
 from spark_embed.models.api.replies import SpoiledError
 from spark_embed.models.api.shrink import shrink
+from spark_embed.models.api.spending import Spending
+from spark_embed.models.vectors import check_vectors
 from spark_embed.schema import Field, Result
 
 _ROWS_AHEAD = 4  # for each request at once: so many rows wait for the slowest before the others have to
@@ -55,8 +58,10 @@ class RemoteModel:
         self._bound = self.recipe
         self._dims = _dims(self.recipe)
         self._seconds = 1.0  # of an answer, until there has been one
-        pace = _make_pace(self._api, recipe)
-        self._client = Client(self._api, self._asking, Answers(recipe.site.folder), pace)
+        answers = Answers(recipe.site.folder)
+        spending = Spending(self._api, answers, recipe.site)
+        asker = Asker(self._api, self._asking, answers, _make_pace(self._api, recipe), spending)
+        self._client = Client(self._api, self._asking, asker, answers)
         weakref.finalize(self, self._client.close)
 
     def describe(self) -> dict[str, Any]:
@@ -147,14 +152,14 @@ class RemoteModel:
         dim = self._dims.get(name, len(vector))
         if len(vector) != dim or not dim:
             raise RowError("bad_answer", f"{name}: a vector of {len(vector)} values, others have {dim}")
-        length = float(np.linalg.norm(vector))
-        if not np.isfinite(length) or length == 0:
-            raise ImageError("bad_vector", f"{name}: only zeros, or too large")
+        vectors, failures = check_vectors(vector[np.newaxis], normalize=self.recipe.normalize)
+        if failures:
+            raise failures[0]
         if name not in self._dims:
             self._dims[name] = dim
             options = {**dict(self.recipe.options), _DIMS: tuple(self._dims.items())}
             self.recipe = replace(self.recipe, options=tuple(options.items()))
-        return vector / np.float32(length) if self.recipe.normalize else vector
+        return vectors[0]
 
     def _values(self, column: Column, values: list[Any]) -> Values:
         if column.field.type != "vector":

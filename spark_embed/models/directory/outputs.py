@@ -10,8 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from spark_embed.errors import ImageError, RowError
+from spark_embed.errors import RowError
 from spark_embed.models import Prediction, Values
+from spark_embed.models.vectors import check_vectors
 from spark_embed.schema import EMBEDDING, EMBEDDING_RESULTS, LABEL, LABEL_FIELDS, Result, Results
 
 
@@ -82,14 +83,8 @@ class Embeddings:
                 vectors[row] = self._vector(value)
             except RowError as exc:
                 failures[row] = exc.without_traceback()
-        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
-        for row in np.flatnonzero(~np.isfinite(lengths) | (lengths == 0)).tolist():
-            what = "only zeros" if lengths[row] == 0 else "NaN or infinity"
-            failures.setdefault(row, ImageError("bad_vector", f"the model returned {what}"))
-        if self._normalize:
-            usable = np.isfinite(lengths) & (lengths > 0)
-            vectors[usable] /= lengths[usable, np.newaxis]
-        return Prediction({EMBEDDING: vectors}, {EMBEDDING: failures})
+        vectors, bad = check_vectors(vectors, normalize=self._normalize)
+        return Prediction({EMBEDDING: vectors}, {EMBEDDING: {**bad, **failures}})
 
     def _vector(self, value: Any) -> npt.NDArray[np.float32]:
         if isinstance(value, RowError):

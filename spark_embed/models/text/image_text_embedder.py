@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from spark_embed.errors import RowError
-from spark_embed.models import Inputs, Prediction, Prepared, Recipe, ReferenceModel
+from spark_embed.models import Compared, Inputs, Prediction, Prepared, Recipe, ReferenceModel
 from spark_embed.models.partial import predict_prepared, try_prepare
 from spark_embed.models.text.tower import TEXT_RESULT, TextTower, check_one_space, clean_text, cosines
 from spark_embed.models.vision.image_embedder import ImageEmbedder
@@ -59,15 +60,18 @@ class ImageTextEmbedder:
 
     @property
     def reference(self) -> ReferenceModel:
-        """That of the images."""
-        return _ReferenceOfImages(self._images.reference)
+        """Those of the images and of the texts."""
+        return _PlainPairs(self._images.reference, self._tower, self._text)
 
     def prepare(self, inputs: Inputs) -> Prepared:
         """See `Model.prepare`; of a row that lacks both, `predict` says of each why."""
         return _Pair(
             try_prepare(lambda: self._images.prepare(inputs)),
-            try_prepare(lambda: clean_text(inputs.columns.get(self._column), self._column)),
+            self._text(inputs),
         )
+
+    def _text(self, inputs: Inputs) -> str | RowError:
+        return try_prepare(lambda: clean_text(inputs.columns.get(self._column), self._column))
 
     def predict(self, batch: list[Prepared]) -> Prediction:
         """See `Model.predict`. The score is the cosine, whether the vectors are normalised or not."""
@@ -95,14 +99,22 @@ class ImageTextEmbedder:
         }
 
 
-class _ReferenceOfImages:
-    """The reference of the images beside prepared pairs; implements `spark_embed.models.ReferenceModel`."""
+class _PlainPairs:
+    """The references of both sides; implements `spark_embed.models.ReferenceModel`."""
 
-    def __init__(self, plain: PlainTransformers) -> None:
-        self.prepare, self.predict = plain.prepare, plain.predict
-        self._plain = plain
+    def __init__(
+        self, images: PlainTransformers, tower: TextTower, text: Callable[[Inputs], str | RowError]
+    ) -> None:
+        self._images, self._tower, self._text = images, tower, text
 
-    def difference(self, prepared: Prepared, reference: Any) -> float | None:
+    def prepare(self, inputs: Inputs) -> tuple[Any, str | RowError]:
+        return self._images.prepare(inputs), self._text(inputs)
+
+    def difference(self, prepared: Prepared, reference: tuple[Any, str | RowError]) -> float | None:
         if isinstance(prepared.image, RowError):
             raise prepared.image
-        return self._plain.difference(prepared.image, reference)
+        return self._images.difference(prepared.image, reference[0])
+
+    def predict(self, batch: Sequence[tuple[Any, str | RowError]]) -> Compared:
+        images = self._images.predict([image for image, _ in batch])
+        return {**images, TEXT_EMBEDDING: self._tower.plain_vectors([text for _, text in batch])}

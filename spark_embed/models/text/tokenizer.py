@@ -48,6 +48,13 @@ class Tokenizer:
                 f"--model_directory {recipe.source}: its tokenizer cannot be loaded: {one_line(exc)}{hint}"
             ) from exc
 
+    def plain(self, text: str) -> Tokens:
+        """Return the tokens of a single text as plain transformers' own call makes them."""
+        encoded = self._tokenizer(
+            text, truncation=True, max_length=self.max_tokens, padding=self._padding, return_tensors="pt"
+        )
+        return dict(encoded)
+
     def __call__(self, texts: Sequence[str]) -> tuple[Tokens, list[bool]]:
         """Return the tokens of some texts, padded, and which of the texts were cut."""
         limit = self.max_tokens

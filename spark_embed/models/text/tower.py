@@ -20,6 +20,7 @@ from spark_embed.models.device import resolve_device, resolve_dtype
 from spark_embed.models.folder import find_folder
 from spark_embed.models.text.files import TextFiles, read_text_files
 from spark_embed.models.text.tokenizer import Tokenizer
+from spark_embed.models.vectors import check_vectors
 from spark_embed.models.vision.checkpoint import (
     LIBRARY_ERRORS,
     check_complete,
@@ -27,7 +28,6 @@ from spark_embed.models.vision.checkpoint import (
     load_weights,
     name_of,
 )
-from spark_embed.models.vision.vectors import check_vectors
 from spark_embed.models.weights import bind_recipe, hashed
 from spark_embed.schema import TEXT_EMBEDDING, Field, Result
 
@@ -105,7 +105,7 @@ class TextTower:
 
         def run(piece: list[str]) -> Prediction:
             vectors, is_cut = self._run(piece)
-            found, failures = check_vectors(vectors.cpu(), normalize=self.recipe.normalize)
+            found, failures = check_vectors(vectors.cpu().numpy(), normalize=self.recipe.normalize)
             return Prediction({TEXT_EMBEDDING: found, "text_truncated": is_cut}, {TEXT_RESULT.name: failures})
 
         nothing: dict[str, Values] = {
@@ -113,6 +113,20 @@ class TextTower:
             "text_truncated": [False],
         }
         return self._backoff.run(list(texts), run, nothing, TEXT_RESULT.name)
+
+    def plain_vectors(self, texts: Sequence[str | RowError]) -> npt.NDArray[np.float32]:
+        """Return what transformers alone makes of each text, in float32; zeros where there is none."""
+        network = self._network
+        if self.recipe.dtype != "float32":
+            network = _load(self.recipe).network.to(self._device)
+        vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
+        with torch.inference_mode():
+            for row, text in enumerate(texts):
+                if isinstance(text, str):
+                    tokens = self._tokenizer.plain(text)
+                    outputs = network(**{name: values.to(self._device) for name, values in tokens.items()})
+                    vectors[row] = self.family.embedding(outputs)[0].cpu().numpy()
+        return vectors
 
     def similarity(self) -> Similarity:
         """Return how the model compares an image's vector with a text's.

@@ -88,10 +88,12 @@ def check_classifier_files(recipe: Recipe) -> None:
 def is_classifier_folder(source: str | None, revision: str | None) -> bool:
     """Say whether a model calls itself a classifier; wherever it is, its config.json alone is read.
 
+    The embedded one, which can do both, does not.
+
     Raises:
         ModelError: it cannot be read.
     """
-    return source is not None and is_classifier(find_config(Recipe(source, revision)))
+    return source not in (None, EMBEDDED_MODEL) and is_classifier(find_config(Recipe(str(source), revision)))
 
 
 def check_revision(recipe: Recipe) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from spark_embed.models import Inputs, Prediction, Prepared, Recipe
+from spark_embed.models.vectors import check_vectors
 from spark_embed.models.vision.network import VisionNetwork
 from spark_embed.models.vision.outputs import Outputs
 from spark_embed.models.vision.reference import PlainTransformers
-from spark_embed.models.vision.vectors import check_vectors
 from spark_embed.schema import EMBEDDING, EMBEDDING_RESULTS
 
 
@@ -64,5 +64,5 @@ class ImageEmbedder:
         }
 
     def _make(self, outputs: Outputs) -> Prediction:
-        vectors, failures = check_vectors(outputs[EMBEDDING].cpu(), normalize=self.recipe.normalize)
+        vectors, failures = check_vectors(outputs[EMBEDDING].cpu().numpy(), normalize=self.recipe.normalize)
         return Prediction({EMBEDDING: vectors}, {EMBEDDING: failures})

@@ -11,8 +11,8 @@ import torch
 
 from spark_embed.errors import ImageError, RowError
 from spark_embed.models import Compared, Prediction, Recipe, Values
+from spark_embed.models.vectors import check_vectors
 from spark_embed.models.vision.outputs import LOGITS, Outputs
-from spark_embed.models.vision.vectors import check_vectors
 from spark_embed.schema import EMBEDDING, LABEL, LABEL_FIELDS, Field, Result, Results
 
 
@@ -88,7 +88,9 @@ class Labelling:
         }
         failures: dict[int, RowError] = {}
         if self._has_embedding:
-            columns[EMBEDDING], failures = check_vectors(outputs[EMBEDDING].cpu(), normalize=self._normalize)
+            columns[EMBEDDING], failures = check_vectors(
+                outputs[EMBEDDING].cpu().numpy(), normalize=self._normalize
+            )
         for row in torch.nonzero(~torch.isfinite(logits).all(dim=1)).flatten().tolist():
             failures[row] = ImageError("bad_vector", "the model returned NaN or infinity")
         return Prediction(columns, {LABEL: failures})

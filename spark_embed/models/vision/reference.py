@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from spark_embed.models import Compared, Prepared
+from spark_embed.models import Compared, Inputs, Prepared
 from spark_embed.models.vision.network import VisionNetwork
 
 # ViT-B/32 in float32 on one core: 0.10 s an image with 4 at once, as with 16; 0.13 s one by one.
@@ -29,9 +27,9 @@ class PlainTransformers:
         self._network = network
         self._make = make
 
-    def prepare(self, pixels: npt.NDArray[np.uint8]) -> dict[str, torch.Tensor]:
+    def prepare(self, inputs: Inputs) -> dict[str, torch.Tensor]:
         """See `ReferenceModel.prepare`; by the processor's PIL backend where there is one."""
-        return self._network.process(pixels)
+        return self._network.process(inputs.image)
 
     def difference(self, prepared: Prepared, reference: dict[str, torch.Tensor]) -> float | None:
         """See `ReferenceModel.difference`; None where the processor prepares the run's own images, too."""

@@ -20,17 +20,17 @@ GOOD = "provider: openai_chat\nbase_url: http://localhost:8000/v1\nmodel: m\n"
 WRONG = {
     "provider: openai_chat\nmodel: m": "base_url: must be a url such as",
     "provider: openai_chat\nbase_url: http://h/v1": "model is missing",
-    "provider: opnai\nbase_url: http://h/v1\nmodel: m": "provider: must be 'openai_chat', 'openai_emb",
+    "provider: opnai\nbase_url: http://h/v1\nmodel: m": "provider 'opnai': must be 'openai_chat', 'openai",
     GOOD + "requests_per_sec: 3": "unknown name 'requests_per_sec'; did you mean requests_per_s?",
     GOOD + "prices: {pages: 1}": "unknown name 'prices.pages'; did you mean page?",
-    GOOD + "requests_per_s: .nan": "requests_per_s: must be a finite number",
-    GOOD + "attempts: 0": "attempts: must be greater than",
+    GOOD + "requests_per_s: .nan": "requests_per_s nan: must be a finite number",
+    GOOD + "attempts: 0": "attempts 0: must be greater than",
     GOOD + "key: sk-4711": "key: must be the name of an environment variable that holds the key, not the key",
     GOOD + "fields: {stream: true}": "fields: stream is not yours to set here",
     GOOD + "fields: {a: .nan}": "fields: must be what JSON can say: ",
     GOOD + "fields: {a: !!binary /w==}": "fields: must be what JSON can say: ",
     GOOD + "fields: &a {b: *a}": "fields: must be what JSON can say: ",
-    GOOD + "max_cost_usd: 5": "max_cost_usd: stops nothing without prices",
+    GOOD + "max_cost_usd: 5": "max_cost_usd is an option of the command now: --max_cost",
     GOOD + "pages_per_minute: 5": "pages_per_minute: openai_chat counts tokens: tokens_per_minute",
     GOOD + "prices: {page: 5}": "prices.page: openai_chat counts tokens, not pages",
     "provider: document_parse\nmodel: m\ntokens_per_minute: 5": "tokens_per_minute: document_parse counts",
@@ -43,6 +43,17 @@ WRONG = {
     "1: 2\n" + GOOD: "1: Keys should be strings",
     "a: !!python/object/apply:os.getcwd []": "not YAML: could not determine a constructor",
 }
+
+
+def test_a_limit_of_cost_without_prices_is_refused(tmp_path):
+    path = tmp_path / "api.yaml"
+    options = {"input_dir": "in", "output_dir": "out", "model_directory": str(path), "max_cost": 5}
+    path.write_text(GOOD)
+    with pytest.raises(ConfigError, match=f"^--max_cost 5: stops nothing without prices: say in {path} what"):
+        make_recipe(Config(**options))
+    make_recipe(Config(**options, hourly_price=1))
+    path.write_text(GOOD + "prices: {request: 1}")
+    make_recipe(Config(**options))
 
 
 @pytest.mark.parametrize(("text", "said"), WRONG.items(), ids=range(len(WRONG)))

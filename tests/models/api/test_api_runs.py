@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from spark_embed.config import Config
-from spark_embed.errors import ModelError, ResumeError
+from spark_embed.errors import ModelError, ResumeError, StoppedError
 from spark_embed.models.registry import REMOTE
 from spark_embed.output.folder import Output
 from spark_embed.output.verify import verify
@@ -55,13 +55,18 @@ def test_a_run_that_stops_for_its_cost_goes_on_and_documents_become_a_table(spar
     columns = {"html": "content.html", "kinds": "elements[*].category as array<string>"}
     described = {"provider": "document_parse", "model": "document-parse", "key": None, "prompt": ""}
     described |= {"fields": {"output_formats": ["html"]}, "prices": {"page": 0.01}}
-    options = start(max_cost_usd=1, columns={"text": "content.text"}, **described)
+    options = start(columns={"text": "content.text"}, **described)
     provider.latency_s = 0.02
     images = [make_image("never", 1000), None, make_image("other", 1001)]
     pq.write_table(pa.table({"png": images}), tmp_path / "in/more.parquet")
-    with pytest.raises(ModelError, match="max_cost_usd 1 is reached"):
-        run(spark, Config(**options))
-    assert 50 <= provider.marks.total() <= 100 + CONCURRENCY * N_TASKS  # those in flight are paid, too
+    options |= {"max_cost": 1}
+    for n_runs in (1, 2):  # each spends anew
+        said = r"^stopped at --max_cost 1 \(answers for 1\.\d+ USD, which are kept\): \d+ of 123 rows are "
+        with pytest.raises(StoppedError, match=said):
+            run(spark, Config(**options))
+        assert (
+            50 * n_runs <= provider.marks.total() <= (50 + CONCURRENCY * N_TASKS) * n_runs
+        )  # in flight: paid
     run(spark, Config(**start(columns=columns, **described), overwrite=True))
 
     table = pd.read_parquet(tmp_path / "out/predictions.parquet").set_index(["shard", "shard_row"])

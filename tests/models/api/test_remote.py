@@ -20,7 +20,7 @@ from PIL import Image
 from pyspark.sql.pandas.types import to_arrow_type
 
 from spark_embed.config import Config
-from spark_embed.errors import ImageError, ModelError, StorageError
+from spark_embed.errors import ImageError, ModelError, StoppedError, StorageError
 from spark_embed.inference.feed import FeedOptions
 from spark_embed.inference.fetch.references import Reference
 from spark_embed.inference.udf import embed_arrays
@@ -54,9 +54,9 @@ def make_model(provider, tmp_path):
     """Make models that ask the provider, each as in a worker of its own; they end with the test."""
     models = []
 
-    def make(folder=None, **values):
+    def make(folder=None, max_cost=None, **values):
         api = parse_api({**CHAT, "base_url": provider.base_url, "attempts": 3, **values}, "api.yaml")
-        site = Site(str(folder or tmp_path / "answers"))
+        site = Site(str(folder or tmp_path / "answers"), max_cost=max_cost)
         options = (("max_pixels", 100_000), ("api", api.model_dump_json()))
         models.append(RemoteModel(Recipe(kind=REMOTE, options=options, site=site)))
         return models[-1]
@@ -266,7 +266,7 @@ def test_identical_images_are_asked_about_once(make_model, provider):
 
 def test_an_answer_that_says_nothing_of_what_a_limit_goes_by_stops_the_run(make_model, provider):
     images = [make_image("other")]  # whose usage has only pages
-    assert "raw" in predict(make_model(prices={"request": 1}, max_cost_usd=5), images)[0]
+    assert "raw" in predict(make_model(prices={"request": 1}, max_cost=5), images)[0]
     said = r"completions: an answer does not say how many input tokens it took \(usage\), and {} goes by that"
     for values, name in (
         ({"tokens_per_minute": 1e6}, "tokens_per_minute"),
@@ -316,15 +316,16 @@ def test_the_run_stops_at_what_it_may_cost_and_goes_on_with_more(make_model, pro
     images = [make_image("fine", number) for number in range(40)]
     provider.latency_s = 0.05
     costs = {"prices": {"request": 0.5}, "concurrency": 4}
-    with pytest.raises(ModelError, match=r"max_cost_usd 5 is reached: 1[0-3] answers for [56]\.\d0 USD"):
-        predict(make_model(max_cost_usd=5, **costs), images)
+    said = r"^stopped at --max_cost 5 \(answers for [56]\.\d0 USD, which are kept\)$"
+    with pytest.raises(StoppedError, match=said):
+        predict(make_model(max_cost=5, **costs), images)
     assert provider.n_at_once == 0  # what was on its way has come, and is kept
     n_paid = provider.marks.total()
     assert n_paid <= 14
-    with pytest.raises(ModelError, match="max_cost_usd 5 is reached"):
-        predict(make_model(max_cost_usd=5, **costs), images)
+    with pytest.raises(StoppedError, match=said):
+        predict(make_model(max_cost=5, **costs), images)
     assert provider.marks.total() == n_paid
-    assert len(predict(make_model(max_cost_usd=50, **costs), images)) == 40
+    assert len(predict(make_model(max_cost=50, **costs), images)) == 40
     assert provider.n_again() == 0
 
 

@@ -9,9 +9,11 @@ import torch
 import transformers
 
 from spark_embed.errors import ImageError, ModelError
+from spark_embed.inference.preflight.parity import Sampled, measure_parity
 from spark_embed.models import Inputs, Recipe, resolved
 from spark_embed.models.text.image_text_embedder import ImageTextEmbedder
 from spark_embed.models.text.text_embedder import TextEmbedder
+from spark_embed.models.text.tokenizer import Tokenizer
 from spark_embed.models.text.tower import TextTower
 from spark_embed.models.text.zero_shot import ZeroShotClassifier
 
@@ -110,6 +112,24 @@ def test_image_and_caption(saved, photos, normalize):
 def plain_image(plain, photo) -> torch.Tensor:
     with torch.inference_mode():
         return image_features(plain.network, plain.image.process(photo))[0]
+
+
+def test_parity_of_texts_sees_another_tokenization(saved, monkeypatch):
+    model = TextEmbedder(text_recipe(saved[0]))
+    rows_given = [Inputs(columns={"caption": text}) for text in TEXTS]
+
+    def measured() -> float:
+        rows = [(model.prepare(one), model.reference.prepare(one)) for one in rows_given]
+        return measure_parity(model, [Sampled(*one, None, 0.0) for one in rows]).min_cosine
+
+    assert measured() > 0.999999
+    monkeypatch.setattr(model.tower._tokenizer, "max_tokens", 3)  # of both
+    assert measured() > 0.999999
+    whole = Tokenizer.__call__
+    monkeypatch.setattr(
+        Tokenizer, "__call__", lambda self, texts: whole(self, [text[::-1] for text in texts])
+    )
+    assert measured() < 0.999
 
 
 def test_labels_given_as_words(saved, photos):

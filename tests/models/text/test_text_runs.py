@@ -73,7 +73,10 @@ def test_captions_beside_images(go, captioned, clip):
         "text": {"no_text": 6},
         "clip_score": {"no_text": 4, "not_an_image": 2, "null_bytes": 4},
     }
-    assert metadata["parity"]["min_cosine"] > 0.9999  # of the images, whatever their captions are
+    parity = metadata["parity"]  # an image counts whatever its caption is
+    assert parity["min_cosine"] > 0.9999
+    assert 0 < parity["by_result"]["text"]["n_compared"] < parity["n_images"]
+    assert set(parity["by_result"]) == {"embedding", "text"}
     assert errors["shard_row"].to_list() == [6, 6]
     assert errors[["embedding_error", "text_error"]].to_numpy().tolist() == [["null_bytes", "no_text"]] * 2
     one = found[found["shard"] == "0.parquet"].set_index("shard_row")
@@ -114,6 +117,8 @@ def test_texts_without_images(go, tmp_path, photo_bytes, clip, kind, monkeypatch
     assert cosines(vectors, plain.text_vectors(found["words"].to_list()).numpy()).min() > 0.999999
     assert errors[["image_id", "error"]].to_numpy().tolist() == [["b", "no_text"]]
     assert metadata["counts"]["errors_by_code"] == {"no_text": 1}
+    assert (metadata["parity"]["n_images"], metadata["parity"]["what"]) == (3, "texts")
+    assert metadata["parity"]["min_cosine"] > 0.999999
 
 
 @pytest.mark.parametrize("family", ["clip", "siglip"])

@@ -1,29 +1,29 @@
-"""Vectors as they leave a network -> those of a result, and the rows that have none."""
+"""Vectors as any kind of model gives them -> those of a result, and the rows without one; no torch."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from spark_embed.errors import ImageError, RowError
 
 
 def check_vectors(
-    vectors: torch.Tensor, *, normalize: bool
+    vectors: npt.NDArray[np.float32], *, normalize: bool
 ) -> tuple[npt.NDArray[np.float32], dict[int, RowError]]:
     """Find the rows that are no vectors, and scale the others to length 1 if wanted.
 
     Args:
-        vectors: float32 (n, dim), on the CPU.
+        vectors: (n, dim).
         normalize: scale them.
     """
-    lengths = torch.linalg.vector_norm(vectors, dim=1)
-    bad = ~torch.isfinite(lengths) | (lengths == 0)
-    if normalize:
-        vectors = vectors / lengths.unsqueeze(1)
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
+    usable = np.isfinite(lengths) & (lengths > 0)
     failures: dict[int, RowError] = {}
-    for row in torch.nonzero(bad).flatten().tolist():
+    for row in np.flatnonzero(~usable).tolist():
         what = "only zeros" if lengths[row] == 0 else "NaN or infinity"
         failures[row] = ImageError("bad_vector", f"the model returned {what}")
-    return vectors.numpy(), failures
+    if normalize:
+        scale = np.where(usable, lengths, 1).astype(np.float32)
+        vectors = vectors / scale[:, np.newaxis]
+    return vectors, failures
