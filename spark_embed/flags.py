@@ -82,7 +82,7 @@ def nearest(
 ) -> str:
     """Return the end of a line about an unknown name: which known one was meant, as people `spell` it."""
     begun = sorted((one for one in known if name and one.startswith(name.lower())), key=len)
-    close = begun or difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+    close = begun or difflib.get_close_matches(name.lower(), known, n=1)
     return f"; did you mean {spell(close[0])}?" if close else otherwise
 
 

@@ -10,7 +10,7 @@ import atexit
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -241,13 +241,19 @@ def explain_value(exc: ValidationError, depth: int, called: str, origin: str | N
     return f"{called} {errors[0]['input']!r}{f' (from {origin})' if origin else ''}: {message}"
 
 
-def explain_entry(exc: ValidationError, known: Callable[[str], Iterable[str]], what: str = "name") -> str:
+def explain_entry(
+    exc: ValidationError,
+    known: Callable[[str], Iterable[str]],
+    what: str = "name",
+    secret: Collection[str] = (),
+) -> str:
     """Return what is wrong with the first wrong entry of a file that a pydantic model describes.
 
     Args:
         exc: what the model said.
         known: the names that there are beside the one at a place such as `prices.page`.
         what: such an entry is called.
+        secret: entries whose values are not shown, nor what is in them.
     """
     error = exc.errors()[0]
     name = ".".join(map(str, error["loc"]))
@@ -258,7 +264,8 @@ def explain_entry(exc: ValidationError, known: Callable[[str], Iterable[str]], w
         hint = nearest(str(error["loc"][-1]), names, otherwise=f"; there are {', '.join(names)}")
         return f"unknown {what} {name!r}{hint}"
     # What a check of ours says names the value where it may be shown.
-    shown = "" if error["type"] == "value_error" else f" {error['input']!r}"
+    is_secret = error["type"] == "value_error" or str(error["loc"][0]) in secret
+    shown = "" if is_secret else f" {error['input']!r}"
     return f"{name}{shown}: {reworded(error['msg'])}" if name else reworded(error["msg"])
 
 

@@ -11,6 +11,7 @@ from spark_embed.cli.lazy_session import LazySession
 from spark_embed.cli.search import add_model_flags, import_search, model_options
 from spark_embed.config import Config
 from spark_embed.flags import Parser
+from spark_embed.storage import folder_path
 
 if TYPE_CHECKING:
     from spark_embed.search.duplicates_record import Duplicates
@@ -58,7 +59,8 @@ def run_duplicates(argv: Sequence[str], write: Write) -> None:
         max(0, given.calibrate),
         model_options(given),
     )
-    with LazySession(Config(input_dir=given.output_dir, output_dir=given.output_dir)) as session:
+    folder = folder_path(given.output_dir, "OUTPUT_DIR")
+    with LazySession(Config(input_dir=folder, output_dir=folder)) as session:
         found, calibration = find_duplicates(given.output_dir, given.to, options, session)
     if given.json:
         shown = {**found.model_dump(exclude={"fingerprint"}), "calibration": calibration}

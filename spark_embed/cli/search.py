@@ -16,7 +16,7 @@ from spark_embed.cli.lazy_session import LazySession
 from spark_embed.config import Config
 from spark_embed.errors import ConfigError, RowError, StorageError
 from spark_embed.flags import Parser
-from spark_embed.storage import open_binary
+from spark_embed.storage import folder_path, open_binary
 
 if TYPE_CHECKING:
     from spark_embed.search.index import Hit, Index
@@ -53,7 +53,8 @@ def run_index(argv: Sequence[str], write: Write) -> None:
     from spark_embed.search.build import BuildOptions, build_index
 
     options = BuildOptions(given.column, given.factory, _bytes(given.max_memory))
-    with LazySession(Config(input_dir=given.output_dir, output_dir=given.output_dir)) as session:
+    folder = folder_path(given.output_dir, "OUTPUT_DIR")
+    with LazySession(Config(input_dir=folder, output_dir=folder)) as session:
         manifest = build_index(given.output_dir, given.index_dir, options, session)
     write((json.dumps(_summary(manifest)) if given.json else _text(manifest)) + "\n")
 

@@ -32,6 +32,9 @@ _LAYOUTS_OF = {PARQUET_FILES: (PARQUET, FILES), TAR_FILES: (TARS,), LIST_FILES: 
 _OUTSIDE = "links out of the folders that may be read (--allowed_roots)"
 
 
+NOT_COMPARED = "images beside a table that is too long, or too broken, to say which it names"
+
+
 @dataclass(frozen=True)
 class Layout:
     """What was found.
@@ -46,7 +49,7 @@ class Layout:
         has_urls: the column that the lists have is one of urls; else their rows have no images.
         columns: of a table, those that are read; none of other layouts.
         metadata: Hugging Face's files with columns for the images of an image folder.
-        has_images_beside: images lie beside the table, and its rows may name them or not.
+        beside: images that lie beside the table, whose rows may name them or not.
         not_used: files that are there and that this layout does not read.
     """
 
@@ -59,7 +62,7 @@ class Layout:
     has_urls: bool = True
     columns: tuple[str, ...] = ()
     metadata: tuple[StoredFile, ...] = ()
-    has_images_beside: bool = False
+    beside: NotUsed = field(default_factory=NotUsed)
     not_used: NotUsed = field(default_factory=NotUsed)
 
     @property
@@ -102,7 +105,10 @@ def detect(
         seen.set_metadata_apart(root, url_column)
     lists = find_lists(root, seen.lists, url_column, flag)
     found = _layouts(root, seen, lists)
-    _take_images_to_table(root, found, lists, url_column, quoting, wanted)
+    if table := _table_of_images(root, found, lists, url_column, quoting, wanted):
+        images, beside = found.pop(FOLDER), NotUsed()
+        beside.add(NOT_COMPARED, _example(images, seen), _n_files(images, seen))
+        found[table] = replace(found[table], beside=beside)
     if wanted != "auto":
         if wanted not in found:
             raise ConfigError(
@@ -124,19 +130,18 @@ def detect(
     return _with_not_used(next(iter(found.values())), found, seen, lists)
 
 
-def _take_images_to_table(
+def _table_of_images(
     root: str, found: dict[str, Layout], lists: ListFiles, url_column: str, quoting: str, wanted: str
-) -> None:
-    """Leave the image folder out of what is found where its images are those of the one table, or may be."""
+) -> str | None:
+    """Return the name of the one table, if the images beside it are its own, or may be."""
     names = [wanted] if wanted != "auto" else [name for name in found if name != FOLDER]
     if FOLDER not in found or len(names) != 1 or names[0] not in found or names[0] not in (PARQUET, LISTS):
-        return
+        return None
     table = found[names[0]]
     tables = lists.of_urls if table.name == LISTS else table.files[:1]
     paths = [os.path.join(root, file.path) for file in tables]
-    if wanted != "auto" or first_names_files(paths, url_column, quoting):
-        del found[FOLDER]
-        found[table.name] = replace(table, has_images_beside=True)
+    is_theirs = wanted != "auto" or first_names_files(paths, url_column, quoting)
+    return table.name if is_theirs else None
 
 
 def _layouts(root: str, seen: Seen, lists: ListFiles) -> dict[str, Layout]:

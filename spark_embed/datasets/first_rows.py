@@ -12,6 +12,7 @@ from spark_embed.datasets.delimited import STANDARD
 from spark_embed.datasets.image_types import is_hugging_face, is_text
 from spark_embed.datasets.lists import LIST_SUFFIXES, read_list
 from spark_embed.errors import StorageError
+from spark_embed.inference.fetch.inline_text import is_inline_text
 from spark_embed.inference.fetch.rows import IMAGE_BYTES, IMAGE_PATH
 from spark_embed.storage import parquet_input, uri_scheme
 
@@ -70,4 +71,6 @@ def texts_of(column: pa.Array) -> list[str | None]:
 
 
 def _is_relative(uri: object) -> bool:
-    return isinstance(uri, str) and bool(uri) and not uri_scheme(uri.strip()) and not os.path.isabs(uri)
+    if not isinstance(uri, str) or not uri or uri_scheme(uri.strip()) or os.path.isabs(uri):
+        return False
+    return not is_inline_text(uri)

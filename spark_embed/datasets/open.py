@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from spark_embed.config import Config
-from spark_embed.datasets.beside import find_not_named
+from spark_embed.datasets.beside import MAX_ROWS, find_not_named
 from spark_embed.datasets.catalogue import Catalogue, hash_shards, read_catalogue, write_catalogue
 from spark_embed.datasets.columns import URL_TABLE, find_columns, find_index_columns
 from spark_embed.datasets.detect import FOLDER, LISTS, PARQUET, TARS, Layout, detect
@@ -110,10 +110,11 @@ def open_source(
     else:
         source = shard_source(config, layout, catalogue)
     write_catalogue(catalogue, catalogue_path)
-    if layout.has_images_beside and config.max_samples is None:
-        not_named = find_not_named(layout.root, source.folder, source.shards, source.image_column)
-        not_named.update([source.not_used])
-        source = replace(source, not_used=not_named)
+    if layout.beside and config.max_samples is None and source.image_column:
+        not_used = NotUsed()
+        can_compare = not source.bad and source.n_rows <= MAX_ROWS
+        not_used.update([find_not_named(source) if can_compare else layout.beside, source.not_used])
+        source = replace(source, not_used=not_used)
     return source
 
 
@@ -206,7 +207,8 @@ def index_source(config: Config, layout: Layout, index: Index) -> ParquetSource:
 def _without_inline_text(source: ParquetSource, column: str) -> ParquetSource:
     """Return the source without a text column if that holds no urls but images, which no output needs."""
     rows = sample_rows(source.folder, source.shards[:1], source.image_column, source.transport, _SAMPLED_ROWS)
-    if not any(row.reference.uri and is_inline_text(row.reference.uri) for row in rows):
+    uris = [row.reference.uri for row in rows if row.reference.uri]
+    if not uris or not all(map(is_inline_text, uris)):
         return source
     own = tuple(field for field in source.own_columns if field.name != column)
     return replace(source, layout=PARQUET if source.layout == URL_TABLE else source.layout, own_columns=own)

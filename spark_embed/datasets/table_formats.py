@@ -5,6 +5,7 @@ Beside those lie files of older versions, whose rows were deleted or written ane
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import unquote
@@ -73,11 +74,12 @@ def live_files(
 
 
 def _maybe_hudi(files: Sequence[StoredFile]) -> list[str]:
-    """Return the folders that may be Hudi's: the input's own, and those above a file with such a name."""
-    named = next((file.path for file in files if _HUDI_FILE.fullmatch(file.path)), "")
-    folders = named.split("/")[:-1]
-    above = ["/".join(folders[:depth]) for depth in range(1, len(folders) + 1)]
-    return ["", *above] if files else []
+    """Return the folders that may be Hudi's: the input's own, and those above files with such names."""
+    found = {""} if files else set()
+    for folders in {os.path.dirname(file.path) for file in files if _HUDI_FILE.fullmatch(file.path)}:
+        names = folders.split("/")
+        found |= {"/".join(names[:depth]) for depth in range(1, len(names) + 1)}
+    return sorted(found)
 
 
 def _refusal(table: str, table_format: str, why: str) -> ConfigError:

@@ -17,13 +17,14 @@ def check_vectors(
         vectors: (n, dim).
         normalize: scale them.
     """
-    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
+    with np.errstate(over="ignore"):
+        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1).astype(np.float32)
     usable = np.isfinite(lengths) & (lengths > 0)
     failures: dict[int, RowError] = {}
     for row in np.flatnonzero(~usable).tolist():
         what = "only zeros" if lengths[row] == 0 else "NaN or infinity"
         failures[row] = ImageError("bad_vector", f"the model returned {what}")
     if normalize:
-        scale = np.where(usable, lengths, 1).astype(np.float32)
+        scale: npt.NDArray[np.float32] = np.where(usable, lengths, 1).astype(np.float32)
         vectors = vectors / scale[:, np.newaxis]
     return vectors, failures

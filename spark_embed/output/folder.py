@@ -179,7 +179,8 @@ def check_output(config: Config) -> Output:
         raise ConfigError(f"--output_dir {root}: --input_dir {input_dir} lies inside it; choose another")
     above = () if is_s3(root) else (root, *map(str, PurePath(root).parents))
     if file := next(filter(is_file, above), None):
-        raise ConfigError(f"--output_dir {root}: {file} is a file; name a folder, which need not exist")
+        which = "" if file == root else f"{file} "
+        raise ConfigError(f"--output_dir {root}: {which}is a file; name a folder, which need not exist")
     output = Output(root)
     if names := list_names(root):
         _check_ours(output, names)

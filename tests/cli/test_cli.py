@@ -195,6 +195,7 @@ def test_help_names_every_command_and_each_is_there(capsys):
         (["serch", "x"], "'serch' is no command; did you mean search?"),
         (["xyzzy"], "'xyzzy' is no command (--help lists them)"),
         (["--out", "x"], "unknown flag --out; did you mean --output_dir?"),
+        (["index", ""], "OUTPUT_DIR '': names no folder"),
         (["--output_dir", "x", "photos"], "'photos' does not belong to a flag"),
     ],
 )

@@ -1,6 +1,7 @@
 """Images beside a table that names images by their paths: those that no row names are counted."""
 
 import os
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -37,11 +38,12 @@ def spelled(folder) -> list[str]:
 
 def not_named_of_list(folder, tmp_path) -> NotUsed:
     layout = detect(str(folder), "auto", "url")
-    assert (layout.name, layout.has_images_beside, str(layout.not_used)) == ("url_list", True, "")
+    assert (layout.name, bool(layout.beside), str(layout.not_used)) == ("url_list", True, "")
     task = IndexTask("url_list", str(folder), StoredFile("l.csv", 1))
     write_index(index_list(task, NotUsed()), str(tmp_path / "a.parquet"))
     shards = open_index(str(tmp_path), [("a.parquet", "l.csv", "1")]).shards
-    return find_not_named(str(folder), str(tmp_path), shards, "__image__")
+    index = SimpleNamespace(root=str(folder), folder=str(tmp_path), shards=shards, image_column="__image__")
+    return find_not_named(index)
 
 
 def test_images_that_no_line_of_a_list_names_are_counted(folder, tmp_path):
@@ -66,15 +68,15 @@ def test_images_that_no_row_of_parquet_names_are_counted(folder, kind):
     write(folder, "2.parquet", columns)
     (folder / "2.parquet").write_bytes(b"PAR1 broken")
     source = find(folder)
-    assert detect(str(folder), "auto", "url").has_images_beside
-    found = find_not_named(str(folder), source.folder, source.shards, source.image_column)
+    assert detect(str(folder), "auto", "url").beside
+    found = find_not_named(source)
     assert found.kinds == {NOT_NAMED: (2, "j/not.png")}
 
 
 def test_where_a_table_of_images_is_chosen_none_beside_it_is_named(folder):
     write(folder, "0.parquet", {"jpg": [b"1"]})
     layout = detect(str(folder), "parquet", "url")
-    assert (layout.has_images_beside, str(layout.not_used)) == (True, "")
+    assert (bool(layout.beside), str(layout.not_used)) == (True, "")
     source = find(folder, layout="parquet")
-    found = find_not_named(str(folder), source.folder, source.shards, source.image_column)
+    found = find_not_named(source)
     assert found.kinds[NOT_NAMED][0] == len(NAMES)

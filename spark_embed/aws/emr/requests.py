@@ -79,7 +79,7 @@ def add_steps(cluster_id: str, steps: Sequence[Request]) -> Request:
 
 
 def cancel_steps(cluster_id: str, step_id: str) -> Request:
-    """Return the parameters of CancelSteps: spark-submit gets SIGTERM, which ends its driver, too."""
+    """Return the parameters of CancelSteps: spark-submit gets SIGTERM; in client mode its driver is there."""
     return {"ClusterId": cluster_id, "StepIds": [step_id], "StepCancellationOption": "SEND_INTERRUPT"}
 
 

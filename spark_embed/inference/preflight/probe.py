@@ -114,6 +114,10 @@ def _probe(
             sample = [item.scaled or item for item in sample]
             compared = sample[: wanted.n_images]
             parity = measure_parity(model, compared, references)
+        elif any(item.scaled for item in sample):  # what is shown is of the run's own decoder
+            sample = list(islice(prepare_rows(model, rows, options, [], None), max(1, wanted.n_images)))
+            compared = sample[: wanted.n_images]
+            parity = measure_parity(model, compared)
         prepared = [item.prepared for item in sample] or prepare_without_sample(model)
         pace = _measure_pace(model, prepared, wanted.batch_size) if prepared else None
         compiled = None

@@ -208,7 +208,9 @@ def parse_api(values: dict[str, Any], called: str) -> ApiFile:
     except ValidationError as exc:
         if "max_cost_usd" in values:
             raise ConfigError(f"{called}: max_cost_usd is an option of the command now: --max_cost") from None
-        raise ConfigError(f"{called}: {explain_entry(exc, _names_beside)}") from None
+        raise ConfigError(
+            f"{called}: {explain_entry(exc, _names_beside, secret=('base_url', 'key'))}"
+        ) from None
 
 
 def _names_beside(name: str) -> Iterable[str]:

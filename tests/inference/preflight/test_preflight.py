@@ -103,7 +103,10 @@ def test_large_jpegs_are_scaled_if_the_sample_keeps_parity_so(recipe, photos, ph
     assert 0.999 < scaling["min_cosine"] == answer["parity"]["min_cosine"] < 1
 
     strict = probe(recipe, images, replace(asked, min_cosine=1.0))
+    whole = probe(recipe, images, replace(WANTED, min_cosine=1.0, jpeg_scaling=False))["parity"]
     assert strict["model"]["jpeg_scaling"] is None
+    assert strict["parity"]["min_cosine"] == whole["min_cosine"]
+    assert strict["parity"]["max_pixel_difference"] == whole["max_pixel_difference"] > 0
     assert strict["parity"]["jpeg_scaling"]["why_not"].startswith(
         "with it smallest cosine with plain transformers is 0.99"
     )

@@ -26,6 +26,8 @@ WRONG = {
     GOOD + "requests_per_s: .nan": "requests_per_s nan: must be a finite number",
     GOOD + "attempts: 0": "attempts 0: must be greater than",
     GOOD + "key: sk-4711": "key: must be the name of an environment variable that holds the key, not the key",
+    GOOD + "key: [sk-4711]": "key: must be a valid string",
+    GOOD.replace("http://localhost:8000/v1", "['http://u:sk-4711@h']"): "base_url: must be a valid string",
     GOOD + "fields: {stream: true}": "fields: stream is not yours to set here",
     GOOD + "fields: {a: .nan}": "fields: must be what JSON can say: ",
     GOOD + "fields: {a: !!binary /w==}": "fields: must be what JSON can say: ",

@@ -255,6 +255,7 @@ return super().encode(batch)
 ROWS = {
     "NaN": ("[1.0, float('nan')]", "bad_vector", "NaN or infinity"),
     "too large for float32": ("[1.0, 1e300]", "bad_vector", "NaN or infinity"),
+    "too long for float32": ("[3e38, 3e38]", "bad_vector", "NaN or infinity"),
     "zeros": ("[0.0, 0.0]", "bad_vector", "only zeros"),
     "ragged": ("[1.0, 2.0, 3.0]", "model_error", "encode returned 3 values; others have 2"),
     "None": ("None", "model_error", "encode returned .*array of a single number|NoneType None"),

@@ -97,7 +97,7 @@ def test_the_reference_of_a_large_photo_holds_one_copy_of_its_pixels(clip):
     """Besides the picture of Pillow's, whose memory is not counted here."""
     pixels = np.zeros((2000, 3000, 3), dtype=np.uint8)
     tracemalloc.start()
-    clip.reference.prepare(pixels)
+    clip.reference.prepare(Inputs(pixels))
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak_bytes < 1.5 * pixels.nbytes
