@@ -72,7 +72,8 @@ class Limit:
             return math.inf
         share = _PLANNED_SHARE if is_measured else _FIRST_SHARE
         n_rows = (share * left_s * rate - n_under_way) / _WAVES_AT_ONCE
-        return n_rows if n_rows >= self._least_s * rate else 0
+        is_first = not (is_measured or n_under_way)  # else a run of half a minute would do nothing at all
+        return n_rows if is_first or n_rows >= self._least_s * rate else 0
 
     def _limits(self) -> Iterable[tuple[float, str]]:
         """Yield the seconds of each limit, and how people say it."""
