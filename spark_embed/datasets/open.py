@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from spark_embed.config import Config
-from spark_embed.datasets.beside import MAX_ROWS, find_not_named
 from spark_embed.datasets.catalogue import Catalogue, hash_shards, read_catalogue, write_catalogue
 from spark_embed.datasets.columns import URL_TABLE, find_columns, find_index_columns
-from spark_embed.datasets.detect import FOLDER, LISTS, PARQUET, TARS, Layout, detect
+from spark_embed.datasets.detection.detect import FOLDER, LISTS, PARQUET, TARS, Layout, detect
+from spark_embed.datasets.detection.not_used import NotUsed
 from spark_embed.datasets.index.image_folder import make_folder_index
 from spark_embed.datasets.index.make import Index, make_index
-from spark_embed.datasets.not_used import NotUsed
 from spark_embed.datasets.pages import check_readable, is_readable
 from spark_embed.datasets.parquet import ParquetSource
 from spark_embed.datasets.sample import sample_rows
 from spark_embed.datasets.shards import BadShard, Shard, hive_columns, open_shards, schemas_of
 from spark_embed.datasets.tables import find_table_layout, open_table
+from spark_embed.datasets.unnamed_images import MAX_ROWS, find_not_named
 from spark_embed.errors import StorageError
 from spark_embed.inference.fetch.inline_text import is_inline_text
 from spark_embed.models.registry import takes_image

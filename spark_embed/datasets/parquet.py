@@ -18,9 +18,9 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from spark_embed.datasets.columns import HUGGING_FACE, URL_TABLE
-from spark_embed.datasets.detect import LISTS
+from spark_embed.datasets.detection.detect import LISTS
+from spark_embed.datasets.detection.not_used import NotUsed
 from spark_embed.datasets.index.rows import REFERENCE_TYPE
-from spark_embed.datasets.not_used import NotUsed
 from spark_embed.datasets.pages import is_readable, needs_plain_reader
 from spark_embed.datasets.sample import sample_rows
 from spark_embed.datasets.shards import BadShard, Shard

@@ -14,13 +14,13 @@ from pyspark.sql import types as T
 from spark_embed.config import Config
 from spark_embed.datasets.catalogue import hash_shards, read_catalogue, write_catalogue
 from spark_embed.datasets.common_type import column_type
-from spark_embed.datasets.detect import Layout
+from spark_embed.datasets.detection.detect import Layout
+from spark_embed.datasets.detection.seen import Seen
+from spark_embed.datasets.detection.table_formats import live_files
 from spark_embed.datasets.index.make import Index, make_index
 from spark_embed.datasets.lists import LIST_SUFFIXES, is_json
 from spark_embed.datasets.parquet import TABLE, ParquetSource
-from spark_embed.datasets.seen import Seen
 from spark_embed.datasets.shards import Shard, open_shards, schemas_of
-from spark_embed.datasets.table_formats import live_files
 from spark_embed.datasets.table_text import check_columns, missing_column
 from spark_embed.errors import ConfigError, StorageError
 from spark_embed.models.tabular.files import signature_of

@@ -12,7 +12,7 @@ from pyspark.sql import types as T
 
 from spark_embed.config import Config
 from spark_embed.datasets import Layout, ParquetSource, open_source
-from spark_embed.datasets.detect import FOLDER
+from spark_embed.datasets.detection.detect import FOLDER
 from spark_embed.datasets.index.image_folder import IMAGES_PER_GROUP
 from spark_embed.datasets.schema_evolution import with_columns
 from spark_embed.datasets.units import Unit, subtract, units_of

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from spark_embed.config import Config
 from spark_embed.datasets import readable_roots
 from spark_embed.datasets.catalogue import Catalogue, read_catalogue
-from spark_embed.datasets.detect import FOLDER
+from spark_embed.datasets.detection.detect import FOLDER
 from spark_embed.datasets.sample import indexed, resolved
 from spark_embed.errors import ConfigError, ImageError, ResumeError, StorageError, one_line
 from spark_embed.inference.fetch.read_ahead import ReadAhead

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
+from spark_embed.datasets.detection.not_used import NotUsed
+from spark_embed.datasets.detection.seen import is_image
 from spark_embed.datasets.index.rows import TABLE_ROWS_PER_GROUP, IndexTask, Place, Rows, make_rows
 from spark_embed.datasets.index.sidecar import join_sidecar
 from spark_embed.datasets.lists import read_list
-from spark_embed.datasets.not_used import NotUsed
-from spark_embed.datasets.seen import is_image
 from spark_embed.datasets.table_text import read_table
 from spark_embed.storage import list_names, shown_path
 

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from spark_embed.datasets.list_files import FILE_NAME, is_file_name
+from spark_embed.datasets.detection.list_files import FILE_NAME, is_file_name
 from spark_embed.datasets.lists import read_list
 from spark_embed.errors import ConfigError, StorageError, one_line
 from spark_embed.schema import IMAGE_ID

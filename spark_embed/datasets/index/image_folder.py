@@ -20,11 +20,11 @@ import pyarrow as pa
 from pyspark.sql import SparkSession
 
 from spark_embed.datasets.delimited import STANDARD
-from spark_embed.datasets.detect import Layout
+from spark_embed.datasets.detection.detect import Layout
+from spark_embed.datasets.detection.seen import is_image
 from spark_embed.datasets.index.folder_metadata import FolderMetadata, read_metadata
 from spark_embed.datasets.index.make import Index, write_index
 from spark_embed.datasets.index.rows import Place, Rows, make_rows
-from spark_embed.datasets.seen import is_image
 from spark_embed.datasets.shards import Shard, read_footer
 from spark_embed.errors import ResumeError, StorageError
 from spark_embed.schema import IMAGE_ID

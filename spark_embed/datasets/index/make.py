@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spark_embed.datasets.delimited import STANDARD
-from spark_embed.datasets.detect import FILES, LISTS, TARS, Layout
+from spark_embed.datasets.detection.detect import FILES, LISTS, TARS, Layout
+from spark_embed.datasets.detection.not_used import NotUsed
 from spark_embed.datasets.index.files import index_files, index_list, index_table
 from spark_embed.datasets.index.rows import IndexTask, Rows
 from spark_embed.datasets.index.tars import index_tar
-from spark_embed.datasets.not_used import NotUsed
 from spark_embed.datasets.shards import BadShard, Shard, read_footer
 from spark_embed.errors import NoSpaceError, StorageError
 from spark_embed.schema import INDEX_COLUMNS

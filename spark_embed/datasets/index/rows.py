@@ -10,7 +10,7 @@ import pyarrow as pa
 from pyspark.sql.pandas.types import to_arrow_type
 
 from spark_embed.datasets.delimited import STANDARD
-from spark_embed.datasets.detect import FILES, LISTS
+from spark_embed.datasets.detection.detect import FILES, LISTS
 from spark_embed.errors import ConfigError
 from spark_embed.schema import IMAGE, INDEX_COLUMNS, INDEX_ROW, INDEX_SHARD
 from spark_embed.spark.types import IMAGE_TYPE
@@ -40,7 +40,7 @@ class IndexTask:
     """What one file of an index is made from.
 
     Attributes:
-        layout: its name (`spark_embed.datasets.detect.DESCRIPTIONS`).
+        layout: its name (`spark_embed.datasets.detection.detect.DESCRIPTIONS`).
         root: the input folder.
         file: the tar, list, or img2dataset parquet of a folder, below it.
         sidecar: the img2dataset parquet of a tar.

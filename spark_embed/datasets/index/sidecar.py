@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from spark_embed.datasets.first_rows import texts_of
+from spark_embed.datasets.detection.first_rows import texts_of
 from spark_embed.datasets.image_types import is_text
 from spark_embed.datasets.index.rows import ROWS_PER_BATCH, Place, Rows, make_rows
 from spark_embed.errors import ConfigError, StorageError

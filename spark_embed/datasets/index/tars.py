@@ -18,12 +18,12 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from spark_embed.datasets.columns import IMAGE_NAMES
+from spark_embed.datasets.detection.not_used import UNREAD_IMAGES, NotUsed, is_companion
+from spark_embed.datasets.detection.seen import is_image
 from spark_embed.datasets.index.rows import ROWS_PER_BATCH, IndexTask, Place, Rows, make_rows
 from spark_embed.datasets.index.sidecar import KEY, join_sidecar
 from spark_embed.datasets.index.tar_members import Links, read_members
 from spark_embed.datasets.index.unpack import is_compressed, unpack
-from spark_embed.datasets.not_used import UNREAD_IMAGES, NotUsed, is_companion
-from spark_embed.datasets.seen import is_image
 from spark_embed.errors import StorageError
 from spark_embed.storage import exists, file_version, open_binary, shown_path, stat
 from spark_embed.storage.lfs import LFS_POINTER, is_lfs_pointer

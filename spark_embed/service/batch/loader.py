@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spark_embed.config import Config
-from spark_embed.datasets.detect import PARQUET, detect
+from spark_embed.datasets.detection.detect import PARQUET, detect
 from spark_embed.errors import ConfigError, StorageError, one_line
 from spark_embed.service.batch.paths import Folder, check_name
 from spark_embed.spark.s3.s3a import export_region

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from spark_embed.datasets.detect import detect
+from spark_embed.datasets.detection.detect import detect
 from spark_embed.datasets.index import image_folder
 from spark_embed.datasets.index.image_folder import make_folder_index
 from spark_embed.errors import ConfigError, StorageError

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spark_embed.datasets.detect import Layout
+from spark_embed.datasets.detection.detect import Layout
 from spark_embed.datasets.index import image_folder
 from spark_embed.datasets.index.image_folder import FolderTask, Group, make_folder_index, update_groups
 from spark_embed.errors import ResumeError

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from spark_embed.datasets.detection.not_used import NotUsed
 from spark_embed.datasets.index import tars
 from spark_embed.datasets.index.tars import read_tar, split_name
-from spark_embed.datasets.not_used import NotUsed
 from spark_embed.errors import StorageError
 
 MEMBERS = [

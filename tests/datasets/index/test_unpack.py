@@ -8,11 +8,11 @@ import tracemalloc
 import pyarrow as pa
 import pytest
 
+from spark_embed.datasets.detection.not_used import NotUsed
 from spark_embed.datasets.index import unpack
 from spark_embed.datasets.index.make import open_index, write_index
 from spark_embed.datasets.index.rows import IndexTask
 from spark_embed.datasets.index.tars import index_tar
-from spark_embed.datasets.not_used import NotUsed
 from spark_embed.errors import StorageError
 from spark_embed.storage import StoredFile
 

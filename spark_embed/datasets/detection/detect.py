@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from spark_embed.datasets.delimited import STANDARD
-from spark_embed.datasets.first_rows import first_names_files
-from spark_embed.datasets.list_files import ListFiles, find_lists
-from spark_embed.datasets.not_used import NotUsed, kind_of_file
-from spark_embed.datasets.seen import LIST_FILES, PARQUET_FILES, TAR_FILES, TAR_SUFFIXES, Seen
+from spark_embed.datasets.detection.first_rows import first_names_files
+from spark_embed.datasets.detection.list_files import ListFiles, find_lists
+from spark_embed.datasets.detection.not_used import NotUsed, kind_of_file
+from spark_embed.datasets.detection.seen import LIST_FILES, PARQUET_FILES, TAR_FILES, TAR_SUFFIXES, Seen
+from spark_embed.datasets.detection.table_formats import NOT_LIVE, live_files
 from spark_embed.datasets.shards import BadShard
-from spark_embed.datasets.table_formats import NOT_LIVE, live_files
 from spark_embed.errors import ConfigError
 from spark_embed.storage import StoredFile, is_s3, shown_path, walk_files
 

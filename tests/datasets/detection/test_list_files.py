@@ -6,10 +6,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from spark_embed.datasets.detect import detect
+from spark_embed.datasets.detection.detect import detect
+from spark_embed.datasets.detection.not_used import NotUsed
 from spark_embed.datasets.index.files import index_list
 from spark_embed.datasets.index.rows import IndexTask
-from spark_embed.datasets.not_used import NotUsed
 from spark_embed.errors import ConfigError, StorageError
 from spark_embed.storage import StoredFile
 

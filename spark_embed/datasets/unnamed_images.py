@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from spark_embed.datasets.first_rows import texts_of
+from spark_embed.datasets.detection.first_rows import texts_of
+from spark_embed.datasets.detection.not_used import NotUsed
+from spark_embed.datasets.detection.seen import is_image
 from spark_embed.datasets.image_types import is_bytes, is_hugging_face
-from spark_embed.datasets.not_used import NotUsed
 from spark_embed.datasets.parquet import ParquetSource
-from spark_embed.datasets.seen import is_image
 from spark_embed.errors import StorageError
 from spark_embed.inference.fetch.rows import IMAGE_PATH
 from spark_embed.storage import (

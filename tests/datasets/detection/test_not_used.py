@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from spark_embed.datasets import seen
-from spark_embed.datasets.detect import detect
+from spark_embed.datasets.detection import seen
+from spark_embed.datasets.detection.detect import detect
 from spark_embed.errors import ConfigError
 
 

@@ -6,10 +6,10 @@ import os
 from dataclasses import dataclass, field
 from functools import cache
 
-from spark_embed.datasets.list_files import is_metadata
+from spark_embed.datasets.detection.list_files import is_metadata
+from spark_embed.datasets.detection.not_used import HEIC_SUFFIXES, NotUsed, is_companion, kind_of_file
+from spark_embed.datasets.detection.table_formats import find_table
 from spark_embed.datasets.lists import LIST_SUFFIXES
-from spark_embed.datasets.not_used import HEIC_SUFFIXES, NotUsed, is_companion, kind_of_file
-from spark_embed.datasets.table_formats import find_table
 from spark_embed.storage import StoredFile, is_inside, is_shown, shown_path
 
 PARQUET_FILES, TAR_FILES, LIST_FILES = "parquet", "tars", "lists"

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pytest
 
-from spark_embed.datasets.beside import NOT_NAMED, find_not_named
-from spark_embed.datasets.detect import detect
+from spark_embed.datasets.detection.detect import detect
+from spark_embed.datasets.detection.not_used import NotUsed
 from spark_embed.datasets.index.files import index_list
 from spark_embed.datasets.index.make import open_index, write_index
 from spark_embed.datasets.index.rows import IndexTask
-from spark_embed.datasets.not_used import NotUsed
+from spark_embed.datasets.unnamed_images import NOT_NAMED, find_not_named
 from spark_embed.storage import StoredFile
 
 from support.shard_files import find, write

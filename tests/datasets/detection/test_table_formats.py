@@ -12,7 +12,7 @@ import pytest
 
 from spark_embed.config import Config
 from spark_embed.datasets import find_layout
-from spark_embed.datasets.table_formats import NOT_LIVE
+from spark_embed.datasets.detection.table_formats import NOT_LIVE
 from spark_embed.errors import StorageError
 
 from support.shard_files import error_of, find, rows, write

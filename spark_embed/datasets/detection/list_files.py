@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from spark_embed.datasets.first_rows import names_files
+from spark_embed.datasets.detection.first_rows import names_files
+from spark_embed.datasets.detection.not_used import NotUsed, kind_of_file
 from spark_embed.datasets.image_types import is_text
 from spark_embed.datasets.lists import column_names
-from spark_embed.datasets.not_used import NotUsed, kind_of_file
 from spark_embed.errors import one_line
 from spark_embed.storage import StoredFile, parquet_input, shown_path
 

@@ -1,0 +1,1 @@
+"""What lies below --input_dir: its one layout, whose images are whose, what goes into no row; opens none."""
