@@ -58,7 +58,7 @@ def main() -> None:
 
     from spark_embed.config import Config
     from spark_embed.errors import SparkEmbedError
-    from spark_embed.inference import udf
+    from spark_embed.inference import recipes
     from spark_embed.pipeline import run
 
     script, runs = sys.argv[1], json.loads(sys.argv[2])
@@ -75,7 +75,8 @@ def main() -> None:
     try:
         for options in runs:
             kind, started = options.pop("kind"), time.monotonic()
-            udf.find_kind = lambda options, kind=kind: kind
+            assert recipes.find_kind, "it has moved"
+            recipes.find_kind = lambda options, kind=kind: kind
             try:
                 result = {"said": run(spark, Config(**options)).text()}
             except SparkEmbedError as exc:

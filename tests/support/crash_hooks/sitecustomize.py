@@ -82,8 +82,9 @@ def _fix_waves(waves):
     waves._Loop._wave_rows = lambda loop: int(os.environ["CRASH_WAVE_ROWS"])
 
 
-def _choose_kind(udf):
-    udf.find_kind = lambda options: os.environ["CRASH_KIND"]
+def _choose_kind(recipes):
+    assert recipes.find_kind, "it has moved"
+    recipes.find_kind = lambda options: os.environ["CRASH_KIND"]
 
 
 def _hurry(lock):
@@ -118,7 +119,7 @@ if "CRASH_LOG" in os.environ:
     }
     if "CRASH_KIND" in os.environ:
         del patches["spark_embed.inference.feed"]  # it knows what an image embedder prepares
-        patches["spark_embed.inference.udf"] = [_choose_kind]
+        patches["spark_embed.inference.recipes"] = [_choose_kind]
     if "CRASH_SILENT_S" in os.environ:
         patches["spark_embed.output.lock.lock"] = [_hurry]
     if "CRASH_HOLD" in os.environ:
