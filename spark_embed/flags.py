@@ -79,10 +79,11 @@ def nearest(
     known: Collection[str],
     spell: Callable[[str], str] = str,
     otherwise: str = " (--help lists them)",
+    cutoff: float = 0.5,
 ) -> str:
     """Return the end of a line about an unknown name: which known one was meant, as people `spell` it."""
     begun = sorted((one for one in known if name and one.startswith(name.lower())), key=len)
-    close = begun or difflib.get_close_matches(name.lower(), known, n=1)
+    close = begun or difflib.get_close_matches(name.lower(), known, n=1, cutoff=cutoff)
     return f"; did you mean {spell(close[0])}?" if close else otherwise
 
 

@@ -71,7 +71,7 @@ def find_command(name: str) -> Command:
     """
     known = {name: command for group in COMMANDS.values() for name, command in group.items()}
     if name not in known:
-        raise ConfigError(f"{name!r} is no command{nearest(name, known)}")
+        raise ConfigError(f"{name!r} is no command{nearest(name, known, cutoff=0.6)}")
     return known[name]
 
 
