@@ -18,6 +18,7 @@ from spark_embed.errors import ConfigError, StorageError
 from spark_embed.output.lock.lock import OutputLock
 from spark_embed.output.records import now
 from spark_embed.search import kinds
+from spark_embed.search.data_set_record import of_data_set
 from spark_embed.search.files import key_of, take_folder
 from spark_embed.search.manifest import (
     MANIFEST_NAME,
@@ -185,14 +186,7 @@ class _Build:
             )
         return Manifest(
             built_at=now(),
-            output_dir=relative_root(self.data.root, self.root),
-            run_id=self.data.run_id,
-            generation=self.data.generation,
-            fingerprint=self.data.fingerprint,
-            table=self.data.table,
-            column=self.data.column,
-            dim=self.dim,
-            n_rows=self.data.n_rows,
+            **of_data_set(self.data, self.dim) | {"output_dir": relative_root(self.data.root, self.root)},
             n_vectors=sum(part.n_vectors for part in parts),
             factory=self.kind.factory,
             trained=self.key,

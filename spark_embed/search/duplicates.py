@@ -20,6 +20,7 @@ from spark_embed.output.state import read_ledger
 from spark_embed.search.buckets import Found, find_in_buckets, spreads_of, true_pairs
 from spark_embed.search.calibration import calibrate
 from spark_embed.search.clusters import Clusters, first_of_same, make_clusters
+from spark_embed.search.data_set_record import of_data_set
 from spark_embed.search.duplicate_tables import (
     CLUSTERS_NAME,
     PAIRS_NAME,
@@ -170,14 +171,7 @@ class _Asked:
         return Duplicates(
             made_at=now(),
             question=self.question,
-            output_dir=data.root,
-            run_id=data.run_id,
-            generation=data.generation,
-            fingerprint=data.fingerprint,
-            table=data.table,
-            column=data.column,
-            dim=self.dim,
-            n_rows=data.n_rows,
+            **of_data_set(data, self.dim),
             threshold=self.options.threshold,
             keep=self.options.keep,
             same_bytes_by=same_bytes_by,

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from spark_embed.output.records import Count
+from spark_embed.search.data_set_record import OfDataSet
 from spark_embed.storage import read_text
 
 METADATA_NAME = "metadata.json"
 
 
-class Duplicates(BaseModel):
+class Duplicates(OfDataSet):
     """metadata.json: what was found.
 
     Attributes:
-        run_id, generation, fingerprint: of the state of the data set.
         question: tells these options and this state from others.
         same_bytes_by: what says whether two rows have the same bytes.
         n_pairs, ...: `spark_embed.search.duplicate_tables.Counts`.
@@ -25,20 +25,10 @@ class Duplicates(BaseModel):
             where there is nothing to tell it by.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     product: Literal["spark_embed_duplicates"] = "spark_embed_duplicates"
     format: Literal[1] = 1
     made_at: str
     question: str
-    output_dir: str
-    run_id: str
-    generation: Count
-    fingerprint: dict[str, Any]
-    table: str
-    column: str
-    dim: Count
-    n_rows: Count
     threshold: float
     keep: str | None
     same_bytes_by: str

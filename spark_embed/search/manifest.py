@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from spark_embed.errors import ConfigError, ResumeError, one_line
 from spark_embed.output.records import Count
+from spark_embed.search.data_set_record import OfDataSet
 from spark_embed.search.vectors import DataFile
 from spark_embed.storage import is_below, read_text, write_text
 
@@ -57,14 +58,12 @@ class Measured(_Record):
     p95_ms: float
 
 
-class Manifest(_Record):
+class Manifest(OfDataSet):
     """What an index is.
 
     Attributes:
         output_dir: the data set; relative to the index where that lies inside.
-        run_id, generation, fingerprint: of the state of the data set that it shows.
-        table, column, dim: where the vectors are, and their length.
-        n_rows, n_vectors: rows of the data set, and those that have a vector.
+        n_vectors: rows that have a vector.
         factory: of the kind (`spark_embed.search.kinds`).
         trained: name of what all parts begin with.
         n_trained_of: rows of the data set when it was trained.
@@ -75,14 +74,6 @@ class Manifest(_Record):
     product: Literal["spark_embed_index"] = "spark_embed_index"
     format: Literal[1] = 1
     built_at: str
-    output_dir: str
-    run_id: str
-    generation: Count
-    fingerprint: dict[str, Any]
-    table: str
-    column: str
-    dim: Count
-    n_rows: Count
     n_vectors: Count
     factory: str
     trained: str

@@ -82,7 +82,9 @@ def as_text(column: pa.Array) -> pa.Array:
     """Return a column as text: 7 as "7"; of what Arrow has no text for, such as lists, what Python prints."""
     try:
         return column.cast(pa.string())
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # no text for its type, or bytes that are no UTF-8
+    # Arrow has no text for lists, maps and the like (not implemented) nor for bytes that are no UTF-8
+    # (invalid). Nothing is lost: what Python prints of each value stands for it.
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
         return pa.array([None if value is None else str(value) for value in column.to_pylist()], pa.string())
 
 

@@ -168,7 +168,8 @@ class ProjectCommand(BaseOperator):
 
     def commands(self, context: Context, run: RunFolders) -> Sequence[Sequence[str]]:
         """Return the commands, the first word of each a program of the project's environment."""
-        raise NotImplementedError(f"{type(self).__name__} says no commands")  # BaseOperator's class is no ABC
+        # Each task's own to say; `abc` cannot ask for it, as BaseOperator's metaclass is not ABCMeta.
+        raise NotImplementedError(f"{type(self).__name__} says no commands")
 
     def results(self, context: Context, run: RunFolders, printed: Mapping[str, Any]) -> dict[str, Any]:
         """Return what goes into XComs, given the object that the last command has printed, {} if none."""
