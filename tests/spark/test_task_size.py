@@ -20,7 +20,7 @@ from support.sources import find_source
 from support.spark_tasks import File, rows_by_task
 
 KB, MB, GB = 1 << 10, 1 << 20, 1 << 30
-WAVE_S = 300  # config.py
+WAVE_S = 300  # the default
 
 ONE_GROUP = 10**9
 

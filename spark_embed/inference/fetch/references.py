@@ -58,7 +58,7 @@ class Reference(NamedTuple):
 
 @dataclass(frozen=True)
 class DownloadPolicy:
-    """How images are downloaded; each attribute but the last is an option (`fetch_...`) in config.py.
+    """How images are downloaded; each attribute but the last is an option (`fetch_...`) of `Config`.
 
     Of objects in S3 only the first two time-outs and `concurrency` hold.
 

@@ -1,7 +1,7 @@
 """The only home of the service's settings: names, defaults, limits, and their table in docs/service.md.
 
 load_settings.py makes flags, environment variables and YAML keys of them. Those that the job has as options,
-too, are config.py's.
+too, are config's.
 """
 
 from __future__ import annotations
